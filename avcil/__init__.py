@@ -1,0 +1,1 @@
+"""Audio-visual class-incremental learning: guided attention and dual-level distillation."""

@@ -1,0 +1,9 @@
+"""The base of every parameter section: frozen, strict, and clear when it refuses."""
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Section(BaseModel):
+    """A frozen group of parameters. An unknown key, a missing key or a wrong type raises."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)

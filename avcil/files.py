@@ -1,0 +1,41 @@
+"""Small files, written so that a killed run never leaves half of one, and the same content gives the same bytes."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.torch
+from torch import Tensor
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write to a temporary file beside ``path``, then rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(content)
+    temporary.replace(path)
+
+
+def write_json(path: Path, value) -> None:
+    write_bytes(path, (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """No metadata: with two or more entries safetensors writes its header in random order (safetensors issue 584)."""
+    write_bytes(path, safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()}))
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Raises ValueError naming the file if it is missing or damaged."""
+    try:
+        return safetensors.torch.load_file(path)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise ValueError(f"{path}: cannot be read ({error}); delete it and run its stage again") from None
+
+
+def digest(content: bytes | np.ndarray) -> str:
+    """First 16 hexadecimal digits of SHA-256."""
+    return hashlib.sha256(content).hexdigest()[:16]

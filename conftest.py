@@ -1,0 +1,12 @@
+import os
+from pathlib import Path
+
+
+def pytest_configure(config):
+    """Let `pytest` work from any folder: nbval resolves this option against the working directory."""
+    given = getattr(config.option, "nbval_sanitize_with", None)
+    if given and not os.path.isabs(given):
+        config.option.nbval_sanitize_with = str(Path(config.rootpath) / given)
+    # the kernels that nbval starts inherit this environment
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
