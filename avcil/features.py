@@ -1,0 +1,168 @@
+"""The feature store: tokens of every clip, computed once, in memory-mapped safetensors shards.
+
+    store/header.json      encoder and its checksum, film, clip ids in order, clips a shard
+    store/00000.safetensors, ...   visual [n,L,S,D], audio [n,A,D], similarity [n,L,S], all float16
+    store/00000.json       digest of that shard's clip files, and the clips that could not be read, with reasons
+    store/index.json       checksum of each shard, quarantined clips with reasons; written last
+
+A shard is written whole or not at all, so a killed extraction goes on after its last shard; a shard whose clip files
+have changed since is encoded again.
+"""
+
+import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from pydantic import Field
+from safetensors import safe_open
+
+from avcil.clips import ClipError, read_clip
+from avcil.config import Section
+from avcil.encoders.base import Encoder
+from avcil.files import digest, write_json, write_tensors
+from avcil.progress import progress
+from avcil.tokens import Tokens
+
+
+class FeatureConfig(Section):
+    """Extraction."""
+
+    clips_per_shard: int = Field(gt=0)
+    quarantine_share: float = Field(ge=0, le=1, description="largest share of unusable clips that is tolerated")
+
+
+class StoreError(ValueError):
+    """A feature store that cannot be used; the message names the file and the way out."""
+
+
+class Header(NamedTuple):
+    """What a store is of. Two stores with equal headers hold the same features."""
+
+    encoder: str
+    checksum: str
+    film: dict
+    clip_ids: list[str]
+    clips_per_shard: int
+
+
+def checksum(encoder: torch.nn.Module) -> str:
+    """Digest of an encoder's weights and buffers."""
+    parts = [name.encode() + tensor.numpy().tobytes() for name, tensor in sorted(encoder.state_dict().items())]
+    return digest(b"".join(parts))
+
+
+def _digest_files(paths: list[Path]) -> str:
+    return digest(b"".join(digest(p.read_bytes()).encode() if p.is_file() else b"missing" for p in paths))
+
+
+def _read(path: Path, film: dict):
+    try:
+        return read_clip(path, **film)
+    except ClipError as error:
+        return error
+
+
+def extract(
+    encoder: Encoder,
+    name: str,
+    clips: dict[str, Path],
+    film: dict,
+    config: FeatureConfig,
+    store: Path,
+    *,
+    replace: bool = False,
+) -> Header:
+    """Encode ``clips`` (clip_id to file) into ``store``; what is there already is kept.
+
+    An unusable clip is quarantined: its tokens are zero and `index.json` gives the reason.
+
+    Raises:
+        StoreError: if the store holds other features (and ``replace`` does not say to start it over), features are not
+            finite, or more than ``config.quarantine_share`` of the clips are unusable.
+    """
+    header = Header(name, checksum(encoder), film, list(clips), config.clips_per_shard)
+    head = store / "header.json"
+    if head.exists() and json.loads(head.read_text()) != json.loads(json.dumps(header._asdict())):
+        if not replace:
+            raise StoreError(f"{store}: holds features of another encoder, film or clip list; delete the folder")
+        shutil.rmtree(store)
+    write_json(head, header._asdict())
+    ids = list(clips)
+    chunks = [ids[i : i + config.clips_per_shard] for i in range(0, len(ids), config.clips_per_shard)]
+    quarantined: dict[str, str] = {}
+    sums: dict[str, str] = {}
+    allowed = config.quarantine_share * len(ids)
+    with ThreadPoolExecutor(2) as pool, progress(total=len(ids), desc=name, unit="clip") as bar:
+        for number, chunk in enumerate(chunks):
+            shard = store / f"{number:05d}.safetensors"
+            notes = store / f"{number:05d}.json"
+            source = _digest_files([clips[i] for i in chunk])
+            note = json.loads(notes.read_text()) if notes.exists() and shard.exists() else None
+            if note is None or note["source"] != source:
+                decoded = list(pool.map(_read, [clips[i] for i in chunk], [film] * len(chunk)))
+                bad = {i: str(c) for i, c in zip(chunk, decoded, strict=True) if isinstance(c, ClipError)}
+                if len(quarantined) + len(bad) > allowed:
+                    count = len(quarantined) + len(bad)
+                    message = f"{count} unusable clips, {int(allowed)} allowed (features.quarantine_share); the first: "
+                    raise StoreError(message + next(iter((quarantined | bad).values())))
+                note = {"source": source, "quarantined": bad}
+                write_tensors(shard, _encode(encoder, chunk, decoded))
+                write_json(notes, note)  # last: a shard counts once its note is there
+            quarantined |= note["quarantined"]
+            sums[shard.name] = digest(shard.read_bytes())
+            bar.update(len(chunk))
+    write_json(store / "index.json", {"shards": sums, "quarantined": quarantined})
+    return header
+
+
+def _encode(encoder: Encoder, ids: list[str], decoded: list) -> dict[str, torch.Tensor]:
+    usable = [clip for clip in decoded if not isinstance(clip, ClipError)]
+    if not usable:
+        raise StoreError(f"no usable clip in a whole shard, `{ids[0]}` to `{ids[-1]}`")
+    frames = torch.from_numpy(np.stack([clip.frames for clip in usable]))
+    waveform = torch.from_numpy(np.stack([clip.waveform for clip in usable]))
+    tokens = encoder.encode(frames, waveform)
+    rows = [i for i, clip in enumerate(decoded) if not isinstance(clip, ClipError)]
+    shard = {}
+    for name, values in tokens._asdict().items():
+        finite = values.flatten(1).isfinite().all(1)
+        if not finite.all():
+            raise StoreError(f"clip `{ids[rows[int((~finite).nonzero()[0, 0])]]}`: the encoder gave NaN in {name}")
+        full = torch.zeros(len(ids), *values.shape[1:], dtype=torch.float16)
+        full[rows] = values.half()
+        shard[name] = full
+    return shard
+
+
+class Store(NamedTuple):
+    """An open store: header, quarantined clips, and all tokens."""
+
+    header: Header
+    quarantined: dict[str, str]
+    tokens: Tokens
+
+
+def read_store(store: Path, *, encoder: str | None = None, verify: bool = False) -> Store:
+    """Read all tokens as float32 through a memory map.
+
+    Raises StoreError for an unfinished or damaged store, or one of another encoder than ``encoder``.
+    """
+    index = store / "index.json"
+    if not index.exists():
+        raise StoreError(f"{store}: unfinished; run the features stage again, it goes on where it stopped")
+    header = Header(**json.loads((store / "header.json").read_text()))
+    if encoder is not None and header.encoder != encoder:
+        raise StoreError(f"{store}: features of encoder `{header.encoder}`, not `{encoder}`; run the features stage")
+    content = json.loads(index.read_text())
+    fields: dict[str, list[torch.Tensor]] = {name: [] for name in Tokens._fields}
+    for name, expected in content["shards"].items():
+        if verify and digest((store / name).read_bytes()) != expected:
+            raise StoreError(f"{store / name}: checksum differs; delete the file and run the features stage")
+        with safe_open(store / name, framework="pt") as shard:
+            for field in fields:
+                fields[field].append(shard.get_tensor(field).float())
+    return Store(header, content["quarantined"], Tokens(*(torch.cat(parts) for parts in fields.values())))
