@@ -1,0 +1,140 @@
+"""From a checkpoint to what is reported: restore the model, predict, measure accuracy and attention.
+
+Dimension letters: ``N`` clips, ``C`` classes seen, ``L`` slots, ``S`` patches of a slot.
+"""
+
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from avcil import metrics
+from avcil.checkpoint import Checkpoint
+from avcil.heads import NearestMean, RecursiveRidge
+from avcil.methods import Method, Task, Training
+from avcil.model import Features, IncrementalClassifier, Output
+from avcil.tokens import Tokens
+
+
+class Dataset(NamedTuple):
+    """tokens of all N clips; labels [N], positions in ``order``; rows of each split; share [N,L,S] or None: the visible
+    share of the sounding object in each patch, which only the evaluation of attention reads."""
+
+    clip_ids: list[str]
+    tokens: Tokens
+    labels: Tensor
+    splits: dict[str, Tensor]
+    order: list[str]
+    encoder: str
+    share: Tensor | None
+
+    def rows(self, split: str, first: int, last: int) -> Tensor:
+        """Rows of a split whose class is in [first, last)."""
+        rows = self.splits[split]
+        return rows[(self.labels[rows] >= first) & (self.labels[rows] < last)]
+
+
+class TaskResult(NamedTuple):
+    """After one task: R[t, :t+1] with clips per task, attention measures per task (None without attention)."""
+
+    task: int
+    accuracy: list[float]
+    clips: list[int]
+    hit: list[float] | None
+    auc: list[float] | None
+    predictions: dict[str, int]
+    memory_bytes: int
+    trained_parameters: int
+
+
+def build(method: Method, training: Training, channels: int) -> IncrementalClassifier:
+    """A model of no classes."""
+    return IncrementalClassifier(
+        channels,
+        fusion=method.fusion,
+        classifier=method.classifier,
+        width=training.width,
+        heads=training.heads,
+        prior_guidance=method.prior_guidance,
+        learnt_guidance=training.learnt_guidance,
+    )
+
+
+def restore(checkpoint: Checkpoint, method: Method, training: Training, channels: int) -> IncrementalClassifier:
+    """The model of a checkpoint, ready to predict."""
+    model = build(method, training, channels)
+    model.classifier.grow(len(checkpoint.classes))
+    if checkpoint.model:
+        model.load_state_dict(checkpoint.model)
+    return model.eval()
+
+
+@torch.no_grad()
+def predict(model: IncrementalClassifier, tokens: Tokens, rows: Tensor, batch: int = 200) -> Output:
+    """Outputs for the clips at ``rows``, without gradients."""
+    model.eval()
+    parts = [model(tokens.clips(chunk)) for chunk in rows.split(batch)]
+    features = Features(*(torch.cat(f) for f in zip(*(p.features for p in parts), strict=True)))
+    logits, spatial, temporal = (
+        torch.cat([getattr(p, name) for p in parts]) for name in ("logits", "spatial", "temporal")
+    )
+    return Output(logits, features, spatial, temporal)
+
+
+def solved_head(method: Method, training: Training, state: dict[str, Tensor]) -> NearestMean | RecursiveRidge | None:
+    """The solved read-out of a method, or None where the trained classifier is the read-out."""
+    if method.readout == "nearest_mean":
+        return NearestMean(state)
+    if method.readout == "ridge":
+        return RecursiveRidge(training.ridge_penalty, state)
+    return None
+
+
+def evaluate(
+    data: Dataset,
+    tokens: Tokens,
+    method: Method,
+    training: Training,
+    tasks: list[Task],
+    task: int,
+    checkpoint: Checkpoint,
+    split: str,
+) -> TaskResult:
+    """Accuracy and attention on the clips of each task so far, all seen classes being candidates."""
+    model = restore(checkpoint, method, training, tokens.visual.shape[-1])
+    bounds = np.cumsum([0, *(t.classes for t in tasks[: task + 1])])
+    rows = data.rows(split, 0, int(bounds[-1]))
+    output = predict(model, tokens, rows)
+    head = solved_head(method, training, checkpoint.readout)
+    logits = output.logits if head is None else head.logits(output.features.fused)
+    predicted, labels = logits.argmax(1), data.labels[rows]
+    of_task = [(labels >= a) & (labels < b) for a, b in pairwise(bounds)]
+    hit = auc = None
+    if method.fusion == "guided" and data.share is not None:
+        maps = output.spatial.numpy(), output.temporal.numpy(), data.share[rows].numpy()
+        hits = metrics.attention_hit(*maps, training.covered)
+        aucs = metrics.attention_auc(maps[0], maps[2], training.covered)
+        hit = [float(hits[m.numpy()].mean()) for m in of_task]
+        auc = [float(np.nanmean(aucs[m.numpy()])) for m in of_task]
+    return TaskResult(
+        task=task,
+        accuracy=[float((predicted == labels)[m].float().mean()) for m in of_task],
+        clips=[int(m.sum()) for m in of_task],
+        hit=hit,
+        auc=auc,
+        predictions={data.clip_ids[i]: int(p) for i, p in zip(rows.tolist(), predicted, strict=True)},
+        memory_bytes=_memory_bytes(tokens, method, checkpoint),
+        trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad)
+        if model.fusion != "frozen"
+        else 0,
+    )
+
+
+def _memory_bytes(tokens: Tokens, method: Method, checkpoint: Checkpoint) -> int:
+    """Bytes kept between tasks besides the model: exemplars' tokens in float16, and a solved head's statistics."""
+    streams = {"visual": tokens[:1], "audio": tokens[1:2], "guided": tokens}.get(method.fusion, tokens[:2])
+    clip = sum(2 * stream[0].numel() for stream in streams)
+    statistics = sum(value.numel() * value.element_size() for value in checkpoint.readout.values())
+    return clip * len(checkpoint.memory) + statistics
