@@ -1,0 +1,109 @@
+"""params.yaml, read once and checked whole: every number of every stage, typed and frozen."""
+
+import difflib
+from pathlib import Path
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from avcil.config import Section
+from avcil.encoders.mini import MiniConfig
+from avcil.features import FeatureConfig
+from avcil.methods import Method, Task, Training
+from avcil.prior import PriorConfig
+from avcil.scenes import Film, World
+from avcil.sounding_objects import Corpus
+
+
+class ParameterError(ValueError):
+    """params.yaml holds something that cannot be used; the message names the key and the way out."""
+
+
+class Search(Section):
+    """The validation-only search for hyper-parameters."""
+
+    seeds: list[int]
+    trials: dict[str, dict[str, object]]
+
+
+class Params(Section):
+    """The whole of params.yaml."""
+
+    benchmark: str
+    seeds: list[int] = Field(min_length=1, description="each draws a class order, weights and batches of its own")
+    tasks: list[Task] = Field(min_length=1)
+    film: Film
+    world: World
+    corpus: Corpus
+    encoder: MiniConfig
+    prior: PriorConfig
+    features: FeatureConfig
+    training: Training
+    lll: Method
+    variants: dict[str, Method]
+    search: Search
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        chain = ["init", *(f"task{t}" for t in range(len(self.tasks) - 1))]
+        if [task.id for task in self.tasks] != list(range(len(self.tasks))):
+            raise ValueError("tasks: ids must count 0, 1, 2, ...")
+        if [task.from_ for task in self.tasks] != chain:
+            raise ValueError(f"tasks: each task starts from the one before it: {chain}")
+        if self.prior.world.seed == self.world.seed:
+            raise ValueError(
+                "prior.world.seed: must differ from world.seed, or the prior would see the benchmark's classes"
+            )
+        if "lll" in self.variants:
+            raise ValueError("variants: `lll` has a section of its own")
+        return self
+
+    def method(self, variant: str) -> Method:
+        """The row of a variant; raises ParameterError naming the nearest one."""
+        rows = {"lll": self.lll} | self.variants
+        if variant not in rows:
+            raise ParameterError(f"no variant `{variant}` in params.yaml{nearest(variant, rows)}")
+        return rows[variant]
+
+
+def nearest(word: str, words) -> str:
+    """` (did you mean `…`?)`, or nothing."""
+    close = difflib.get_close_matches(str(word), [str(w) for w in words], n=1, cutoff=0.5)
+    return f" (did you mean `{close[0]}`?)" if close else ""
+
+
+def _allowed_keys(location: tuple) -> list[str]:
+    """Names valid where an unknown key stood."""
+    model = Params
+    for part in location[:-1]:
+        if isinstance(model, type) and issubclass(model, Section) and part in model.model_fields:
+            annotation = model.model_fields[part].annotation
+            arguments = getattr(annotation, "__args__", ())
+            model = next((a for a in arguments if isinstance(a, type) and issubclass(a, Section)), annotation)
+    if not (isinstance(model, type) and issubclass(model, Section)):
+        return []
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def parse(raw: dict, source: str = "params.yaml") -> Params:
+    """Check a mapping; raises ParameterError with one line for the first offence."""
+    try:
+        return Params.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        location = first["loc"]
+        where = ".".join(str(part) for part in location) or "top level"
+        hint = nearest(location[-1], _allowed_keys(location)) if first["type"] == "extra_forbidden" else ""
+        message = first["msg"].removeprefix("Value error, ")
+        more = f"; and {error.error_count() - 1} more" if error.error_count() > 1 else ""
+        raise ParameterError(f"{source}: {where}: {message}{hint}{more}") from None
+
+
+def load(path: Path = Path("params.yaml")) -> Params:
+    """Read and check params.yaml; raises ParameterError."""
+    path = Path(path)
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ParameterError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    return parse(raw, path.name)

@@ -1,0 +1,286 @@
+"""One function a figure: DataFrame or arrays in, Figure out. No file is read or written here.
+
+Colours are seaborn's colour-blind palette, one colour a variant everywhere; lines carry their names at their ends.
+"""
+
+import textwrap
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+PALETTE = sns.color_palette("colorblind", 10)
+NAMES = {
+    "lll": "LLL (guided attention, dual distillation)",
+    "visual_only": "visual only",
+    "audio_only": "audio only",
+    "naive_fusion": "naive fusion (no guidance)",
+    "without_feature_level": "without the feature level",
+    "without_logit_level": "without the logit level",
+    "without_both_levels": "without both levels",
+    "without_prior": "without the prior",
+    "without_prior_guidance": "without prior guidance",
+    "finetune": "fine-tuning",
+    "replay": "replay",
+    "ncm": "nearest mean, frozen",
+    "ridge": "ridge, frozen",
+    "joint_visual": "joint, visual",
+    "joint_audio": "joint, audio",
+    "joint_naive": "joint, naive fusion",
+    "joint_guided": "joint, guided",
+}
+_COLOURS = {
+    "lll": 0, "naive_fusion": 1, "audio_only": 2, "visual_only": 4, "replay": 3, "finetune": 5,
+    "ridge": 2, "ncm": 6, "joint_guided": 7, "without_both_levels": 9,
+}  # fmt: skip
+
+
+def use_style() -> None:
+    """Call once a notebook."""
+    sns.set_theme(context="notebook", style="ticks", font_scale=0.9)
+    matplotlib.rcParams |= {
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "figure.dpi": 80,
+        "savefig.dpi": 110,
+        "savefig.bbox": "tight",
+        "axes.titleweight": "bold",
+        "axes.titlesize": "medium",
+    }
+
+
+def name_of(variant: str) -> str:
+    return NAMES.get(variant, variant.replace("_", " "))
+
+
+def colour_of(variant: str):
+    return PALETTE[_COLOURS.get(variant, 7)]
+
+
+def _label_ends(axes, ends: dict[str, float], x: float, gap: float) -> None:
+    """Write each name right of its line's end, pushed apart by at least ``gap``."""
+    placed = -np.inf
+    for variant, y in sorted(ends.items(), key=lambda item: item[1]):
+        placed = max(y, placed + gap)
+        text = name_of(variant).split(" (")[0]
+        axes.annotate(text, (x, placed), color=colour_of(variant), va="center", fontsize="small", annotation_clip=False)
+
+
+def accuracy_curves(runs: pd.DataFrame, variants: list[str], *, title: str) -> Figure:
+    """Accuracy on the classes seen so far after each task: mean over seeds, band from the worst to the best seed."""
+    figure, axes = plt.subplots(figsize=(7.2, 4.2))
+    ends = {}
+    for variant in variants:
+        rows = runs[runs.variant == variant].groupby("task").accuracy.agg(["mean", "min", "max"])
+        style = "--" if variant.startswith("joint") else "-"
+        axes.plot(rows.index, rows["mean"], style, marker="o", markersize=4, color=colour_of(variant))
+        axes.fill_between(rows.index, rows["min"], rows["max"], color=colour_of(variant), alpha=0.13, linewidth=0)
+        ends[variant] = rows["mean"].iloc[-1]
+    last = int(runs.task.max())
+    _label_ends(axes, ends, last + 0.12, 0.042)
+    axes.set(xlabel="task", ylabel="accuracy on all classes seen", ylim=(0, 1), xticks=range(last + 1), title=title)
+    figure.tight_layout()
+    return figure
+
+
+def four_way(summary: pd.DataFrame) -> Figure:
+    """The paper's Figure 1: what each stream and each fusion reaches, incrementally and with all data at once."""
+    pairs = [
+        ("visual_only", "joint_visual"),
+        ("audio_only", "joint_audio"),
+        ("naive_fusion", "joint_naive"),
+        ("lll", "joint_guided"),
+    ]
+    table = summary.set_index("variant")
+    pairs = [pair for pair in pairs if pair[0] in table.index]
+    figure, axes = plt.subplots(figsize=(6.4, 3.6))
+    for x, (incremental, joint) in enumerate(pairs):
+        value, spread = table.loc[incremental, ["last_accuracy", "last_accuracy_std"]]
+        axes.bar(x, value, 0.62, yerr=spread, color=colour_of(incremental), error_kw={"elinewidth": 1})
+        axes.annotate(f"{value:.2f}", (x, 0.02), ha="center", color="white", fontweight="bold")
+        if joint in table.index:
+            bound = table.loc[joint, "last_accuracy"]
+            axes.hlines(bound, x - 0.4, x + 0.4, color="0.2", linestyle="--", linewidth=1.5)
+            axes.annotate(
+                f"joint {bound:.2f}",
+                (x, bound),
+                xytext=(0, 4),
+                textcoords="offset points",
+                ha="center",
+                fontsize="small",
+                bbox={"facecolor": "white", "alpha": 0.8, "pad": 1, "edgecolor": "none"},
+            )
+    labels = {"lll": "guided fusion"}
+    axes.set(
+        xticks=range(len(pairs)),
+        xticklabels=[labels.get(a, name_of(a).split(" (")[0]) for a, _ in pairs],
+        ylabel="accuracy after the last task",
+        ylim=(0, 1),
+        title="One stream, naive fusion, guided fusion",
+    )
+    figure.tight_layout()
+    return figure
+
+
+def ablation_bars(differences: pd.DataFrame, *, title: str) -> Figure:
+    """What each part is worth: last accuracy of LLL minus that of the variant, in points, paired by seed.
+
+    differences: variant, seed, difference (fraction).
+    """
+    order = differences.groupby("variant").difference.mean().sort_values(ascending=False).index
+    figure, axes = plt.subplots(figsize=(7, 0.5 + 0.42 * len(order)))
+    for y, variant in enumerate(order):
+        points = 100 * differences[differences.variant == variant].difference
+        axes.barh(y, points.mean(), 0.62, color=PALETTE[0] if points.mean() >= 0 else PALETTE[3], alpha=0.75)
+        axes.plot(points, [y] * len(points), "o", color="0.2", markersize=4)
+    axes.axvline(0, color="0.2", linewidth=1)
+    axes.set(
+        yticks=range(len(order)),
+        yticklabels=[name_of(v) for v in order],
+        xlabel="points of last accuracy that LLL is ahead (bar: mean, dots: seeds)",
+        title=title,
+    )
+    axes.invert_yaxis()
+    figure.tight_layout()
+    return figure
+
+
+def accuracy_matrices(matrix: pd.DataFrame, variants: list[str]) -> Figure:
+    """R[t, j], mean over seeds: rows are moments, columns are the tasks whose clips are classified."""
+    figure, axes = plt.subplots(1, len(variants), figsize=(2.9 * len(variants) + 0.6, 3.1), squeeze=False)
+    for axis, variant in zip(axes[0], variants, strict=True):
+        rows = matrix[matrix.variant == variant]
+        table = rows.pivot_table(index="task", columns="on_task", values="accuracy", aggfunc="mean")
+        sns.heatmap(
+            table, vmin=0, vmax=1, cmap="cividis", annot=True, fmt=".2f", annot_kws={"size": 8}, cbar=False,
+            square=True, ax=axis, linewidths=0.5,
+        )  # fmt: skip
+        title = "\n".join(textwrap.wrap(name_of(variant).split(" (")[0], 20))
+        axis.set(title=title, xlabel="on clips of task", ylabel="after task" if axis is axes[0, 0] else "")
+    figure.tight_layout()
+    return figure
+
+
+def forgetting_plasticity(summary: pd.DataFrame, variants: list[str]) -> Figure:
+    """What is kept against what is learnt; the best corner is at the top left. Bars: spread over seeds."""
+    figure, axes = plt.subplots(figsize=(6.6, 4.4))
+    table = summary.set_index("variant").loc[variants]
+    axes.errorbar(
+        table.forgetting_last, table.plasticity, xerr=table.forgetting_last_std, yerr=table.plasticity_std,
+        fmt="none", ecolor="0.75", elinewidth=1,
+    )  # fmt: skip
+    for variant, row in table.iterrows():
+        axes.plot(row.forgetting_last, row.plasticity, "o", color=colour_of(variant))
+        axes.annotate(
+            name_of(variant).split(" (")[0], (row.forgetting_last, row.plasticity),
+            xytext=(6, 4), textcoords="offset points", fontsize="small", color=colour_of(variant),
+        )  # fmt: skip
+    axes.set(xlabel="forgetting after the last task", ylabel="accuracy on new classes (plasticity)")
+    axes.set_title("Learning without forgetting is up and to the left")
+    axes.margins(x=0.25)
+    figure.tight_layout()
+    return figure
+
+
+def localisation_curves(localisation: pd.DataFrame, variants: list[str]) -> Figure:
+    """Does attention still find the sounding object of the first task's clips? Hit rate and AUC after each task."""
+    figure, axes = plt.subplots(1, 2, figsize=(9.4, 3.6))
+    first = localisation[localisation.on_task == 0]
+    for axis, (column, label) in zip(
+        axes, (("hit", "attention peak on the sounding object"), ("auc", "area under the ROC curve")), strict=True
+    ):
+        ends = {}
+        for variant in variants:
+            rows = first[first.variant == variant].groupby("task")[column].agg(["mean", "min", "max"])
+            axis.plot(rows.index, rows["mean"], marker="o", markersize=4, color=colour_of(variant))
+            axis.fill_between(rows.index, rows["min"], rows["max"], color=colour_of(variant), alpha=0.13, linewidth=0)
+            ends[variant] = rows["mean"].iloc[-1]
+        last = int(first.task.max())
+        _label_ends(axis, ends, last + 0.12, 0.035)
+        axis.set(xlabel="task", title=label, xticks=range(last + 1), ylim=(0.5, 1))
+    figure.suptitle("Clips of task 0, as tasks go by", fontsize="medium")
+    figure.tight_layout()
+    return figure
+
+
+def overlay(frame: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Attention [S] as heat over the greyed frame [H,W,3] uint8: opacity and colour follow weight over maximum."""
+    side = round(len(weights) ** 0.5)
+    size = frame.shape[0]
+    grid = (weights / weights.max()).reshape(side, side)
+    positions = np.clip((np.arange(size) + 0.5) * side / size - 0.5, 0, side - 1)
+    low = np.minimum(positions.astype(int), side - 2)
+    part = positions - low
+    rows = grid[low] * (1 - part[:, None]) + grid[low + 1] * part[:, None]
+    smooth = rows[:, low] * (1 - part) + rows[:, low + 1] * part
+    grey = 0.3 + 0.7 * frame.mean(-1, keepdims=True) / 255
+    heat = matplotlib.colormaps["YlOrRd"](smooth)[..., :3]
+    opacity = np.sqrt(smooth)[..., None] * 0.85
+    return ((grey * (1 - opacity) + heat * opacity) * 255).round().astype(np.uint8)
+
+
+def outline(axis, share: np.ndarray, size: int, covered: float = 0.5, colour: str = "white") -> None:
+    """Draw the border of the truly sounding region, share [S], over an image of ``size`` pixels."""
+    side = round(len(share) ** 0.5)
+    centres = (np.arange(side) + 0.5) * size / side - 0.5
+    if share.max() >= covered:
+        axis.contour(centres, centres, share.reshape(side, side), levels=[covered], colors=colour, linewidths=1.2)
+
+
+def attention_over_tasks(frames: np.ndarray, maps: dict[str, np.ndarray], share: np.ndarray, *, title: str) -> Figure:
+    """One clip, frames across, moments down.
+
+    frames [L,H,W,3]; maps: row name to weights [L,S]; share [L,S]: outlined is what truly sounds.
+    """
+    slots, size = len(frames), frames.shape[1]
+    figure, axes = plt.subplots(len(maps) + 1, slots, figsize=(1.15 * slots + 0.9, 1.2 * (len(maps) + 1) + 0.3))
+    for column in range(slots):
+        axes[0, column].imshow(frames[column])
+        for row, weights in enumerate(maps.values(), start=1):
+            axes[row, column].imshow(overlay(frames[column], weights[column]))
+            outline(axes[row, column], share[column], size, colour="black")
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+        sns.despine(ax=axis, left=True, bottom=True)
+    for axis, name in zip(axes[:, 0], ["clip", *maps], strict=True):
+        axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize="small")
+    figure.suptitle(title, fontsize="medium")
+    figure.tight_layout(h_pad=0.2, w_pad=0.2)
+    return figure
+
+
+def spectrograms(mels: dict[str, np.ndarray], *, seconds: float, title: str = "") -> Figure:
+    """Mel magnitudes [M,frames] by name, on one decibel scale."""
+    figure, axes = plt.subplots(1, len(mels), figsize=(2.6 * len(mels), 2.5), sharey=True, squeeze=False)
+    top = 20 * np.log10(max(mel.max() for mel in mels.values()) + 1e-6)
+    for axis, (name, mel) in zip(axes[0], mels.items(), strict=True):
+        extent = (0, seconds, 0, len(mel))
+        axis.imshow(
+            20 * np.log10(mel + 1e-6),
+            origin="lower",
+            aspect="auto",
+            extent=extent,
+            cmap="magma",
+            vmin=top - 60,
+            vmax=top,
+        )
+        axis.set(title=name, xlabel="seconds")
+    axes[0, 0].set_ylabel("mel band")
+    if title:
+        figure.suptitle(title, fontsize="medium")
+    figure.tight_layout()
+    return figure
+
+
+def loss_curves(history: pd.DataFrame, *, x: str, title: str) -> Figure:
+    """history: column ``x`` and one column a loss."""
+    figure, axes = plt.subplots(figsize=(6, 3))
+    for number, column in enumerate(c for c in history if c != x):
+        axes.plot(history[x], history[column], color=PALETTE[number], label=column.replace("_", " "))
+    axes.set(xlabel=x, ylabel="loss", title=title)
+    axes.legend(frameon=False)
+    figure.tight_layout()
+    return figure

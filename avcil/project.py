@@ -1,0 +1,39 @@
+"""Where the project is. Only notebooks (and the smoke sandbox) import this; the library takes explicit paths.
+
+Notebooks start in three different folders (papermill: the project's root or a DVC copy of it; nbval and JupyterLab:
+notebooks/), so each calls ``enter(workdir)`` once and then uses paths relative to the root. The root is found from the
+working directory, never from ``__file__``: in ``dvc exp run --temp`` the package may be imported from elsewhere.
+"""
+
+import os
+from pathlib import Path
+
+import torch
+
+from avcil.params import Params, load
+
+
+def root() -> Path:
+    """The nearest folder at or above the working directory that has a dvc.yaml."""
+    here = Path.cwd().resolve()
+    for folder in (here, *here.parents):
+        if (folder / "dvc.yaml").is_file():
+            return folder
+    raise FileNotFoundError(f"no dvc.yaml in {here} or above: start from inside the project")
+
+
+def enter(workdir: str = ".") -> Params:
+    """Change to ``workdir`` (relative to the root) and return its parameters.
+
+    `.` is the project itself, as DVC runs it. `build/smoke/<notebook>` is a small sandbox, made on demand, in which the
+    notebook has all that it reads: what it shows when it is opened and run by hand.
+    Two threads, always: the same bits on the same machine.
+    """
+    torch.set_num_threads(2)
+    top = root()
+    if workdir != ".":
+        from avcil import smoke
+
+        smoke.prepare(top, top / workdir)
+    os.chdir(top / workdir)
+    return load(Path("params.yaml"))

@@ -1,0 +1,108 @@
+"""Writes the results of README.md from metrics/: `python -m avcil.readme`.
+
+What stands between the two markers is never edited by hand, and a test compares it with metrics/.
+"""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from avcil.plots import name_of
+
+BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+
+
+def _cell(row, measure: str) -> str:
+    value, spread = row[measure], row[f"{measure}_std"]
+    return "" if pd.isna(value) else f"{100 * value:.1f} ± {100 * spread:.1f}"
+
+
+def results(folder: Path) -> str:
+    """The table in Markdown, best last accuracy first within each group, in percent: mean ± standard deviation."""
+    summary = pd.read_csv(folder / "summary.csv")
+    measures = [
+        "average_accuracy",
+        "last_accuracy",
+        "forgetting_mean",
+        "forgetting_last",
+        "localisation_hit_first_task",
+    ]
+    head = ["variant", "average", "last", "forgetting (mean)", "forgetting (last)", "attention hit, task 0"]
+    lines = ["| " + " | ".join(head) + " |", "|---" + "|---:" * len(measures) + "|"]
+    order = summary.sort_values("last_accuracy", ascending=False)
+    bounds = order.variant.str.startswith("joint_")
+    for group in (order[bounds], order[~bounds]):
+        for _, row in group.iterrows():
+            name = name_of(row.variant)
+            name = f"**{name}**" if row.variant == "lll" else name
+            lines.append(f"| {name} | " + " | ".join(_cell(row, m) for m in measures) + " |")
+    seeds = int(summary.seeds.min())
+    note = f"Test clips, in percent: mean ± standard deviation over {seeds} seeds, each with its own class order. "
+    note += "The `joint` rows are upper bounds: all classes seen so far, learnt again from scratch after each task."
+    return "\n".join([*lines, "", note])
+
+
+# what the project set out to compare: first minus second
+_COMPARISONS = [
+    ("guidance, all data at once", "joint_guided", "joint_naive"),
+    ("guidance, incrementally", "lll", "naive_fusion"),
+    ("LLL over ridge regression on frozen tokens", "lll", "ridge"),
+    ("LLL over fine-tuning", "lll", "finetune"),
+    ("LLL over replay with the same memory", "lll", "replay"),
+    ("both levels of distillation", "lll", "without_both_levels"),
+    ("the feature level, beside the logit level", "lll", "without_feature_level"),
+    ("the logit level, beside the feature level", "lll", "without_logit_level"),
+    ("the prior", "lll", "without_prior"),
+    ("the prior's similarity as a start for attention", "lll", "without_prior_guidance"),
+    ("left to gain: the upper bound over LLL", "joint_guided", "lll"),
+]
+
+
+def comparisons(folder: Path) -> str:
+    """A table of differences in points, paired by seed, with whatever sign they came out."""
+    summary = pd.read_csv(folder / "summary.csv").set_index("variant")
+    runs = pd.read_csv(folder / "runs.csv")
+    last = runs[runs.task == runs.task.max()].pivot(index="seed", columns="variant", values="accuracy")
+    lines = ["| what it is worth | last accuracy | seeds ahead | forgetting (last) |", "|---|---:|---:|---:|"]
+    for what, a, b in _COMPARISONS:
+        difference = last[a] - last[b]
+        forgotten = 100 * (summary.forgetting_last[a] - summary.forgetting_last[b])
+        ahead = f"{(difference > 0).sum()} of {len(difference)}"
+        lines.append(f"| {what} | {100 * difference.mean():+.1f} | {ahead} | {forgotten:+.1f} |")
+    return "\n".join(lines)
+
+
+def remarks(folder: Path) -> str:
+    """Attention as tasks go by, and the prior by itself."""
+    summary = pd.read_csv(folder / "summary.csv").set_index("variant")
+    prior = json.loads((folder / "prior.json").read_text())
+    change = 100 * summary.localisation_change_first_task
+    attention = (
+        "From the first task to the last, the share of task 0's clips on which attention peaks on the sounding object "
+        f"changes by {change['lll']:+.1f} points for LLL, {change['without_both_levels']:+.1f} without distillation "
+        f"and {change['replay']:+.1f} for replay."
+    )
+    alone = (
+        f"The prior by itself, on {prior['held_out_scenes']} held-out scenes of its own world: prompted separation "
+        f"raises the median SI-SDR from {prior['si_sdr_mixture']:.1f} dB (the mixture) to "
+        f"{prior['si_sdr_estimate']:.1f} dB (an ideal mask: {prior['si_sdr_ideal_mask']:.1f} dB), and its similarity "
+        f"peaks on the sounding object in {100 * prior['localisation_hit']:.0f} % of scenes "
+        f"(chance: {100 * prior['localisation_hit_chance']:.0f} %)."
+    )
+    return f"{attention}\n\n{alone}"
+
+
+def updated(text: str, folder: Path) -> str:
+    """README.md with fresh results. Raises ValueError if a marker is missing."""
+    if BEGIN not in text or END not in text:
+        raise ValueError(f"README.md: the markers `{BEGIN}` and `{END}` are gone; put them back round the table")
+    before, rest = text.split(BEGIN)
+    parts = [results(folder), comparisons(folder), remarks(folder)]
+    return before + BEGIN + "\n" + "\n\n".join(parts) + "\n" + END + rest.split(END)[1]
+
+
+if __name__ == "__main__":
+    path = Path("README.md")
+    path.write_text(updated(path.read_text(), Path("metrics")))
+    print(f"{path}: results table written")

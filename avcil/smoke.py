@@ -1,0 +1,148 @@
+"""A small sandbox in which any notebook runs alone: real clips, the shipped prior, few classes, minutes cut to seconds.
+
+The sandbox of a notebook is the project as it stands before that notebook: `build/smoke/<notebook>` holds what the
+stages before it made. They are run once, by papermill, and kept until code, notebooks or parameters change.
+
+`python -m avcil.smoke` builds it all and says how long each notebook took.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import yaml
+
+from avcil.files import digest
+
+CLASSES, TRAIN_CLIPS, TEST_CLIPS = 8, 20, 10
+VARIANTS = ("visual_only", "audio_only", "naive_fusion", "without_both_levels", "joint_guided", "replay")
+# the stages in order; the tour comes after everything, whatever its number
+STEPS: list[tuple[str, dict]] = [
+    ("01_splits", {}),
+    ("03_features", {}),
+    ("04_train", {"task": 0}),
+    ("04_train", {"task": 1}),
+    ("04_train", {"task": 2}),
+    ("04_train", {"task": 3}),
+    *(("05_variant", {"variant": variant}) for variant in VARIANTS),
+    ("06_ablations", {}),
+]
+
+
+def parameters(raw: dict) -> dict:
+    """params.yaml cut down: 8 classes (four pairs of twins) in 4 tasks, one seed, a few variants."""
+    small = json.loads(json.dumps(raw))
+    small["seeds"] = raw["seeds"][:1]
+    small["tasks"] = [{**task, "classes": CLASSES // 4, "epochs": 30} for task in raw["tasks"][:4]]
+    small["prior"] |= {"scenes": 48, "held_out": 16, "steps": 4, "batch": 16}
+    small["variants"] = {name: row for name, row in raw["variants"].items() if name in VARIANTS}
+    small["search"]["trials"] = dict(list(raw["search"]["trials"].items())[:2])
+    return small
+
+
+def _write_inputs(top: Path, sandbox: Path) -> None:
+    raw = yaml.safe_load((top / "params.yaml").read_text())
+    sandbox.mkdir(parents=True)
+    (sandbox / "params.yaml").write_text(yaml.safe_dump(parameters(raw), sort_keys=False))
+    corpus, data = top / "corpus" / raw["benchmark"], sandbox / "data" / raw["benchmark"]
+    data.mkdir(parents=True)
+    manifest = pd.read_csv(corpus / "manifest.csv")
+    labels = sorted(manifest.label.unique())
+    timbres = raw["world"]["timbres"]
+    kept = [*labels[: CLASSES // 2], *labels[timbres : timbres + CLASSES // 2]]
+    manifest = manifest[manifest.label.isin(kept)]
+    most = manifest.split.map({"train": TRAIN_CLIPS, "val": TEST_CLIPS, "test": TEST_CLIPS})
+    manifest[manifest.groupby(["split", "label"]).cumcount() < most].to_csv(data / "manifest.csv", index=False)
+    for shared in ("clips", "regions.npz"):
+        (data / shared).symlink_to(corpus / shared)
+    prior = sandbox / "artifacts" / "prior"
+    prior.mkdir(parents=True)
+    shutil.copy(top / "artifacts/prior/mini.safetensors", prior)
+    for folder in ("artifacts/notebooks", "metrics", "figures"):
+        (sandbox / folder).mkdir(parents=True, exist_ok=True)
+
+
+def _stamp(top: Path) -> str:
+    """Changes whenever something that the sandbox is made of does; stored outputs of notebooks do not count."""
+    parts = [path.read_bytes() for path in sorted((top / "avcil").rglob("*.py"))]
+    parts += [(top / name).read_bytes() for name in ("params.yaml", "artifacts/prior/mini.safetensors")]
+    for path in sorted((top / "notebooks").glob("*.ipynb")):
+        cells = nbformat.read(path, as_version=4).cells
+        parts.append(json.dumps([c.source for c in cells if c.cell_type == "code"]).encode())
+    return digest(b"".join(parts))
+
+
+def _run(top: Path, sandbox: Path, notebook: str, arguments: dict) -> None:
+    command = [sys.executable, "-m", "papermill", "--engine", "plain", "--no-progress-bar", "--log-level", "WARNING"]
+    command += ["-p", "workdir", str(sandbox.relative_to(top))]
+    for name, value in arguments.items():
+        command += ["-p", name, str(value)]
+    output = sandbox / "artifacts/notebooks" / f"{'-'.join([notebook, *map(str, arguments.values())])}.ipynb"
+    environment = os.environ | {"TQDM_DISABLE": "1", "AVCIL_SANDBOX": "ready"}
+    done = subprocess.run(
+        [*command, str(top / "notebooks" / f"{notebook}.ipynb"), str(output)],
+        cwd=top, env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    if done.returncode:
+        raise RuntimeError(f"{notebook} failed in the smoke sandbox {sandbox}:\n{done.stderr[-3000:]}")
+
+
+def _files(sandbox: Path) -> list[str]:
+    return sorted(str(path.relative_to(sandbox)) for path in sandbox.rglob("*") if path.is_file() or path.is_symlink())
+
+
+def build_base(top: Path, *, report=lambda *_: None) -> Path:
+    """Run all STEPS in `build/smoke/.base-<stamp>`; returns the folder.
+
+    `before.json` lists the files that stood before the last run of each notebook, which is the one it shows by default.
+    """
+    base = top / "build" / "smoke" / f".base-{_stamp(top)}"
+    if (base / "before.json").exists():
+        return base
+    for stale in base.parent.glob(".base-*"):
+        shutil.rmtree(stale)
+    _write_inputs(top, base)
+    before: dict[str, list[str]] = {}
+    for notebook, arguments in STEPS:
+        before[notebook] = _files(base)
+        started = time.perf_counter()
+        _run(top, base, notebook, arguments)
+        report(f"{time.perf_counter() - started:5.1f} s  {notebook} {arguments or ''}")
+    before["end"] = _files(base)
+    (base / "before.json").write_text(json.dumps(before))
+    return base
+
+
+def prepare(top: Path, sandbox: Path) -> None:
+    """Make ``sandbox`` the project as it stands before the notebook it is named after."""
+    if os.environ.get("AVCIL_SANDBOX") == "ready":
+        return
+    base = build_base(top)
+    before = json.loads((base / "before.json").read_text())
+    later = [name for name in before if name >= sandbox.name and name != "end"]
+    files = before["end"] if sandbox.name == "00_tour" or not later else before[min(later)]
+    shutil.rmtree(sandbox, ignore_errors=True)
+    for name in files:
+        (sandbox / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(base / name, sandbox / name, follow_symlinks=False)
+    for folder in ("artifacts/notebooks", "metrics", "figures"):
+        (sandbox / folder).mkdir(parents=True, exist_ok=True)
+
+
+if __name__ == "__main__":
+    from avcil.project import root
+
+    project = root()
+    shutil.rmtree(project / "build" / "smoke", ignore_errors=True)
+    build_base(project, report=print)
+    for last in ("02_prior", "07_figures", "00_tour"):
+        place = project / "build" / "smoke" / last
+        prepare(project, place)
+        _run(project, place, last, {})
+        print(f"         {last}")

@@ -1,0 +1,141 @@
+"""From the results of single tasks to the tables under metrics/, and paired comparisons between variants."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from avcil import metrics
+from avcil.evaluate import TaskResult
+from avcil.train import load_result
+
+_MEASURES = (
+    "average_accuracy",
+    "last_accuracy",
+    "forgetting_mean",
+    "forgetting_last",
+    "retention",
+    "plasticity",
+    "backward_transfer",
+    "localisation_hit_first_task",
+)
+
+
+class Tables(NamedTuple):
+    """runs: a row a task; matrix: a row a cell of R, with its clips; localisation: the same for attention."""
+
+    runs: pd.DataFrame
+    matrix: pd.DataFrame
+    localisation: pd.DataFrame
+
+
+def _run_row(key: dict, result: TaskResult) -> dict:
+    accuracy, clips = np.array(result.accuracy), np.array(result.clips)
+    past = clips[:-1].sum()
+
+    def over_clips(values) -> float:
+        return float(np.average(values, weights=clips)) if values is not None else float("nan")
+
+    return key | {
+        "task": result.task,
+        "accuracy": over_clips(accuracy),
+        "new_accuracy": accuracy[-1],
+        "past_accuracy": float((accuracy[:-1] * clips[:-1]).sum() / past) if past else float("nan"),
+        "localisation_hit": over_clips(result.hit),
+        "localisation_auc": over_clips(result.auc),
+        "memory_bytes": result.memory_bytes,
+        "trained_parameters": result.trained_parameters,
+    }
+
+
+def collect(folder: Path, benchmark: str, variants: list[str], seeds: list[int], tasks: int) -> Tables:
+    """Read ``folder/<variant>/task<t>/seed<s>/result.json`` of exactly the runs named."""
+    runs, matrix, localisation = [], [], []
+    for variant in variants:
+        for seed in seeds:
+            key = {"benchmark": benchmark, "variant": variant, "seed": seed}
+            for task in range(tasks):
+                result = load_result(folder / variant / f"task{task}" / f"seed{seed}")
+                runs.append(_run_row(key, result))
+                for j, accuracy in enumerate(result.accuracy):
+                    cell = key | {"task": task, "on_task": j}
+                    matrix.append(cell | {"accuracy": accuracy, "clips": result.clips[j]})
+                    if result.hit is not None:
+                        localisation.append(cell | {"hit": result.hit[j], "auc": result.auc[j]})
+    return Tables(pd.DataFrame(runs), pd.DataFrame(matrix), pd.DataFrame(localisation))
+
+
+def accuracy_matrix(cells: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """R [T,T] with NaN above the diagonal, and clips per task [T], from the cells of one run."""
+    tasks = int(cells.task.max()) + 1
+    matrix, clips = np.full((tasks, tasks), np.nan), np.zeros(tasks)
+    matrix[cells.task, cells.on_task] = cells.accuracy
+    clips[cells.on_task] = cells.clips
+    return matrix, clips
+
+
+def summarise(tables: Tables) -> pd.DataFrame:
+    """One row a variant: mean and standard deviation (n − 1) over seeds of every measure of avcil/metrics.py.
+
+    ``localisation_hit_first_task`` is the hit rate on task 0's clips after the last task, ``_change`` what became of it
+    since the first.
+    """
+    per_seed = []
+    for (benchmark, variant, seed), cells in tables.matrix.groupby(["benchmark", "variant", "seed"], sort=False):
+        matrix, clips = accuracy_matrix(cells)
+        row = {"benchmark": benchmark, "variant": variant, "seed": seed}
+        row |= {name: getattr(metrics, name)(matrix, clips) for name in ("average_accuracy", "last_accuracy")}
+        names = ("forgetting_mean", "forgetting_last", "retention", "plasticity", "backward_transfer")
+        row |= {name: getattr(metrics, name)(matrix) for name in names}
+        where = tables.localisation
+        hits = where[(where.variant == variant) & (where.seed == seed) & (where.on_task == 0)].sort_values("task").hit
+        row["localisation_hit_first_task"] = hits.iloc[-1] if len(hits) else np.nan
+        row["localisation_change_first_task"] = hits.iloc[-1] - hits.iloc[0] if len(hits) else np.nan
+        per_seed.append(row)
+    frame = pd.DataFrame(per_seed)
+    measures = [*_MEASURES, "localisation_change_first_task"]
+    groups = frame.groupby(["benchmark", "variant"], sort=False)[measures]
+    mean, spread = groups.mean(), groups.std(ddof=1).add_suffix("_std")
+    last = tables.runs[tables.runs.task == tables.runs.task.max()].groupby(["benchmark", "variant"], sort=False)
+    columns = [name for measure in _MEASURES for name in (measure, f"{measure}_std")]
+    summary = pd.concat([mean, spread], axis=1)[columns]
+    summary["seeds"] = frame.groupby(["benchmark", "variant"], sort=False).seed.nunique()
+    summary["memory_bytes"] = last.memory_bytes.mean().round().astype(int)
+    summary["trained_parameters"] = last.trained_parameters.max()
+    summary["localisation_change_first_task"] = mean["localisation_change_first_task"]
+    return summary.reset_index()
+
+
+def write(folder: Path, tables: Tables, summary: pd.DataFrame) -> None:
+    """runs.csv, accuracy_matrix.csv, localisation.csv and summary.csv, fractions rounded to 4 digits."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {
+        "runs": tables.runs.drop(columns=["memory_bytes", "trained_parameters"]),
+        "accuracy_matrix": tables.matrix.drop(columns="clips"),
+        "localisation": tables.localisation,
+        "summary": summary,
+    }
+    for name, frame in files.items():
+        frame.round(4).to_csv(folder / f"{name}.csv", index=False)
+
+
+def paired(runs: pd.DataFrame, reference: str, variants: list[str]) -> pd.DataFrame:
+    """Last accuracy of ``reference`` minus that of each variant, seed by seed: columns variant, seed, difference."""
+    last = runs[runs.task == runs.task.max()].pivot(index="seed", columns="variant", values="accuracy")
+    wide = (-last[variants]).add(last[reference], axis=0)
+    return wide.reset_index().melt(id_vars="seed", var_name="variant", value_name="difference")
+
+
+def intervals(differences: pd.DataFrame, *, draws: int = 10_000, seed: int = 0) -> pd.DataFrame:
+    """Mean difference with a 95 % percentile-bootstrap interval over seeds, and in how many seeds it is positive."""
+    rng = np.random.default_rng(seed)
+    rows = {}
+    for variant, group in differences.groupby("variant", sort=False):
+        values = group.difference.to_numpy()
+        means = values[rng.integers(len(values), size=(draws, len(values)))].mean(1)
+        low, high = np.quantile(means, [0.025, 0.975])
+        rows[variant] = {
+            "mean": values.mean(), "low": low, "high": high, "seeds ahead": f"{(values > 0).sum()} of {len(values)}",
+        }  # fmt: skip
+    return pd.DataFrame(rows).T.rename_axis("LLL minus").infer_objects()
