@@ -1,0 +1,55 @@
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from avcil.evaluate import Dataset
+from avcil.params import parse
+from avcil.tokens import Tokens
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def two_threads():
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def raw_params() -> dict:
+    return yaml.safe_load((ROOT / "params.yaml").read_text())
+
+
+@pytest.fixture(scope="session")
+def params(raw_params):
+    return parse(raw_params)
+
+
+@pytest.fixture
+def toy() -> Dataset:
+    """Six classes, tokens with a class-dependent patch that the similarity map points at; 3 tasks of 2 classes."""
+    generator = torch.Generator().manual_seed(0)
+    classes, per_class, slots, patches, channels = 6, 20, 2, 16, 16
+    count = classes * per_class
+    labels = torch.arange(classes).repeat_interleave(per_class)
+    looks = torch.randn(classes, channels, generator=generator)
+    visual = torch.randn(count, slots, patches, channels, generator=generator)
+    place = torch.randint(patches, (count, slots), generator=generator)
+    share = torch.nn.functional.one_hot(place, patches).float()
+    visual += 1.5 * share[..., None] * looks[labels][:, None, None]
+    audio = torch.randn(count, 5, channels, generator=generator) + looks[labels].roll(1, 1)[:, None]
+    within = torch.arange(count) % per_class
+    return Dataset(
+        clip_ids=[f"clip{i:03d}" for i in range(count)],
+        tokens=Tokens(visual, audio, 3 * share),
+        labels=labels,
+        splits={
+            "train": (within < 12).nonzero()[:, 0],
+            "val": ((within >= 12) & (within < 14)).nonzero()[:, 0],
+            "test": (within >= 14).nonzero()[:, 0],
+        },
+        order=[f"class{c}" for c in range(classes)],
+        encoder="toy:0",
+        share=share,
+    )

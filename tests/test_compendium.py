@@ -1,0 +1,274 @@
+"""What keeps the files at the top level consistent with one another, and the rooms apart."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+import yaml
+
+from avcil import search, smoke
+from avcil.params import ParameterError, load, parse
+from conftest import ROOT
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+MODULES = sorted((ROOT / "avcil").rglob("*.py"))
+
+
+# ---- parameters
+
+
+def _changed(raw, path, value):
+    import copy
+
+    changed = copy.deepcopy(raw)
+    *parents, last = path.split(".")
+    section = changed
+    for key in parents:
+        section = section[int(key)] if isinstance(section, list) else section[key]
+    section[last] = value
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("training.bach", 32, r"params\.yaml: training\.bach: .*\(did you mean `batch`\?\)"),
+        ("lll.fusion", "guidde", r"params\.yaml: lll\.fusion: Input should be 'guided'"),
+        ("training.batch", 0, r"training\.batch: Input should be greater than 1"),
+        ("training.batch", "64", r"training\.batch: Input should be a valid integer"),
+        ("variants.replay.exemplars", -1, r"variants\.replay\.exemplars: Input should be greater than or equal to 0"),
+        ("film.size", 100, r"film\.size: Input should be a multiple of 24"),
+        ("tasks.1.from", "init", r"each task starts from the one before it"),
+        ("tasks.1.id", 3, r"ids must count 0, 1, 2"),
+        ("prior.world.seed", 0, r"prior\.world\.seed: must differ from world\.seed"),
+        ("seedz", [0], r"seedz: .*\(did you mean `seeds`\?\)"),
+    ],
+)
+def test_a_bad_parameter_is_one_clear_line(raw_params, path, value, message):
+    with pytest.raises(ParameterError, match=message) as error:
+        parse(_changed(raw_params, path, value))
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_parameter_is_named(raw_params):
+    raw = {key: value for key, value in raw_params.items() if key != "film"}
+    with pytest.raises(ParameterError, match="film: Field required"):
+        parse(raw)
+
+
+def test_params_that_are_not_yaml(tmp_path):
+    (tmp_path / "params.yaml").write_text("a: [1")
+    with pytest.raises(ParameterError, match="not YAML"):
+        load(tmp_path / "params.yaml")
+
+
+def test_an_unknown_variant_names_the_nearest(params):
+    with pytest.raises(ParameterError, match=r"no variant `replai` .*did you mean `replay`"):
+        params.method("replai")
+
+
+def test_parameters_are_frozen(params):
+    with pytest.raises(Exception, match="frozen"):
+        params.training.batch = 3
+
+
+def test_tasks_and_classes_fit_the_benchmark(params):
+    assert sum(task.classes for task in params.tasks) == params.world.classes
+
+
+def test_search_trials_are_checked(params):
+    assert list(search.trials(params)) == ["lll", *params.search.trials]
+    wrong = params.model_copy(update={"search": params.search.model_copy(update={"trials": {"x": {"exemplar": 3}}})})
+    with pytest.raises(ParameterError, match=r"search\.trials\.x\.exemplar: .*did you mean `exemplars`"):
+        search.trials(wrong)
+
+
+# ---- files at the top level
+
+
+def test_environment_yml_has_no_second_list_of_packages():
+    env = yaml.safe_load((ROOT / "environment.yml").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert env["name"] == project["name"] and env["channels"] == ["conda-forge"]
+    assert [d for d in env["dependencies"] if isinstance(d, dict)] == [{"pip": ["-e .[test]"]}]
+    plain = {d.split("=")[0] for d in env["dependencies"] if isinstance(d, str)}
+    assert plain <= {"python", "pip", "git", "make"}
+    assert "python=3.11" in env["dependencies"] and project["requires-python"].startswith(">=3.11")
+
+
+def test_dvc_lock_matches_the_committed_inputs():
+    """Fails when code, notebooks or parameters changed without `dvc repro`; needs no results and runs nothing."""
+    command = [sys.executable, "-m", "dvc", "repro", "--dry", "--allow-missing"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Running stage" not in done.stdout, done.stdout
+
+
+def test_changing_task_3_runs_task_3_and_later_only(tmp_path):
+    """On a copy of the committed files, without any result."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).is_file():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    text = (tmp_path / "params.yaml").read_text()
+    changed = re.sub(r"(id: 3, .*epochs: )(\d+)", lambda m: m[1] + str(int(m[2]) + 1), text)
+    assert changed != text
+    (tmp_path / "params.yaml").write_text(changed)
+    command = [sys.executable, "-m", "dvc", "repro", "--dry", "--allow-missing", "train"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert re.findall(r"Running stage '(.*?)'", done.stdout) == ["train@task3", "train@task4"]
+
+
+def test_metrics_are_of_exactly_the_declared_runs(params):
+    expected = {(v, s) for v in ["lll", *params.variants] for s in params.seeds}
+    runs = pd.read_csv(ROOT / "metrics/runs.csv")
+    assert set(zip(runs.variant, runs.seed, strict=True)) == expected
+    assert runs.groupby(["variant", "seed"]).task.apply(list).map(lambda t: t == list(range(len(params.tasks)))).all()
+    summary = pd.read_csv(ROOT / "metrics/summary.csv")
+    assert list(summary.variant) == ["lll", *params.variants]
+    last = runs[runs.task == runs.task.max()].groupby("variant").accuracy.mean()
+    assert (summary.set_index("variant").last_accuracy - last).abs().max() < 2e-4
+
+
+def test_readme_numbers_are_those_of_the_metrics():
+    """The block between the markers is what `python -m avcil.readme` writes from metrics/."""
+    from avcil import readme
+
+    text = (ROOT / "README.md").read_text()
+    assert readme.updated(text, ROOT / "metrics") == text
+
+
+def test_committed_files_are_small():
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    sizes = {name: (ROOT / name).stat().st_size for name in listed.split("\0") if name and (ROOT / name).exists()}
+    assert sum(size for name, size in sizes.items() if name.startswith("corpus/")) < 40e6
+    assert all(size < 2.5e6 for size in sizes.values()), max(sizes, key=sizes.get)
+    assert not [name for name in sizes if name.endswith((".pt", ".pkl", ".pickle", ".pth"))]
+
+
+# ---- layering
+
+
+ROOMS = {
+    "kernels": {"kernels"},
+    "config": set(), "tokens": set(), "files": set(), "progress": set(), "plots": set(), "nbtools": set(),
+    "metrics": set(), "clips": set(),
+    "papermill_engine": {"nbtools"},
+    "manifest": {"files"},
+    "scenes": {"config"},
+    "sounding_objects": {"clips", "config", "params", "progress", "scenes"},
+    "encoders": {"encoders", "config", "tokens"},
+    "features": {"clips", "config", "encoders", "files", "progress", "tokens"},
+    "prior": {"config", "encoders", "files", "progress", "scenes", "tokens"},
+    "model": {"kernels", "tokens"},
+    "losses": {"model"},
+    "heads": set(),
+    "memory": set(),
+    "checkpoint": {"files"},
+    "methods": {"config", "memory", "model"},
+    "evaluate": {"checkpoint", "heads", "methods", "metrics", "model", "tokens"},
+    "train": {
+        "checkpoint", "evaluate", "files", "losses", "memory", "methods", "model", "progress", "tokens",
+    },
+    "dataset": {"evaluate", "features", "manifest", "prior"},
+    "tables": {"evaluate", "metrics", "train"},
+    "attention": {"checkpoint", "clips", "evaluate", "methods", "model", "plots", "scenes"},
+    "params": {"config", "encoders", "features", "methods", "prior", "scenes", "sounding_objects"},
+    "search": {"evaluate", "metrics", "methods", "params", "train"},
+    "project": {"params", "smoke"},
+    "smoke": {"files", "project"},
+    "readme": {"plots"},
+}  # fmt: skip
+
+
+def _imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+    return found
+
+
+def _room(path: Path) -> str:
+    return path.relative_to(ROOT / "avcil").parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_rooms_import_only_what_they_may(path):
+    room = _room(path)
+    if room == "__init__":
+        return
+    ours = {name.split(".")[1] for name in _imports(path) if name.startswith("avcil.")}
+    assert ours <= ROOMS[room], f"{room} may not import {sorted(ours - ROOMS[room])}"
+
+
+def test_plots_know_no_torch_and_models_no_numpy():
+    assert not any(name.split(".")[0] == "torch" for name in _imports(ROOT / "avcil/plots.py"))
+    for room in ("model", "losses", "heads", "memory"):
+        foreign = {n.split(".")[0] for n in _imports(ROOT / f"avcil/{room}.py")} - {"avcil", "typing", "torch"}
+        assert not foreign, f"{room} imports {foreign}"
+
+
+def test_nothing_unpickles():
+    """No function that executes what a file says."""
+    for path in [*MODULES, *NOTEBOOKS]:
+        text = path.read_text()
+        assert not re.search(r"\bpickle\b|torch\.load\(|allow_pickle=True|yaml\.load\(", text), path.name
+
+
+# ---- notebooks
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebook_form(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    # nbval silently skips the comparison for a cell whose execution count is null
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    tagged = [cell for cell in code if "parameters" in cell.metadata.get("tags", [])]
+    assert tagged == code[:1]
+    for node in ast.parse(code[0].source).body:
+        ast.literal_eval(node.value)
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert not any("execution" in cell.metadata or "papermill" in cell.metadata for cell in notebook.cells)
+    source = "\n".join(cell.source for cell in code)
+    assert sum(bool(line.strip()) for line in source.splitlines()) <= 110
+    assert not re.search(r"^\s*(def|class) |sys\.path|!pip", source, re.M)
+    assert notebook.cells[0].cell_type == "markdown" and notebook.cells[0].source.startswith("# ")
+    assert not any(out.output_type == "error" for cell in code for out in cell.outputs)
+    assert path.stat().st_size < 1.5e6
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_what_a_notebook_reads_and_writes_is_declared(path):
+    """Every artifacts/, metrics/ or figures/ path of a notebook is a dependency or an output of its DVC stage."""
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].values()
+    mine = [stage for stage in stages if f"notebooks/{path.name}" in stage["cmd"]]
+    if not mine:
+        assert path.stem == "08_search", "only the search stands outside the pipeline"
+        return
+    entries = [entry for key in ("deps", "outs", "metrics") for entry in mine[0].get(key, [])]
+    declared = [next(iter(e)) if isinstance(e, dict) else e for e in entries]
+    declared = [d.split("$")[0] for d in declared]
+    source = "\n".join(c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code")
+    for name in re.findall(r"\"((?:artifacts|metrics|figures)/[^\"]*)\"", source):
+        name = name.split("{")[0]
+        assert any(d.startswith(name) or name.startswith(d) for d in declared), f"{name} is not in dvc.yaml"
+
+
+def test_the_smoke_sandbox_uses_real_rows(raw_params):
+    small = parse(smoke.parameters(raw_params))
+    assert set(small.variants) == set(smoke.VARIANTS) <= set(raw_params["variants"])
+    assert sum(task.classes for task in small.tasks) == smoke.CLASSES

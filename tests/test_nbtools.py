@@ -1,0 +1,40 @@
+"""Executed notebooks: the same code gives the same bytes, and a failing cell fails the stage."""
+
+import subprocess
+import sys
+
+import nbformat
+from nbformat.v4 import new_code_cell, new_notebook
+
+from avcil.nbtools import normalise
+
+
+def _notebook(path, source: str):
+    cell = new_code_cell(source, metadata={"tags": ["parameters"], "execution": {"iopub.status.busy": "now"}})
+    metadata = {"kernelspec": {"display_name": "x", "language": "python", "name": "python3"}}
+    nbformat.write(new_notebook(cells=[cell], metadata=metadata), path)
+
+
+def _papermill(source, target):
+    command = [sys.executable, "-m", "papermill", "--engine", "plain", "--no-progress-bar", "--log-level", "WARNING"]
+    return subprocess.run([*command, str(source), str(target)], capture_output=True, text=True)
+
+
+def test_the_plain_engine_gives_the_same_bytes_twice(tmp_path):
+    _notebook(tmp_path / "n.ipynb", "a = 1\nprint(a + 1)")
+    for name in ("one.ipynb", "two.ipynb"):
+        assert _papermill(tmp_path / "n.ipynb", tmp_path / name).returncode == 0
+    assert (tmp_path / "one.ipynb").read_bytes() == (tmp_path / "two.ipynb").read_bytes()
+    assert '"2\\n"' in (tmp_path / "one.ipynb").read_text()
+
+
+def test_a_failing_cell_fails_the_stage_and_says_why(tmp_path):
+    _notebook(tmp_path / "n.ipynb", "raise ValueError('row 17: clip `x`')")
+    done = _papermill(tmp_path / "n.ipynb", tmp_path / "out.ipynb")
+    assert done.returncode != 0 and "row 17: clip `x`" in done.stderr
+
+
+def test_normalise_drops_clocks_and_keeps_tags(tmp_path):
+    _notebook(tmp_path / "n.ipynb", "1")
+    notebook = normalise(nbformat.read(tmp_path / "n.ipynb", as_version=4))
+    assert notebook.cells[0].metadata == {"tags": ["parameters"]} and notebook.cells[0].id == "cell-00"
