@@ -2,7 +2,8 @@
 # make test        unit tests, and every notebook run again and compared with its stored output
 # make lab         open the notebooks in JupyterLab
 # make smoke       the whole pipeline, small, in a temporary copy: the workspace is untouched
-# make search      score the trials of params.yaml again, on validation clips (ten minutes)
+# make field       every method under one protocol, and in harder settings (half an hour), after make repro
+# make search      score the trials of params.yaml again, on validation clips (twenty minutes)
 # make corpus      render the clips of the embedded benchmark again
 # make notebooks   execute the notebooks in place and normalise them (after a change of code)
 # Each target first creates .venv where it is missing.
@@ -12,7 +13,7 @@ BIN    := $(CURDIR)/$(VENV)/bin
 export PATH := $(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: repro smoke test lab search corpus notebooks clean
+.PHONY: repro field smoke test lab search corpus notebooks clean
 .DEFAULT_GOAL := repro
 
 # uv installs the same pins several times faster; pip is the fallback where uv cannot reach its index.
@@ -26,6 +27,9 @@ $(VENV)/.installed: pyproject.toml
 
 repro: $(VENV)/.installed
 	dvc repro
+
+field: $(VENV)/.installed
+	dvc repro benchmarks/dvc.yaml
 
 smoke: $(VENV)/.installed
 	python -m avcil.smoke

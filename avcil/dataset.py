@@ -8,6 +8,7 @@ import torch
 
 from avcil.evaluate import Dataset
 from avcil.features import StoreError, read_store
+from avcil.files import digest
 from avcil.manifest import SPLITS, class_index, read_manifest
 from avcil.prior import patch_share
 
@@ -34,7 +35,7 @@ def load_datasets(
         share = torch.from_numpy(patch_share(grid.astype(np.float32) / 255, slots, round(patches**0.5)))
     usable = ~table.clip_id.isin(content.quarantined).to_numpy()
     splits = {s: torch.from_numpy(np.flatnonzero((table.split == s).to_numpy() & usable)) for s in SPLITS}
-    encoder = f"{content.header.encoder}:{content.header.checksum}"
+    encoder = f"{content.header.encoder}:{content.header.checksum}:{digest((store / 'index.json').read_bytes())}"
     datasets = {}
     for seed in seeds:
         order = json.loads(Path(orders).read_text())[str(seed)]

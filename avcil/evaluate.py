@@ -12,9 +12,9 @@ from torch import Tensor
 
 from avcil import metrics
 from avcil.checkpoint import Checkpoint
-from avcil.heads import NearestMean, RecursiveRidge
+from avcil.heads import Acil, CarriedRidge, FeCam, Head, Mmal, NearestMean, RanPac, RecursiveRidge, Slda
 from avcil.methods import Method, Task, Training
-from avcil.model import Features, IncrementalClassifier, Output
+from avcil.model import ATTENDING, FROZEN, PROXIES, Features, IncrementalClassifier, Output
 from avcil.tokens import Tokens
 
 
@@ -65,6 +65,8 @@ def build(method: Method, training: Training, channels: int) -> IncrementalClass
 def restore(checkpoint: Checkpoint, method: Method, training: Training, channels: int) -> IncrementalClassifier:
     """The model of a checkpoint, ready to predict."""
     model = build(method, training, channels)
+    if "classifier.kept" in checkpoint.model:
+        model.classifier.grow(len(checkpoint.model["classifier.kept"]) // PROXIES)
     model.classifier.grow(len(checkpoint.classes))
     if checkpoint.model:
         model.load_state_dict(checkpoint.model)
@@ -73,23 +75,59 @@ def restore(checkpoint: Checkpoint, method: Method, training: Training, channels
 
 @torch.no_grad()
 def predict(model: IncrementalClassifier, tokens: Tokens, rows: Tensor, batch: int = 200) -> Output:
-    """Outputs for the clips at ``rows``, without gradients."""
+    """Outputs for the clips at ``rows``, without gradients; of channel-wise maps the mean over channels."""
     model.eval()
-    parts = [model(tokens.clips(chunk)) for chunk in rows.split(batch)]
+    parts = []
+    for chunk in rows.split(batch):
+        output = model(tokens.clips(chunk))
+        if output.spatial.dim() == 4:
+            output = output._replace(spatial=output.spatial.mean(-1), temporal=output.temporal.mean(-1))
+        parts.append(output)
     features = Features(*(torch.cat(f) for f in zip(*(p.features for p in parts), strict=True)))
-    logits, spatial, temporal = (
-        torch.cat([getattr(p, name) for p in parts]) for name in ("logits", "spatial", "temporal")
-    )
-    return Output(logits, features, spatial, temporal)
+    whole = {name: torch.cat([getattr(p, name) for p in parts]) for name in Output._fields if name != "features"}
+    return Output(features=features, **whole)
 
 
-def solved_head(method: Method, training: Training, state: dict[str, Tensor]) -> NearestMean | RecursiveRidge | None:
+def tokens_of(data: Dataset, method: Method) -> Tokens:
+    """The tokens that a method looks at: all of them, coarser patches, or, without attention, one a stream."""
+    if method.fusion not in ATTENDING:
+        return data.tokens.pooled()
+    if method.patches is None or method.patches**2 >= data.tokens.visual.shape[2]:
+        return data.tokens
+    return data.tokens.coarse(method.patches)
+
+
+def solved_head(method: Method, training: Training, state: dict[str, Tensor]) -> Head | None:
     """The solved read-out of a method, or None where the trained classifier is the read-out."""
-    if method.readout == "nearest_mean":
-        return NearestMean(state)
-    if method.readout == "ridge":
-        return RecursiveRidge(training.ridge_penalty, state)
-    return None
+    t = training
+    heads = {
+        "nearest_mean": lambda: NearestMean(state),
+        "nearest_exemplars": lambda: NearestMean(state),
+        "ridge": lambda: RecursiveRidge(t.ridge_penalty, state),
+        "carried_ridge": lambda: CarriedRidge(t.ridge_penalty, t.drift_damping, state),
+        "slda": lambda: Slda(t.slda_shrinkage, state),
+        "fecam": lambda: FeCam(t.fecam_power, t.fecam_shrinkage, t.fecam_shrinkage, state),
+        "ranpac": lambda: RanPac(t.expansion, 0, None, state),
+        "acil": lambda: Acil(t.expansion, 0, t.acil_penalty, state),
+        "mmal": lambda: Mmal(t.expansion // 2, 0, t.mmal_penalty, state=state),
+    }
+    return heads[method.readout]() if method.readout in heads else None
+
+
+def solved_features(method: Method, tokens: Tokens, features: Features) -> Features:
+    """What a solved head reads: the model's features, and, for `carried_ridge`, the frozen ones of the same clips too.
+
+    Those are the mean audio token and the visual tokens' mean under the prior's own attention. With them the head has
+    all that a closed form on frozen tokens has.
+    """
+    if method.readout != "carried_ridge":
+        return features
+    frozen = IncrementalClassifier(
+        tokens.visual.shape[-1], fusion="frozen_guided", classifier="linear", width=1, heads=1,
+        prior_guidance=method.prior_guidance, learnt_guidance=0.0,
+    )  # fmt: skip
+    beside = predict(frozen, tokens, torch.arange(len(tokens.audio))).features.fused
+    return features._replace(fused=torch.cat([beside, features.fused], 1))
 
 
 def evaluate(
@@ -108,11 +146,14 @@ def evaluate(
     rows = data.rows(split, 0, int(bounds[-1]))
     output = predict(model, tokens, rows)
     head = solved_head(method, training, checkpoint.readout)
-    logits = output.logits if head is None else head.logits(output.features.fused)
+    if head is None:
+        logits = output.logits
+    else:
+        logits = head.logits(solved_features(method, tokens.clips(rows), output.features))
     predicted, labels = logits.argmax(1), data.labels[rows]
     of_task = [(labels >= a) & (labels < b) for a, b in pairwise(bounds)]
     hit = auc = None
-    if method.fusion == "guided" and data.share is not None:
+    if method.fusion in ATTENDING and method.patches is None and data.share is not None:
         maps = output.spatial.numpy(), output.temporal.numpy(), data.share[rows].numpy()
         hits = metrics.attention_hit(*maps, training.covered)
         aucs = metrics.attention_auc(maps[0], maps[2], training.covered)
@@ -126,15 +167,17 @@ def evaluate(
         auc=auc,
         predictions={data.clip_ids[i]: int(p) for i, p in zip(rows.tolist(), predicted, strict=True)},
         memory_bytes=_memory_bytes(tokens, method, checkpoint),
-        trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad)
-        if model.fusion != "frozen"
-        else 0,
+        trained_parameters=0
+        if method.fusion in FROZEN
+        else sum(p.numel() for p in model.parameters() if p.requires_grad),
     )
 
 
 def _memory_bytes(tokens: Tokens, method: Method, checkpoint: Checkpoint) -> int:
     """Bytes kept between tasks besides the model: exemplars' tokens in float16, and a solved head's statistics."""
-    streams = {"visual": tokens[:1], "audio": tokens[1:2], "guided": tokens}.get(method.fusion, tokens[:2])
+    streams = {"visual": tokens[:1], "audio": tokens[1:2], "guided": tokens, "frozen_guided": tokens}.get(
+        method.fusion, tokens[:2]
+    )
     clip = sum(2 * stream[0].numel() for stream in streams)
     statistics = sum(value.numel() * value.element_size() for value in checkpoint.readout.values())
     return clip * len(checkpoint.memory) + statistics

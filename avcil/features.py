@@ -27,6 +27,8 @@ from avcil.files import digest, write_json, write_tensors
 from avcil.progress import progress
 from avcil.tokens import Tokens
 
+HALF_ABOVE = 1 << 31  # bytes that tokens would take as float32; above, they stay in half precision
+
 
 class FeatureConfig(Section):
     """Extraction."""
@@ -115,6 +117,10 @@ def extract(
             quarantined |= note["quarantined"]
             sums[shard.name] = digest(shard.read_bytes())
             bar.update(len(chunk))
+    own = {"header.json", *sums, *(f"{Path(name).stem}.json" for name in sums)}
+    for path in [*store.glob("*.safetensors"), *store.glob("*.json")]:
+        if path.name not in own:
+            path.unlink()  # of an older layout: DVC would take it for a result
     write_json(store / "index.json", {"shards": sums, "quarantined": quarantined})
     return header
 
@@ -147,7 +153,7 @@ class Store(NamedTuple):
 
 
 def read_store(store: Path, *, encoder: str | None = None, verify: bool = False) -> Store:
-    """Read all tokens as float32 through a memory map.
+    """Read all tokens, as float32 or, beyond ``HALF_ABOVE`` bytes, as stored. Peak memory is one copy and one shard.
 
     Raises StoreError for an unfinished or damaged store, or one of another encoder than ``encoder``.
     """
@@ -158,11 +164,22 @@ def read_store(store: Path, *, encoder: str | None = None, verify: bool = False)
     if encoder is not None and header.encoder != encoder:
         raise StoreError(f"{store}: features of encoder `{header.encoder}`, not `{encoder}`; run the features stage")
     content = json.loads(index.read_text())
-    fields: dict[str, list[torch.Tensor]] = {name: [] for name in Tokens._fields}
+    tokens, start = None, 0
     for name, expected in content["shards"].items():
         if verify and digest((store / name).read_bytes()) != expected:
             raise StoreError(f"{store / name}: checksum differs; delete the file and run the features stage")
         with safe_open(store / name, framework="pt") as shard:
-            for field in fields:
-                fields[field].append(shard.get_tensor(field).float())
-    return Store(header, content["quarantined"], Tokens(*(torch.cat(parts) for parts in fields.values())))
+            parts = Tokens(*(shard.get_tensor(field) for field in Tokens._fields))
+        tokens = tokens or _room(parts, len(header.clip_ids))
+        for whole, part in zip(tokens, parts, strict=True):
+            whole[start : start + len(part)] = part
+        start += len(parts.visual)
+    if start != len(header.clip_ids):
+        raise StoreError(f"{store}: {start} clips, not the {len(header.clip_ids)} of its header; delete the folder")
+    return Store(header, content["quarantined"], tokens)
+
+
+def _room(first: Tokens, count: int) -> Tokens:
+    """Unset tokens for ``count`` clips like those of the first shard."""
+    half = count * sum(4 * part[0].numel() for part in first) > HALF_ABOVE
+    return Tokens(*(part.new_empty(count, *part.shape[1:], dtype=None if half else torch.float32) for part in first))

@@ -8,9 +8,22 @@ from avcil.config import Section
 from avcil.memory import Selection
 from avcil.model import ClassifierKind, Fusion
 
+Readout = Literal[
+    "classifier",
+    "nearest_mean",
+    "nearest_exemplars",
+    "ridge",
+    "slda",
+    "ranpac",
+    "acil",
+    "fecam",
+    "mmal",
+    "carried_ridge",
+]
+
 
 class Method(Section):
-    """A row of the comparison."""
+    """A row of the comparison. A field that a row leaves out is off, as its default here says."""
 
     tokens: Literal["mini", "random"] = Field(description="whose tokens: the pre-trained prior's or its random twin's")
     fusion: Fusion
@@ -20,13 +33,34 @@ class Method(Section):
     memory: Selection
     exemplars: int = Field(ge=0)
     budget: Literal["per_class", "total"]
-    sampler: Literal["uniform", "balanced"] = Field(description="balanced: every class seen is drawn equally often")
+    sampler: Literal["uniform", "balanced", "paired"] = Field(
+        description="balanced: every class equally often; paired: a batch of exemplars beside each of new clips"
+    )
     feature_distillation: float = Field(ge=0, description="weight at as many past as new classes")
     logit_distillation: float = Field(ge=0, description="weight at as many past as new classes")
     attention_distillation: float = Field(ge=0, description="weight at as many past as new classes")
     classifier: ClassifierKind
-    readout: Literal["classifier", "nearest_mean", "ridge"]
+    readout: Readout
     restart: bool = Field(description="forget the weights and learn all data at hand anew (upper bounds)")
+
+    # what only rows of the field use
+    patches: int | None = Field(None, gt=0, description="side of the grid that each slot's patches are averaged to")
+    cross_entropy: Literal["joint", "separated", "nca"] = Field(
+        "joint", description="separated: new clips compete among new classes, exemplars among past ones (SS-IL)"
+    )
+    logit_blocks: Literal["past", "task", "sigmoid"] = Field(
+        "past", description="one softmax over all past classes, one a task, or a sigmoid a class (iCaRL)"
+    )
+    feature_distance: Literal["cosine", "importance"] = "cosine"
+    growth: Literal["ratio", "task", "none"] = Field(
+        "ratio", description="distillation weights grow with √(past / new classes), √(task + 1), or not"
+    )
+    instance_contrast: float = Field(0.0, ge=0, description="weight; audio against visual features, clip by clip")
+    class_contrast: float = Field(0.0, ge=0, description="weight; audio against visual features, class by class")
+    contrast_temperature: float = Field(0.05, gt=0)
+    dark_replay: float = Field(0.0, ge=0, description="weight of the exemplars' logits as they were when stored")
+    weight_aligning: bool = Field(False, description="new classes' weights are scaled to the norm of past ones'")
+    as_published: bool = Field(False, description="with the deviations of the authors' code from their paper")
 
 
 class Task(Section):
@@ -52,4 +86,20 @@ class Training(Section):
     heads: int = Field(gt=0, description="attention heads")
     learnt_guidance: float = Field(gt=0, description="first value of g, the weight of learnt scores")
     ridge_penalty: float = Field(gt=0)
+    # of the other solved heads (avcil/heads.py)
+    expansion: int = Field(2000, gt=0, description="random ReLU features: ranpac, acil; mmal has half as many a stream")
+    acil_penalty: float = Field(1.0, gt=0)
+    mmal_penalty: float = Field(1.0, gt=0)
+    slda_shrinkage: float = Field(1e-2, gt=0, le=1)
+    fecam_power: float = Field(0.5, gt=0)
+    fecam_shrinkage: float = Field(1.0, gt=0)
+    drift_damping: float = Field(10.0, gt=0, description="of carried_ridge")
+    optimiser: Literal["adamw", "adam"] = "adamw"
+    schedule: Literal["cosine", "constant"] = "cosine"
+    drop_last: bool = Field(False, description="skip the last, smaller batch of an epoch")
+    exemplar_batch: int | None = Field(None, gt=0, description="of the paired sampler; as `batch` if left out")
+    keep: Literal["last", "best_all", "best_new"] = Field(
+        "last",
+        description="the epoch whose weights stay: the last, or best on validation clips of all or of new classes",
+    )
     covered: float = Field(gt=0, le=1, description="share of a patch the object must cover for a hit")

@@ -13,8 +13,11 @@ from torch import Tensor, nn
 from avcil.kernels import guided_attention
 from avcil.tokens import Tokens, frame_audio
 
-Fusion = Literal["guided", "mean", "visual", "audio", "frozen"]
-ClassifierKind = Literal["linear", "cosine"]
+Fusion = Literal["guided", "channelwise", "mean", "visual", "audio", "frozen", "frozen_guided"]
+ClassifierKind = Literal["linear", "cosine", "proxies"]
+FROZEN = ("frozen", "frozen_guided")
+ATTENDING = ("guided", "channelwise", "frozen_guided")
+PROXIES = 10
 
 
 class Features(NamedTuple):
@@ -26,12 +29,16 @@ class Features(NamedTuple):
 
 
 class Output(NamedTuple):
-    """logits [B,C]; features; spatial attention [B,L,S] (sums to 1 over S) and temporal attention [B,L]."""
+    """logits [B,C]; features; spatial attention [B,L,S] (sums to 1 over S) and temporal attention [B,L].
+
+    Channel-wise attention has maps [B,L,S,D] and [B,L,D]. ``attended``: the visual feature before its projection.
+    """
 
     logits: Tensor
     features: Features
     spatial: Tensor
     temporal: Tensor
+    attended: Tensor
 
 
 class GuidedAttention(nn.Module):
@@ -89,6 +96,31 @@ class GuidedAttention(nn.Module):
         return when.output[:, 0, 0], where.weights[:, :, 0], when.weights[:, 0, 0]
 
 
+class ChannelwiseAttention(nn.Module):
+    """Audio-guided attention with a map of its own for every channel.
+
+    With the mean audio token u and patches v_ls, products taken channel by channel:
+
+        a = tanh(W_a u + b_a),  k_ls = tanh(W_v v_ls + b_v)
+        w_ls = softmax_s(a k_ls),   α_l = softmax_l(a Σ_s w_ls k_ls),   visual = Σ_l α_l Σ_s w_ls v_ls
+
+    Source: Pian et al., ICCV 2023, arXiv 2308.11073, as their code has it.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.audio = nn.Linear(channels, channels)
+        self.visual = nn.Linear(channels, channels)
+
+    def forward(self, tokens: Tokens) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns the visual feature [B,D], spatial weights [B,L,S,D] and temporal weights [B,L,D]."""
+        audio = torch.tanh(self.audio(tokens.audio.mean(1)))[:, None]
+        patches = torch.tanh(self.visual(tokens.visual))
+        spatial = (patches * audio[:, None]).softmax(2)
+        temporal = ((spatial * patches).sum(2) * audio).softmax(1)
+        return ((spatial * tokens.visual).sum(2) * temporal).sum(1), spatial, temporal
+
+
 class Classifier(nn.Module):
     """Logits over the classes seen so far: W z + b (linear), or s cos(w_c, z) with a learnt scale (cosine)."""
 
@@ -107,17 +139,54 @@ class Classifier(nn.Module):
         zeros = torch.zeros(classes - old)
         self.bias = nn.Parameter(torch.cat([self.bias.detach(), zeros]), requires_grad=self.kind == "linear")
 
+    @property
+    def classes(self) -> int:
+        return len(self.weight)
+
     def forward(self, features: Tensor) -> Tensor:
         if self.kind == "cosine":
             return self.scale * F.normalize(features, dim=-1) @ F.normalize(self.weight, dim=-1).T
         return F.linear(features, self.weight, self.bias)
 
 
-class IncrementalClassifier(nn.Module):
-    """Tokens to logits. The fused feature is ReLU(audio + visual); `fusion` says where the visual part comes from.
+class ProxyClassifier(nn.Module):
+    """Local similarity classifier: each class has K proxies, those of past classes stay as they are.
 
-    `guided`: guided attention; `mean`: mean of all patches; `visual` and `audio`: one stream alone (the other part is
-    zero); `frozen`: nothing is learnt, the features are the mean-pooled tokens themselves.
+    s_ck = −‖ẑ − ŵ_ck‖², logit_c = Σ_k softmax_k(s_ck) s_ck, hats meaning unit length. ``scale`` is the learnt factor of
+    the NCA loss. Source: Douillard et al., PODNet, ECCV 2020, arXiv 2004.13513; used by AFC, Kang et al., CVPR 2022.
+    """
+
+    def __init__(self, features: int):
+        super().__init__()
+        self.register_buffer("kept", torch.empty(0, features))
+        self.weight = nn.Parameter(torch.empty(0, features))
+        self.scale = nn.Parameter(torch.tensor(1.0))
+
+    @property
+    def classes(self) -> int:
+        return (len(self.kept) + len(self.weight)) // PROXIES
+
+    def grow(self, classes: int) -> None:
+        """Keep all proxies there are; append freshly drawn ones until there are ``classes``."""
+        self.kept = torch.cat([self.kept, self.weight.detach()])
+        features = self.kept.shape[1]
+        self.weight = nn.Parameter(torch.randn(PROXIES * classes - len(self.kept), features) * features**-0.5)
+
+    def forward(self, features: Tensor) -> Tensor:
+        proxies = F.normalize(torch.cat([self.kept, self.weight]), dim=-1)
+        closeness = 2 * F.normalize(features, dim=-1) @ proxies.T - 2
+        closeness = closeness.unflatten(1, (-1, PROXIES))
+        return (closeness.softmax(-1) * closeness).sum(-1)
+
+
+class IncrementalClassifier(nn.Module):
+    """Tokens to logits; `fusion` says where the visual part comes from and what is learnt.
+
+    The fused feature is ReLU(audio + visual). `guided`: guided attention; `mean`: mean of all patches; `visual` and
+    `audio`: one stream alone (the other part is zero).
+    `channelwise` is the model of AV-CIL: ReLU(audio) + ReLU(visual) over channel-wise attention.
+    `frozen` and `frozen_guided` learn nothing: audio, visual and fused features are the mean audio token, the visual
+    tokens' mean (under the prior's own attention softmax_s(τ m), if guided), and both side by side.
     """
 
     def __init__(
@@ -134,31 +203,44 @@ class IncrementalClassifier(nn.Module):
         super().__init__()
         self.fusion = fusion
         self.width = width
+        self.prior_guidance = prior_guidance
         if fusion == "guided":
             self.attention = GuidedAttention(
                 channels, width, heads, prior_guidance=prior_guidance, learnt_guidance=learnt_guidance
             )
             self.visual = nn.Linear(width, width)
-        elif fusion in ("mean", "visual"):
+        elif fusion == "channelwise":
+            self.attention = ChannelwiseAttention(channels)
+        if fusion in ("channelwise", "mean", "visual"):
             self.visual = nn.Linear(channels, width)
-        if fusion in ("guided", "mean", "audio"):
+        if fusion in ("guided", "channelwise", "mean", "audio"):
             self.audio = nn.Linear(channels, width)
-        self.classifier = Classifier(2 * channels if fusion == "frozen" else width, classifier)
+        features = 2 * channels if fusion in FROZEN else width
+        self.classifier = ProxyClassifier(features) if classifier == "proxies" else Classifier(features, classifier)
 
     def forward(self, tokens: Tokens) -> Output:
         batch, slots, patches = tokens.visual.shape[:3]
         spatial = tokens.visual.new_full((batch, slots, patches), 1 / patches)
         temporal = tokens.visual.new_full((batch, slots), 1 / slots)
+        if self.fusion == "frozen_guided":
+            spatial = (self.prior_guidance * tokens.similarity).softmax(-1)
+            attended = torch.einsum("bls,blsd->bd", spatial, tokens.visual) / slots
+        elif self.fusion in ("guided", "channelwise"):
+            attended, spatial, temporal = self.attention(tokens)
+        else:
+            attended = tokens.visual.mean((1, 2))
         audio = visual = tokens.audio.new_zeros(batch, self.width)
-        if self.fusion == "guided":
-            seen, spatial, temporal = self.attention(tokens)
-            visual = self.visual(seen)
-        elif self.fusion in ("mean", "visual"):
-            visual = self.visual(tokens.visual.mean((1, 2)))
-        if self.fusion in ("guided", "mean", "audio"):
-            audio = self.audio(tokens.audio.mean(1))
-        fused = F.relu(audio + visual)
-        if self.fusion == "frozen":
-            audio, visual = tokens.audio.mean(1), tokens.visual.mean((1, 2))
+        if self.fusion in FROZEN:
+            audio, visual = tokens.audio.mean(1), attended
             fused = torch.cat([audio, visual], 1)
-        return Output(self.classifier(fused), Features(audio, visual, fused), spatial, temporal)
+        else:
+            if self.fusion != "audio":
+                visual = self.visual(attended)
+            if self.fusion != "visual":
+                audio = self.audio(tokens.audio.mean(1))
+            if self.fusion == "channelwise":
+                audio, visual = F.relu(audio), F.relu(visual)
+                fused = audio + visual
+            else:
+                fused = F.relu(audio + visual)
+        return Output(self.classifier(fused), Features(audio, visual, fused), spatial, temporal, attended)

@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError, model_validator
 from avcil.config import Section
 from avcil.encoders.mini import MiniConfig
 from avcil.features import FeatureConfig
+from avcil.field import Protocol
 from avcil.methods import Method, Task, Training
 from avcil.prior import PriorConfig
 from avcil.scenes import Film, World
@@ -41,6 +42,8 @@ class Params(Section):
     training: Training
     lll: Method
     variants: dict[str, Method]
+    field: dict[str, Method]
+    protocols: dict[str, Protocol]
     search: Search
 
     @model_validator(mode="after")
@@ -54,16 +57,33 @@ class Params(Section):
             raise ValueError(
                 "prior.world.seed: must differ from world.seed, or the prior would see the benchmark's classes"
             )
-        if "lll" in self.variants:
-            raise ValueError("variants: `lll` has a section of its own")
+        if "lll" in self.variants or "lll" in self.field:
+            raise ValueError("variants and field: `lll` has a section of its own")
+        if twice := sorted(self.variants.keys() & self.field.keys()):
+            raise ValueError(f"field: `{twice[0]}` is a variant too; give one of them another name")
+        for name, protocol in self.protocols.items():
+            Training(**self.training.model_dump() | protocol.training)
+            for row in [*protocol.rows, *(row for s in protocol.settings.values() for row in s.rows or [])]:
+                if row not in self.rows:
+                    raise ValueError(f"protocols.{name}: no row `{row}`{nearest(row, self.rows)}")
         return self
 
+    @property
+    def rows(self) -> dict[str, Method]:
+        """Every row by name: lll, its variants, and the field."""
+        return {"lll": self.lll} | self.variants | self.field
+
     def method(self, variant: str) -> Method:
-        """The row of a variant; raises ParameterError naming the nearest one."""
-        rows = {"lll": self.lll} | self.variants
-        if variant not in rows:
-            raise ParameterError(f"no variant `{variant}` in params.yaml{nearest(variant, rows)}")
-        return rows[variant]
+        """The row of that name; raises ParameterError naming the nearest one."""
+        if variant not in self.rows:
+            raise ParameterError(f"no variant `{variant}` in params.yaml{nearest(variant, self.rows)}")
+        return self.rows[variant]
+
+    def protocol(self) -> Protocol:
+        """The protocol of the benchmark; raises ParameterError naming the nearest one."""
+        if self.benchmark not in self.protocols:
+            raise ParameterError(f"no protocol `{self.benchmark}`{nearest(self.benchmark, self.protocols)}")
+        return self.protocols[self.benchmark]
 
 
 def nearest(word: str, words) -> str:

@@ -3,11 +3,12 @@
 import os
 import sys
 
+from tqdm.asyncio import tqdm_asyncio
 from tqdm.auto import tqdm
-from tqdm.std import tqdm as terminal_tqdm
 
 
 def progress(iterable=None, **options):
     """``tqdm.auto.tqdm`` that knows when nobody is watching."""
-    watched = tqdm is not terminal_tqdm or sys.stderr.isatty()
+    in_notebook = tqdm is not tqdm_asyncio  # what tqdm.auto is outside of one
+    watched = in_notebook or sys.stderr.isatty()
     return tqdm(iterable, disable=not watched or "TQDM_DISABLE" in os.environ, **options)

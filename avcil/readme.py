@@ -1,6 +1,6 @@
 """Writes the results of README.md from metrics/: `python -m avcil.readme`.
 
-What stands between the two markers is never edited by hand, and a test compares it with metrics/.
+What stands between two markers is never edited by hand, and a test compares it with metrics/.
 """
 
 import json
@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from avcil import tables
 from avcil.plots import name_of
-
-BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+from avcil.plots_field import FAMILIES
 
 
 def _cell(row, measure: str) -> str:
@@ -63,10 +63,9 @@ def comparisons(folder: Path) -> str:
     """A table of differences in points, paired by seed, with whatever sign they came out."""
     summary = pd.read_csv(folder / "summary.csv").set_index("variant")
     runs = pd.read_csv(folder / "runs.csv")
-    last = runs[runs.task == runs.task.max()].pivot(index="seed", columns="variant", values="accuracy")
     lines = ["| what it is worth | last accuracy | seeds ahead | forgetting (last) |", "|---|---:|---:|---:|"]
     for what, a, b in _COMPARISONS:
-        difference = last[a] - last[b]
+        difference = tables.paired(runs, a, [b]).difference
         forgotten = 100 * (summary.forgetting_last[a] - summary.forgetting_last[b])
         ahead = f"{(difference > 0).sum()} of {len(difference)}"
         lines.append(f"| {what} | {100 * difference.mean():+.1f} | {ahead} | {forgotten:+.1f} |")
@@ -93,16 +92,77 @@ def remarks(folder: Path) -> str:
     return f"{attention}\n\n{alone}"
 
 
+def field(folder: Path) -> str:
+    """The field on Sounding Objects: every row, by family, best first, with what `lll_analytic` is ahead by."""
+    summary = pd.read_csv(folder / "field_sounding_objects.csv")
+    ahead = pd.read_csv(folder / "field_sounding_objects_differences.csv").set_index("row")
+    table = summary[summary.setting == "standard"].set_index("row")
+    measures = ["average_accuracy", "last_accuracy", "forgetting_mean", "forgetting_last"]
+    lines = [
+        "| method | average | last | forgetting (mean) | forgetting (last) | behind LLL, solved | kB kept |",
+        "|---" + "|---:" * 6 + "|",
+    ]
+    for family, (_, rows) in FAMILIES.items():
+        lines.append(f"| *{family}* |" + " |" * 6)
+        for name, row in table.loc[table.index.isin(rows)].sort_values("last_accuracy", ascending=False).iterrows():
+            cells = [_cell(row, measure) for measure in measures]
+            if name in ahead.index:
+                difference, low, high = 100 * ahead.loc[name, ["difference", "low", "high"]]
+                cells.append(f"{difference:+.1f} [{low:+.1f}, {high:+.1f}]")
+            else:
+                cells.append("")
+            title = f"**{name_of(name)}**" if name in ("lll", "lll_analytic") else name_of(name)
+            lines.append(f"| {title} | " + " | ".join([*cells, f"{row.memory_bytes / 1000:,.0f}"]) + " |")
+    note = (
+        f"Test clips, in percent: mean ± standard deviation over {int(table.seeds.min())} seeds. Behind: points of "
+        "last accuracy, with a 95 % interval of a paired bootstrap over seeds and clips. Kept: between tasks, "
+        "exemplars' tokens and a solved head's sums."
+    )
+    return "\n".join([*lines, "", note])
+
+
+def settings(folder: Path) -> str:
+    """Last accuracy and forgetting of a few rows in harder settings."""
+    summary = pd.read_csv(folder / "field_sounding_objects.csv")
+    harder = [name for name in summary.setting.unique() if name != "standard"]
+    rows = [
+        r for _, family in FAMILIES.values() for r in family if r in set(summary[summary.setting != "standard"].row)
+    ]
+    cells = summary.set_index(["setting", "row"])
+    lines = ["| last accuracy (forgetting) | " + " | ".join(name.replace("_", " ") for name in harder) + " |"]
+    lines.append("|---" + "|---:" * len(harder) + "|")
+    for row in rows:
+        found = []
+        for setting in harder:
+            known = (setting, row) in cells.index
+            line = cells.loc[setting, row] if known else None
+            found.append(f"{100 * line.last_accuracy:.1f} ({100 * line.forgetting_last:.1f})" if known else "")
+        lines.append(f"| {name_of(row)} | " + " | ".join(found) + " |")
+    return "\n".join(lines)
+
+
+def _sections(folder: Path) -> dict[str, str]:
+    found = {"results": "\n\n".join([results(folder), comparisons(folder), remarks(folder)])}
+    found["field"] = field(folder)
+    found["settings"] = settings(folder)
+    # the conditions and the table of means; by task, and costs, are read there
+    parity = (folder.parent / "benchmarks/results/parity.md").read_text()
+    found["parity"] = parity.split("\n", 2)[2].split("Accuracy on all classes seen")[0].strip()
+    return found
+
+
 def updated(text: str, folder: Path) -> str:
     """README.md with fresh results. Raises ValueError if a marker is missing."""
-    if BEGIN not in text or END not in text:
-        raise ValueError(f"README.md: the markers `{BEGIN}` and `{END}` are gone; put them back round the table")
-    before, rest = text.split(BEGIN)
-    parts = [results(folder), comparisons(folder), remarks(folder)]
-    return before + BEGIN + "\n" + "\n\n".join(parts) + "\n" + END + rest.split(END)[1]
+    for name, content in _sections(folder).items():
+        begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+        if begin not in text or end not in text:
+            raise ValueError(f"README.md: the markers `{begin}` and `{end}` are gone; put them back round the table")
+        before, rest = text.split(begin)
+        text = before + begin + "\n" + content + "\n" + end + rest.split(end)[1]
+    return text
 
 
 if __name__ == "__main__":
     path = Path("README.md")
     path.write_text(updated(path.read_text(), Path("metrics")))
-    print(f"{path}: results table written")
+    print(f"{path}: results written")

@@ -1,12 +1,15 @@
 """The validation-only search for hyper-parameters: a trial overrides keys of a row or of the shared training."""
 
-import numpy as np
+from pathlib import Path
 
-from avcil import metrics
-from avcil.evaluate import Dataset
-from avcil.methods import Method, Task, Training
+import pandas as pd
+
+from avcil import tables
+from avcil.methods import Method, Training
 from avcil.params import ParameterError, Params, nearest
-from avcil.train import run_tasks
+from avcil.sweep import Job, Source, run
+
+_SHOWN = ["average_accuracy", "last_accuracy", "forgetting_mean", "forgetting_last", "plasticity"]
 
 
 def trials(params: Params) -> dict[str, tuple[Method, Training]]:
@@ -30,17 +33,14 @@ def trials(params: Params) -> dict[str, tuple[Method, Training]]:
     return found
 
 
-def score(data: Dataset, method: Method, training: Training, tasks: list[Task], seed: int) -> dict[str, float]:
-    """Average, last and new-class accuracy and both forgettings on the validation clips."""
-    results = run_tasks(data, method, training, tasks, seed, None, split="val")
-    matrix = np.full((len(tasks), len(tasks)), np.nan)
-    for result in results:
-        matrix[result.task, : result.task + 1] = result.accuracy
-    clips = np.array(results[-1].clips)
-    return {
-        "average_accuracy": metrics.average_accuracy(matrix, clips),
-        "last_accuracy": metrics.last_accuracy(matrix, clips),
-        "forgetting_mean": metrics.forgetting_mean(matrix),
-        "forgetting_last": metrics.forgetting_last(matrix),
-        "plasticity": metrics.plasticity(matrix),
-    }
+def scores(params: Params, source: Source, seeds: list[int], folder: Path | None = None) -> pd.DataFrame:
+    """Mean over ``seeds`` of each trial's measures on validation clips. ``folder`` keeps finished runs."""
+    jobs = [
+        Job((name,), source, method, training, params.tasks, seed, "val",
+            file=folder / name / f"seed{seed}.json" if folder else None)
+        for name, (method, training) in trials(params).items()
+        for seed in seeds
+    ]  # fmt: skip
+    done = {(name, seed): found.results for ((name,), seed), found in run(jobs).items()}
+    summary = tables.summarise(tables.frames(done, params.benchmark))
+    return summary.set_index("variant")[_SHOWN].rename_axis("trial")

@@ -22,6 +22,7 @@ from avcil.files import digest
 
 CLASSES, TRAIN_CLIPS, TEST_CLIPS = 8, 20, 10
 VARIANTS = ("visual_only", "audio_only", "naive_fusion", "without_both_levels", "joint_guided", "replay")
+FIELD = ("joint_guided", "lll_analytic", "replay", "acil_guided", "acil", "avcil")
 # the stages in order; the tour comes after everything, whatever its number
 STEPS: list[tuple[str, dict]] = [
     ("01_splits", {}),
@@ -32,6 +33,7 @@ STEPS: list[tuple[str, dict]] = [
     ("04_train", {"task": 3}),
     *(("05_variant", {"variant": variant}) for variant in VARIANTS),
     ("06_ablations", {}),
+    ("09_field", {}),
 ]
 
 
@@ -42,7 +44,16 @@ def parameters(raw: dict) -> dict:
     small["tasks"] = [{**task, "classes": CLASSES // 4, "epochs": 30} for task in raw["tasks"][:4]]
     small["prior"] |= {"scenes": 48, "held_out": 16, "steps": 4, "batch": 16}
     small["variants"] = {name: row for name, row in raw["variants"].items() if name in VARIANTS}
-    small["search"]["trials"] = dict(list(raw["search"]["trials"].items())[:2])
+    small["search"]["trials"] = {"replay": {"of": "replay"}, "ridge": {"of": "ridge_guided"}}
+    embedded = small["protocols"][small["benchmark"]]
+    embedded |= {"classes_per_task": CLASSES // 4, "epochs": 4, "seeds": small["seeds"], "rows": list(FIELD)}
+    few = {"rows": ["lll_analytic", "replay"]}
+    embedded["settings"] = {
+        "standard": {},
+        "exemplars_1": few | {"exemplars": 1},
+        "exemplars_10": few | {"exemplars": 10},
+    }
+    small["protocols"] = {small["benchmark"]: embedded}
     return small
 
 
@@ -64,6 +75,10 @@ def _write_inputs(top: Path, sandbox: Path) -> None:
     prior = sandbox / "artifacts" / "prior"
     prior.mkdir(parents=True)
     shutil.copy(top / "artifacts/prior/mini.safetensors", prior)
+    _make_output_folders(sandbox)
+
+
+def _make_output_folders(sandbox: Path) -> None:
     for folder in ("artifacts/notebooks", "metrics", "figures"):
         (sandbox / folder).mkdir(parents=True, exist_ok=True)
 
@@ -131,8 +146,7 @@ def prepare(top: Path, sandbox: Path) -> None:
     for name in files:
         (sandbox / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(base / name, sandbox / name, follow_symlinks=False)
-    for folder in ("artifacts/notebooks", "metrics", "figures"):
-        (sandbox / folder).mkdir(parents=True, exist_ok=True)
+    _make_output_folders(sandbox)
 
 
 if __name__ == "__main__":
@@ -141,7 +155,7 @@ if __name__ == "__main__":
     project = root()
     shutil.rmtree(project / "build" / "smoke", ignore_errors=True)
     build_base(project, report=print)
-    for last in ("02_prior", "07_figures", "00_tour"):
+    for last in ("02_prior", "07_figures", "08_search", "10_field_tables", "00_tour"):
         place = project / "build" / "smoke" / last
         prepare(project, place)
         _run(project, place, last, {})

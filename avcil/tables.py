@@ -49,21 +49,30 @@ def _run_row(key: dict, result: TaskResult) -> dict:
     }
 
 
+def frames(results: dict[tuple[str, int], list[TaskResult]], benchmark: str) -> Tables:
+    """The tables of runs, each named (variant, seed), from their results by task."""
+    runs, matrix, localisation = [], [], []
+    for (variant, seed), found in results.items():
+        key = {"benchmark": benchmark, "variant": variant, "seed": seed}
+        for task, result in enumerate(found):
+            runs.append(_run_row(key, result))
+            for j, accuracy in enumerate(result.accuracy):
+                cell = key | {"task": task, "on_task": j}
+                matrix.append(cell | {"accuracy": accuracy, "clips": result.clips[j]})
+                if result.hit is not None:
+                    localisation.append(cell | {"hit": result.hit[j], "auc": result.auc[j]})
+    places = pd.DataFrame(localisation, columns=["benchmark", "variant", "seed", "task", "on_task", "hit", "auc"])
+    return Tables(pd.DataFrame(runs), pd.DataFrame(matrix), places)
+
+
 def collect(folder: Path, benchmark: str, variants: list[str], seeds: list[int], tasks: int) -> Tables:
     """Read ``folder/<variant>/task<t>/seed<s>/result.json`` of exactly the runs named."""
-    runs, matrix, localisation = [], [], []
-    for variant in variants:
-        for seed in seeds:
-            key = {"benchmark": benchmark, "variant": variant, "seed": seed}
-            for task in range(tasks):
-                result = load_result(folder / variant / f"task{task}" / f"seed{seed}")
-                runs.append(_run_row(key, result))
-                for j, accuracy in enumerate(result.accuracy):
-                    cell = key | {"task": task, "on_task": j}
-                    matrix.append(cell | {"accuracy": accuracy, "clips": result.clips[j]})
-                    if result.hit is not None:
-                        localisation.append(cell | {"hit": result.hit[j], "auc": result.auc[j]})
-    return Tables(pd.DataFrame(runs), pd.DataFrame(matrix), pd.DataFrame(localisation))
+    results = {
+        (variant, seed): [load_result(folder / variant / f"task{t}" / f"seed{seed}") for t in range(tasks)]
+        for variant in variants
+        for seed in seeds
+    }
+    return frames(results, benchmark)
 
 
 def accuracy_matrix(cells: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
@@ -75,13 +84,13 @@ def accuracy_matrix(cells: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     return matrix, clips
 
 
-def summarise(tables: Tables) -> pd.DataFrame:
-    """One row a variant: mean and standard deviation (n − 1) over seeds of every measure of avcil/metrics.py.
+def per_seed(tables: Tables) -> pd.DataFrame:
+    """One row a variant and seed: every measure of avcil/metrics.py.
 
     ``localisation_hit_first_task`` is the hit rate on task 0's clips after the last task, ``_change`` what became of it
     since the first.
     """
-    per_seed = []
+    found = []
     for (benchmark, variant, seed), cells in tables.matrix.groupby(["benchmark", "variant", "seed"], sort=False):
         matrix, clips = accuracy_matrix(cells)
         row = {"benchmark": benchmark, "variant": variant, "seed": seed}
@@ -92,8 +101,13 @@ def summarise(tables: Tables) -> pd.DataFrame:
         hits = where[(where.variant == variant) & (where.seed == seed) & (where.on_task == 0)].sort_values("task").hit
         row["localisation_hit_first_task"] = hits.iloc[-1] if len(hits) else np.nan
         row["localisation_change_first_task"] = hits.iloc[-1] - hits.iloc[0] if len(hits) else np.nan
-        per_seed.append(row)
-    frame = pd.DataFrame(per_seed)
+        found.append(row)
+    return pd.DataFrame(found)
+
+
+def summarise(tables: Tables) -> pd.DataFrame:
+    """One row a variant: mean and standard deviation (n − 1) over seeds of what `per_seed` gives."""
+    frame = per_seed(tables)
     measures = [*_MEASURES, "localisation_change_first_task"]
     groups = frame.groupby(["benchmark", "variant"], sort=False)[measures]
     mean, spread = groups.mean(), groups.std(ddof=1).add_suffix("_std")
@@ -139,3 +153,41 @@ def intervals(differences: pd.DataFrame, *, draws: int = 10_000, seed: int = 0) 
             "mean": values.mean(), "low": low, "high": high, "seeds ahead": f"{(values > 0).sum()} of {len(values)}",
         }  # fmt: skip
     return pd.DataFrame(rows).T.rename_axis("LLL minus").infer_objects()
+
+
+def last_accuracy(results: list[TaskResult]) -> float:
+    """Accuracy on all clips after the last task."""
+    return float(np.average(results[-1].accuracy, weights=results[-1].clips))
+
+
+def correctness(results: dict[int, list[TaskResult]], labels: dict[int, dict[str, int]]) -> np.ndarray:
+    """Whether each clip is classified rightly after the last task, [seeds, clips], clips in order of their names.
+
+    results and labels (class index by clip) are given by seed.
+    """
+    rows = []
+    for seed, found in sorted(results.items()):
+        predicted = found[-1].predictions
+        rows.append([predicted[clip] == labels[seed][clip] for clip in sorted(predicted)])
+    return np.array(rows)
+
+
+def compare(reference: np.ndarray, other: np.ndarray, *, draws: int = 10_000, seed: int = 0) -> dict[str, float]:
+    """Last accuracy of ``reference`` minus that of ``other``, with a 95 % interval and the chance of no lead.
+
+    Both [seeds, clips], as `correctness` gives them. Paired bootstrap over seeds and over clips: both are drawn with
+    replacement, the same for both methods. ``p`` is the share of draws in which the difference has not the sign of its
+    mean, doubled.
+    """
+    rng = np.random.default_rng(seed)
+    difference = reference.astype(float) - other
+    seeds, clips = difference.shape
+    weights = rng.multinomial(seeds, np.full(seeds, 1 / seeds), draws) / seeds
+    over_seeds = weights @ difference
+    chosen = rng.multinomial(clips, np.full(clips, 1 / clips), draws) / clips
+    drawn = (over_seeds * chosen).sum(1)
+    mean = difference.mean()
+    against = (drawn <= 0).mean() if mean > 0 else (drawn >= 0).mean()
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    ahead = int((difference.mean(1) > 0).sum())
+    return {"difference": mean, "low": low, "high": high, "p": min(1.0, 2 * against), "seeds_ahead": ahead}

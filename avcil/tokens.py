@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -18,8 +19,21 @@ class Tokens(NamedTuple):
     similarity: Tensor
 
     def clips(self, index) -> "Tokens":
-        """The tokens of the clips at ``index`` (a slice or an index tensor)."""
-        return Tokens(*(field[index] for field in self))
+        """The tokens of the clips at ``index`` (a slice or an index tensor), as float32."""
+        if isinstance(index, slice):
+            return Tokens(*(field[index].float() for field in self))
+        return Tokens(*(field.index_select(0, index).float() for field in self))  # 5 times faster than field[index]
+
+    def coarse(self, side: int) -> "Tokens":
+        """Each slot's square grid of patches averaged to ``side`` x ``side``. Raises ValueError if it is not square."""
+        batch, slots, patches, channels = self.visual.shape
+        grid = round(patches**0.5)
+        if grid * grid != patches:
+            raise ValueError(f"{patches} patches a slot are not a square grid")
+        maps = torch.cat([self.visual, self.similarity[..., None]], -1).flatten(0, 1).transpose(1, 2)
+        maps = F.adaptive_avg_pool2d(maps.unflatten(-1, (grid, grid)), side).flatten(2).transpose(1, 2)
+        maps = maps.reshape(batch, slots, side * side, channels + 1)
+        return Tokens(maps[..., :-1].contiguous(), self.audio, maps[..., -1].contiguous())
 
     def pooled(self) -> "Tokens":
         """The mean of each stream as its only token: all that fusions without attention look at."""

@@ -5,82 +5,131 @@ Dimension letters: ``N`` clips, ``C`` classes seen, ``P`` past classes, ``L`` sl
 
 import copy
 import json
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import cycle, repeat
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from sklearn.cluster import KMeans
 from torch import Tensor
 
 from avcil.checkpoint import EMPTY, Checkpoint, load_checkpoint, save_checkpoint
-from avcil.evaluate import Dataset, TaskResult, evaluate, predict, restore, solved_head
+from avcil.evaluate import Dataset, TaskResult, evaluate, predict, restore, solved_features, solved_head, tokens_of
 from avcil.files import write_json
-from avcil.losses import attention_distillation, feature_distillation, logit_distillation
 from avcil.memory import quota, select
 from avcil.methods import Method, Task, Training
-from avcil.model import Features, IncrementalClassifier, Output
+from avcil.model import FROZEN, PROXIES, Features, IncrementalClassifier
+from avcil.objective import Old, importance, objective
 from avcil.progress import progress
 from avcil.tokens import Tokens
 
+KEPT_MAPS = 1 << 28  # numbers: a gibibyte
 
-def _epoch_order(labels: Tensor, sampler: str, generator: torch.Generator) -> Tensor:
-    if sampler == "uniform":
-        return torch.randperm(len(labels), generator=generator)
-    weight = 1 / labels.bincount()[labels].double()
-    return torch.multinomial(weight, len(labels), replacement=True, generator=generator)
+
+def _batches(
+    labels: Tensor, past: int, method: Method, training: Training, generator: torch.Generator
+) -> Iterator[Tensor]:
+    """Rows of the clips at hand, batch by batch, for one epoch."""
+    if method.sampler == "paired" and (labels < past).any():
+        new, exemplars = (labels >= past).nonzero()[:, 0], (labels < past).nonzero()[:, 0]
+        new = new[torch.randperm(len(new), generator=generator)]
+        exemplars = exemplars[torch.randperm(len(exemplars), generator=generator)]
+        width = min(training.exemplar_batch or training.batch, len(exemplars))
+        beside = cycle(exemplars[: len(exemplars) // width * width].split(width))
+    else:
+        beside = repeat(labels.new_empty(0))
+        if method.sampler == "balanced":
+            weight = 1 / labels.bincount()[labels].double()
+            new = torch.multinomial(weight, len(labels), replacement=True, generator=generator)
+        else:
+            new = torch.randperm(len(labels), generator=generator)
+    batch = min(training.batch, len(new))
+    new = new[: len(new) // batch * batch] if training.drop_last else new
+    for rows, exemplars in zip(new.split(batch), beside, strict=False):
+        yield torch.cat([rows, exemplars])
 
 
 def optimise(
     model: IncrementalClassifier,
-    old: Output,
+    old: Old,
     tokens: Tokens,
     labels: Tensor,
     method: Method,
     training: Training,
+    blocks: list[int],
     *,
     epochs: int,
     learning_rate: float,
     generator: torch.Generator,
+    score: Callable[[], float] | None = None,
 ) -> list[dict]:
-    """Minimise cross-entropy plus distillation on the clips at hand; returns the mean of each loss by epoch.
+    """Minimise the method's objective on the clips at hand; returns the mean of each loss by epoch.
 
-    The distillation weights grow with √(P / (C − P)), past over new classes, as in LUCIR (Hou et al., CVPR 2019): none
-    in task 0. ``old`` holds what the frozen old model says of the same clips: computed once a task, because tokens are
-    frozen and not augmented.
+    ``blocks``: classes of each task so far. ``score``, where given, is asked after each epoch, and the weights of the
+    epoch that scored best are kept, the earliest of equals.
     """
-    classes, past = len(model.classifier.weight), old.logits.shape[1]
-    scale = (past / (classes - past)) ** 0.5
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(parameters, learning_rate, weight_decay=training.weight_decay, fused=True)
-    steps = epochs * -(-len(labels) // training.batch)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    model.train()
-    history = []
-    for _ in range(epochs):
-        sums: dict[str, float] = {}
-        order = _epoch_order(labels, method.sampler, generator)
-        for rows in order.split(training.batch):
+    kind = torch.optim.AdamW if training.optimiser == "adamw" else torch.optim.Adam
+    optimiser = kind(parameters, learning_rate, weight_decay=training.weight_decay, fused=True)
+    past, schedule = sum(blocks[:-1]), None
+    history, best, kept = [], -1.0, None
+    for epoch in range(epochs):
+        model.train()
+        sums: dict[str, Tensor] = {}
+        batches = list(_batches(labels, past, method, training, generator))
+        if epoch == 0 and training.schedule == "cosine":
+            schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs * len(batches))
+        for rows in batches:
             output = model(tokens.clips(rows))
-            losses = {"cross_entropy": F.cross_entropy(output.logits, labels[rows])}
-            if method.logit_distillation:
-                kept = logit_distillation(output.logits, old.logits[rows], training.temperature)
-                losses["logit_distillation"] = scale * method.logit_distillation * kept
-            if method.feature_distillation:
-                kept = feature_distillation(output.features, Features(*(f[rows] for f in old.features)))
-                losses["feature_distillation"] = scale * method.feature_distillation * kept
-            if method.attention_distillation:
-                kept = attention_distillation(output.spatial, old.spatial[rows])
-                losses["attention_distillation"] = scale * method.attention_distillation * kept
+            losses = objective(output, rows, labels[rows], old, method, training, blocks, scale=model.classifier.scale)
             optimiser.zero_grad()
             sum(losses.values()).backward()
             optimiser.step()
-            schedule.step()
+            if schedule is not None:
+                schedule.step()
             for name, loss in losses.items():
-                sums[name] = sums.get(name, 0.0) + loss.item() * len(rows) / len(labels)
-        history.append(sums)
+                sums[name] = sums.get(name, 0.0) + loss.detach() / len(batches)
+        history.append({name: float(value) for name, value in sums.items()})
+        if score is not None and (now := score()) > best:
+            best, kept = now, copy.deepcopy(model.state_dict())
+    if kept is not None:
+        model.load_state_dict(kept)
     return history
 
 
-def _origin(data: Dataset, method: Method, training: Training, tasks: list[Task], task: int, seed: int) -> dict:
+def _imprint(model: IncrementalClassifier, tokens: Tokens, labels: Tensor, classes: int) -> None:
+    """New classes' proxies start at the k-means centres of their clips' features, as long as past proxies are.
+
+    Source: PODNet (Douillard et al., ECCV 2020), after Qi et al., CVPR 2018. A class of fewer clips than proxies keeps
+    random ones for the rest.
+    """
+    classifier = model.classifier
+    features = F.normalize(predict(model, tokens, torch.arange(len(labels))).features.fused, dim=1)
+    length = classifier.kept.norm(dim=1).mean()
+    first = classifier.classes - len(classifier.weight) // PROXIES
+    with torch.no_grad():
+        for c in range(first, classes):
+            mine = features[labels == c].numpy()
+            count = min(PROXIES, len(mine))
+            centres = KMeans(count, n_init=1, random_state=0).fit(mine).cluster_centers_
+            start = (c - first) * PROXIES
+            classifier.weight[start : start + count] = torch.from_numpy(centres) * length
+
+
+def _align(model: IncrementalClassifier, past: int) -> None:
+    """Scale new classes' weights so that their mean norm is that of past ones'.
+
+    Source: Zhao et al., Maintaining discrimination and fairness, CVPR 2020, arXiv 1911.07053 (weight aligning).
+    """
+    with torch.no_grad():
+        norms = model.classifier.weight.norm(dim=1)
+        model.classifier.weight[past:] *= norms[:past].mean() / norms[past:].mean()
+
+
+def origin(data: Dataset, method: Method, training: Training, tasks: list[Task], task: int, seed: int) -> dict:
+    """All that determines what a task learns, by name."""
     return {
         "encoder": data.encoder,
         "method": method.model_dump(),
@@ -114,7 +163,8 @@ def run_task(
         raise ValueError(f"task {task} starts from {past} classes in the class order of this seed, not {start.classes}")
     torch.manual_seed(1000 * seed + task)
     generator = torch.Generator().manual_seed(1000 * seed + task)
-    tokens = data.tokens if method.fusion == "guided" else data.tokens.pooled()
+    tokens = tokens_of(data, method)
+    blocks = [t.classes for t in tasks[: task + 1]]
 
     old_model = restore(EMPTY if method.restart else start, method, training, tokens.visual.shape[-1])
     model = copy.deepcopy(old_model)
@@ -127,34 +177,97 @@ def run_task(
     everything = torch.arange(len(rows))
 
     history: list[dict] = []
-    if method.fusion != "frozen":
+    said = predict(old_model, at_hand, everything)
+    if method.fusion not in FROZEN:
         first = past == 0 or method.restart
-        rate = training.learning_rate if first else training.later_learning_rate
-        old = predict(old_model, at_hand, everything)
+        old = Old(
+            said=said,
+            maps=_exemplar_maps(old_model, at_hand, len(new)),
+            importance=importance(model, at_hand, labels) if method.feature_distance == "importance" and past else None,
+            stored=_stored(start, len(new), past) if method.dark_replay else None,
+        )
+        if method.classifier == "proxies" and past:
+            _imprint(model, at_hand, labels, seen)
+        score = None
+        if training.keep != "last":
+            held_out = data.rows("val", 0 if training.keep == "best_all" else past, seen)
+            score = partial(_accuracy, model, tokens, held_out, data.labels[held_out])
         history = optimise(
-            model, old, at_hand, labels, method, training,
-            epochs=tasks[task].epochs, learning_rate=rate, generator=generator,
+            model, old, at_hand, labels, method, training, [seen] if method.restart else blocks,
+            epochs=tasks[task].epochs,
+            learning_rate=training.learning_rate if first else training.later_learning_rate,
+            generator=generator,
+            score=score,
         )  # fmt: skip
+        if method.weight_aligning and past:
+            _align(model, past)
 
-    features = predict(model, at_hand, everything).features.fused
-    head = solved_head(method, training, {} if method.restart else start.readout)
-    if head is not None:
-        use = everything[: len(new)] if method.readout == "ridge" else everything
-        head.update(features[use], labels[use], seen)
+    learnt = predict(model, at_hand, everything)
     chosen = select(
-        memory, new.tolist(), data.labels, features[: len(new)],
+        memory, new.tolist(), data.labels, learnt.features.fused[: len(new)],
         selection=method.memory,
         count=quota(method.exemplars, method.budget == "per_class", seen),
         generator=generator,
     )  # fmt: skip
+    readout = {}
+    head = solved_head(method, training, {} if method.restart else start.readout)
+    if head is not None:
+        features = solved_features(method, at_hand, learnt.features)
+        use = everything[: len(new)]  # of past clips the head holds sums
+        if method.readout == "nearest_mean":
+            use = everything
+        elif method.readout == "nearest_exemplars":
+            use = everything[torch.isin(rows, torch.tensor(chosen, dtype=torch.long))]
+        elif method.readout == "carried_ridge" and past:
+            head.carry(solved_features(method, at_hand, said.features), features)
+        head.update(Features(*(feature[use] for feature in features)), labels[use], seen)
+        readout = head.state
+    elif method.dark_replay:
+        readout = {"stored": _store(chosen, rows, learnt.logits, start, memory)}
     checkpoint = Checkpoint(
         model={name: value.detach().clone() for name, value in model.state_dict().items()},
-        readout={} if head is None else head.state,
+        readout=readout,
         classes=data.order[:seen],
         memory=[data.clip_ids[i] for i in chosen],
-        origin=_origin(data, method, training, tasks, task, seed),
+        origin=origin(data, method, training, tasks, task, seed),
     )
     return checkpoint, evaluate(data, tokens, method, training, tasks, task, checkpoint, split), history
+
+
+def _exemplar_maps(
+    model: IncrementalClassifier, tokens: Tokens, first: int
+) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """The old model's channel-wise maps of exemplars, the clips from row ``first`` on: kept where they are few."""
+
+    @torch.no_grad()
+    def maps(rows: Tensor) -> tuple[Tensor, Tensor]:
+        output = model(tokens.clips(rows))
+        return output.spatial, output.temporal
+
+    exemplars = torch.arange(first, len(tokens.audio))
+    if model.fusion != "channelwise" or len(exemplars) * tokens.visual[0].numel() > KEPT_MAPS or not len(exemplars):
+        return maps
+    kept = maps(exemplars)
+    return lambda rows: tuple(part.index_select(0, rows - first) for part in kept)
+
+
+def _accuracy(model: IncrementalClassifier, tokens: Tokens, rows: Tensor, labels: Tensor) -> float:
+    return float((predict(model, tokens, rows).logits.argmax(1) == labels).float().mean())
+
+
+def _stored(start: Checkpoint, new: int, past: int) -> Tensor:
+    """[N,P]: for the clips at hand, new ones first, the logits stored with them, NaN where there are none."""
+    stored = start.readout.get("stored", torch.empty(0, past))
+    return F.pad(stored, (0, 0, new, 0), value=float("nan"))
+
+
+def _store(chosen: list[int], rows: Tensor, logits: Tensor, start: Checkpoint, memory: list[int]) -> Tensor:
+    """[M,C]: the logits of new exemplars as they are now; those of earlier ones stay, NaN for classes unknown then."""
+    known = dict(zip(rows.tolist(), logits, strict=True))
+    if memory:
+        grown = F.pad(start.readout["stored"], (0, logits.shape[1] - start.readout["stored"].shape[1]), value=torch.nan)
+        known |= dict(zip(memory, grown, strict=True))
+    return torch.stack([known[i] for i in chosen]) if chosen else logits[:0]
 
 
 def run_tasks(
@@ -172,12 +285,11 @@ def run_tasks(
     With a ``folder``, task t's checkpoint and result are kept in ``folder/task{t}/seed{seed}``,
     and tasks that stand there already, made from the same inputs, are not run again.
     """
-    if method.fusion != "guided":
-        data = data._replace(tokens=data.tokens.pooled())  # once, not once a task
+    data = data._replace(tokens=tokens_of(data, method))  # once, not once a task
     checkpoint, results = EMPTY, []
     for task in progress([t.id for t in tasks], desc="tasks", leave=False):
         here = folder / f"task{task}" / f"seed{seed}" if folder else None
-        done = load_finished(here, data, _origin(data, method, training, tasks, task, seed)) if here else None
+        done = load_finished(here, data, origin(data, method, training, tasks, task, seed)) if here else None
         if done is None:
             checkpoint, result, _ = run_task(data, method, training, tasks, task, seed, checkpoint, split=split)
             if here:
@@ -199,11 +311,11 @@ def load_result(folder: Path) -> TaskResult:
     return TaskResult(**json.loads((folder / "result.json").read_text()))
 
 
-def load_finished(folder: Path, data: Dataset, origin: dict) -> tuple[Checkpoint, TaskResult] | None:
+def load_finished(folder: Path, data: Dataset, made_from: dict) -> tuple[Checkpoint, TaskResult] | None:
     """Checkpoint and result of a finished task with the same origin, or None."""
     if not (folder / "checkpoint.json").exists():
         return None
     checkpoint = load_checkpoint(folder, order=data.order)
-    if checkpoint.origin != json.loads(json.dumps(origin)):
+    if checkpoint.origin != json.loads(json.dumps(made_from)):
         return None
     return checkpoint, load_result(folder)

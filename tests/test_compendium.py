@@ -173,6 +173,62 @@ def test_metrics_are_of_exactly_the_declared_runs(params):
     assert (summary.set_index("variant").last_accuracy - last).abs().max() < 2e-4
 
 
+def test_the_field_is_of_exactly_the_declared_runs(params):
+    protocol = params.protocols["sounding_objects"]
+    expected = {
+        (name, row, seed)
+        for name, setting in protocol.settings.items()
+        for row in setting.rows or protocol.rows
+        for seed in setting.seeds or protocol.seeds
+    }
+    seeds = pd.read_csv(ROOT / "metrics/field_sounding_objects_seeds.csv")
+    assert set(zip(seeds.setting, seeds.row, seeds.seed, strict=True)) == expected and len(seeds) == len(expected)
+    summary = pd.read_csv(ROOT / "metrics/field_sounding_objects.csv").set_index(["setting", "row"])
+    means = seeds.groupby(["setting", "row"]).last_accuracy.mean()
+    assert (summary.last_accuracy - means).abs().max() < 2e-4
+    standard = seeds[seeds.setting == "standard"]
+    assert standard.groupby("row").seed.nunique().min() >= 5
+
+
+def test_every_row_of_the_field_has_a_name_and_a_family(params):
+    from avcil.plots import NAMES
+    from avcil.plots_field import FAMILIES
+
+    rows = {row for protocol in params.protocols.values() for row in protocol.rows}
+    assert rows <= set(NAMES) and rows <= {row for _, family in FAMILIES.values() for row in family}
+
+
+def test_official_protocols_are_those_of_the_authors_scripts(params):
+    """Classes a task, exemplars in all, and epochs, as their run_incremental_*.sh have them."""
+    published = {"ave": (7, 340, 200, 150), "kinetics_sounds": (6, 500, 200, 150), "vggsound100": (10, 1500, 200, 200)}
+    for name, (classes, memory, epochs, finetune) in published.items():
+        protocol = params.protocols[name]
+        assert (protocol.classes_per_task, protocol.exemplars, protocol.budget) == (classes, memory, "total")
+        assert protocol.epochs_of.get("avcil", protocol.epochs) == epochs
+        assert protocol.epochs_of.get("avcil_finetune", protocol.epochs) == finetune
+        assert protocol.class_order == "official" and protocol.training["keep"] == "best_all"
+        assert protocol.settings["new_classes_only"].keep == "best_new"
+        assert protocol.changes["*"] == {"patches": None}
+        contrast = protocol.changes.get("avcil", {}).get("instance_contrast", params.field["avcil"].instance_contrast)
+        assert contrast == (0.5 if name == "ave" else 0.1)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("protocols.sounding_objects.rows", ["lwff"], "protocols.sounding_objects: no row `lwff` .did you mean `lwf`"),
+        ("protocols.ave.epochs_of", {"lll_": 3}, "epochs_of: `lll_` is not among the rows"),
+        ("protocols.sounding_objects.settings.no_twins.seeds", [9], "settings.no_twins: seed 9 is not among"),
+        ("field.lll", {}, "`lll` has a section of its own|field.lll"),
+        ("field.lwf.logit_blocks", "tasks", "Input should be 'past', 'task' or 'sigmoid'"),
+    ],
+)
+def test_a_bad_field_is_one_clear_line(raw_params, path, value, message):
+    with pytest.raises(ParameterError, match=message) as error:
+        parse(_changed(raw_params, path, value))
+    assert "\n" not in str(error.value)
+
+
 def test_readme_numbers_are_those_of_the_metrics():
     """The block between the markers is what `python -m avcil.readme` writes from metrics/."""
     from avcil import readme
@@ -197,6 +253,8 @@ ROOMS = {
     "config": set(), "tokens": set(), "files": set(), "progress": set(), "plots": set(), "nbtools": set(),
     "metrics": set(), "clips": set(),
     "papermill_engine": {"nbtools"},
+    "plots_field": {"plots"},
+    "npydict": set(),
     "manifest": {"files"},
     "scenes": {"config"},
     "sounding_objects": {"clips", "config", "params", "progress", "scenes"},
@@ -205,22 +263,27 @@ ROOMS = {
     "prior": {"config", "encoders", "files", "progress", "scenes", "tokens"},
     "model": {"kernels", "tokens"},
     "losses": {"model"},
-    "heads": set(),
+    "heads": {"model"},
     "memory": set(),
     "checkpoint": {"files"},
     "methods": {"config", "memory", "model"},
     "evaluate": {"checkpoint", "heads", "methods", "metrics", "model", "tokens"},
+    "objective": {"losses", "methods", "model", "tokens"},
     "train": {
-        "checkpoint", "evaluate", "files", "losses", "memory", "methods", "model", "progress", "tokens",
+        "checkpoint", "evaluate", "files", "memory", "methods", "model", "objective", "progress", "tokens",
     },
-    "dataset": {"evaluate", "features", "manifest", "prior"},
+    "sweep": {"dataset", "evaluate", "files", "methods", "progress", "train"},
+    "field_tables": {"evaluate", "field", "manifest", "tables"},
+    "field": {"config", "files", "manifest", "methods", "sweep"},
+    "official": {"features", "files", "manifest", "npydict", "progress"},
+    "dataset": {"evaluate", "features", "files", "manifest", "prior"},
     "tables": {"evaluate", "metrics", "train"},
     "attention": {"checkpoint", "clips", "evaluate", "methods", "model", "plots", "scenes"},
-    "params": {"config", "encoders", "features", "methods", "prior", "scenes", "sounding_objects"},
-    "search": {"evaluate", "metrics", "methods", "params", "train"},
+    "params": {"config", "encoders", "features", "field", "methods", "prior", "scenes", "sounding_objects"},
+    "search": {"methods", "params", "sweep", "tables"},
     "project": {"params", "smoke"},
     "smoke": {"files", "project"},
-    "readme": {"plots"},
+    "readme": {"plots", "plots_field", "tables"},
 }  # fmt: skip
 
 
@@ -249,8 +312,13 @@ def test_rooms_import_only_what_they_may(path):
 
 def test_plots_know_no_torch_and_models_no_numpy():
     assert not any(name.split(".")[0] == "torch" for name in _imports(ROOT / "avcil/plots.py"))
-    for room in ("model", "losses", "heads", "memory"):
-        foreign = {n.split(".")[0] for n in _imports(ROOT / f"avcil/{room}.py")} - {"avcil", "typing", "torch"}
+    for room in ("model", "losses", "heads", "memory", "objective"):
+        foreign = {n.split(".")[0] for n in _imports(ROOT / f"avcil/{room}.py")} - {
+            "avcil",
+            "collections",
+            "typing",
+            "torch",
+        }
         assert not foreign, f"{room} imports {foreign}"
 
 
@@ -288,7 +356,8 @@ def test_notebook_form(path):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_what_a_notebook_reads_and_writes_is_declared(path):
     """Every artifacts/, metrics/ or figures/ path of a notebook is a dependency or an output of its DVC stage."""
-    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].values()
+    files = (ROOT / "dvc.yaml", ROOT / "benchmarks/dvc.yaml")
+    stages = [stage for file in files for stage in yaml.safe_load(file.read_text())["stages"].values()]
     mine = [stage for stage in stages if f"notebooks/{path.name}" in stage["cmd"]]
     if not mine:
         assert path.stem == "08_search", "only the search stands outside the pipeline"

@@ -1,5 +1,6 @@
 """Manifest, clips, the rendered world, the feature store: what is sound passes, what is damaged is named."""
 
+import json
 from pathlib import Path
 
 import av
@@ -253,6 +254,23 @@ def test_store_holds_what_the_encoder_says(encoder, clips, film, tmp_path):
         torch.testing.assert_close(stored[4:5], direct, atol=2e-2, rtol=2e-2)
 
 
+def test_a_large_store_stays_in_half_precision(encoder, clips, film, tmp_path, monkeypatch):
+    features.extract(encoder, "mini", clips, film, CONFIG, tmp_path / "s")
+    whole = features.read_store(tmp_path / "s").tokens
+    size = sum(4 * field.numel() for field in whole)
+    monkeypatch.setattr(features, "HALF_ABOVE", size)
+    assert {field.dtype for field in features.read_store(tmp_path / "s").tokens} == {torch.float32}
+    monkeypatch.setattr(features, "HALF_ABOVE", size - 1)
+    half = features.read_store(tmp_path / "s").tokens
+    assert {field.dtype for field in half} == {torch.float16}
+    assert all(torch.equal(a, b.float()) for a, b in zip(whole, half, strict=True))
+    index = json.loads((tmp_path / "s/index.json").read_text())
+    del index["shards"]["00002.safetensors"]
+    (tmp_path / "s/index.json").write_text(json.dumps(index))
+    with pytest.raises(StoreError, match="6 clips, not the 7 of its header"):
+        features.read_store(tmp_path / "s")
+
+
 def test_a_killed_extraction_goes_on_and_ends_with_the_same_bytes(encoder, clips, film, tmp_path, monkeypatch):
     features.extract(encoder, "mini", clips, film, CONFIG, tmp_path / "whole")
     calls = []
@@ -269,6 +287,7 @@ def test_a_killed_extraction_goes_on_and_ends_with_the_same_bytes(encoder, clips
         features.extract(encoder, "mini", clips, film, CONFIG, tmp_path / "killed")
     with pytest.raises(StoreError, match="unfinished"):
         features.read_store(tmp_path / "killed")
+    (tmp_path / "killed/00099.json").write_text("of an older layout")
     features.extract(encoder, "mini", clips, film, CONFIG, tmp_path / "killed")
     assert len(calls) == 4, "the first shard was kept"
     assert _bytes(tmp_path / "killed") == _bytes(tmp_path / "whole")

@@ -8,7 +8,11 @@ from sklearn.metrics import roc_auc_score
 from avcil import metrics
 from avcil.checkpoint import EMPTY
 from avcil.evaluate import TaskResult
-from avcil.tables import accuracy_matrix, collect, intervals, paired, summarise, write
+from avcil.field import Protocol, Setting
+from avcil.field_tables import read
+from avcil.field_tables import summarise as field_summary
+from avcil.files import write_json
+from avcil.tables import accuracy_matrix, collect, compare, correctness, intervals, paired, summarise, write
 from avcil.train import save_task
 
 NAN = np.nan
@@ -117,3 +121,63 @@ def test_attention_auc_is_scikit_learns():
     got = metrics.attention_auc(spatial, share, 0.5)
     assert got[[0, 2]] == pytest.approx(expected)
     assert np.isnan(got[1])
+
+
+def test_a_lead_on_the_same_clips_is_told_from_one_by_luck():
+    rng = np.random.default_rng(0)
+    other = rng.uniform(size=(5, 200)) < 0.5
+    better = other | (rng.uniform(size=(5, 200)) < 0.2)  # right wherever the other is, and on more clips
+    found = compare(better, other)
+    assert found["difference"] == pytest.approx(better.mean() - other.mean()) and found["seeds_ahead"] == 5
+    assert 0 < found["low"] < found["difference"] < found["high"] and found["p"] < 0.01
+    shuffled = compare(other, rng.permuted(other, axis=1))
+    assert shuffled["low"] < 0 < shuffled["high"] and shuffled["p"] > 0.05
+    same = compare(other, other)
+    assert same["difference"] == same["low"] == same["high"] == 0 and same["p"] == 1
+
+
+def test_correctness_lines_up_clips_and_seeds():
+    def last(predictions):
+        return [
+            TaskResult(0, [1.0], [1], None, None, {}, 0, 0),
+            TaskResult(1, [1.0], [2], None, None, predictions, 0, 0),
+        ]
+
+    results = {1: last({"b": 1, "a": 0}), 0: last({"a": 1, "b": 1})}
+    labels = {0: {"a": 1, "b": 0}, 1: {"b": 0, "a": 0}}
+    assert correctness(results, labels).tolist() == [[True, False], [True, False]]
+
+
+def test_the_tables_of_the_field_are_of_its_files(tmp_path):
+    protocol = Protocol(
+        classes_per_task=1, epochs=1, class_order="drawn", seeds=[0, 1], rows=["lll", "replay"],
+        settings={"standard": Setting(), "exemplars_1": Setting(seeds=[1], rows=["lll"])},
+    )  # fmt: skip
+    accuracy = {("lll", 0): 1.0, ("lll", 1): 0.5, ("replay", 0): 0.5, ("replay", 1): 0.0}
+    for name, setting in protocol.settings.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        rows = [(f"{c}{s}", f"{c}{s}.mp4", c, s) for c in "xy" for s in ("train", "val", "test")]
+        pd.DataFrame(rows, columns=["clip_id", "path", "label", "split"]).to_csv(folder / "manifest.csv", index=False)
+        write_json(folder / "orders.json", {"0": ["x", "y"], "1": ["y", "x"]})
+        for row in setting.rows or protocol.rows:
+            for seed in setting.seeds or protocol.seeds:
+                share = accuracy[row, seed]
+                right = {"xtest": seed, "ytest": 1 - seed}
+                said = {"xtest": right["xtest"] if share == 1 else 1 - right["xtest"]}
+                said["ytest"] = right["ytest"] if share > 0 else 1 - right["ytest"]
+                results = [
+                    TaskResult(0, [1.0], [1], None, None, {}, 8, 0),
+                    TaskResult(1, [share, share], [1, 1], None, None, said, 16, 0),
+                ]
+                kept = {"origin": {"method": {"exemplars": 5 if name == "standard" else 1}}, "seconds": 2.0}
+                write_json(folder / row / f"seed{seed}.json", kept | {"results": [r._asdict() for r in results]})
+    found = read(tmp_path, protocol)
+    measures = found.measures()
+    assert len(measures) == 5 and set(measures.memory_bytes) == {16}
+    summary = field_summary(measures).set_index(["setting", "row"])
+    assert summary.last_accuracy["standard", "lll"] == 0.75 and summary.seeds["exemplars_1", "lll"] == 1
+    assert summary.forgetting_last["standard", "lll"] == 0.25
+    (line,) = found.compare("standard", "lll").itertuples()
+    assert (line.row, line.difference, line.seeds_ahead) == ("replay", 0.5, 2)
+    assert found.budgets().empty  # two budgets are no curve

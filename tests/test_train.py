@@ -1,15 +1,23 @@
 """The training loop: task 0 is no special case, resuming is exact, two runs give the same bits."""
 
 import shutil
+from collections import Counter
 
 import pytest
 import torch
+import torch.nn.functional as F
+import yaml
 
 from avcil import train
 from avcil.checkpoint import EMPTY, CheckpointError, load_checkpoint, save_checkpoint
-from avcil.evaluate import predict, restore
+from avcil.evaluate import build, predict, restore, solved_features, tokens_of
+from avcil.heads import CarriedRidge, RecursiveRidge
+from avcil.losses import importance_distillation
 from avcil.methods import Method, Task, Training
-from avcil.model import Classifier, IncrementalClassifier
+from avcil.model import ATTENDING, PROXIES, Classifier, Features, IncrementalClassifier
+from avcil.objective import Old, importance
+from avcil.tokens import Tokens
+from conftest import ROOT
 
 TASKS = [Task(**{"id": t, "from": "init" if t == 0 else f"task{t - 1}", "classes": 2, "epochs": 8}) for t in range(3)]
 TRAINING = Training(
@@ -25,6 +33,18 @@ def row(**changes) -> Method:
         "attention_distillation": 1.0, "classifier": "cosine", "readout": "classifier", "restart": False,
     }  # fmt: skip
     return Method(**(base | changes))
+
+
+def batches(labels, sampler, past=0, seed=0, **training):
+    """Rows of one epoch, batch by batch."""
+    training = TRAINING.model_copy(update=training)
+    generator = torch.Generator().manual_seed(seed)
+    return list(train._batches(labels, past, row(sampler=sampler), training, generator))
+
+
+def epoch(labels, sampler):
+    """Rows of one epoch, batch after batch."""
+    return torch.cat(batches(labels, sampler))
 
 
 def digest(folder):
@@ -122,10 +142,9 @@ def test_distillation_holds_the_old_features(toy):
 
 def test_balanced_sampling_draws_classes_equally():
     labels = torch.tensor([0] * 90 + [1] * 10)
-    drawn = labels[train._epoch_order(labels, "balanced", torch.Generator().manual_seed(0))]
+    drawn = labels[epoch(labels, "balanced")]
     assert 0.35 < (drawn == 1).float().mean() < 0.65
-    every = train._epoch_order(labels, "uniform", torch.Generator().manual_seed(0))
-    assert every.sort().values.tolist() == list(range(100))
+    assert epoch(labels, "uniform").sort().values.tolist() == list(range(100))
 
 
 def test_memory_bytes_are_those_of_the_stored_tokens(toy):
@@ -180,3 +199,335 @@ def test_attention_starts_from_the_prior(toy):
     output = model(toy.tokens)
     torch.testing.assert_close(output.spatial, toy.tokens.similarity.softmax(-1), atol=1e-4, rtol=0)
     torch.testing.assert_close(output.temporal, torch.full_like(output.temporal, 0.5))
+
+
+# ---- rows of the field
+
+
+FIELD = {name: Method(**raw) for name, raw in yaml.safe_load((ROOT / "params.yaml").read_text())["field"].items()}
+SHORT = [task.model_copy(update={"epochs": 2}) for task in TASKS]
+SMALL = TRAINING.model_copy(update={"expansion": 50})
+
+
+DARK = row(sampler="paired", dark_replay=0.5, feature_distillation=0.0, attention_distillation=0.0)
+
+
+def learn(data, method, training=SMALL, tasks=SHORT):
+    """(checkpoint, result, losses by epoch) of each task in turn."""
+    made, checkpoint = [], EMPTY
+    for task in range(len(tasks)):
+        made.append(train.run_task(data, method, training, tasks, task, 0, checkpoint))
+        checkpoint = made[-1][0]
+    return made
+
+
+def same_tensors(a, b):
+    """Bit for bit, NaN for NaN."""
+    torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
+
+
+def kept_a_class(data, checkpoint):
+    """Exemplars of each class; all are training clips, none is kept twice."""
+    rows = [data.clip_ids.index(clip) for clip in checkpoint.memory]
+    assert len(set(rows)) == len(rows) and set(rows) <= set(data.splits["train"].tolist())
+    return Counter(data.labels[rows].tolist())
+
+
+@pytest.mark.parametrize("name", FIELD)
+def test_every_row_of_the_field_runs_keeps_its_budget_and_repeats_itself(toy, name):
+    method = FIELD[name]
+    made, again = learn(toy, method), learn(toy, method)
+    for (a, first, _), (b, second, _) in zip(made, again, strict=True):
+        assert first.predictions == second.predictions and a.memory == b.memory
+        same_tensors(a.model | a.readout, b.model | b.readout)
+    a_class = {"none": 0, "all": 12}.get(method.memory, method.exemplars)
+    for task, (checkpoint, result, _) in enumerate(made):
+        seen = 2 * task + 2
+        assert kept_a_class(toy, checkpoint) == Counter({c: a_class for c in range(seen) if a_class})
+        assert len(result.accuracy) == task + 1 and all(0 <= a <= 1 for a in result.accuracy)
+        assert set(result.predictions.values()) <= set(range(seen))
+    assert (result.hit is None) == (method.fusion not in ATTENDING or method.patches is not None)
+
+
+@pytest.mark.parametrize("memory", ["random", "herding"])
+def test_a_total_budget_is_shared_by_the_classes_seen(toy, memory):
+    made = learn(toy, row(memory=memory, budget="total", exemplars=13))
+    for (checkpoint, _, _), seen, a_class in zip(made, (2, 4, 6), (6, 3, 2), strict=True):
+        assert kept_a_class(toy, checkpoint) == Counter(dict.fromkeys(range(seen), a_class))
+
+
+@pytest.mark.parametrize("name", ["derpp", "afc_lsc"])
+def test_resuming_is_exact_with_stored_logits_and_with_kept_proxies(toy, tmp_path, name):
+    # stored logits with NaN where a class came later, and classifiers of two parts, the first empty at first
+    for folder in ("a", "b"):
+        train.run_tasks(toy, FIELD[name], SMALL, SHORT, 0, tmp_path / folder)
+    (tmp_path / "b/task1/seed0/checkpoint.json").unlink()
+    shutil.rmtree(tmp_path / "b/task2")
+    train.run_tasks(toy, FIELD[name], SMALL, SHORT, 0, tmp_path / "b")
+    assert digest(tmp_path / "a") == digest(tmp_path / "b")
+    for task, (checkpoint, _, _) in enumerate(learn(toy, FIELD[name])):
+        loaded = load_checkpoint(tmp_path / f"b/task{task}/seed0", order=toy.order)
+        same_tensors(loaded.model | loaded.readout, checkpoint.model | checkpoint.readout)
+
+
+def test_past_proxies_stay_as_they_were_and_new_ones_are_learnt(toy):
+    first, second, third = (checkpoint.model for checkpoint, _, _ in learn(toy, FIELD["afc_lsc"]))
+    assert len(first["classifier.kept"]) == 0 and len(first["classifier.weight"]) == 2 * PROXIES
+    same_tensors(second["classifier.kept"], first["classifier.weight"])
+    same_tensors(third["classifier.kept"], torch.cat([second["classifier.kept"], second["classifier.weight"]]))
+
+
+@pytest.mark.parametrize(
+    ("method", "losses"),
+    [
+        (FIELD["avcil"], {"logit_distillation", "attention_distillation"}),
+        (FIELD["afc_lsc"], {"feature_distillation"}),
+        (DARK, {"logit_distillation", "dark_replay"}),
+        (row(), {"logit_distillation", "feature_distillation", "attention_distillation"}),
+    ],
+    ids=["avcil", "afc", "dark", "guided"],
+)
+def test_what_holds_the_old_model_is_nothing_as_long_as_the_model_stays_and_grows_when_it_moves(toy, method, losses):
+    """Were logits, features or maps of one clip held against another's, they would not vanish where nothing moved."""
+    start = train.run_task(toy, method, SMALL, SHORT, 0, 0, EMPTY)[0]
+    found = {}
+    for rate in (1e-9, 1e-2):
+        training = SMALL.model_copy(update={"later_learning_rate": rate, "exemplar_batch": 4})
+        found[rate] = train.run_task(toy, method, training, SHORT, 1, 0, start)[2][-1]
+    for loss in losses:
+        assert abs(found[1e-9][loss]) < 1e-6 < 1e-4 < found[1e-2][loss]
+
+
+def test_maps_of_exemplars_that_are_too_many_to_keep_are_computed_anew(toy, monkeypatch):
+    kept = learn(toy, FIELD["avcil"])[-1][0].model
+    monkeypatch.setattr(train, "KEPT_MAPS", 0)
+    torch.testing.assert_close(learn(toy, FIELD["avcil"])[-1][0].model, kept, rtol=1e-3, atol=1e-4)
+
+
+# ---- batches
+
+
+def test_paired_batches_hold_every_new_clip_once_and_exemplars_each():
+    labels = torch.tensor([2, 3] * 10 + [0, 1] * 3)
+    found = batches(labels, "paired", past=2, batch=8, exemplar_batch=4)
+    assert [int((labels[b] >= 2).sum()) for b in found] == [8, 8, 4]
+    assert [len(set(b[labels[b] < 2].tolist())) for b in found] == [4, 4, 4]
+    drawn = torch.cat(found)
+    assert drawn[labels[drawn] >= 2].sort().values.tolist() == list(range(20))
+
+
+def test_paired_batches_take_all_exemplars_where_they_are_few():
+    labels = torch.tensor([2] * 20 + [0, 1, 1])
+    for rows in batches(labels, "paired", past=2, batch=8):
+        assert rows[labels[rows] < 2].sort().values.tolist() == [20, 21, 22]
+
+
+def test_exemplars_that_one_epoch_leaves_out_come_in_another():
+    labels = torch.tensor([2] * 8 + [0] * 7)
+    drawn = [set(batches(labels, "paired", 2, seed, batch=8, exemplar_batch=4)[0].tolist()) for seed in range(20)]
+    assert set.union(*drawn) == set(range(15)) and all(len(rows) == 12 for rows in drawn)
+
+
+def test_without_exemplars_paired_batches_are_uniform_ones():
+    labels = torch.tensor([0, 1] * 10)
+    for past in (0, 2):
+        paired, uniform = (batches(labels + past, sampler, past) for sampler in ("paired", "uniform"))
+        assert all(torch.equal(a, b) for a, b in zip(paired, uniform, strict=True))
+
+
+@pytest.mark.parametrize(("clips", "sizes"), [(20, [8, 8]), (16, [8, 8]), (5, [5])])
+def test_drop_last_skips_the_last_smaller_batch_unless_it_is_the_only_one(clips, sizes):
+    assert [len(b) for b in batches(torch.zeros(clips).long(), "uniform", batch=8, drop_last=True)] == sizes
+    labels = torch.tensor([1] * clips + [0] * 3)
+    found = batches(labels, "paired", 1, batch=8, drop_last=True)
+    assert [int(labels[b].sum()) for b in found] == sizes and [len(b) - 3 for b in found] == sizes
+
+
+# ---- the epoch that is kept
+
+
+def test_the_earliest_of_the_best_epochs_is_kept(toy):
+    rows = toy.rows("train", 0, 2)
+    model = build(row(), TRAINING, 16)
+    model.classifier.grow(2)
+    weights, scores = [], iter([0.2, 0.9, 0.9, 0.1])
+
+    def score():
+        weights.append(model.classifier.weight.detach().clone())
+        return next(scores)
+
+    train.optimise(
+        model, Old(None, None, None, None), toy.tokens.clips(rows), toy.labels[rows], row(), TRAINING, [2],
+        epochs=4, learning_rate=1e-2, generator=torch.Generator().manual_seed(0), score=score,
+    )  # fmt: skip
+    assert torch.equal(model.classifier.weight, weights[1])
+    assert not any(torch.equal(weights[1], weights[other]) for other in (0, 2, 3))
+
+
+@pytest.mark.parametrize("keep", ["best_all", "best_new"])
+def test_the_epoch_kept_is_the_best_on_validation_clips_of_all_or_of_new_classes(toy, keep):
+    """At a constant rate, so that the weights after k epochs are those of a run of k epochs."""
+    method, start = FIELD["avcil_finetune"], learn(toy, FIELD["avcil_finetune"], SMALL, TASKS[:1])[0][0]
+
+    def run(epochs, kept):
+        training = SMALL.model_copy(update={"schedule": "constant", "keep": kept, "later_learning_rate": 3e-3})
+        tasks = [TASKS[0], TASKS[1].model_copy(update={"epochs": epochs})]
+        checkpoint, result, _ = train.run_task(toy, method, training, tasks, 1, 0, start, split="val")
+        return checkpoint.model, {"best_all": sum(result.accuracy), "best_new": result.accuracy[1]}
+
+    runs = [run(epochs, "last") for epochs in range(1, 9)]
+    scores = {kept: [score[kept] for _, score in runs] for kept in ("best_all", "best_new")}
+    best = {kept: of.index(max(of)) for kept, of in scores.items()}
+    same_tensors(run(8, keep)[0], runs[best[keep]][0])
+    # the two are different epochs, and neither is the last
+    assert len({*best.values(), 7}) == 3
+
+
+# ---- parts of methods
+
+
+def test_weight_aligning_gives_new_classes_the_mean_norm_of_past_ones(toy):
+    aligned, plain = (
+        learn(toy, row(classifier="linear", weight_aligning=on), SMALL, SHORT[:2])[1][0].model for on in (True, False)
+    )
+    (past, new), (_, before) = (m["classifier.weight"].norm(dim=1).split(2) for m in (aligned, plain))
+    assert new.mean().item() == pytest.approx(past.mean().item(), rel=1e-5)
+    assert before.mean().item() != pytest.approx(past.mean().item(), rel=1e-3)
+    # nothing else is changed, and new classes keep their proportions
+    torch.testing.assert_close(new / new.sum(), before / before.sum())
+    same_tensors(aligned["classifier.weight"][:2], plain["classifier.weight"][:2])
+
+
+def test_stored_logits_stay_with_their_clip_as_they_were(toy):
+    # of a shared budget, so that a task drops exemplars of earlier ones
+    method = DARK.model_copy(update={"budget": "total", "exemplars": 13})
+    made = learn(toy, method)
+    stored = [dict(zip(c.memory, c.readout["stored"], strict=True)) for c, _, _ in made]
+    for task, (checkpoint, _, _) in enumerate(made):
+        model, seen = restore(checkpoint, method, SMALL, 16), 2 * task + 2
+        for clip in stored[task].keys() - (stored[task - 1].keys() if task else set()):
+            said = predict(model, toy.tokens, torch.tensor([toy.clip_ids.index(clip)])).logits[0]
+            torch.testing.assert_close(stored[task][clip], said)
+            for later in stored[task + 1 :]:
+                if clip in later:
+                    same_tensors(later[clip][:seen], stored[task][clip])
+                    assert later[clip][seen:].isnan().all()
+    assert [sum(clip in stored[-1] for clip in s) for s in stored] == [4, 8, 12]
+
+
+def test_importance_of_a_model_that_knows_one_class_is_zero_and_distils_nothing(toy):
+    model = IncrementalClassifier(
+        16, fusion="channelwise", classifier="proxies", width=8, heads=1, prior_guidance=0.0, learnt_guidance=0.1
+    )
+    model.classifier.grow(1)
+    weight = importance(model, toy.tokens, torch.zeros(len(toy.labels), dtype=torch.long))
+    assert weight.shape == (len(toy.labels), 3) and not weight.any()
+    new = torch.randn(len(weight), 8, requires_grad=True)
+    loss = importance_distillation((new,) * 3, (torch.randn(len(weight), 8),) * 3, weight)
+    loss.backward()
+    assert loss.item() == 0 and not new.grad.any()
+
+
+def test_new_proxies_start_at_their_class_s_clips_as_long_as_past_ones(toy):
+    """Of 4 clips of a class each is a centre; the other proxies stay as they were drawn."""
+    model = build(FIELD["afc_lsc"], SMALL, 16)
+    model.classifier.grow(2)
+    model.classifier.grow(4)
+    rows = torch.cat([toy.rows("train", c, c + 1)[:4] for c in (0, 2, 3)])
+    drawn, length = model.classifier.weight.detach().clone(), model.classifier.kept.norm(dim=1).mean()
+    train._imprint(model, toy.tokens.clips(rows), toy.labels[rows], 4)
+    clips = length * F.normalize(predict(model, toy.tokens, rows[4:]).features.fused, dim=1)
+    for mine, found, before in zip(
+        clips.split(4), model.classifier.weight.split(PROXIES), drawn.split(PROXIES), strict=True
+    ):
+        nearest = torch.cdist(mine, found[:4]).min(1)
+        assert nearest.values.max() < 1e-4 * length and nearest.indices.unique().tolist() == [0, 1, 2, 3]
+        same_tensors(found[4:], before[4:])
+
+
+# ---- coarser patches
+
+
+def test_coarse_patches_are_the_means_of_square_blocks(toy):
+    fine, coarse = toy.tokens, toy.tokens.coarse(2)
+    for block, (top, left) in enumerate([(0, 0), (0, 2), (2, 0), (2, 2)]):
+        patches = [4 * i + j for i in (top, top + 1) for j in (left, left + 1)]
+        torch.testing.assert_close(coarse.visual[:, :, block], fine.visual[:, :, patches].mean(2))
+        torch.testing.assert_close(coarse.similarity[:, :, block], fine.similarity[:, :, patches].mean(2))
+    assert coarse.visual.shape[2] == coarse.similarity.shape[2] == 4 and coarse.audio is fine.audio
+    torch.testing.assert_close(fine.coarse(4), fine)
+
+
+def test_patches_that_are_no_square_grid_are_refused():
+    tokens = Tokens(torch.zeros(1, 2, 12, 3), torch.zeros(1, 1, 3), torch.zeros(1, 2, 12))
+    with pytest.raises(ValueError, match="12 patches a slot are not a square grid"):
+        tokens.coarse(2)
+
+
+def test_a_method_looks_at_the_patches_of_its_row(toy):
+    for patches, count in ((None, 16), (4, 16), (2, 4)):
+        method = FIELD["ssil"].model_copy(update={"patches": patches})
+        assert tokens_of(toy, method).visual.shape[2] == count
+        assert len(learn(toy, method, tasks=SHORT[:1])[0][1].predictions) == 12
+
+
+# ---- ridge that is carried along
+
+
+def _joined(fused):
+    return Features(None, None, fused)
+
+
+def drifting():
+    """Features [60,5] of clips of 6 classes before and after a linear drift with an offset, in float64."""
+    generator = torch.Generator().manual_seed(0)
+    before = torch.randn(60, 5, dtype=torch.float64, generator=generator)
+    turn, offset = (torch.randn(shape, dtype=torch.float64, generator=generator) for shape in ((5, 5), (5,)))
+    return before, before @ turn + offset, torch.arange(60) // 10
+
+
+def test_carried_ridge_is_ridge_on_all_new_features_where_the_drift_is_linear():
+    before, after, labels = drifting()
+    head = CarriedRidge(2.0, 1e-10)
+    head.update(_joined(before[:30]), labels[:30], 3)
+    stale = RecursiveRidge(2.0, dict(head.state))
+    # the clips at hand are the new ones and two exemplars
+    at_hand = [0, 15, *range(30, 60)]
+    head.carry(_joined(before[at_hand]), _joined(after[at_hand]))
+    oracle = RecursiveRidge(2.0)
+    oracle.update(_joined(after), labels, 6)
+    for other in (head, stale):
+        other.update(_joined(after[30:]), labels[30:], 6)
+    torch.testing.assert_close(head.state, oracle.state, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(head.logits(_joined(after)), oracle.logits(_joined(after)), rtol=1e-5, atol=1e-6)
+    assert (stale.logits(_joined(after)) - oracle.logits(_joined(after))).abs().max() > 0.1
+
+
+def test_carried_ridge_stays_where_damping_is_strong_and_where_no_clip_shows_a_drift():
+    before, after, labels = drifting()
+    head = CarriedRidge(2.0, 1e15)
+    head.update(_joined(before[:30]), labels[:30], 3)
+    still = dict(head.state)
+    head.carry(_joined(before[30:]), _joined(after[30:]))
+    torch.testing.assert_close(head.state, still)
+    head.damping = 1e-10
+    head.carry(_joined(before[30:]), _joined(before[30:]))
+    torch.testing.assert_close(head.state, still)
+
+
+def test_the_training_loop_carries_the_ridge_to_the_features_of_the_new_model(toy):
+    """Memory of all clips and little damping: the sums come near those of all clips' new features, and a model that
+    hardly learns leaves them exactly there."""
+    error = {}
+    for damping, rate in ((1e-6, 1e-9), (1e-6, 3e-3), (1e9, 3e-3)):
+        method = row(readout="carried_ridge", memory="all")
+        training = SMALL.model_copy(update={"later_learning_rate": rate, "drift_damping": damping})
+        checkpoint = learn(toy, method, training)[-1][0]
+        tokens = toy.tokens.clips(toy.splits["train"])
+        said = predict(restore(checkpoint, method, training, 16), tokens, torch.arange(len(tokens.audio)))
+        exact = RecursiveRidge(1.0)
+        exact.update(solved_features(method, tokens, said.features), toy.labels[toy.splits["train"]], 6)
+        difference = checkpoint.readout["gram"] - exact.state["gram"]
+        error[damping, rate] = (difference.norm() / exact.state["gram"].norm()).item()
+    assert error[1e-6, 1e-9] < 1e-5
+    assert error[1e-6, 3e-3] < 0.3 * error[1e9, 3e-3]

@@ -1,0 +1,105 @@
+"""From the runs of the field to its tables: measures by seed, a summary, paired comparisons, accuracy by memory."""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from avcil import tables
+from avcil.evaluate import TaskResult
+from avcil.field import Protocol
+from avcil.manifest import class_index, read_manifest
+
+_MEASURES = ["average_accuracy", "last_accuracy", "forgetting_mean", "forgetting_last", "plasticity"]
+
+
+class Run(NamedTuple):
+    """Results by task of one row with one seed; seconds on one thread; exemplars a class (or in all) it was allowed."""
+
+    setting: str
+    row: str
+    seed: int
+    results: list[TaskResult]
+    seconds: float
+    exemplars: int
+
+
+class Found(NamedTuple):
+    """All runs of a benchmark, and the class index of each clip by setting and seed."""
+
+    runs: list[Run]
+    labels: dict[tuple[str, int], dict[str, int]]
+
+    def _frames(self, setting: str) -> tables.Tables:
+        return tables.frames({(r.row, r.seed): r.results for r in self.runs if r.setting == setting}, setting)
+
+    def measures(self) -> pd.DataFrame:
+        """A line a run: the measures of avcil/metrics.py, seconds, bytes kept between tasks at the end."""
+        settings = dict.fromkeys(run.setting for run in self.runs)
+        frame = pd.concat([tables.per_seed(self._frames(setting)) for setting in settings])
+        frame = frame.rename(columns={"benchmark": "setting", "variant": "row"})[["setting", "row", "seed", *_MEASURES]]
+        cost = pd.DataFrame(
+            {
+                "setting": run.setting, "row": run.row, "seed": run.seed, "seconds": run.seconds,
+                "memory_bytes": run.results[-1].memory_bytes,
+            }
+            for run in self.runs
+        )  # fmt: skip
+        return frame.merge(cost, on=["setting", "row", "seed"], how="left")
+
+    def curves(self, setting: str) -> pd.DataFrame:
+        """Accuracy after each task: columns variant, seed, task, accuracy."""
+        return self._frames(setting).runs[["variant", "seed", "task", "accuracy"]]
+
+    def compare(self, setting: str, reference: str) -> pd.DataFrame:
+        """`tables.compare` of ``reference`` with every other row of a setting."""
+        right = {}
+        for row in dict.fromkeys(run.row for run in self.runs if run.setting == setting):
+            mine = {run.seed: run.results for run in self.runs if run.setting == setting and run.row == row}
+            right[row] = tables.correctness(mine, {seed: self.labels[setting, seed] for seed in mine})
+        best = right.pop(reference)
+        return pd.DataFrame({"row": row} | tables.compare(best, other) for row, other in right.items())
+
+    def budgets(self) -> pd.DataFrame:
+        """Last accuracy by exemplars, of rows that were run with several numbers of them."""
+        same_tasks = len(next(run.results for run in self.runs if run.setting == "standard"))
+        frame = pd.DataFrame(
+            {
+                "row": run.row, "exemplars": run.exemplars, "seed": run.seed,
+                "last_accuracy": tables.last_accuracy(run.results),
+            }
+            for run in self.runs
+            if run.setting == "standard" or (run.setting.startswith("exemplars_") and len(run.results) == same_tasks)
+        )  # fmt: skip
+        several = frame.groupby("row").exemplars.nunique()
+        return frame[frame.row.map(several) > 2].sort_values(["row", "exemplars"], kind="stable")
+
+
+def read(folder: Path, protocol: Protocol) -> Found:
+    """What notebook 9 left in ``folder``, of exactly the settings, rows and seeds of the protocol."""
+    runs, labels = [], {}
+    for name, setting in protocol.settings.items():
+        table = read_manifest(folder / name / "manifest.csv")
+        orders = json.loads((folder / name / "orders.json").read_text())
+        seeds = setting.seeds or protocol.seeds
+        for seed in seeds:
+            labels[name, seed] = dict(zip(table.clip_id, class_index(table, orders[str(seed)]).tolist(), strict=True))
+        for row in setting.rows or protocol.rows:
+            for seed in seeds:
+                kept = json.loads((folder / name / row / f"seed{seed}.json").read_text())
+                results = [TaskResult(**result) for result in kept["results"]]
+                runs.append(Run(name, row, seed, results, kept["seconds"], kept["origin"]["method"]["exemplars"]))
+    return Found(runs, labels)
+
+
+def summarise(measures: pd.DataFrame) -> pd.DataFrame:
+    """Mean and standard deviation (n − 1) over seeds, a line a setting and row; seconds and bytes are means."""
+    groups = measures.groupby(["setting", "row"], sort=False)
+    mean, spread = groups[_MEASURES].mean(), groups[_MEASURES].std(ddof=1).add_suffix("_std")
+    columns = [name for measure in _MEASURES for name in (measure, f"{measure}_std")]
+    summary = pd.concat([mean, spread], axis=1)[columns]
+    summary["seeds"] = groups.seed.nunique()
+    summary["seconds"] = groups.seconds.mean()
+    summary["memory_bytes"] = groups.memory_bytes.mean().round().astype(int)
+    return summary.reset_index()

@@ -1,0 +1,123 @@
+"""Many runs, each on one thread, as many at a time as there are processors: the same bits however many that is.
+
+What a run gave is kept in a file of its own, so that a sweep that was killed goes on where it stopped; a run whose
+code, clips or parameters have changed since is run again.
+"""
+
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import lru_cache
+from multiprocessing.connection import wait
+from pathlib import Path
+from threading import Thread
+from typing import NamedTuple
+
+import torch
+
+from avcil.dataset import load_datasets
+from avcil.evaluate import Dataset, TaskResult
+from avcil.files import digest, write_json
+from avcil.methods import Method, Task, Training
+from avcil.progress import progress
+from avcil.train import origin, run_tasks
+
+# what decides a result; the store's digest is in the dataset's own stamp
+_LEARNING = (
+    "train", "objective", "losses", "model", "heads", "memory", "evaluate", "tokens", "dataset", "metrics",
+    "kernels/reference",
+)  # fmt: skip
+
+
+class Source(NamedTuple):
+    """Where a dataset is read from; see `load_datasets`."""
+
+    manifest: Path
+    orders: Path
+    store: Path
+    regions: Path | None = None
+
+
+class Job(NamedTuple):
+    """One run: a method on all tasks with one seed, scored on ``split``. file: where its results are kept, or None."""
+
+    name: tuple[str, ...]
+    source: Source
+    method: Method
+    training: Training
+    tasks: list[Task]
+    seed: int
+    split: str = "test"
+    file: Path | None = None
+
+
+class Done(NamedTuple):
+    """Results of a run by task, and the seconds that learning and evaluation took on one thread."""
+
+    results: list[TaskResult]
+    seconds: float
+
+
+@lru_cache(maxsize=1)
+def _data(source: Source) -> dict[int, Dataset]:
+    seeds = [int(seed) for seed in json.loads(source.orders.read_text())]
+    return load_datasets(source.manifest, source.orders, source.store, seeds, regions=source.regions)
+
+
+@lru_cache(maxsize=1)
+def _code() -> str:
+    folder = Path(__file__).parent
+    return digest(b"".join((folder / f"{name}.py").read_bytes() for name in _LEARNING))
+
+
+def _begin() -> None:
+    """One thread; and a worker whose parent was killed ends too, instead of waiting for work for ever."""
+    torch.set_num_threads(1)
+    parent = multiprocessing.parent_process().sentinel
+    Thread(target=lambda: (wait([parent]), os._exit(1)), daemon=True).start()
+
+
+def _run(job: Job) -> Done:
+    data = _data(job.source)[job.seed]
+    stamp = origin(data, job.method, job.training, job.tasks, len(job.tasks) - 1, job.seed)
+    files = digest(b"".join(file.read_bytes() for file in (job.source.manifest, job.source.regions) if file))
+    stamp |= {"split": job.split, "code": _code(), "order": data.order, "files": files}
+    stamp = json.loads(json.dumps(stamp))
+    if job.file and job.file.exists() and (kept := json.loads(job.file.read_text()))["origin"] == stamp:
+        return Done([TaskResult(**result) for result in kept["results"]], kept["seconds"])
+    started = time.perf_counter()
+    results = run_tasks(data, job.method, job.training, job.tasks, job.seed, None, split=job.split)
+    seconds = time.perf_counter() - started
+    if job.file:
+        content = {"origin": stamp, "results": [result._asdict() for result in results], "seconds": seconds}
+        write_json(job.file, content)
+    return Done(results, seconds)
+
+
+def run(jobs: Iterable[Job], *, workers: int | None = None) -> dict[tuple[tuple[str, ...], int], Done]:
+    """What each job gave, by its name and seed, in the order of the jobs. ``workers``: all processors if left out."""
+    jobs = list(jobs)
+    if not jobs:
+        return {}
+    workers = min(workers or os.cpu_count() or 1, len(jobs))
+    done: dict[tuple[tuple[str, ...], int], Done] = {}
+    os.environ["OMP_NUM_THREADS"], before = "1", os.environ.get("OMP_NUM_THREADS")
+    try:  # workers read the variable when they import torch
+        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin) as pool:
+            futures = {pool.submit(_run, job): job for job in jobs}
+            try:
+                for future in progress(as_completed(futures), total=len(jobs), desc="runs"):
+                    job = futures[future]
+                    done[job.name, job.seed] = future.result()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+    finally:
+        if before is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = before
+    return {(job.name, job.seed): done[job.name, job.seed] for job in jobs}

@@ -1,0 +1,247 @@
+"""The field from released files to results: what a protocol prescribes is what runs, and what ran is not run again.
+
+Made-up features in the authors' layout: 6 classes, 8 slots x 4 patches x 16 channels, each class with a look and a
+sound of its own.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from avcil import field, sweep
+from avcil.checkpoint import EMPTY
+from avcil.field import Protocol
+from avcil.manifest import read_manifest
+from avcil.official import import_features
+from avcil.train import run_task
+
+CLASSES = ["whistle", "Bark", "car, red", "accordion", "zither", "Mower"]
+COUNTS = {"train": 8, "val": 3, "test": 4}
+SLOTS, PATCHES, CHANNELS, BUDGET = 8, 4, 16, 8
+# bytes that an exemplar takes in float16: visual and audio tokens, and, for lll, similarity
+CLIP = 2 * CHANNELS * (SLOTS * PATCHES + 1)
+CLIP_BYTES = {"avcil_finetune": 0, "lll": CLIP + 2 * SLOTS * PATCHES, "avcil": CLIP}
+SHARED = "sharedvideo_000077"  # of the video of a test clip in the whole import
+
+
+def _clips() -> dict[str, dict[int, list[str]]]:
+    members = {s: {c: [f"{s:_<9}{c}{i}_000012" for i in range(n)] for c in range(6)} for s, n in COUNTS.items()}
+    members["test"][0][0] = SHARED[:11] + "_000099"
+    members["train"][0].append(SHARED)
+    return members
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory) -> dict[str, Path]:
+    """The same released folder, imported whole and video-disjoint."""
+    folder = tmp_path_factory.mktemp("released")
+    rng = np.random.default_rng(0)
+    looks, sounds = rng.standard_normal((2, 6, CHANNELS))
+    members, audio, visual = _clips(), {}, {}
+    for clip, c in ((clip, c) for split in members.values() for c, ids in split.items() for clip in ids):
+        audio[clip] = (sounds[c] + rng.standard_normal(CHANNELS)).astype("f4")
+        visual[clip] = (looks[c] + rng.standard_normal((SLOTS * PATCHES, CHANNELS))).astype("f4")
+    content = {
+        "category_encode_dict": {name: c for c, name in enumerate(CLASSES)},
+        "all_classId_vid_dict": members,
+        "all_id_category_dict": {s: {v: CLASSES[c] for c, ids in m.items() for v in ids} for s, m in members.items()},
+        "audio_pretrained_feature_dict": audio,
+        "visual_pretrained_feature_dict": visual,
+    }
+    for name, value in content.items():
+        np.save(folder / f"{name}.npy", value)
+    places = {"whole": folder / "imports/whole", "disjoint": folder / "imports/disjoint"}
+    for name, place in places.items():
+        import_features(folder, place, video_disjoint=name == "disjoint")
+    return places
+
+
+def _protocol(**changes) -> Protocol:
+    common = {
+        "classes_per_task": 2, "epochs": 3, "epochs_of": {"ridge": 1}, "class_order": "official", "seeds": [0, 1],
+        "exemplars": BUDGET, "budget": "total", "rows": ["avcil_finetune", "lll", "avcil", "ridge"],
+        "training": {
+            "optimiser": "adam", "schedule": "constant", "learning_rate": 1e-2, "later_learning_rate": 1e-2,
+            "batch": 16, "exemplar_batch": 4, "drop_last": True, "width": 16, "keep": "best_all",
+        },
+        "settings": {"standard": {}, "new_classes_only": {"keep": "best_new"}},
+    }  # fmt: skip
+    return Protocol(**common | changes)
+
+
+@pytest.fixture
+def rows(params):
+    # the made-up grid is 2 x 2 already
+    return params.rows | {"avcil": params.rows["avcil"].model_copy(update={"patches": None})}
+
+
+@pytest.fixture
+def jobs(imported, rows, params):
+    def make(out: Path, place: str = "whole", **changes) -> list[sweep.Job]:
+        folder = imported[place]
+        return field.jobs(folder, folder / "features", _protocol(**changes), rows, params.training, 1, out)
+
+    return make
+
+
+@pytest.fixture
+def in_process():
+    """For jobs that run without workers, under the conditions of one."""
+    torch.set_num_threads(1)
+    sweep._data.cache_clear()
+    yield
+    sweep._data.cache_clear()
+
+
+def test_jobs_are_what_the_protocol_prescribes(jobs, params, tmp_path):
+    found = {(job.name, job.seed): job for job in jobs(tmp_path)}
+    names = [(s, r) for s in ("standard", "new_classes_only") for r in _protocol().rows]
+    assert list(found) == [(name, seed) for name in names for seed in (0, 1)]
+    assert len({job.file for job in found.values()}) == len(found)
+    for ((setting, row), seed), job in found.items():
+        assert job.seed == seed and job.split == "test"
+        assert job.training.keep == ("best_all" if setting == "standard" else "best_new")
+        assert job.training.width == 16 and job.training.temperature == params.training.temperature
+        assert [(task.id, task.from_, task.classes) for task in job.tasks] == [
+            (0, "init", 2), (1, "task0", 2), (2, "task1", 2),
+        ]  # fmt: skip
+        assert {task.epochs for task in job.tasks} == {1 if row == "ridge" else 3}
+        kept = (BUDGET, "total") if row in ("lll", "avcil") else (5, "per_class")
+        assert (job.method.exemplars, job.method.budget) == kept
+        assert sweep._data(job.source)[seed].order == CLASSES
+
+
+def test_no_exemplars_turn_the_memory_off(jobs, tmp_path, in_process):
+    settings = {"none": {"exemplars": 0, "rows": ["lll", "ridge", "avcil_joint"], "seeds": [1]}}
+    found = {job.name[1]: job for job in jobs(tmp_path, settings=settings)}
+    assert {row: job.method.memory for row, job in found.items()} == {
+        "lll": "none", "ridge": "none", "avcil_joint": "all",
+    }  # fmt: skip
+    assert {job.seed for job in found.values()} == {1}
+    assert [result.memory_bytes for result in sweep._run(found["lll"]).results] == [0, 0, 0]
+
+
+def test_classes_that_do_not_divide_are_one_clear_line(jobs, tmp_path):
+    with pytest.raises(ValueError, match=r"^6 classes do not divide into tasks of 4; change classes_per_task$"):
+        jobs(tmp_path, classes_per_task=4)
+
+
+def test_without_twins_classes_that_share_a_sound_are_one(rows, params, tmp_path):
+    table = [(f"{s}{c}", f"{s}{c}.mp4", f"class{c}", s) for s in ("train", "val", "test") for c in range(4)]
+    pd.DataFrame(table, columns=["clip_id", "path", "label", "split"]).to_csv(tmp_path / "manifest.csv", index=False)
+    protocol = _protocol(
+        class_order="drawn", seeds=[0, 1, 2], rows=["ridge"],
+        settings={"standard": {}, "no_twins": {"twins": False, "classes_per_task": 1}},
+    )  # fmt: skip
+    found = field.jobs(tmp_path, tmp_path / "features", protocol, rows, params.training, 2, tmp_path / "out")
+    merged = [job for job in found if job.name[0] == "no_twins"]
+    assert [len(job.tasks) for job in found] == [2] * 6 and {t.classes for t in merged[0].tasks} == {1}
+    labels = read_manifest(merged[0].source.manifest).set_index("clip_id").label
+    assert all(labels[f"{s}{c}"] == f"timbre {c % 2}" for s in ("train", "val", "test") for c in range(4))
+    orders = json.loads(merged[0].source.orders.read_text())
+    assert all(sorted(order) == ["timbre 0", "timbre 1"] for order in orders.values()) and len(orders) == 3
+    assert read_manifest(found[0].source.manifest).label.nunique() == 4
+
+
+def test_video_disjoint_runs_learn_from_no_test_video(jobs, tmp_path, in_process):
+    [job] = jobs(tmp_path, place="disjoint", rows=["ridge"], seeds=[0], settings={"standard": {}})
+    table = read_manifest(job.source.manifest)
+    videos = table.clip_id.str[:11]
+    assert SHARED not in set(table.clip_id) and SHARED[:11] in set(videos[table.split == "test"])
+    assert not set(videos[table.split == "train"]) & set(videos[table.split == "test"])
+    assert len(sweep._data(job.source)[0].splits["train"]) == 6 * COUNTS["train"]
+    assert sweep._run(job).results[-1].clips == [8, 8, 8]
+
+
+def test_the_best_epoch_by_new_classes_reads_no_validation_clip_of_old_ones(jobs, tmp_path, in_process):
+    """Old classes' validation clips get labels of one another. The control: by all classes, other epochs are kept."""
+    changed = set()
+    for job in jobs(tmp_path, rows=["avcil_finetune", "lll"], epochs=6):
+        data = sweep._data(job.source)[job.seed]
+        start, _, _ = run_task(data, job.method, job.training, job.tasks, 0, job.seed, EMPTY)
+        labels = data.labels.clone()
+        old = data.rows("val", 0, 2)
+        labels[old] = 1 - labels[old]
+        assert len(old) == 6
+        after = [
+            run_task(d, job.method, job.training, job.tasks, 1, job.seed, start)
+            for d in (data, data._replace(labels=labels))
+        ]
+        same = all(torch.equal(a, b) for a, b in zip(*(c.model.values() for c, _, _ in after), strict=True))
+        if job.training.keep == "best_new":
+            assert same and after[0][1] == after[1][1], job.name
+        elif not same:
+            changed.add(job.name)
+    assert changed
+
+
+def _check(row: str, results: list, members: dict) -> None:
+    """What every run must fulfil, whatever it learnt."""
+    for t, result in enumerate(results):
+        seen = 2 * (t + 1)
+        truth = {clip: c for c in range(seen) for clip in members["test"][c]}
+        assert result.task == t and result.clips == [8] * (t + 1)
+        assert result.predictions.keys() == truth.keys(), "the classes are learnt in the authors' order"
+        assert set(result.predictions.values()) <= set(range(seen))
+        right = [[result.predictions[v] == c for v, c in truth.items() if c // 2 == u] for u in range(t + 1)]
+        np.testing.assert_allclose(result.accuracy, [np.mean(r) for r in right], rtol=1e-6)
+        if row == "ridge":
+            assert result.predictions == truth, "a ridge on these features errs nowhere"
+        else:
+            assert result.memory_bytes == BUDGET // seen * seen * CLIP_BYTES[row]
+        assert result.hit is None
+
+
+def test_a_sweep_is_the_same_whoever_runs_it_and_is_not_run_twice(jobs, params, tmp_path, monkeypatch, in_process):
+    made = {workers: jobs(tmp_path / str(workers)) for workers in (1, 2)}
+    done = {workers: sweep.run(todo, workers=workers) for workers, todo in made.items()}
+    assert list(done[1]) == list(done[2]) == [(job.name, job.seed) for job in made[1]]
+    for key, one in done[1].items():
+        assert one.results == done[2][key].results, key
+        _check(key[0][1], one.results, _clips())
+    forgets = np.mean([done[1][("standard", "avcil_finetune"), seed].results[-1].accuracy[0] for seed in (0, 1)])
+    assert forgets < 0.5, "fine-tuning forgets the first task"
+
+    runs = []
+
+    def poisoned(*arguments, **options):
+        runs.append(arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sweep, "run_tasks", poisoned)
+    before = {job.file: job.file.stat().st_mtime_ns for job in made[1]}
+    for job in made[1]:
+        assert sweep._run(job) == done[1][job.name, job.seed]
+    assert not runs and before == {file: file.stat().st_mtime_ns for file in before}
+    job = made[1][-1]
+    changes = {
+        "training": job.training.model_copy(update={"temperature": 3.0}),
+        "method": job.method.model_copy(update={"exemplars": 1}),
+        "tasks": [task.model_copy(update={"epochs": 2}) for task in job.tasks],
+        "split": "val",
+    }
+    for name, value in changes.items():
+        with pytest.raises(KeyboardInterrupt):
+            sweep._run(job._replace(**{name: value}))
+        assert runs.pop(), name
+
+
+@pytest.mark.parametrize("what", ["order", "labels"])
+def test_a_changed_class_order_or_manifest_runs_again(jobs, tmp_path, in_process, what):
+    [job] = jobs(tmp_path, rows=["ridge"], seeds=[0], settings={"standard": {}})
+    sweep._run(job)
+    if what == "order":
+        job.source.orders.write_text(json.dumps({"0": CLASSES[::-1]}))
+    else:
+        table = read_manifest(job.source.manifest)
+        table["label"] = table.label.replace({"whistle": "zither", "zither": "whistle"})
+        table.to_csv(job.source.manifest, index=False)
+    sweep._data.cache_clear()
+    data = sweep._data(job.source)[0]
+    result = sweep._run(job).results[0]
+    truth = {data.clip_ids[row]: int(data.labels[row]) for row in data.rows("test", 0, 2)}
+    assert result.predictions == truth

@@ -1,0 +1,414 @@
+"""The import of released features: a store of exactly what they hold, or one line that says what is wrong."""
+
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from avcil import official
+from avcil.features import StoreError, read_store
+from avcil.manifest import read_manifest
+from avcil.npydict import NpyError, index_npy
+from avcil.official import OfficialError, import_features, inspect
+
+AUDIO = "audio_pretrained_feature/audio_pretrained_feature_dict.npy"
+VISUAL = "visual_pretrained_feature/visual_pretrained_feature_dict.npy"
+H5 = "visual_pretrained_feature/visual_features.h5"
+SPLIT_FILES = ("category_encode_dict.npy", "all_classId_vid_dict.npy", "all_id_category_dict.npy")
+CLASSES = {"Cat": 0, "Bus, red": 1, "subway, metr": 2}
+COUNTS = {"train": 4, "val": 1, "test": 2}
+PATCHES, CHANNELS, CLIPS = 16, 6, 21
+
+
+def _vid(split: str, label: int, index: int) -> str:
+    return f"{split:_<9}{label}{index}_000012"
+
+
+def _splits() -> tuple[dict, dict]:
+    members = {s: {c: [_vid(s, c, i) for i in range(n)] for c in range(3)} for s, n in COUNTS.items()}
+    names = list(CLASSES)
+    return members, {s: {v: names[c] for c, ids in m.items() for v in ids} for s, m in members.items()}
+
+
+def _write_splits(folder: Path, members: dict, labels: dict, encode: dict = CLASSES) -> None:
+    for name, content in zip(SPLIT_FILES, (encode, members, labels), strict=True):
+        np.save(folder / name, content)
+
+
+def _features(seed: int = 0) -> tuple[dict, dict]:
+    rng = np.random.default_rng(seed)
+    ids = [v for split in _splits()[0].values() for m in split.values() for v in m]
+    audio = {v: rng.standard_normal(CHANNELS).astype("f4") for v in ids}
+    return audio, {v: rng.standard_normal((8 * PATCHES, CHANNELS)).astype("f4") for v in ids}
+
+
+def _write_features(folder: Path, audio: dict, visual: dict) -> None:
+    np.save(folder / AUDIO, audio)
+    np.save(folder / VISUAL, visual)
+
+
+@pytest.fixture
+def source(tmp_path) -> Path:
+    for name in (AUDIO, VISUAL):
+        (tmp_path / "TOY" / name).parent.mkdir(parents=True)
+    _write_splits(tmp_path / "TOY", *_splits())
+    _write_features(tmp_path / "TOY", *_features())
+    return tmp_path / "TOY"
+
+
+@pytest.fixture
+def small_shards(monkeypatch):
+    """Four clips a shard."""
+    monkeypatch.setattr(official, "SHARD_BYTES", 4 * 2 * (8 * PATCHES * (CHANNELS + 1) + CHANNELS))
+
+
+def _bytes(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+# ---- what a source holds
+
+
+def test_report_names_what_is_wrong(source):
+    members, labels = _splits()
+    twin, wrong, lost = _vid("test", 0, 0), _vid("train", 1, 0), _vid("val", 2, 0)
+    members["train"][0].append(twin)
+    labels["train"] |= {twin: "Cat", wrong: "Cat"}
+    del labels["val"][lost]
+    labels["test"]["nowhere_000001"] = "Cat"
+    # another second of a video, once in its own class and once in another
+    new = [twin[:11] + "_000099", _vid("train", 0, 0)[:11] + "_000099"]
+    for split, label, clip in (("train", 0, new[0]), ("val", 1, new[1])):
+        members[split][label].append(clip)
+        labels[split][clip] = list(CLASSES)[label]
+    _write_splits(source, members, labels)
+    audio, visual = _features()
+    del audio[wrong], visual[lost]
+    _write_features(source, audio, visual)
+    report = inspect(source)
+    assert report.contradictions == [
+        f"train clip `{wrong}` is of class `Bus, red`, but its label is `Cat`",
+        f"val clip `{lost}` is of class `subway, metr`, but its label is `None`",
+        f"clip `{twin}` is listed 2 times",
+        "clip `nowhere_000001` has a label, but no class lists it",
+    ]
+    missing = dict.fromkeys([lost, *new], "no visual features") | {wrong: "no audio features"}
+    assert report.unusable == missing
+    assert report.leaks["test and train"] == 1 and report.leaks["test and train, same class"] == 1
+    assert report.leaks["val and train"] == 1 and report.leaks["val and train, same class"] == 0
+    with pytest.raises(OfficialError, match=r"is of class `Bus, red`, but its label is `Cat` \(4 such\); mend"):
+        import_features(source, source.parent / "out")
+
+
+@pytest.mark.parametrize(
+    ("encode", "members", "message"),
+    [
+        ({"Cat": 0, "Bus, red": 2}, None, r"category_encode_dict\.npy: the class ids are not 0, 1, 2"),
+        ({"Cat\n": 0}, None, "a label is not plain text"),
+        (CLASSES, {"train": {}, "test": {}}, r"all_classId_vid_dict\.npy .*no split `val`"),
+        (CLASSES, {"train": {7: ["x"]}, "val": {}, "test": {}}, "train: no list of a class"),
+        (CLASSES, {"train": {0: ["../x"]}, "val": {}, "test": {}}, "train: what class 0 lists is not all clip ids"),
+    ],
+)
+def test_split_files_of_another_layout_are_one_clear_line(source, encode, members, message):
+    _write_splits(source, members or _splits()[0], _splits()[1], encode)
+    with pytest.raises(OfficialError, match=message):
+        inspect(source)
+
+
+def test_missing_files_are_named(source, tmp_path):
+    for name in (AUDIO, VISUAL):
+        (source / name).unlink()
+    assert inspect(source).features == {} and "features: none" in str(inspect(source))
+    with pytest.raises(OfficialError, match=r"TOY: no audio features; put audio_pretrained_feature.*npy there"):
+        import_features(source, tmp_path / "out")
+    (source / SPLIT_FILES[2]).unlink()
+    with pytest.raises(NpyError, match=r"all_id_category_dict\.npy: no such file"):
+        inspect(source)
+
+
+class _Hostile:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+def test_a_hostile_value_in_any_file_of_a_source_is_refused(source, tmp_path):
+    sentinel = tmp_path / "sentinel"
+    for name in (*SPLIT_FILES, AUDIO, VISUAL):
+        whole = (source / name).read_bytes()
+        np.save(source / name, {"a": _Hostile(sentinel)})
+        with pytest.raises(NpyError, match=rf"{Path(name).name}, offset \d+: names `posix\.system`"):
+            inspect(source)
+        (source / name).write_bytes(whole)
+    assert not sentinel.exists()
+    pickle.loads(pickle.dumps(_Hostile(sentinel)))
+    assert sentinel.exists(), "the control"
+
+
+# ---- import
+
+
+def test_import_is_the_released_data_in_float16(source, tmp_path, small_shards, capsys):
+    report = import_features(source, tmp_path / "out")
+    assert "features: 0.00 GB to write, " in capsys.readouterr().out
+    assert report == inspect(source)._replace(dropped={"train": 0, "val": 0, "test": 0})
+    assert report.features == {"audio": AUDIO, "visual": VISUAL} and report.clips == {"train": 12, "val": 3, "test": 6}
+    assert report.renamed == {"subway, metr": "subway, metro"}
+    assert not report.contradictions and not report.unusable and not any(report.leaks.values())
+    assert str(report).startswith("TOY\norder: Cat; Bus, red; subway, metro\nclips: train: 12; val: 3; test: 6\n")
+    out = tmp_path / "out"
+    table = read_manifest(out / "manifest.csv")
+    expected = [(v, c, s) for s, m in _splits()[0].items() for c, ids in m.items() for v in ids]
+    assert json.loads((out / "order.json").read_text()) == report.order == ["Cat", "Bus, red", "subway, metro"]
+    assert list(zip(table.clip_id, table.label.map(report.order.index), table.split, strict=True)) == expected
+    assert list(table.path) == [f"clips/{v}.mp4" for v, _, _ in expected]
+    store = read_store(out / "features", encoder="official", verify=True)
+    assert store.header.clip_ids == list(table.clip_id) and store.quarantined == {}
+    assert store.header.clips_per_shard == 4 and len(list((out / "features").glob("*.safetensors"))) == 6
+    audio, visual = _features()
+    for row, clip in enumerate(table.clip_id):
+        slots = visual[clip].reshape(8, PATCHES, CHANNELS).astype(np.float16)
+        np.testing.assert_array_equal(store.tokens.visual[row].numpy(), slots.astype("f4"))
+        np.testing.assert_array_equal(store.tokens.audio[row, 0].numpy(), audio[clip].astype(np.float16).astype("f4"))
+    assert store.tokens.similarity.shape == (CLIPS, 8, PATCHES) and not store.tokens.similarity.any()
+    assert json.loads((out / "report.json").read_text()) == json.loads(json.dumps(report._asdict()))
+
+
+def test_any_order_and_precision_of_the_source(source, tmp_path):
+    audio, visual = _features()
+    import_features(source, tmp_path / "plain")
+    _write_features(
+        source, {v: a.astype("f8") for v, a in audio.items()}, {v: np.asfortranarray(a) for v, a in visual.items()}
+    )
+    # directly in the folder
+    for name in (AUDIO, VISUAL):
+        (source / name).rename(source / Path(name).name)
+    import_features(source, tmp_path / "other")
+    stores = [read_store(tmp_path / name / "features").tokens for name in ("plain", "other")]
+    assert all(torch.equal(a, b) for a, b in zip(*stores, strict=True))
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 4])
+def test_pooled_patches_are_those_of_torch(source, tmp_path, side):
+    import_features(source, tmp_path / "out", patches=side)
+    tokens = read_store(tmp_path / "out/features").tokens
+    maps = torch.stack([torch.from_numpy(a) for a in _features()[1].values()]).reshape(-1, 8, 4, 4, CHANNELS)
+    maps = maps.flatten(0, 1).permute(0, 3, 1, 2)
+    pooled = F.adaptive_avg_pool2d(maps, 3) if side == 3 else F.avg_pool2d(maps, 4 // side)
+    expected = pooled.flatten(2).transpose(1, 2).reshape(-1, 8, side**2, CHANNELS)
+    torch.testing.assert_close(tokens.visual, expected, atol=2e-3, rtol=1e-3)
+    assert tokens.similarity.shape == (CLIPS, 8, side**2)
+
+
+def test_hdf5_gives_the_same_store_and_never_leads_elsewhere(source, tmp_path):
+    import_features(source, tmp_path / "npy")
+    (source / VISUAL).unlink()
+    visual = _features()[1]
+    clip, values = next(iter(visual.items()))
+    (tmp_path / "raw.bin").write_bytes(values.tobytes())
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["x"] = values
+    layout = h5py.VirtualLayout(values.shape, "f4")
+    layout[:] = h5py.VirtualSource(tmp_path / "other.h5", "x", values.shape)
+    stores = {"npy": read_store(tmp_path / "npy/features")}
+    for lead in ("nowhere", "link", "virtual", "raw"):
+        with h5py.File(source / H5, "w") as file:
+            for other, array in visual.items():
+                if other != clip or lead == "nowhere":
+                    file[other] = array
+                elif lead == "link":
+                    file[clip] = h5py.ExternalLink(tmp_path / "other.h5", "x")
+                elif lead == "virtual":
+                    file.create_virtual_dataset(clip, layout)
+                else:
+                    file.create_dataset(clip, values.shape, "f4", external=[(tmp_path / "raw.bin", 0, values.nbytes)])
+        report = import_features(source, tmp_path / lead)
+        stores[lead] = read_store(tmp_path / lead / "features")
+        assert report.features["visual"] == H5 and list(report.unusable) == [clip] * (lead != "nowhere"), lead
+        assert all("another file" in reason for reason in report.unusable.values())
+    assert all(torch.equal(a, b) for a, b in zip(stores["npy"].tokens, stores["nowhere"].tokens, strict=True))
+    assert len({store.header.checksum for store in stores.values()}) == len(stores)
+    (source / H5).write_bytes(b"no HDF5")
+    with pytest.raises(OfficialError, match=r"visual_features\.h5: cannot be read"):
+        inspect(source)
+
+
+def test_a_killed_import_goes_on_and_ends_with_the_same_bytes(source, tmp_path, small_shards, monkeypatch):
+    import_features(source, tmp_path / "whole")
+    store, made, original = tmp_path / "killed/features", [], official._shard
+
+    def dies_at_the_fourth(source, ids, layout):
+        made.append(ids)
+        if len(made) == 4:
+            raise KeyboardInterrupt
+        return original(source, ids, layout)
+
+    monkeypatch.setattr(official, "_shard", dies_at_the_fourth)
+    with pytest.raises(KeyboardInterrupt):
+        import_features(source, tmp_path / "killed")
+    with pytest.raises(StoreError, match="unfinished"):
+        read_store(store)
+    import_features(source, tmp_path / "killed")
+    assert len(made) == 4 + 3, "three shards were kept"
+    # killed between the last shard and its note, and after its note but without the shard
+    for lost in ("00005.json", "00005.safetensors"):
+        assert _bytes(tmp_path / "killed") == _bytes(tmp_path / "whole")
+        (store / "index.json").unlink()
+        (store / lost).unlink()
+        made.clear()
+        import_features(source, tmp_path / "killed")
+        assert len(made) == 1
+    assert _bytes(tmp_path / "killed") == _bytes(tmp_path / "whole")
+
+
+def test_another_import_or_too_little_space_is_refused(source, tmp_path, monkeypatch):
+    usage = type("Usage", (), {"free": CLIPS * 2 * (8 * PATCHES * (CHANNELS + 1) + CHANNELS) - 1})
+    monkeypatch.setattr(official.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(OfficialError, match=r"to write, 0\.00 GB free; make room or pool"):
+        import_features(source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    usage.free += 1
+    import_features(source, tmp_path / "out")
+    before = _bytes(tmp_path / "out")
+    # what is there already needs no room
+    usage.free = 0
+    import_features(source, tmp_path / "out")
+    with pytest.raises(OfficialError, match="features: holds another import; delete the folder"):
+        import_features(source, tmp_path / "out", patches=2)
+    # features extracted anew: same names, same sizes
+    _write_features(source, *_features(seed=1))
+    with pytest.raises(OfficialError, match="features: holds another import"):
+        import_features(source, tmp_path / "out")
+    assert _bytes(tmp_path / "out") == before
+
+
+def test_unusable_clips_are_quarantined_with_their_reasons(source, tmp_path, small_shards):
+    audio, visual = _features()
+    ids = list(audio)
+    del audio[ids[0]]
+    visual[ids[1]] = visual[ids[1]][:-8]
+    visual[ids[5]][3, 2] = np.nan
+    audio[ids[6]][0] = 1e5
+    visual[ids[9]] = visual[ids[9]].tolist()
+    _write_features(source, audio, visual)
+    report = import_features(source, tmp_path / "out")
+    assert report.unusable == {
+        ids[0]: "no audio features",
+        ids[1]: "visual: Stored of shape (120, 6), not (128, 6)",
+        ids[5]: "visual: NaN, or a value beyond float16 (65504)",
+        ids[6]: "audio: NaN, or a value beyond float16 (65504)",
+        ids[9]: "visual: list of shape None, not (128, 6)",
+    }
+    store = read_store(tmp_path / "out/features", verify=True)
+    assert store.quarantined == report.unusable
+    bad = torch.tensor([clip in report.unusable for clip in ids])
+    assert not store.tokens.visual[bad].any() and not store.tokens.audio[bad].any()
+    assert store.tokens.visual[~bad].flatten(1).any(1).all()
+    # so does an import that goes on
+    (tmp_path / "out/features/index.json").unlink()
+    assert import_features(source, tmp_path / "out") == report
+
+
+def test_features_of_something_else_are_refused(source, tmp_path, small_shards):
+    audio, visual = _features()
+    cases = [
+        ({"x": audio[next(iter(audio))]}, visual, None, "class `Cat` has no train clip with features"),
+        (audio, {v: a for v, a in visual.items() if v[:10] != "test_____1"}, None, "`Bus, red` has no test clip"),
+        (audio, {v: a[:-1] for v, a in visual.items()}, None, r"shape \(127, 6\).*\(8 x patches, channels\)"),
+        (audio, {v: a.reshape(8, 16, -1) for v, a in visual.items()}, None, r"visual arrays of shape \(8, 16, 6\)"),
+        ({v: a[:-1] for v, a in audio.items()}, visual, None, r"audio arrays of shape \(5,\)"),
+        (audio, {v: 3 for v in visual}, None, "visual arrays of shape None"),
+        (audio, {v: a * np.nan for v, a in visual.items()}, None, "no usable clip in a whole shard, .*NaN"),
+        (audio, visual, 0, "16 patches a slot cannot be pooled to 0 x 0"),
+        (audio, visual, 5, "16 patches a slot cannot be pooled to 5 x 5"),
+    ]
+    for number, (heard, seen, side, message) in enumerate(cases):
+        _write_features(source, heard, seen)
+        with pytest.raises(OfficialError, match=message):
+            import_features(source, tmp_path / f"out{number}", patches=side)
+
+
+def test_video_disjoint_drops_what_shares_a_video_with_a_test_clip(source, tmp_path):
+    members, labels = _splits()
+    twins = {s: _vid("test", c, 0)[:11] + "_000077" for c, s in enumerate(("train", "val"))}
+    audio, visual = _features()
+    for label, (split, clip) in enumerate(twins.items()):
+        members[split][label].append(clip)
+        labels[split][clip] = list(CLASSES)[label]
+        audio[clip], visual[clip] = audio[_vid("test", 0, 0)], visual[_vid("test", 0, 0)]
+    _write_splits(source, members, labels)
+    _write_features(source, audio, visual)
+    assert inspect(source).leaks["test and train"] == 1 and inspect(source).leaks["test and val"] == 1
+    report = import_features(source, tmp_path / "out", video_disjoint=True)
+    assert report.dropped == {"train": 1, "val": 1, "test": 0} and not any(report.leaks.values())
+    assert report.clips == {"train": 12, "val": 3, "test": 6}
+    table = read_manifest(tmp_path / "out/manifest.csv")
+    assert not set(twins.values()) & set(table.clip_id) and len(table) == CLIPS
+    assert import_features(source, tmp_path / "whole").clips == {"train": 13, "val": 4, "test": 6}
+
+
+def test_command_line(source, tmp_path, capsys):
+    official.main([str(source)])
+    assert capsys.readouterr().out == f"{inspect(source)}\n"
+    command = [sys.executable, "-m", "avcil.official", source, tmp_path / "out", "--patches", "2", "--video-disjoint"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    assert " to write, " in done.stdout and "dropped: train: 0" in done.stdout
+    assert read_store(tmp_path / "out/features").tokens.visual.shape == (CLIPS, 8, 4, CHANNELS)
+    (source / SPLIT_FILES[0]).unlink()
+    with pytest.raises(SystemExit, match=r"^[^\n]*category_encode_dict\.npy: no such file[^\n]*$"):
+        official.main([str(source), str(tmp_path / "out2")])
+
+
+# ---- the authors' own files
+
+OFFICIAL = os.environ.get("AVCIL_OFFICIAL")
+released = pytest.mark.skipif(OFFICIAL is None, reason="AVCIL_OFFICIAL names no copy of weiguoPian/AV-CIL_ICCV2023")
+
+
+@released
+@pytest.mark.parametrize(
+    ("name", "classes", "clips", "leaks"),
+    [
+        ("AVE", 28, (3294, 391, 394), (0, 0, 0)),
+        ("kinetics-sounds", 30, (19220, 1947, 1958), (0, 0, 0)),
+        ("VGGSound_100", 100, (51195, 5000, 5000), (1627, 1625, 1671)),
+    ],
+)
+def test_the_released_splits_have_the_known_counts(name, classes, clips, leaks):
+    folder = Path(OFFICIAL) / "data" / name
+    report = inspect(folder)
+    assert len(report.order) == len(set(report.order)) == classes and report.contradictions == []
+    assert tuple(report.clips.values()) == clips and list(report.clips) == ["train", "val", "test"]
+    shared = ("test and train", "test and train, same class", "val and train")
+    assert tuple(report.leaks[key] for key in shared) == leaks
+    assert report.renamed == ({"subway, metr": "subway, metro"} if name == "VGGSound_100" else {})
+    heads = {"AVE": ["Acoustic guitar", "Cat"], "VGGSound_100": ["playing theremin", "donkey, ass braying"]}
+    assert report.order[:2] == heads.get(name, report.order[:2])
+    for file in SPLIT_FILES:
+        assert index_npy(folder / file) == np.load(folder / file, allow_pickle=True).item()
+
+
+@released
+def test_video_disjoint_vggsound_keeps_every_test_clip(tmp_path):
+    """With features of two numbers a token: the splits are what is tested."""
+    source = tmp_path / "VGGSound_100"
+    shutil.copytree(Path(OFFICIAL) / "data/VGGSound_100", source)
+    ids = [clip for split in index_npy(source / SPLIT_FILES[2]).values() for clip in split]
+    _write_features(source, dict.fromkeys(ids, np.ones(2, "f4")), dict.fromkeys(ids, np.ones((8, 2), "f4")))
+    report = import_features(source, tmp_path / "out", video_disjoint=True)
+    assert report.clips["test"] == 5000 and report.leaks["test and train"] == report.leaks["test and val"] == 0
+    assert report.clips["train"] == 51195 - report.dropped["train"] and report.dropped["train"] > 1000
+    assert read_manifest(tmp_path / "out/manifest.csv").label.nunique() == 100
