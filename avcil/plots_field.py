@@ -17,8 +17,8 @@ FAMILIES = {
     "LLL": (0, ["lll_analytic", "lll_analytic_no_exemplars", "lll", "without_both_levels", "naive_fusion"]),
     "replay on the guided model": (3, ["replay", "derpp", "wa", "ssil_guided", "icarl_guided", "finetune"]),
     "closed form, guided tokens": (2, ["ridge_guided", "ranpac_guided", "acil_guided", "mmal_guided"]),
-    "closed form, pooled tokens": (8, ["ncm", "ridge", "slda", "fecam", "ranpac", "acil", "mmal"]),
-    "AV-CIL's model": (1, [
+    "closed form, pooled tokens": (4, ["ncm", "ridge", "slda", "fecam", "ranpac", "acil", "mmal"]),
+    "AV-CIL's model": (5, [
         "avcil", "avcil_without_instance_contrast", "avcil_without_class_contrast",
         "avcil_without_attention_distillation", "avcil_without_logit_distillation", "avcil_without_separation",
         "ssil", "afc_lsc", "afc_nme", "icarl_fc", "icarl_nme", "lwf", "avcil_finetune",
@@ -44,7 +44,7 @@ def field_ranking(seeds: pd.DataFrame, *, title: str) -> Figure:
     order = [
         row
         for _, rows in FAMILIES.values()
-        for row in sorted(set(rows) & set(means.index), key=lambda row: -means[row])
+        for row in sorted((row for row in rows if row in means.index), key=lambda row: -means[row])
     ]
     figure, axes = plt.subplots(1, 2, figsize=(9.6, 0.9 + 0.24 * len(order)), sharey=True, width_ratios=[3, 2])
     for y, row in enumerate(order):
@@ -59,14 +59,15 @@ def field_ranking(seeds: pd.DataFrame, *, title: str) -> Figure:
             axis.axhline(y - 0.5, color="0.8", linewidth=0.8)
     for y in [0, *firsts]:
         axes[1].annotate(
-            family_of(order[y]), (1, y), xycoords=("axes fraction", "data"), ha="right", va="center",
-            color=_family_colour(order[y]), fontsize="small", fontweight="bold",
+            family_of(order[y]), (1.03, y), xycoords=("axes fraction", "data"), va="center",
+            color=_family_colour(order[y]), fontsize="small", fontweight="bold", annotation_clip=False,
         )  # fmt: skip
     axes[0].set(yticks=range(len(order)), yticklabels=[name_of(row).split(" (")[0] for row in order], xlim=(0, 1))
     axes[0].tick_params(axis="y", labelsize="small")
     axes[0].set(xlabel="accuracy after the last task", title=title)
     axes[1].set(xlabel="forgetting after the last task", xlim=(0, 1))
-    axes[0].invert_yaxis()
+    axes[0].set_ylim(len(order) - 0.4, -0.6)
+    axes[1].tick_params(axis="y", length=0)
     figure.tight_layout()
     return figure
 
@@ -137,14 +138,17 @@ def field_cost(table: pd.DataFrame) -> Figure:
         (axes[1], "memory_bytes", "megabytes kept between tasks (exemplars, statistics)"),
     ):
         scale = 1 if column == "seconds" else 1e-6
+        named = {}
         for index, line in kept.iterrows():
             x = max(line[column] * scale, 1e-2)
             axis.plot(x, line.last_accuracy, "o", color=_family_colour(line.row), markersize=6, alpha=0.85)
             if index in set(best):
-                axis.annotate(
-                    name_of(line.row).split(" (")[0], (x, line.last_accuracy), xytext=(0, 7),
-                    textcoords="offset points", ha="center", fontsize="small", color=_family_colour(line.row),
-                )  # fmt: skip
+                named[line.row] = (x, line.last_accuracy)
+        placed = -np.inf
+        for row, (x, y) in sorted(named.items(), key=lambda item: item[1][1]):
+            placed = max(y + 0.03, placed + 0.045)
+            text = name_of(row).split(" (")[0]
+            axis.annotate(text, (x, placed), ha="center", fontsize="small", color=_family_colour(row))
         axis.set(xscale="log", xlabel=label, ylim=(0, 1))
         axis.margins(x=0.2)
     axes[0].set(ylabel="accuracy after the last task", title="The best of each family is named")
@@ -163,9 +167,10 @@ def budget_curves(table: pd.DataFrame) -> Figure:
         return figure
     means = table.groupby(["row", "exemplars"]).last_accuracy.agg(["mean", "min", "max"])
     ends = {}
+    counts = sorted(table.exemplars.unique())
     for number, row in enumerate(table.row.unique()):
         mine = means.loc[row]
-        at = range(len(mine))
+        at = [counts.index(exemplars) for exemplars in mine.index]
         axes.plot(at, mine["mean"], marker="o", markersize=4, color=PALETTE[number])
         axes.fill_between(at, mine["min"], mine["max"], color=PALETTE[number], alpha=0.12, linewidth=0)
         ends[row] = (mine["mean"].iloc[-1], number)
@@ -173,8 +178,7 @@ def budget_curves(table: pd.DataFrame) -> Figure:
     for row, (y, number) in sorted(ends.items(), key=lambda item: item[1][0]):
         placed = max(y, placed + 0.045)
         text = name_of(row).split(" (")[0]
-        axes.annotate(text, (len(mine) - 0.88, placed), color=PALETTE[number], va="center", annotation_clip=False)
-    counts = sorted(table.exemplars.unique())
+        axes.annotate(text, (len(counts) - 0.88, placed), color=PALETTE[number], va="center", annotation_clip=False)
     axes.set(
         xticks=range(len(counts)), xticklabels=counts, ylim=(0, 1), xlabel="exemplars a class",
         ylabel="accuracy after the last task", title="What a larger memory buys (band: worst to best seed)",

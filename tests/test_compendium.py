@@ -208,7 +208,7 @@ def test_official_protocols_are_those_of_the_authors_scripts(params):
         assert protocol.epochs_of.get("avcil_finetune", protocol.epochs) == finetune
         assert protocol.class_order == "official" and protocol.training["keep"] == "best_all"
         assert protocol.settings["new_classes_only"].keep == "best_new"
-        assert protocol.changes["*"] == {"patches": None}
+        assert protocol.changes["*"] == {"patches": None, "as_published": True}
         contrast = protocol.changes.get("avcil", {}).get("instance_contrast", params.field["avcil"].instance_contrast)
         assert contrast == (0.5 if name == "ave" else 0.1)
 

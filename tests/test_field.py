@@ -62,7 +62,7 @@ def imported(tmp_path_factory) -> dict[str, Path]:
 
 def _protocol(**changes) -> Protocol:
     common = {
-        "classes_per_task": 2, "epochs": 3, "epochs_of": {"ridge": 1}, "class_order": "official", "seeds": [0, 1],
+        "classes_per_task": 2, "epochs": 3, "class_order": "official", "seeds": [0, 1],
         "exemplars": BUDGET, "budget": "total", "rows": ["avcil_finetune", "lll", "avcil", "ridge"],
         "training": {
             "optimiser": "adam", "schedule": "constant", "learning_rate": 1e-2, "later_learning_rate": 1e-2,
@@ -70,7 +70,8 @@ def _protocol(**changes) -> Protocol:
         },
         "settings": {"standard": {}, "new_classes_only": {"keep": "best_new"}},
     }  # fmt: skip
-    return Protocol(**common | changes)
+    chosen = common | changes
+    return Protocol(**chosen, epochs_of={"ridge": 1} if "ridge" in chosen["rows"] else {})
 
 
 @pytest.fixture
@@ -245,3 +246,8 @@ def test_a_changed_class_order_or_manifest_runs_again(jobs, tmp_path, in_process
     result = sweep._run(job).results[0]
     truth = {data.clip_ids[row]: int(data.labels[row]) for row in data.rows("test", 0, 2)}
     assert result.predictions == truth
+
+
+def test_means_of_exemplars_cannot_be_had_without_exemplars(jobs, tmp_path):
+    with pytest.raises(ValueError, match="cannot do without: leave it out"):
+        jobs(tmp_path, rows=["icarl_nme"], seeds=[0], settings={"none": {"exemplars": 0}})

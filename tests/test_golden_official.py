@@ -111,7 +111,8 @@ def network(inputs, which: str, classifier: str = "linear") -> IncrementalClassi
         weights["classifier.scale"] = inputs["factors"][["new", "old"].index(which)]
     else:
         model.classifier.grow(C if which == "new" else P)
-        weights["classifier.scale"] = 10.0  # not theirs, and not used
+        # theirs has none, and ours does not use it
+        weights["classifier.scale"] = 1.0
     model.load_state_dict({name: torch.as_tensor(value) for name, value in weights.items()})
     return model
 
@@ -160,7 +161,8 @@ def is_loss(found: torch.Tensor, recorded: float) -> None:
 
 def gradients_are(model: IncrementalClassifier, recorded: dict[str, float], **classifier: str) -> None:
     """Norms of all gradients; ``classifier``: our names of the classifier's parameters, with theirs."""
-    theirs = {f"{a}.{p}": recorded[f"{b}.{p}"] for a, b in LAYERS.items() for p in ("weight", "bias") if a != b}
+    layers = [(ours, name) for ours, name in LAYERS.items() if ours != "classifier"]
+    theirs = {f"{ours}.{p}": recorded[f"{name}.{p}"] for ours, name in layers for p in ("weight", "bias")}
     theirs |= {f"classifier.{ours}": recorded[f"classifier.{name}"] for ours, name in classifier.items()}
     ours = {name: p.grad.norm().item() for name, p in model.named_parameters() if p.grad is not None}
     assert ours == pytest.approx(theirs, rel=1e-4)

@@ -341,13 +341,8 @@ def test_distillation_over_no_past_class_is_an_empty_sum_with_finite_gradient(lo
     assert value == 0 and not slope.any()
 
 
-def _drawn(*shapes: tuple[int, ...]) -> list[torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return [torch.randn(shape, dtype=torch.float64, generator=generator) for shape in shapes]
-
-
 STORED = torch.tensor([[0.5, NAN], [NAN, NAN], [1.0, -1.0]], dtype=torch.float64)
-# of 4 clips, 5 classes of which 3 are past, with the shapes of what is differentiated and of what is given
+# the loss, the shapes of what it is differentiated by, and the shapes of what is given
 GRADIENTS = {
     "logit_distillation": (lambda n, o: logit_distillation(n, o, 2.0, [1, 2]), [(4, 5)], [(4, 3)]),
     "sigmoid_distillation": (sigmoid_distillation, [(4, 5)], [(4, 3)]),
@@ -373,6 +368,6 @@ GRADIENTS = {
 @pytest.mark.parametrize("name", GRADIENTS)
 def test_gradients_are_those_of_finite_differences(name):
     loss, learnt, given = GRADIENTS[name]
-    drawn = _drawn(*learnt, *given)
+    drawn = [torch.randn(shape, dtype=torch.float64) for shape in [*learnt, *given]]
     inputs = [value.requires_grad_() for value in drawn[: len(learnt)]]
     assert torch.autograd.gradcheck(lambda *x: loss(*x, *drawn[len(learnt) :]), inputs)
