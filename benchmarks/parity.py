@@ -86,8 +86,8 @@ class Run(NamedTuple):
     epoch_seconds: list[float]
     wall_seconds: float
     peak_memory: int
-    cpu_seconds: float
-    """Of the whole process, imports included: hardly moved by other processes, unlike the seconds above."""
+    cpu_seconds: float | None = None
+    """Of the whole process, imports included: other processes move it less than the seconds above. None: not taken."""
 
 
 class Comparison(NamedTuple):
@@ -375,7 +375,7 @@ def task_table(found: dict[str, dict[str, Comparison]]) -> str:
 
 
 def cost_table(runs: dict[str, dict[str, list[Run]]]) -> str:
-    """Means over seeds and tasks; times is theirs / ours."""
+    """Means over tasks, medians over seeds, as one run may be held up for minutes; times is theirs / ours."""
     header = ["method", "", "theirs", "ours", "times"]
     lines = []
     for method, sides in runs.items():
@@ -386,9 +386,10 @@ def cost_table(runs: dict[str, dict[str, list[Run]]]) -> str:
             ("CPU seconds a run", "cpu_seconds", 1, 1),
             ("peak memory, MB", "peak_memory", 1e6, 0),
         ):
-            theirs, ours = (
-                np.mean([np.mean(getattr(run, field)) for run in sides[side]]) / unit for side in ("theirs", "ours")
-            )
+            values = [[getattr(run, field) for run in sides[side]] for side in ("theirs", "ours")]
+            if None in values[0] + values[1]:
+                continue
+            theirs, ours = (statistics.median(map(np.mean, side)) / unit for side in values)
             lines.append([method, title, f"{theirs:.{digits}f}", f"{ours:.{digits}f}", f"{theirs / ours:.2f}"])
     return rows_of(header, lines)
 
@@ -400,7 +401,7 @@ def document(runs: dict[str, dict[str, list[Run]]], about: dict) -> str:
     chance = f"{100 * false_alarms(2 * len(seeds) - 2):.0f} %" if len(seeds) > 1 else "not known"
     judged = [c[name].within for c in found.values() for name in MEASURES]
     known = [within for within in judged if within is not None]
-    disturbed = "" if share is None or share <= LOADED else " **The machine was busy: compare only ratios of times.**"
+    disturbed = "" if share is None or share <= LOADED else " **The machine was busy: times are rough.**"
     busy = "" if share is None else f" Other processes took {100 * share:.0f} % of the machine.{disturbed}"
     return f"""# Parity with the authors' code
 
@@ -418,8 +419,8 @@ Accuracy on all classes seen (* beyond noise):
 {task_table(found)}
 
 Cost, the two sides taking turns on {about["machine"]}.{busy} An epoch includes validation and, on their side in
-icarl_nme and afc_nme, herding; their figures are not drawn. Of the memory, torch alone takes
-{about["torch_memory"] / 1e6:.0f} MB.
+icarl_nme and afc_nme, herding; their figures are not drawn. Means over tasks, medians over seeds. Of the memory, torch
+alone takes {about["torch_memory"] / 1e6:.0f} MB.
 
 {cost_table(runs)}
 """
