@@ -11,6 +11,7 @@ have changed since is encoded again.
 
 import json
 import shutil
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -87,42 +88,68 @@ def extract(
             finite, or more than ``config.quarantine_share`` of the clips are unusable.
     """
     header = Header(name, checksum(encoder), film, list(clips), config.clips_per_shard)
-    head = store / "header.json"
-    if head.exists() and json.loads(head.read_text()) != json.loads(json.dumps(header._asdict())):
+    if not holds(store, header):
         if not replace:
             raise StoreError(f"{store}: holds features of another encoder, film or clip list; delete the folder")
         shutil.rmtree(store)
-    write_json(head, header._asdict())
-    ids = list(clips)
-    chunks = [ids[i : i + config.clips_per_shard] for i in range(0, len(ids), config.clips_per_shard)]
+    allowed = config.quarantine_share * len(clips)
+
+    def shard(chunk: list[str], quarantined: dict[str, str]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+        decoded = list(pool.map(_read, [clips[i] for i in chunk], [film] * len(chunk)))
+        bad = {i: str(c) for i, c in zip(chunk, decoded, strict=True) if isinstance(c, ClipError)}
+        if len(quarantined) + len(bad) > allowed:
+            count = len(quarantined) + len(bad)
+            message = f"{count} unusable clips, {int(allowed)} allowed (features.quarantine_share); the first: "
+            raise StoreError(message + next(iter((quarantined | bad).values())))
+        return _encode(encoder, chunk, decoded), bad
+
+    with ThreadPoolExecutor(2) as pool:
+        write_store(store, header, lambda chunk: _digest_files([clips[i] for i in chunk]), shard)
+    return header
+
+
+def holds(store: Path, header: Header) -> bool:
+    """Whether ``store`` is empty or was begun with the same header."""
+    head = store / "header.json"
+    return not head.exists() or json.loads(head.read_text()) == json.loads(json.dumps(header._asdict()))
+
+
+def write_store(
+    store: Path,
+    header: Header,
+    source: Callable[[list[str]], str],
+    shard: Callable[[list[str], dict[str, str]], tuple[dict[str, torch.Tensor], dict[str, str]]],
+) -> dict[str, str]:
+    """Write what is missing of a store; returns its quarantined clips with reasons.
+
+    Args:
+        source: of the clips of a shard, a digest of what they are made from; a shard of another one is made anew.
+        shard: of the clips of a shard, and the clips quarantined so far, the tensors and the clips it quarantines.
+    """
+    write_json(store / "header.json", header._asdict())
+    ids, size = header.clip_ids, header.clips_per_shard
     quarantined: dict[str, str] = {}
     sums: dict[str, str] = {}
-    allowed = config.quarantine_share * len(ids)
-    with ThreadPoolExecutor(2) as pool, progress(total=len(ids), desc=name, unit="clip") as bar:
-        for number, chunk in enumerate(chunks):
-            shard = store / f"{number:05d}.safetensors"
-            notes = store / f"{number:05d}.json"
-            source = _digest_files([clips[i] for i in chunk])
-            note = json.loads(notes.read_text()) if notes.exists() and shard.exists() else None
-            if note is None or note["source"] != source:
-                decoded = list(pool.map(_read, [clips[i] for i in chunk], [film] * len(chunk)))
-                bad = {i: str(c) for i, c in zip(chunk, decoded, strict=True) if isinstance(c, ClipError)}
-                if len(quarantined) + len(bad) > allowed:
-                    count = len(quarantined) + len(bad)
-                    message = f"{count} unusable clips, {int(allowed)} allowed (features.quarantine_share); the first: "
-                    raise StoreError(message + next(iter((quarantined | bad).values())))
-                note = {"source": source, "quarantined": bad}
-                write_tensors(shard, _encode(encoder, chunk, decoded))
-                write_json(notes, note)  # last: a shard counts once its note is there
+    with progress(total=len(ids), desc=header.encoder, unit="clip") as bar:
+        for number, start in enumerate(range(0, len(ids), size)):
+            chunk = ids[start : start + size]
+            tensors_file, note_file = store / f"{number:05d}.safetensors", store / f"{number:05d}.json"
+            digested = source(chunk)
+            note = json.loads(note_file.read_text()) if note_file.exists() and tensors_file.exists() else None
+            if note is None or note["source"] != digested:
+                tensors, bad = shard(chunk, quarantined)
+                note = {"source": digested, "quarantined": bad}
+                write_tensors(tensors_file, tensors)
+                write_json(note_file, note)  # last: a shard counts once its note is there
             quarantined |= note["quarantined"]
-            sums[shard.name] = digest(shard.read_bytes())
+            sums[tensors_file.name] = digest(tensors_file.read_bytes())
             bar.update(len(chunk))
     own = {"header.json", *sums, *(f"{Path(name).stem}.json" for name in sums)}
     for path in [*store.glob("*.safetensors"), *store.glob("*.json")]:
         if path.name not in own:
             path.unlink()  # of an older layout: DVC would take it for a result
     write_json(store / "index.json", {"shards": sums, "quarantined": quarantined})
-    return header
+    return quarantined
 
 
 def _encode(encoder: Encoder, ids: list[str], decoded: list) -> dict[str, torch.Tensor]:

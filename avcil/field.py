@@ -24,6 +24,14 @@ class Setting(Section):
     seeds: list[int] | None = Field(None, min_length=1, description="a part of the protocol's")
     twins: bool = Field(True, description="false: classes that share a sound are one class, so that sound tells all")
 
+    @property
+    def memory_alone(self) -> bool:
+        """Whether nothing but the memory differs from the protocol, so that accuracies can be told by memory."""
+        return self.model_dump(exclude=_MEMORY) == Setting().model_dump(exclude=_MEMORY)
+
+
+_MEMORY = {"rows", "seeds", "exemplars"}
+
 
 class Protocol(Section):
     """What a benchmark prescribes to every row."""

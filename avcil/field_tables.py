@@ -10,12 +10,12 @@ from avcil import tables
 from avcil.evaluate import TaskResult
 from avcil.field import Protocol
 from avcil.manifest import class_index, read_manifest
-
-_MEASURES = ["average_accuracy", "last_accuracy", "forgetting_mean", "forgetting_last", "plasticity"]
+from avcil.sweep import load_run
 
 
 class Run(NamedTuple):
-    """Results by task of one row with one seed; seconds on one thread; exemplars a class (or in all) it was allowed."""
+    """Results by task of one row with one seed; seconds on one thread; exemplars a class (or in all) it was allowed;
+    memory_alone: see `Setting`."""
 
     setting: str
     row: str
@@ -23,6 +23,7 @@ class Run(NamedTuple):
     results: list[TaskResult]
     seconds: float
     exemplars: int
+    memory_alone: bool
 
 
 class Found(NamedTuple):
@@ -38,7 +39,9 @@ class Found(NamedTuple):
         """A line a run: the measures of avcil/metrics.py, seconds, bytes kept between tasks at the end."""
         settings = dict.fromkeys(run.setting for run in self.runs)
         frame = pd.concat([tables.per_seed(self._frames(setting)) for setting in settings])
-        frame = frame.rename(columns={"benchmark": "setting", "variant": "row"})[["setting", "row", "seed", *_MEASURES]]
+        frame = frame.rename(columns={"benchmark": "setting", "variant": "row"})[
+            ["setting", "row", "seed", *tables.MAIN]
+        ]
         cost = pd.DataFrame(
             {
                 "setting": run.setting, "row": run.row, "seed": run.seed, "seconds": run.seconds,
@@ -63,14 +66,13 @@ class Found(NamedTuple):
 
     def budgets(self) -> pd.DataFrame:
         """Last accuracy by exemplars, of rows that were run with several numbers of them."""
-        same_tasks = len(next(run.results for run in self.runs if run.setting == "standard"))
         frame = pd.DataFrame(
             {
                 "row": run.row, "exemplars": run.exemplars, "seed": run.seed,
                 "last_accuracy": tables.last_accuracy(run.results),
             }
             for run in self.runs
-            if run.setting == "standard" or (run.setting.startswith("exemplars_") and len(run.results) == same_tasks)
+            if run.memory_alone
         )  # fmt: skip
         several = frame.groupby("row").exemplars.nunique()
         return frame[frame.row.map(several) > 2].sort_values(["row", "exemplars"], kind="stable")
@@ -87,18 +89,15 @@ def read(folder: Path, protocol: Protocol) -> Found:
             labels[name, seed] = dict(zip(table.clip_id, class_index(table, orders[str(seed)]).tolist(), strict=True))
         for row in setting.rows or protocol.rows:
             for seed in seeds:
-                kept = json.loads((folder / name / row / f"seed{seed}.json").read_text())
-                results = [TaskResult(**result) for result in kept["results"]]
-                runs.append(Run(name, row, seed, results, kept["seconds"], kept["origin"]["method"]["exemplars"]))
+                done, made_from = load_run(folder / name / row / f"seed{seed}.json")
+                runs.append(Run(name, row, seed, *done, made_from["method"]["exemplars"], setting.memory_alone))
     return Found(runs, labels)
 
 
 def summarise(measures: pd.DataFrame) -> pd.DataFrame:
     """Mean and standard deviation (n − 1) over seeds, a line a setting and row; seconds and bytes are means."""
     groups = measures.groupby(["setting", "row"], sort=False)
-    mean, spread = groups[_MEASURES].mean(), groups[_MEASURES].std(ddof=1).add_suffix("_std")
-    columns = [name for measure in _MEASURES for name in (measure, f"{measure}_std")]
-    summary = pd.concat([mean, spread], axis=1)[columns]
+    summary = tables.mean_and_spread(groups, tables.MAIN)
     summary["seeds"] = groups.seed.nunique()
     summary["seconds"] = groups.seconds.mean()
     summary["memory_bytes"] = groups.memory_bytes.mean().round().astype(int)

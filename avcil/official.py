@@ -24,7 +24,6 @@ Source: Pian et al., Audio-Visual Class-Incremental Learning, ICCV 2023 (arXiv 2
 """
 
 import argparse
-import json
 import math
 import re
 import shutil
@@ -41,11 +40,10 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from avcil.features import Header
-from avcil.files import digest, write_bytes, write_json, write_tensors
+from avcil.features import Header, holds, write_store
+from avcil.files import digest, write_bytes, write_json
 from avcil.manifest import SPLITS
 from avcil.npydict import NpyError, Stored, index_npy
-from avcil.progress import progress
 
 SLOTS = 8
 RENAMED = {"subway, metr": "subway, metro"}  # VGGSound's own name, cut short in VGGSound_100
@@ -289,8 +287,7 @@ def _checksum(source: _Source) -> str:
 
 def _check_place(store: Path, header: Header, layout: _Layout) -> None:
     """Say how much is to be written; raise OfficialError if it does not fit or other features are there."""
-    head = store / "header.json"
-    if head.exists() and json.loads(head.read_text()) != json.loads(json.dumps(header._asdict())):
+    if not holds(store, header):
         raise OfficialError(f"{store}: holds another import; delete the folder or choose another destination")
     there = sum(shard.stat().st_size for shard in store.glob("*.safetensors"))
     needed = max(0, len(header.clip_ids) * layout.clip_bytes() - there)
@@ -299,23 +296,6 @@ def _check_place(store: Path, header: Header, layout: _Layout) -> None:
     print(sizes, flush=True)
     if needed > free:
         raise OfficialError(f"{sizes}; make room or pool with --patches")
-
-
-def _write_store(source: _Source, header: Header, layout: _Layout, store: Path) -> dict[str, str]:
-    """The layout of avcil.features.extract; a shard that is there is kept. Returns the quarantined clips."""
-    write_json(store / "header.json", header._asdict())
-    ids, size = header.clip_ids, header.clips_per_shard
-    quarantined, sums = {}, {}
-    for number, start in enumerate(progress(range(0, len(ids), size), desc=header.encoder, unit="shard")):
-        shard, notes = store / f"{number:05d}.safetensors", store / f"{number:05d}.json"
-        if not (notes.exists() and shard.exists()):
-            tensors, bad = _shard(source, ids[start : start + size], layout)
-            write_tensors(shard, tensors)
-            write_json(notes, {"source": header.checksum, "quarantined": bad})  # last: now the shard counts
-        quarantined |= json.loads(notes.read_text())["quarantined"]
-        sums[shard.name] = digest(shard.read_bytes())
-    write_json(store / "index.json", {"shards": sums, "quarantined": quarantined})
-    return quarantined
 
 
 def import_features(
@@ -347,7 +327,9 @@ def import_features(
     _check_place(destination / "features", header, layout)
     write_bytes(destination / "manifest.csv", table.to_csv(index=False, lineterminator="\n").encode())
     write_json(destination / "order.json", opened.report.order)
-    unusable = _write_store(opened, header, layout, destination / "features")
+    unusable = write_store(
+        destination / "features", header, lambda _: header.checksum, lambda chunk, _: _shard(opened, chunk, layout)
+    )
     counts = dict(Counter(table.split))
     dropped = {split: count - counts.get(split, 0) for split, count in opened.report.clips.items()}
     report = opened.report._replace(clips=counts, leaks=_leaks(clips), dropped=dropped, unusable=unusable)

@@ -9,8 +9,6 @@ from avcil.methods import Method, Training
 from avcil.params import ParameterError, Params, nearest
 from avcil.sweep import Job, Source, run
 
-_SHOWN = ["average_accuracy", "last_accuracy", "forgetting_mean", "forgetting_last", "plasticity"]
-
 
 def trials(params: Params) -> dict[str, tuple[Method, Training]]:
     """Name to method and training of each trial, `lll` as it stands first.
@@ -43,4 +41,4 @@ def scores(params: Params, source: Source, seeds: list[int], folder: Path | None
     ]  # fmt: skip
     done = {(name, seed): found.results for ((name,), seed), found in run(jobs).items()}
     summary = tables.summarise(tables.frames(done, params.benchmark))
-    return summary.set_index("variant")[_SHOWN].rename_axis("trial")
+    return summary.set_index("variant")[tables.MAIN].rename_axis("trial")

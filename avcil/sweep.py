@@ -73,6 +73,12 @@ def _code() -> str:
     return digest(b"".join((folder / f"{name}.py").read_bytes() for name in _LEARNING))
 
 
+def load_run(file: Path) -> tuple[Done, dict]:
+    """What a job left in its file, and everything that determined it, by name."""
+    kept = json.loads(file.read_text())
+    return Done([TaskResult(**result) for result in kept["results"]], kept["seconds"]), kept["origin"]
+
+
 def _begin() -> None:
     """One thread; and a worker whose parent was killed ends too, instead of waiting for work for ever."""
     torch.set_num_threads(1)
@@ -86,8 +92,10 @@ def _run(job: Job) -> Done:
     files = digest(b"".join(file.read_bytes() for file in (job.source.manifest, job.source.regions) if file))
     stamp |= {"split": job.split, "code": _code(), "order": data.order, "files": files}
     stamp = json.loads(json.dumps(stamp))
-    if job.file and job.file.exists() and (kept := json.loads(job.file.read_text()))["origin"] == stamp:
-        return Done([TaskResult(**result) for result in kept["results"]], kept["seconds"])
+    if job.file and job.file.exists():
+        done, made_from = load_run(job.file)
+        if made_from == stamp:
+            return done
     started = time.perf_counter()
     results = run_tasks(data, job.method, job.training, job.tasks, job.seed, None, split=job.split)
     seconds = time.perf_counter() - started

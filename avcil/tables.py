@@ -1,5 +1,6 @@
 """From the results of single tasks to the tables under metrics/, and paired comparisons between variants."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ from avcil import metrics
 from avcil.evaluate import TaskResult
 from avcil.train import load_result
 
+MAIN = ["average_accuracy", "last_accuracy", "forgetting_mean", "forgetting_last", "plasticity"]
 _MEASURES = (
     "average_accuracy",
     "last_accuracy",
@@ -105,19 +107,24 @@ def per_seed(tables: Tables) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
+def mean_and_spread(groups, measures: Iterable[str]) -> pd.DataFrame:
+    """Of each measure the mean over a group, and beside it, as ``…_std``, the standard deviation (n − 1)."""
+    measures = list(measures)
+    mean, spread = groups[measures].mean(), groups[measures].std(ddof=1).add_suffix("_std")
+    columns = [name for measure in measures for name in (measure, f"{measure}_std")]
+    return pd.concat([mean, spread], axis=1)[columns]
+
+
 def summarise(tables: Tables) -> pd.DataFrame:
     """One row a variant: mean and standard deviation (n − 1) over seeds of what `per_seed` gives."""
     frame = per_seed(tables)
-    measures = [*_MEASURES, "localisation_change_first_task"]
-    groups = frame.groupby(["benchmark", "variant"], sort=False)[measures]
-    mean, spread = groups.mean(), groups.std(ddof=1).add_suffix("_std")
+    groups = frame.groupby(["benchmark", "variant"], sort=False)
     last = tables.runs[tables.runs.task == tables.runs.task.max()].groupby(["benchmark", "variant"], sort=False)
-    columns = [name for measure in _MEASURES for name in (measure, f"{measure}_std")]
-    summary = pd.concat([mean, spread], axis=1)[columns]
-    summary["seeds"] = frame.groupby(["benchmark", "variant"], sort=False).seed.nunique()
+    summary = mean_and_spread(groups, _MEASURES)
+    summary["seeds"] = groups.seed.nunique()
     summary["memory_bytes"] = last.memory_bytes.mean().round().astype(int)
     summary["trained_parameters"] = last.trained_parameters.max()
-    summary["localisation_change_first_task"] = mean["localisation_change_first_task"]
+    summary["localisation_change_first_task"] = groups.localisation_change_first_task.mean()
     return summary.reset_index()
 
 
