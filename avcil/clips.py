@@ -3,8 +3,9 @@
 Decoding and encoding are PyAV's (the FFmpeg libraries). Nothing here knows about classes or models.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import av
 import numpy as np
@@ -15,10 +16,13 @@ class ClipError(ValueError):
 
 
 class Clip(NamedTuple):
-    """frames [F,H,W,3] uint8 RGB; waveform [N] float32, mono, in [-1, 1]; fps in frames a second; sample_rate in Hz."""
+    """frames [F,H,W,3] uint8 RGB; waveform [N] float32, mono, in [-1, 1]; fps in frames a second; sample_rate in Hz.
 
-    frames: np.ndarray
-    waveform: np.ndarray
+    A stream that was not asked for is None.
+    """
+
+    frames: np.ndarray | None
+    waveform: np.ndarray | None
     fps: float
     sample_rate: int
 
@@ -41,46 +45,168 @@ def write_clip(path: Path, frames: np.ndarray, waveform: np.ndarray, fps: int, s
         container.mux(audio.encode())
 
 
-def _decode(path: Path, sample_rate: int, size: int):
+def _resized(picture: np.ndarray, size: int, fit: str, resize: str) -> np.ndarray:
+    """[H,W,3] uint8 to [size,size,3] uint8 by torchvision, antialiased, as the processors of transformers do it."""
+    import torch  # only where it is needed: together they take seconds to import
+    from torchvision.transforms.v2 import functional
+
+    mode = functional.InterpolationMode(resize)
+    pixels = torch.from_numpy(picture).permute(2, 0, 1)
+    target = [size, size]
+    if fit == "crop":
+        height, width = pixels.shape[1:]
+        short = min(height, width)
+        target = [size * height // short, size * width // short]
+    pixels = functional.resize(pixels, target, mode, antialias=True)
+    return functional.center_crop(pixels, [size, size]).permute(1, 2, 0).contiguous().numpy()
+
+
+def _picture(frame: av.VideoFrame, size: int, fit: str, resize: str) -> np.ndarray:
+    if resize != "ffmpeg":
+        return _resized(frame.to_ndarray(format="rgb24"), size, fit, resize)
+    if fit == "stretch":
+        return frame.reformat(width=size, height=size, format="rgb24").to_ndarray()
+    short = min(frame.width, frame.height)
+    width, height = size * frame.width // short, size * frame.height // short
+    left, top = (width - size) // 2, (height - size) // 2
+    whole = frame.reformat(width=width, height=height, format="rgb24").to_ndarray()
+    return np.ascontiguousarray(whole[top : top + size, left : left + size])
+
+
+class _Eye:
+    """Of the frames of a video track as they go by, the pictures on screen at the wanted instants."""
+
+    def __init__(self, instants: np.ndarray, size: int, fit: str, resize: str):
+        self.instants, self.shape = instants, (size, fit, resize)
+        self.pictures: list[np.ndarray] = []
+        self.on_screen: av.VideoFrame | None = None
+        self.end = -np.inf
+
+    def see(self, frame: av.VideoFrame) -> bool:
+        """Whether all pictures are taken."""
+        if frame.time is None:
+            return False
+        self._take(frame.time, frame)
+        self.on_screen = frame
+        self.end = frame.time + float(frame.duration * frame.time_base if frame.duration else 0)
+        return len(self.pictures) == len(self.instants)
+
+    def close(self) -> None:
+        """The last frame stays on screen."""
+        if self.on_screen is not None:
+            self._take(np.inf, self.on_screen)
+
+    def _take(self, until: float, first: av.VideoFrame) -> None:
+        fresh = None
+        while len(self.pictures) < len(self.instants) and self.instants[len(self.pictures)] < until:
+            if fresh is None:  # converted once, however often it is wanted
+                fresh = _picture(self.on_screen or first, *self.shape)
+            self.pictures.append(fresh)
+
+
+class _Ear:
+    """Of the sound as it goes by, mono and resampled, the samples from ``start`` on, silence where there is none."""
+
+    def __init__(self, start: float, samples: int, sample_rate: int):
+        self.start, self.rate = start, sample_rate
+        self.waveform = np.zeros(samples, np.float32)
+        self.resampler = av.AudioResampler(format="fltp", rate=sample_rate)
+        self.next: int | None = None
+
+    def hear(self, frame: av.AudioFrame | None) -> bool:
+        """Whether all samples are there. None ends the track."""
+        if self.next is None:
+            if frame is None:
+                return False
+            self.next = round(((frame.time or 0.0) - self.start) * self.rate)
+        for part in self.resampler.resample(frame):
+            sound = part.to_ndarray().mean(0)  # not FFmpeg's down-mix, which exceeds 1 in float
+            first, last = max(self.next, 0), min(self.next + len(sound), len(self.waveform))
+            if first < last:
+                self.waveform[first:last] = sound[first - self.next : last - self.next]
+            self.next += len(sound)
+        return self.next is not None and self.next >= len(self.waveform)
+
+    @property
+    def end(self) -> float:
+        """Seconds of the wanted sound that the track has."""
+        return max(self.next or 0, 0) / self.rate
+
+
+def _decode(path: Path, start: float, eye: _Eye | None, ear: _Ear | None) -> float:
+    """Feed the tracks to eye and ear from the key frame before ``start``; returns the time at which the file begins."""
     with av.open(str(path)) as container:
-        if not container.streams.video:
-            raise ClipError(f"{path}: no video track; drop its row from the manifest")
-        if not container.streams.audio:
-            raise ClipError(f"{path}: no audio track; drop its row from the manifest")
-        resampler = av.AudioResampler(format="flt", layout="mono", rate=sample_rate)
-        times, pictures, sounds = [], [], []
-        for frame in container.decode(video=0, audio=0):
-            if isinstance(frame, av.VideoFrame):
-                times.append(frame.time)
-                pictures.append(frame.reformat(width=size, height=size, format="rgb24").to_ndarray())
-            else:
-                sounds += [part.to_ndarray()[0] for part in resampler.resample(frame)]
-        sounds += [part.to_ndarray()[0] for part in resampler.resample(None)]
-    return np.array(times), pictures, sounds
+        wanted = {}
+        for name, sense in (("video", eye), ("audio", ear)):
+            if sense is None:
+                continue
+            streams = getattr(container.streams, name)
+            if not streams:
+                raise ClipError(f"{path}: no {name} track; drop its row from the manifest")
+            wanted[name] = streams[0]
+        origin = (container.start_time or 0) / av.time_base
+        if start > 0:
+            container.seek(round((origin + start) * av.time_base))
+        if eye is not None:
+            eye.instants = eye.instants + origin
+        if ear is not None:
+            ear.start += origin
+        done = set()
+        for frame in container.decode(*wanted.values()):
+            track, sense = (
+                ("video", eye and eye.see) if isinstance(frame, av.VideoFrame) else ("audio", ear and ear.hear)
+            )
+            if track not in done and sense(frame):
+                done.add(track)
+                if done == wanted.keys():
+                    break
+        if eye is not None:
+            eye.close()
+        if ear is not None and "audio" not in done:
+            ear.hear(None)
+    return origin
 
 
-def read_clip(path: Path, *, frames: int, fps: float, size: int, sample_rate: int) -> Clip:
-    """Decode a clip to exactly ``frames`` pictures at ``fps`` and ``frames / fps`` seconds of sound.
+def read_clip(
+    path: Path,
+    *,
+    frames: int,
+    fps: float,
+    size: int,
+    sample_rate: int,
+    fit: Literal["stretch", "crop"] = "stretch",
+    resize: Literal["ffmpeg", "bilinear", "bicubic"] = "ffmpeg",
+    start: float = 0.0,
+    streams: Sequence[str] = ("visual", "audio"),
+) -> Clip:
+    """Decode ``frames`` pictures and ``frames / fps`` seconds of sound of a media file, from ``start`` seconds on.
 
-    Pictures are those nearest in time to (l + 1/2) / fps, scaled to ``size`` x ``size``; sound is mixed to mono and
-    resampled by FFmpeg, and padded with silence where the track ends early.
+    Picture l is the one on screen at start + (l + 1/2) / fps. Sound is the mean of its channels, resampled by FFmpeg;
+    where the track begins late or ends early there is silence. Decoding starts at the key frame before ``start`` and
+    stops at the last picture and sample; of the frames between, only wanted ones are converted.
 
-    Raises ClipError if the file is missing, damaged, lacks a track, or holds less than half of the duration.
+    Args:
+        size, fit, resize: see `avcil.encoders.base.Reading`.
+        streams: `visual`, `audio` or both; the other part of the clip is None.
+
+    Raises ClipError if the file is missing, damaged, lacks a wanted track, or holds less than half of the duration.
     """
     path = Path(path)
     if not path.is_file():
         raise ClipError(f"{path}: no such file; restore it or drop its row from the manifest")
+    seconds = frames / fps
+    instants = start + (np.arange(frames) + 0.5) / fps
+    eye = _Eye(instants, size, fit, resize) if "visual" in streams else None
+    ear = _Ear(start, round(seconds * sample_rate), sample_rate) if "audio" in streams else None
     try:
-        times, pictures, sounds = _decode(path, sample_rate, size)
-    except (av.error.FFmpegError, IndexError) as error:
+        origin = _decode(path, start, eye, ear)
+    except ClipError:
+        raise
+    except (av.error.FFmpegError, IndexError, ValueError) as error:  # ValueError: sound that changes its format
         raise ClipError(f"{path}: damaged ({error.__class__.__name__}); restore it or drop its row") from error
-    wanted = frames / fps
-    waveform = np.concatenate(sounds) if sounds else np.zeros(0, np.float32)
-    for track, seconds in (("video", len(pictures) and times[-1] + 1 / fps), ("audio", len(waveform) / sample_rate)):
-        if seconds < wanted / 2:
-            message = f"{path}: {track} track of {seconds:.2f} s where {wanted:.2f} s are wanted; drop its row"
+    there = {"video": eye and eye.end - origin - start, "audio": ear and ear.end}
+    for track, has in there.items():
+        if has is not None and has < seconds / 2:
+            message = f"{path}: {track} track of {max(has, 0):.2f} s where {seconds:.2f} s are wanted; drop its row"
             raise ClipError(message)
-    samples = round(wanted * sample_rate)
-    waveform = np.pad(waveform[:samples], (0, max(0, samples - len(waveform))))
-    nearest = np.abs(times[None] + 0.5 / fps - (np.arange(frames)[:, None] + 0.5) / fps).argmin(1)
-    return Clip(np.stack([pictures[i] for i in nearest]), waveform.astype(np.float32), fps, sample_rate)
+    return Clip(np.stack(eye.pictures) if eye else None, ear.waveform if ear else None, fps, sample_rate)

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 
 from avcil.evaluate import Dataset
-from avcil.features import StoreError, read_store
 from avcil.files import digest
 from avcil.manifest import SPLITS, class_index, read_manifest
 from avcil.prior import patch_share
+from avcil.store import StoreError, read_store
 
 
 def load_datasets(

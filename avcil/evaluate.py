@@ -49,8 +49,8 @@ class TaskResult(NamedTuple):
     trained_parameters: int
 
 
-def build(method: Method, training: Training, channels: int) -> IncrementalClassifier:
-    """A model of no classes."""
+def build(method: Method, training: Training, channels: tuple[int, int]) -> IncrementalClassifier:
+    """A model of no classes, for visual and audio tokens of so many channels."""
     return IncrementalClassifier(
         channels,
         fusion=method.fusion,
@@ -62,7 +62,9 @@ def build(method: Method, training: Training, channels: int) -> IncrementalClass
     )
 
 
-def restore(checkpoint: Checkpoint, method: Method, training: Training, channels: int) -> IncrementalClassifier:
+def restore(
+    checkpoint: Checkpoint, method: Method, training: Training, channels: tuple[int, int]
+) -> IncrementalClassifier:
     """The model of a checkpoint, ready to predict."""
     model = build(method, training, channels)
     if "classifier.kept" in checkpoint.model:
@@ -75,14 +77,18 @@ def restore(checkpoint: Checkpoint, method: Method, training: Training, channels
 
 @torch.no_grad()
 def predict(model: IncrementalClassifier, tokens: Tokens, rows: Tensor, batch: int = 200) -> Output:
-    """Outputs for the clips at ``rows``, without gradients; of channel-wise maps the mean over channels."""
+    """Outputs for the clips at ``rows``, without gradients and on the CPU; of channel-wise maps the mean over channels.
+
+    Batches go to the model's device.
+    """
     model.eval()
+    device = model.classifier.weight.device
     parts = []
     for chunk in rows.split(batch):
-        output = model(tokens.clips(chunk))
+        output = model(tokens.clips(chunk).to(device))
         if output.spatial.dim() == 4:
             output = output._replace(spatial=output.spatial.mean(-1), temporal=output.temporal.mean(-1))
-        parts.append(output)
+        parts.append(output.to("cpu"))
     features = Features(*(torch.cat(f) for f in zip(*(p.features for p in parts), strict=True)))
     whole = {name: torch.cat([getattr(p, name) for p in parts]) for name in Output._fields if name != "features"}
     return Output(features=features, **whole)
@@ -123,7 +129,7 @@ def solved_features(method: Method, tokens: Tokens, features: Features) -> Featu
     if method.readout != "carried_ridge":
         return features
     frozen = IncrementalClassifier(
-        tokens.visual.shape[-1], fusion="frozen_guided", classifier="linear", width=1, heads=1,
+        tokens.channels, fusion="frozen_guided", classifier="linear", width=1, heads=1,
         prior_guidance=method.prior_guidance, learnt_guidance=0.0,
     )  # fmt: skip
     beside = predict(frozen, tokens, torch.arange(len(tokens.audio))).features.fused
@@ -139,9 +145,10 @@ def evaluate(
     task: int,
     checkpoint: Checkpoint,
     split: str,
+    device: torch.device | str = "cpu",
 ) -> TaskResult:
     """Accuracy and attention on the clips of each task so far, all seen classes being candidates."""
-    model = restore(checkpoint, method, training, tokens.visual.shape[-1])
+    model = restore(checkpoint, method, training, tokens.channels).to(device)
     bounds = np.cumsum([0, *(t.classes for t in tasks[: task + 1])])
     rows = data.rows(split, 0, int(bounds[-1]))
     output = predict(model, tokens, rows)

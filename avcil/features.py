@@ -1,212 +1,213 @@
-"""The feature store: tokens of every clip, computed once, in memory-mapped safetensors shards.
+"""Extraction: clips decoded by worker processes, encoded in batches, kept in a feature store.
 
-    store/header.json      encoder and its checksum, film, clip ids in order, clips a shard
-    store/00000.safetensors, ...   visual [n,L,S,D], audio [n,A,D], similarity [n,L,S], all float16
-    store/00000.json       digest of that shard's clip files, and the clips that could not be read, with reasons
-    store/index.json       checksum of each shard, quarantined clips with reasons; written last
-
-A shard is written whole or not at all, so a killed extraction goes on after its last shard; a shard whose clip files
-have changed since is encoded again.
+Workers are ahead of the encoder by a few clips each: memory stays constant, however many clips there are. A shard whose
+clip files have changed is encoded again.
 """
 
+import hashlib
 import json
-import shutil
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from pydantic import Field
-from safetensors import safe_open
+from torch.utils.data import DataLoader
 
-from avcil.clips import ClipError, read_clip
+from avcil.clips import Clip, ClipError, read_clip
 from avcil.config import Section
-from avcil.encoders.base import Encoder
-from avcil.files import digest, write_json, write_tensors
+from avcil.encoders.base import Encoder, Layout
+from avcil.files import digest
+from avcil.manifest import Media
 from avcil.progress import progress
+from avcil.store import Header, StoreError, finish, open_store, quarantined, stale_shards, write_shard
 from avcil.tokens import Tokens
 
-HALF_ABOVE = 1 << 31  # bytes that tokens would take as float32; above, they stay in half precision
+_EDGE = 1 << 16  # bytes
 
 
 class FeatureConfig(Section):
     """Extraction."""
 
     clips_per_shard: int = Field(gt=0)
+    batch: int = Field(gt=0, description="clips that the encoder is given at once")
     quarantine_share: float = Field(ge=0, le=1, description="largest share of unusable clips that is tolerated")
-
-
-class StoreError(ValueError):
-    """A feature store that cannot be used; the message names the file and the way out."""
-
-
-class Header(NamedTuple):
-    """What a store is of. Two stores with equal headers hold the same features."""
-
-    encoder: str
-    checksum: str
-    film: dict
-    clip_ids: list[str]
-    clips_per_shard: int
+    silence: float = Field(ge=0, lt=1, description="a clip whose samples are all smaller is unusable")
 
 
 def checksum(encoder: torch.nn.Module) -> str:
     """Digest of an encoder's weights and buffers."""
-    parts = [name.encode() + tensor.numpy().tobytes() for name, tensor in sorted(encoder.state_dict().items())]
-    return digest(b"".join(parts))
+    total = hashlib.sha256()
+    for name, tensor in sorted(encoder.state_dict().items()):
+        total.update(name.encode())
+        total.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return total.hexdigest()[:16]
 
 
-def _digest_files(paths: list[Path]) -> str:
-    return digest(b"".join(digest(p.read_bytes()).encode() if p.is_file() else b"missing" for p in paths))
+def header_of(
+    encoder: Encoder,
+    name: str,
+    clip_ids: list[str],
+    config: FeatureConfig,
+    *,
+    streams: tuple[str, ...] = ("visual", "audio"),
+) -> Header:
+    """The header of the store that ``extract`` writes with the same arguments."""
+    layout = encoder.layout
+    for stream in {"visual", "audio"} - set(streams):
+        layout = layout.without(stream)
+    reading = encoder.reading._asdict() | {"streams": list(streams), "silence": config.silence}
+    return Header(name, encoder.revision, checksum(encoder), reading, layout, list(clip_ids), config.clips_per_shard)
 
 
-def _read(path: Path, film: dict):
-    try:
-        return read_clip(path, **film)
-    except ClipError as error:
-        return error
+def fingerprint(files: list[Path]) -> str:
+    """Digest of each file's size, first and last 64 KiB: all of a small file, of a large one what a new cut changes."""
+    total = hashlib.sha256()
+    for path in files:
+        if not path.is_file():
+            total.update(b"missing")
+            continue
+        size = path.stat().st_size
+        total.update(str(size).encode())
+        with path.open("rb") as file:
+            total.update(file.read(_EDGE))
+            if size > _EDGE:
+                file.seek(max(_EDGE, size - _EDGE))
+                total.update(file.read())
+    return total.hexdigest()[:16]
+
+
+class _Clips(torch.utils.data.Dataset):
+    """What a worker process does: decode clip number i, or say why it cannot be used."""
+
+    def __init__(self, media: list[Media], reading: dict):
+        self.media, self.reading = media, {k: v for k, v in reading.items() if k != "silence"}
+        self.silence = reading["silence"]
+
+    def __len__(self) -> int:
+        return len(self.media)
+
+    def __getitem__(self, number: int) -> Clip | str:
+        path, start = self.media[number]
+        try:
+            clip = read_clip(path, start=start, **self.reading)
+        except ClipError as error:
+            return str(error)
+        if clip.waveform is not None and np.abs(clip.waveform).max(initial=0) < self.silence:
+            return f"{path}: silent (no sample reaches {self.silence}, features.silence); drop its row"
+        return clip
+
+
+def _identity(item):
+    return item
+
+
+def decode(media: list[Media], reading: dict, workers: int) -> Iterator[Clip | str]:
+    """Clips in order, decoded by ``workers`` processes (0: in this one), or why they cannot be used."""
+    # arrays travel through pipes: a container's /dev/shm is often too small for pictures
+    loader = DataLoader(
+        _Clips(media, reading), batch_size=None, num_workers=workers, collate_fn=_identity,
+        prefetch_factor=4 if workers else None,
+    )  # fmt: skip
+    return iter(loader)
+
+
+def make_shard(
+    encoder: Encoder, ids: list[str], layout: Layout, decoded: Iterator[Clip | str], batch: int
+) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Tokens of the clips ``ids``, taken from ``decoded``, and why some are zero.
+
+    Raises StoreError for tokens that are not finite in float16.
+    """
+    visual = (len(ids), layout.slots, layout.patches, layout.visual_channels)
+    shapes = Tokens(visual, (len(ids), layout.audio_tokens, layout.audio_channels), visual[:3])
+    shard = {name: torch.zeros(shape, dtype=torch.float16) for name, shape in shapes._asdict().items()}
+    bad: dict[str, str] = {}
+    for start in range(0, len(ids), batch):
+        rows, usable = [], []
+        for row in range(start, min(start + batch, len(ids))):
+            clip = next(decoded)
+            if isinstance(clip, str):
+                bad[ids[row]] = clip
+            else:
+                rows.append(row)
+                usable.append(clip)
+        if not usable:
+            continue
+        for name, values in _encode(encoder, usable)._asdict().items():
+            values = values.half().cpu()
+            finite = values.flatten(1).isfinite().all(1)
+            if not finite.all():
+                clip = ids[rows[int((~finite).nonzero()[0, 0])]]
+                raise StoreError(f"clip `{clip}`: the encoder gave NaN, or more than float16 holds, in {name}")
+            if values.shape[1:] != shard[name].shape[1:]:
+                shapes = f"{tuple(values.shape[1:])}, not the {tuple(shard[name].shape[1:])} of its layout"
+                raise StoreError(f"the encoder gave {name} tokens of shape {shapes}")
+            shard[name][rows] = values
+    return shard, bad
+
+
+def _encode(encoder: Encoder, clips: list[Clip]) -> Tokens:
+    def stack(parts: list[np.ndarray | None]) -> torch.Tensor | None:
+        return None if parts[0] is None else torch.from_numpy(np.stack(parts))
+
+    return encoder.encode(stack([clip.frames for clip in clips]), stack([clip.waveform for clip in clips]))
 
 
 def extract(
     encoder: Encoder,
     name: str,
-    clips: dict[str, Path],
-    film: dict,
+    media: dict[str, Media],
     config: FeatureConfig,
     store: Path,
     *,
+    workers: int = 2,
+    streams: tuple[str, ...] = ("visual", "audio"),
     replace: bool = False,
 ) -> Header:
-    """Encode ``clips`` (clip_id to file) into ``store``; what is there already is kept.
+    """Encode the clips of ``media`` into ``store``; what is there already is kept.
 
     An unusable clip is quarantined: its tokens are zero and `index.json` gives the reason.
 
+    Args:
+        workers: processes that decode; the store's bytes do not depend on them.
+        streams: what clips have; an absent stream becomes one zero token.
+        replace: start a store of other features over.
+
     Raises:
-        StoreError: if the store holds other features (and ``replace`` does not say to start it over), features are not
-            finite, or more than ``config.quarantine_share`` of the clips are unusable.
+        StoreError: if the store holds other features, the disk is too small, features are not finite, or more than
+            ``config.quarantine_share`` of the clips are unusable.
     """
-    header = Header(name, checksum(encoder), film, list(clips), config.clips_per_shard)
-    if not holds(store, header):
-        if not replace:
-            raise StoreError(f"{store}: holds features of another encoder, film or clip list; delete the folder")
-        shutil.rmtree(store)
-    allowed = config.quarantine_share * len(clips)
-
-    def shard(chunk: list[str], quarantined: dict[str, str]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-        decoded = list(pool.map(_read, [clips[i] for i in chunk], [film] * len(chunk)))
-        bad = {i: str(c) for i, c in zip(chunk, decoded, strict=True) if isinstance(c, ClipError)}
-        if len(quarantined) + len(bad) > allowed:
-            count = len(quarantined) + len(bad)
-            message = f"{count} unusable clips, {int(allowed)} allowed (features.quarantine_share); the first: "
-            raise StoreError(message + next(iter((quarantined | bad).values())))
-        return _encode(encoder, chunk, decoded), bad
-
-    with ThreadPoolExecutor(2) as pool:
-        write_store(store, header, lambda chunk: _digest_files([clips[i] for i in chunk]), shard)
+    header = header_of(encoder, name, list(media), config, streams=streams)
+    open_store(store, header, replace=replace)
+    stale = stale_shards(store, header, fingerprints(header, media))
+    unusable = quarantined(store, set(range(len(header.shards))) - stale.keys())
+    decoded = decode([media[i] for number in stale for i in header.shards[number]], header.reading, workers)
+    done = len(media) - sum(len(header.shards[number]) for number in stale)
+    with progress(total=len(media), desc=name, unit="clip", initial=done) as bar:
+        for number, source in stale.items():
+            ids = header.shards[number]
+            tensors, bad = make_shard(encoder, ids, header.layout, decoded, config.batch)
+            write_shard(store, number, tensors, bad, source)
+            unusable |= bad
+            check_quarantine(unusable, header, config)
+            bar.update(len(ids))
+    finish(store, header)
     return header
 
 
-def holds(store: Path, header: Header) -> bool:
-    """Whether ``store`` is empty or was begun with the same header."""
-    head = store / "header.json"
-    return not head.exists() or json.loads(head.read_text()) == json.loads(json.dumps(header._asdict()))
+def fingerprints(header: Header, media: dict[str, Media]) -> list[str]:
+    """Of each shard, what its clips are made from."""
+    starts = [json.dumps([media[i].start for i in ids]) for ids in header.shards]
+    return [
+        digest((fingerprint([media[i].path for i in ids]) + s).encode())
+        for ids, s in zip(header.shards, starts, strict=True)
+    ]
 
 
-def write_store(
-    store: Path,
-    header: Header,
-    source: Callable[[list[str]], str],
-    shard: Callable[[list[str], dict[str, str]], tuple[dict[str, torch.Tensor], dict[str, str]]],
-) -> dict[str, str]:
-    """Write what is missing of a store; returns its quarantined clips with reasons.
-
-    Args:
-        source: of the clips of a shard, a digest of what they are made from; a shard of another one is made anew.
-        shard: of the clips of a shard, and the clips quarantined so far, the tensors and the clips it quarantines.
-    """
-    write_json(store / "header.json", header._asdict())
-    ids, size = header.clip_ids, header.clips_per_shard
-    quarantined: dict[str, str] = {}
-    sums: dict[str, str] = {}
-    with progress(total=len(ids), desc=header.encoder, unit="clip") as bar:
-        for number, start in enumerate(range(0, len(ids), size)):
-            chunk = ids[start : start + size]
-            tensors_file, note_file = store / f"{number:05d}.safetensors", store / f"{number:05d}.json"
-            digested = source(chunk)
-            note = json.loads(note_file.read_text()) if note_file.exists() and tensors_file.exists() else None
-            if note is None or note["source"] != digested:
-                tensors, bad = shard(chunk, quarantined)
-                note = {"source": digested, "quarantined": bad}
-                write_tensors(tensors_file, tensors)
-                write_json(note_file, note)  # last: a shard counts once its note is there
-            quarantined |= note["quarantined"]
-            sums[tensors_file.name] = digest(tensors_file.read_bytes())
-            bar.update(len(chunk))
-    own = {"header.json", *sums, *(f"{Path(name).stem}.json" for name in sums)}
-    for path in [*store.glob("*.safetensors"), *store.glob("*.json")]:
-        if path.name not in own:
-            path.unlink()  # of an older layout: DVC would take it for a result
-    write_json(store / "index.json", {"shards": sums, "quarantined": quarantined})
-    return quarantined
-
-
-def _encode(encoder: Encoder, ids: list[str], decoded: list) -> dict[str, torch.Tensor]:
-    usable = [clip for clip in decoded if not isinstance(clip, ClipError)]
-    if not usable:
-        raise StoreError(f"no usable clip in a whole shard, `{ids[0]}` to `{ids[-1]}`")
-    frames = torch.from_numpy(np.stack([clip.frames for clip in usable]))
-    waveform = torch.from_numpy(np.stack([clip.waveform for clip in usable]))
-    tokens = encoder.encode(frames, waveform)
-    rows = [i for i, clip in enumerate(decoded) if not isinstance(clip, ClipError)]
-    shard = {}
-    for name, values in tokens._asdict().items():
-        finite = values.flatten(1).isfinite().all(1)
-        if not finite.all():
-            raise StoreError(f"clip `{ids[rows[int((~finite).nonzero()[0, 0])]]}`: the encoder gave NaN in {name}")
-        full = torch.zeros(len(ids), *values.shape[1:], dtype=torch.float16)
-        full[rows] = values.half()
-        shard[name] = full
-    return shard
-
-
-class Store(NamedTuple):
-    """An open store: header, quarantined clips, and all tokens."""
-
-    header: Header
-    quarantined: dict[str, str]
-    tokens: Tokens
-
-
-def read_store(store: Path, *, encoder: str | None = None, verify: bool = False) -> Store:
-    """Read all tokens, as float32 or, beyond ``HALF_ABOVE`` bytes, as stored. Peak memory is one copy and one shard.
-
-    Raises StoreError for an unfinished or damaged store, or one of another encoder than ``encoder``.
-    """
-    index = store / "index.json"
-    if not index.exists():
-        raise StoreError(f"{store}: unfinished; run the features stage again, it goes on where it stopped")
-    header = Header(**json.loads((store / "header.json").read_text()))
-    if encoder is not None and header.encoder != encoder:
-        raise StoreError(f"{store}: features of encoder `{header.encoder}`, not `{encoder}`; run the features stage")
-    content = json.loads(index.read_text())
-    tokens, start = None, 0
-    for name, expected in content["shards"].items():
-        if verify and digest((store / name).read_bytes()) != expected:
-            raise StoreError(f"{store / name}: checksum differs; delete the file and run the features stage")
-        with safe_open(store / name, framework="pt") as shard:
-            parts = Tokens(*(shard.get_tensor(field) for field in Tokens._fields))
-        tokens = tokens or _room(parts, len(header.clip_ids))
-        for whole, part in zip(tokens, parts, strict=True):
-            whole[start : start + len(part)] = part
-        start += len(parts.visual)
-    if start != len(header.clip_ids):
-        raise StoreError(f"{store}: {start} clips, not the {len(header.clip_ids)} of its header; delete the folder")
-    return Store(header, content["quarantined"], tokens)
-
-
-def _room(first: Tokens, count: int) -> Tokens:
-    """Unset tokens for ``count`` clips like those of the first shard."""
-    half = count * sum(4 * part[0].numel() for part in first) > HALF_ABOVE
-    return Tokens(*(part.new_empty(count, *part.shape[1:], dtype=None if half else torch.float32) for part in first))
+def check_quarantine(unusable: dict[str, str], header: Header, config: FeatureConfig) -> None:
+    """Raises StoreError if more clips are unusable than ``config`` allows."""
+    allowed = int(config.quarantine_share * len(header.clip_ids))
+    if len(unusable) > allowed:
+        message = f"{len(unusable)} unusable clips, {allowed} allowed (features.quarantine_share); the first: "
+        raise StoreError(message + next(iter(unusable.values())))

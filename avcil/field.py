@@ -36,9 +36,10 @@ _MEMORY = {"rows", "seeds", "exemplars"}
 class Protocol(Section):
     """What a benchmark prescribes to every row."""
 
-    classes_per_task: int = Field(gt=0)
+    classes_per_task: int | list[int] = Field(description="new classes of every task, or of each")
     epochs: int = Field(gt=0)
     epochs_of: dict[str, int] = Field({}, description="of rows that are trained longer or shorter")
+    tokens: str | None = Field(None, description="of every row, instead of what rows say: a store of the benchmark")
     class_order: Literal["drawn", "official"] = Field(description="official: order.json beside the manifest")
     seeds: list[int] = Field(min_length=1)
     exemplars: int | None = Field(None, ge=0, description="instead of what rows say")
@@ -50,6 +51,9 @@ class Protocol(Section):
 
     @model_validator(mode="after")
     def _consistent(self):
+        sizes = self.classes_per_task
+        if min(sizes if isinstance(sizes, list) else [sizes], default=0) < 1:
+            raise ValueError("classes_per_task: at least one class a task")
         for key, named in (("epochs_of", self.epochs_of), ("changes", self.changes)):
             if unknown := sorted(named.keys() - {*self.rows, "*"}):
                 raise ValueError(f"{key}: `{unknown[0]}` is not among the rows")
@@ -62,10 +66,11 @@ class Protocol(Section):
 
 
 def places(benchmark: str, tokens: str) -> tuple[Path, Path]:
-    """Folder of the manifest and feature store of a benchmark: imported (avcil/official.py), or the embedded one."""
+    """Folder of the manifest and feature store of a benchmark: imported (avcil/official.py, avcil/builders), or the
+    embedded one."""
     imported = Path("imports") / benchmark
     if imported.exists():
-        return imported, imported / "features"
+        return imported, imported / "features" / tokens
     return Path("data") / benchmark, Path("artifacts/features") / tokens
 
 
@@ -87,13 +92,12 @@ def _source(folder: Path, store: Path, protocol: Protocol, setting: Setting, tim
     return Source(out / "manifest.csv", out / "orders.json", store, regions if regions.exists() else None)
 
 
-def _chain(classes: int, per_task: int, epochs: int) -> list[Task]:
-    if classes % per_task:
+def _chain(classes: int, per_task: int | list[int], epochs: int) -> list[Task]:
+    sizes = per_task if isinstance(per_task, list) else [per_task] * (classes // per_task)
+    if sum(sizes) != classes:
         raise ValueError(f"{classes} classes do not divide into tasks of {per_task}; change classes_per_task")
-    names = ["init", *(f"task{t}" for t in range(classes // per_task))]
-    return [
-        Task(**{"id": t, "from": names[t], "classes": per_task, "epochs": epochs}) for t in range(classes // per_task)
-    ]
+    names = ["init", *(f"task{t}" for t in range(len(sizes)))]
+    return [Task(**{"id": t, "from": names[t], "classes": size, "epochs": epochs}) for t, size in enumerate(sizes)]
 
 
 def _adapted(row: str, method: Method, protocol: Protocol, setting: Setting) -> Method:

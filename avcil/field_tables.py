@@ -27,10 +27,12 @@ class Run(NamedTuple):
 
 
 class Found(NamedTuple):
-    """All runs of a benchmark, and the class index of each clip by setting and seed."""
+    """All runs of a benchmark; the class index of each clip by setting and seed; and, of benchmarks annotated so, the
+    class indices of a test clip's several labels."""
 
     runs: list[Run]
     labels: dict[tuple[str, int], dict[str, int]]
+    several: dict[tuple[str, int], dict[str, set[int]]]
 
     def _frames(self, setting: str) -> tables.Tables:
         return tables.frames({(r.row, r.seed): r.results for r in self.runs if r.setting == setting}, setting)
@@ -49,7 +51,15 @@ class Found(NamedTuple):
             }
             for run in self.runs
         )  # fmt: skip
+        if self.several:
+            cost["multilabel_accuracy"] = [self._multilabel_accuracy(run) for run in self.runs]
         return frame.merge(cost, on=["setting", "row", "seed"], how="left")
+
+    def _multilabel_accuracy(self, run: Run) -> float:
+        """Share of all test clips that are given one of their labels after the last task."""
+        known, one = self.several[run.setting, run.seed], self.labels[run.setting, run.seed]
+        said = run.results[-1].predictions
+        return sum(index in known.get(clip, {one[clip]}) for clip, index in said.items()) / len(said)
 
     def curves(self, setting: str) -> pd.DataFrame:
         """Accuracy after each task: columns variant, seed, task, accuracy."""
@@ -78,26 +88,36 @@ class Found(NamedTuple):
         return frame[frame.row.map(several) > 2].sort_values(["row", "exemplars"], kind="stable")
 
 
-def read(folder: Path, protocol: Protocol) -> Found:
-    """What notebook 9 left in ``folder``, of exactly the settings, rows and seeds of the protocol."""
-    runs, labels = [], {}
+def read(folder: Path, protocol: Protocol, benchmark: Path) -> Found:
+    """What notebook 9 left in ``folder``, of exactly the settings, rows and seeds of the protocol.
+
+    benchmark: its folder; `multilabel.json` in it (avcil/builders/vggsound.py) adds a measure.
+    """
+    runs, labels, several = [], {}, {}
+    file = benchmark / "multilabel.json"
+    annotated = json.loads(file.read_text()) if file.exists() else {}
     for name, setting in protocol.settings.items():
         table = read_manifest(folder / name / "manifest.csv")
         orders = json.loads((folder / name / "orders.json").read_text())
         seeds = setting.seeds or protocol.seeds
         for seed in seeds:
-            labels[name, seed] = dict(zip(table.clip_id, class_index(table, orders[str(seed)]).tolist(), strict=True))
+            order = orders[str(seed)]
+            labels[name, seed] = dict(zip(table.clip_id, class_index(table, order).tolist(), strict=True))
+            if annotated:
+                several[name, seed] = {clip: {order.index(n) for n in names} for clip, names in annotated.items()}
         for row in setting.rows or protocol.rows:
             for seed in seeds:
                 done, made_from = load_run(folder / name / row / f"seed{seed}.json")
                 runs.append(Run(name, row, seed, *done, made_from["method"]["exemplars"], setting.memory_alone))
-    return Found(runs, labels)
+    return Found(runs, labels, several)
 
 
 def summarise(measures: pd.DataFrame) -> pd.DataFrame:
     """Mean and standard deviation (n − 1) over seeds, a line a setting and row; seconds and bytes are means."""
     groups = measures.groupby(["setting", "row"], sort=False)
     summary = tables.mean_and_spread(groups, tables.MAIN)
+    if "multilabel_accuracy" in measures:
+        summary["multilabel_accuracy"] = groups.multilabel_accuracy.mean()
     summary["seeds"] = groups.seed.nunique()
     summary["seconds"] = groups.seconds.mean()
     summary["memory_bytes"] = groups.memory_bytes.mean().round().astype(int)

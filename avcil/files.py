@@ -23,9 +23,14 @@ def write_json(path: Path, value) -> None:
     write_bytes(path, (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """No metadata: with two or more entries safetensors writes its header in random order (safetensors issue 584)."""
-    write_bytes(path, safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()}))
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> str:
+    """Returns the digest of what was written.
+
+    No metadata: with two or more entries safetensors writes its header in random order (safetensors issue 584).
+    """
+    content = safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()})
+    write_bytes(path, content)
+    return digest(content)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -1,9 +1,11 @@
 """The manifest: one row a clip. Class orders, and the checks that come before any long work.
 
-Columns: ``clip_id`` (unique), ``path`` (relative to the manifest's folder), ``label``, ``split`` (train, val or test).
+Columns: ``clip_id`` (unique), ``path`` (relative to the manifest's folder), ``label``, ``split`` (train, val or test),
+and, where clips are parts of longer files, ``start`` (seconds into the file).
 """
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -12,6 +14,13 @@ from avcil.files import digest
 
 COLUMNS = ("clip_id", "path", "label", "split")
 SPLITS = ("train", "val", "test")
+
+
+class Media(NamedTuple):
+    """Where a clip is: a file, and the second at which it begins."""
+
+    path: Path
+    start: float = 0.0
 
 
 class ManifestError(ValueError):
@@ -41,7 +50,11 @@ def read_manifest(path: Path) -> pd.DataFrame:
     for column in COLUMNS:
         refuse(table[column] == "", f"has no {column}", "fill it in or drop the row")
     refuse(table.clip_id.duplicated(), "occurs twice", "drop one of the rows")
-    refuse(table.path.duplicated(), "has the path `{path}` of an earlier row", "drop one of the rows")
+    if "start" in table:
+        table["start"] = pd.to_numeric(table.start, errors="coerce")
+        refuse(~(table.start >= 0), "has no start in seconds, 0 or later", "give one or drop the column")
+    place = [column for column in ("path", "start") if column in table]
+    refuse(table.duplicated(place), "has the path `{path}` of an earlier row", "drop one of the rows")
     refuse(~table.split.isin(SPLITS), "has split `{split}`", "use train, val or test")
     for split in ("train", "test"):
         known = set(table.label[table.split == split])
@@ -49,6 +62,13 @@ def read_manifest(path: Path) -> pd.DataFrame:
             ~table.label.isin(known), "has label `{label}`" + f" without any {split} clip", "add some or drop the row"
         )
     return table
+
+
+def media(table: pd.DataFrame, folder: Path) -> dict[str, Media]:
+    """Where each clip of a manifest in ``folder`` is, by clip_id."""
+    starts = table.start if "start" in table else np.zeros(len(table))
+    rows = zip(table.clip_id, table.path, starts, strict=True)
+    return {clip: Media(folder / path, float(start)) for clip, path, start in rows}
 
 
 def find_leaks(table: pd.DataFrame, folder: Path) -> pd.DataFrame:

@@ -2,11 +2,11 @@
 
 from typing import Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from avcil.config import Section
 from avcil.memory import Selection
-from avcil.model import ClassifierKind, Fusion
+from avcil.model import FROZEN, ClassifierKind, Fusion
 
 Readout = Literal[
     "classifier",
@@ -25,7 +25,7 @@ Readout = Literal[
 class Method(Section):
     """A row of the comparison. A field that a row leaves out is off, as its default here says."""
 
-    tokens: Literal["mini", "random"] = Field(description="whose tokens: the pre-trained prior's or its random twin's")
+    tokens: str = Field(description="whose tokens: `mini`, `random` (its untrained twin), or one of `encoders`")
     fusion: Fusion
     prior_guidance: float = Field(
         ge=0, description="first value of τ, the weight of the prior's similarity in the scores"
@@ -61,6 +61,23 @@ class Method(Section):
     dark_replay: float = Field(0.0, ge=0, description="weight of the exemplars' logits as they were when stored")
     weight_aligning: bool = Field(False, description="new classes' weights are scaled to the norm of past ones'")
     as_published: bool = Field(False, description="with the deviations of the authors' code from their paper")
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        attends = self.fusion in ("guided", "channelwise")
+        for wrong, message in (
+            (self.dark_replay and self.readout != "classifier", "dark_replay needs readout: classifier"),
+            (self.readout == "carried_ridge" and self.restart, "carried_ridge has nothing to carry with restart: true"),
+            (self.readout == "carried_ridge" and self.fusion in FROZEN, "carried_ridge needs a fusion that learns"),
+            (self.weight_aligning and self.classifier == "proxies", "weight_aligning needs a linear classifier"),
+            (
+                self.feature_distance == "importance" and not (attends and self.cross_entropy == "nca"),
+                "feature_distance: importance needs cross_entropy: nca and fusion: guided or channelwise",
+            ),
+        ):
+            if wrong:
+                raise ValueError(message)
+        return self
 
 
 class Task(Section):

@@ -1,7 +1,7 @@
 """The classifier that learns: guided attention, fusion, and a classifier that grows.
 
 Dimension letters: ``B`` clips, ``L`` temporal slots, ``S`` patches of a slot, ``A`` audio tokens, ``D`` token channels,
-``E`` feature channels, ``C`` classes seen so far.
+``E`` feature channels, ``C`` classes seen so far. ``channels`` are those of a visual and of an audio token.
 """
 
 from typing import Literal, NamedTuple
@@ -40,6 +40,11 @@ class Output(NamedTuple):
     temporal: Tensor
     attended: Tensor
 
+    def to(self, device: torch.device | str) -> "Output":
+        features = Features(*(feature.to(device) for feature in self.features))
+        maps = self.spatial.to(device), self.temporal.to(device), self.attended.to(device)
+        return Output(self.logits.to(device), features, *maps)
+
 
 class GuidedAttention(nn.Module):
     """Audio features ask where (patches of a slot) and when (slots) to look.
@@ -58,13 +63,16 @@ class GuidedAttention(nn.Module):
     off (variant `without_prior_guidance`).
     """
 
-    def __init__(self, channels: int, width: int, heads: int, *, prior_guidance: float, learnt_guidance: float):
+    def __init__(
+        self, channels: tuple[int, int], width: int, heads: int, *, prior_guidance: float, learnt_guidance: float
+    ):
         super().__init__()
+        visual, audio = channels
         self.heads = heads
-        self.query = nn.Linear(channels, width)
-        self.key = nn.Linear(channels, width, bias=False)
-        self.value = nn.Linear(channels, width)
-        self.moment_query = nn.Linear(channels, width)
+        self.query = nn.Linear(audio, width)
+        self.key = nn.Linear(visual, width, bias=False)
+        self.value = nn.Linear(visual, width)
+        self.moment_query = nn.Linear(audio, width)
         self.moment_key = nn.Linear(width, width, bias=False)
         self.moment_value = nn.Linear(width, width)
         nn.init.zeros_(self.moment_query.weight)
@@ -107,10 +115,16 @@ class ChannelwiseAttention(nn.Module):
     Source: Pian et al., ICCV 2023, arXiv 2308.11073, as their code has it.
     """
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: tuple[int, int]):
         super().__init__()
-        self.audio = nn.Linear(channels, channels)
-        self.visual = nn.Linear(channels, channels)
+        visual, audio = channels
+        if visual != audio:
+            raise ValueError(
+                f"channel-wise attention needs visual and audio tokens of equal width, not {visual} and {audio}; "
+                "use another fusion or another encoder"
+            )
+        self.audio = nn.Linear(audio, audio)
+        self.visual = nn.Linear(visual, visual)
 
     def forward(self, tokens: Tokens) -> tuple[Tensor, Tensor, Tensor]:
         """Returns the visual feature [B,D], spatial weights [B,L,S,D] and temporal weights [B,L,D]."""
@@ -191,7 +205,7 @@ class IncrementalClassifier(nn.Module):
 
     def __init__(
         self,
-        channels: int,
+        channels: tuple[int, int],
         *,
         fusion: Fusion,
         classifier: ClassifierKind,
@@ -212,10 +226,10 @@ class IncrementalClassifier(nn.Module):
         elif fusion == "channelwise":
             self.attention = ChannelwiseAttention(channels)
         if fusion in ("channelwise", "mean", "visual"):
-            self.visual = nn.Linear(channels, width)
+            self.visual = nn.Linear(channels[0], width)
         if fusion in ("guided", "channelwise", "mean", "audio"):
-            self.audio = nn.Linear(channels, width)
-        features = 2 * channels if fusion in FROZEN else width
+            self.audio = nn.Linear(channels[1], width)
+        features = sum(channels) if fusion in FROZEN else width
         self.classifier = ProxyClassifier(features) if classifier == "proxies" else Classifier(features, classifier)
 
     def forward(self, tokens: Tokens) -> Output:

@@ -25,7 +25,7 @@ class Old(NamedTuple):
     """
 
     said: Output
-    maps: Callable[[Tensor], tuple[Tensor, Tensor]]
+    maps: Callable[[Tensor], tuple[Tensor, Tensor]] | None
     importance: Tensor | None
     stored: Tensor | None
 
@@ -38,7 +38,7 @@ def held_features(output: Output) -> tuple[Tensor, ...]:
 def importance(model: IncrementalClassifier, tokens: Tokens, labels: Tensor, batch: int = 64) -> Tensor:
     """Norm of the gradient of the model's own NCA loss with respect to each held feature, [N,F]."""
     parts = []
-    for rows in torch.arange(len(labels)).split(batch):
+    for rows in torch.arange(len(labels), device=labels.device).split(batch):
         output = model(tokens.clips(rows))
         loss = losses.nca(output.logits, labels[rows], model.classifier.scale)
         gradients = torch.autograd.grad(loss, held_features(output))

@@ -17,7 +17,7 @@ DESTINATION receives:
 
     manifest.csv    the paths are placeholders, clips/<clip_id>.mp4: no film is released
     order.json      the labels in the authors' class order
-    features/       a feature store (avcil/features.py) of encoder `official`; similarity is zero
+    features/official/   a feature store (avcil/store.py) of encoder `official`; similarity is zero
     report.json     what `inspect` found, and the clips without usable features; written last
 
 Source: Pian et al., Audio-Visual Class-Incremental Learning, ICCV 2023 (arXiv 2308.11073) and its data loaders.
@@ -26,7 +26,6 @@ Source: Pian et al., Audio-Visual Class-Incremental Learning, ICCV 2023 (arXiv 2
 import argparse
 import math
 import re
-import shutil
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Mapping
@@ -40,13 +39,15 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from avcil.features import Header, holds, write_store
+from avcil.encoders.base import Layout
 from avcil.files import digest, write_bytes, write_json
 from avcil.manifest import SPLITS
 from avcil.npydict import NpyError, Stored, index_npy
+from avcil.progress import progress
+from avcil.store import Header, StoreError, cost, finish, open_store, stale_shards, write_shard
 
 SLOTS = 8
-RENAMED = {"subway, metr": "subway, metro"}  # VGGSound's own name, cut short in VGGSound_100
+RENAMED = {"subway, metr": "subway, metro, underground"}  # VGGSound's own name, cut short in VGGSound_100
 FEATURES = {
     "audio": ["audio_pretrained_feature_dict.npy"],
     "visual": ["visual_pretrained_feature_dict.npy", "visual_features.h5"],
@@ -202,19 +203,8 @@ def _kept(source: _Source, video_disjoint: bool) -> list[_Clip]:
     return clips
 
 
-class _Layout(NamedTuple):
-    """Of a clip: source visual [L*G*G,D] and audio [D]; stored visual [L,S,D], S = patches."""
-
-    tokens: int
-    channels: int
-    patches: int
-
-    def clip_bytes(self) -> int:
-        return 2 * (SLOTS * self.patches * (self.channels + 1) + self.channels)
-
-
-def _layout(source: _Source, clips: list[_Clip], side: int | None) -> _Layout:
-    """From the commonest shapes among the first clips."""
+def _layout(source: _Source, clips: list[_Clip], side: int | None) -> tuple[int, Layout]:
+    """Visual tokens of a clip as released, and layout as stored, from the commonest shapes among the first clips."""
     shapes = []
     for stream in FEATURES:
         path, arrays = source.features[stream]
@@ -227,7 +217,8 @@ def _layout(source: _Source, clips: list[_Clip], side: int | None) -> _Layout:
     patches = visual[0] // SLOTS
     if side is not None and not 1 <= side**2 <= math.isqrt(patches) ** 2 == patches:
         raise OfficialError(f"{path}: {patches} patches a slot cannot be pooled to {side} x {side}")
-    return _Layout(*visual, patches if side is None else side**2)
+    tokens, channels = visual
+    return tokens, Layout(SLOTS, patches if side is None else side**2, 1, channels, channels)
 
 
 def _values(source: _Source, stream: str, clip: str, shape: tuple[int, ...]) -> torch.Tensor:
@@ -256,9 +247,11 @@ def _pool(values: torch.Tensor, patches: int) -> torch.Tensor:
     return F.adaptive_avg_pool2d(maps, math.isqrt(patches)).flatten(2).transpose(1, 2)
 
 
-def _shard(source: _Source, ids: list[str], layout: _Layout) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Tokens of the clips ``ids`` and the reasons why some are zero."""
-    tokens, channels, patches = layout
+def _shard(
+    source: _Source, ids: list[str], tokens: int, layout: Layout
+) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Tokens of the clips ``ids``, of which ``tokens`` visual ones were released, and the reasons why some are zero."""
+    patches, channels = layout.patches, layout.visual_channels
     visual = torch.zeros(len(ids), SLOTS, patches, channels, dtype=torch.float16)
     audio = torch.zeros(len(ids), 1, channels, dtype=torch.float16)
     bad = {}
@@ -285,19 +278,6 @@ def _checksum(source: _Source) -> str:
     return digest(total.encode())
 
 
-def _check_place(store: Path, header: Header, layout: _Layout) -> None:
-    """Say how much is to be written; raise OfficialError if it does not fit or other features are there."""
-    if not holds(store, header):
-        raise OfficialError(f"{store}: holds another import; delete the folder or choose another destination")
-    there = sum(shard.stat().st_size for shard in store.glob("*.safetensors"))
-    needed = max(0, len(header.clip_ids) * layout.clip_bytes() - there)
-    free = shutil.disk_usage(next(p for p in store.absolute().parents if p.exists())).free
-    sizes = f"{store}: {needed / 1e9:.2f} GB to write, {free / 1e9:.2f} GB free"
-    print(sizes, flush=True)
-    if needed > free:
-        raise OfficialError(f"{sizes}; make room or pool with --patches")
-
-
 def import_features(
     source: Path, destination: Path, *, patches: int | None = None, video_disjoint: bool = False
 ) -> Report:
@@ -313,23 +293,26 @@ def import_features(
 
     Raises:
         NpyError: for unsafe or damaged files (see `index_npy`).
-        OfficialError: for contradicting splits, a class or a whole shard without usable features, another import at
-            ``destination``, or too little space.
+        OfficialError: for contradicting splits, or a class or a whole shard without usable features.
+        StoreError: for another import at ``destination``, or too little space.
     """
     opened, destination = _open(Path(source)), Path(destination)
     clips = _kept(opened, video_disjoint)
-    layout = _layout(opened, clips, patches)
+    tokens, layout = _layout(opened, clips, patches)
     table = pd.DataFrame(clips)
     table.insert(1, "path", "clips/" + table.clip_id + ".mp4")
-    film = {"source": opened.report.source, "slots": SLOTS, **layout._asdict()}
-    size = max(1, SHARD_BYTES // layout.clip_bytes())
-    header = Header("official", _checksum(opened), film, list(table.clip_id), size)
-    _check_place(destination / "features", header, layout)
+    reading = {"source": opened.report.source, "tokens": tokens}
+    size = max(1, SHARD_BYTES // layout.clip_bytes)
+    header = Header("official", "released", _checksum(opened), reading, layout, list(table.clip_id), size)
+    store = destination / "features" / "official"
+    print(f"{store}: {cost(layout, len(table))}", flush=True)
+    open_store(store, header)
     write_bytes(destination / "manifest.csv", table.to_csv(index=False, lineterminator="\n").encode())
     write_json(destination / "order.json", opened.report.order)
-    unusable = write_store(
-        destination / "features", header, lambda _: header.checksum, lambda chunk, _: _shard(opened, chunk, layout)
-    )
+    stale = stale_shards(store, header, [header.checksum] * len(header.shards))
+    for number in progress(stale, desc="official", unit="shard"):
+        write_shard(store, number, *_shard(opened, header.shards[number], tokens, layout), header.checksum)
+    unusable = finish(store, header)
     counts = dict(Counter(table.split))
     dropped = {split: count - counts.get(split, 0) for split, count in opened.report.clips.items()}
     report = opened.report._replace(clips=counts, leaks=_leaks(clips), dropped=dropped, unusable=unusable)
@@ -347,7 +330,7 @@ def main(arguments: list[str] | None = None) -> None:
     source, destination = given.pop("source"), given.pop("destination")
     try:
         print(inspect(source) if destination is None else import_features(source, destination, **given))
-    except (NpyError, OfficialError, OSError) as error:
+    except (NpyError, OfficialError, StoreError, OSError) as error:
         sys.exit(str(error))
 
 

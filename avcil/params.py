@@ -6,7 +6,8 @@ from pathlib import Path
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from avcil.config import Section
+from avcil.config import Compute, Section
+from avcil.encoders.configs import EncoderConfig
 from avcil.encoders.mini import MiniConfig
 from avcil.features import FeatureConfig
 from avcil.field import Protocol
@@ -37,8 +38,10 @@ class Params(Section):
     world: World
     corpus: Corpus
     encoder: MiniConfig
+    encoders: dict[str, EncoderConfig]
     prior: PriorConfig
     features: FeatureConfig
+    compute: Compute
     training: Training
     lll: Method
     variants: dict[str, Method]
@@ -61,6 +64,10 @@ class Params(Section):
             raise ValueError("variants and field: `lll` has a section of its own")
         if twice := sorted(self.variants.keys() & self.field.keys()):
             raise ValueError(f"field: `{twice[0]}` is a variant too; give one of them another name")
+        known = ["mini", "random", *self.encoders]
+        for name, row in self.rows.items():
+            if row.tokens not in known:
+                raise ValueError(f"{name}: no encoder `{row.tokens}`{nearest(row.tokens, known)}")
         for name, protocol in self.protocols.items():
             Training(**self.training.model_dump() | protocol.training)
             for row in [*protocol.rows, *(row for s in protocol.settings.values() for row in s.rows or [])]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from avcil import tables
+from avcil.encoders.base import Layout
 from avcil.plots import name_of
 from avcil.plots_field import FAMILIES
 
@@ -141,10 +142,29 @@ def settings(folder: Path) -> str:
     return "\n".join(lines)
 
 
+def storage() -> str:
+    """Gigabytes of 200,000 clips of 10 s, 16 frames each, by encoder and patches a frame."""
+    layouts = {
+        "pe_av, all 24 x 24 patches": Layout(16, 576, 250, 1024, 1024),
+        "pe_av, 8 x 8": Layout(16, 64, 250, 1024, 1024),
+        "pe_av, 4 x 4": Layout(16, 16, 250, 1024, 1024),
+        "videomae_audiomae, all 14 x 14": Layout(8, 196, 63, 768, 768),
+        "videomae_audiomae, 7 x 7": Layout(8, 49, 63, 768, 768),
+        "clip_clap, all 14 x 14": Layout(16, 196, 32, 768, 768),
+        "imagebind, all 16 x 16": Layout(16, 256, 60, 1280, 768),
+    }
+    lines = ["| encoder | MB a clip | GB in all |", "|---|---:|---:|"]
+    for name, layout in layouts.items():
+        size = layout.clip_bytes
+        lines.append(f"| `{name.replace(',', '`,', 1)} | {size / 1e6:.2f} | {200_000 * size / 1e9:,.0f} |")
+    return "\n".join(lines)
+
+
 def _sections(folder: Path) -> dict[str, str]:
     found = {"results": "\n\n".join([results(folder), comparisons(folder), remarks(folder)])}
     found["field"] = field(folder)
     found["settings"] = settings(folder)
+    found["storage"] = storage()
     # the conditions and the table of means; by task, and costs, are read there
     parity = (folder.parent / "benchmarks/results/parity.md").read_text()
     found["parity"] = parity.split("\n", 2)[2].split("Accuracy on all classes seen")[0].strip()

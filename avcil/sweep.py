@@ -8,7 +8,7 @@ import json
 import multiprocessing
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import lru_cache
 from multiprocessing.connection import wait
@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import torch
 
+from avcil import cluster
 from avcil.dataset import load_datasets
 from avcil.evaluate import Dataset, TaskResult
 from avcil.files import digest, write_json
@@ -27,7 +28,7 @@ from avcil.train import origin, run_tasks
 
 # what decides a result; the store's digest is in the dataset's own stamp
 _LEARNING = (
-    "train", "objective", "losses", "model", "heads", "memory", "evaluate", "tokens", "dataset", "metrics",
+    "train", "parallel", "objective", "losses", "model", "heads", "memory", "evaluate", "tokens", "dataset", "metrics",
     "kernels/reference",
 )  # fmt: skip
 
@@ -62,7 +63,8 @@ class Done(NamedTuple):
 
 
 @lru_cache(maxsize=1)
-def _data(source: Source) -> dict[int, Dataset]:
+def datasets(source: Source) -> dict[int, Dataset]:
+    """The dataset of a source by seed; the last one read is kept."""
     seeds = [int(seed) for seed in json.loads(source.orders.read_text())]
     return load_datasets(source.manifest, source.orders, source.store, seeds, regions=source.regions)
 
@@ -87,7 +89,7 @@ def _begin() -> None:
 
 
 def _run(job: Job) -> Done:
-    data = _data(job.source)[job.seed]
+    data = datasets(job.source)[job.seed]
     stamp = origin(data, job.method, job.training, job.tasks, len(job.tasks) - 1, job.seed)
     files = digest(b"".join(file.read_bytes() for file in (job.source.manifest, job.source.regions) if file))
     stamp |= {"split": job.split, "code": _code(), "order": data.order, "files": files}
@@ -105,21 +107,34 @@ def _run(job: Job) -> Done:
     return Done(results, seconds)
 
 
-def run(jobs: Iterable[Job], *, workers: int | None = None) -> dict[tuple[tuple[str, ...], int], Done]:
-    """What each job gave, by its name and seed, in the order of the jobs. ``workers``: all processors if left out."""
+def run(
+    jobs: Iterable[Job], *, workers: int | None = None, engine: str = "local"
+) -> dict[tuple[tuple[str, ...], int], Done]:
+    """What each job gave, by its name and seed, in the order of the jobs.
+
+    Args:
+        workers: processes at once; all processors if left out.
+        engine: `local`, or `ray` (avcil/cluster.py), where the cluster says how many.
+    """
     jobs = list(jobs)
-    if not jobs:
-        return {}
-    workers = min(workers or os.cpu_count() or 1, len(jobs))
     done: dict[tuple[tuple[str, ...], int], Done] = {}
+    found = cluster.each(_run, jobs) if engine == "ray" else _each(jobs, min(workers or os.cpu_count() or 1, len(jobs)))
+    for number, result in progress(found, total=len(jobs), desc="runs"):
+        done[jobs[number].name, jobs[number].seed] = result
+    return {(job.name, job.seed): done[job.name, job.seed] for job in jobs}
+
+
+def _each(jobs: list[Job], workers: int) -> Iterator[tuple[int, Done]]:
+    """(number, result) as they are done, in processes of this machine."""
+    if not jobs:
+        return
     os.environ["OMP_NUM_THREADS"], before = "1", os.environ.get("OMP_NUM_THREADS")
     try:  # workers read the variable when they import torch
         with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin) as pool:
-            futures = {pool.submit(_run, job): job for job in jobs}
+            futures = {pool.submit(_run, job): number for number, job in enumerate(jobs)}
             try:
-                for future in progress(as_completed(futures), total=len(jobs), desc="runs"):
-                    job = futures[future]
-                    done[job.name, job.seed] = future.result()
+                for future in as_completed(futures):
+                    yield futures[future], future.result()
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
@@ -128,4 +143,3 @@ def run(jobs: Iterable[Job], *, workers: int | None = None) -> dict[tuple[tuple[
             del os.environ["OMP_NUM_THREADS"]
         else:
             os.environ["OMP_NUM_THREADS"] = before
-    return {(job.name, job.seed): done[job.name, job.seed] for job in jobs}

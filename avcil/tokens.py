@@ -10,18 +10,27 @@ from torch import Tensor
 class Tokens(NamedTuple):
     """Dense tokens of ``B`` clips from a frozen encoder.
 
-    visual [B,L,S,D]: S patches in each of L temporal slots; audio [B,A,D]; similarity [B,L,S]: how well each patch
-    matches the sound of its slot in the encoder's own judgement (a logit).
+    visual [B,L,S,D]: S patches in each of L temporal slots; audio [B,A,D'], of as many channels or others; similarity
+    [B,L,S]: how well each patch matches the sound of its slot in the encoder's own judgement (a logit).
     """
 
     visual: Tensor
     audio: Tensor
     similarity: Tensor
 
+    @property
+    def channels(self) -> tuple[int, int]:
+        """Channels of a visual token and of an audio token."""
+        return self.visual.shape[-1], self.audio.shape[-1]
+
+    def to(self, device: torch.device) -> "Tokens":
+        return Tokens(*(field.to(device) for field in self))
+
     def clips(self, index) -> "Tokens":
         """The tokens of the clips at ``index`` (a slice or an index tensor), as float32."""
         if isinstance(index, slice):
             return Tokens(*(field[index].float() for field in self))
+        index = index.to(self.audio.device)
         return Tokens(*(field.index_select(0, index).float() for field in self))  # 5 times faster than field[index]
 
     def coarse(self, side: int) -> "Tokens":

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from sklearn.cluster import KMeans
 from torch import Tensor
 
+from avcil import parallel
 from avcil.checkpoint import EMPTY, Checkpoint, load_checkpoint, save_checkpoint
 from avcil.evaluate import Dataset, TaskResult, evaluate, predict, restore, solved_features, solved_head, tokens_of
 from avcil.files import write_json
@@ -67,6 +68,9 @@ def optimise(
 ) -> list[dict]:
     """Minimise the method's objective on the clips at hand; returns the mean of each loss by epoch.
 
+    Model, old outputs, tokens and labels are on one device. Under torchrun, each process computes its share of every
+    batch (avcil/parallel.py).
+
     ``blocks``: classes of each task so far. ``score``, where given, is asked after each epoch, and the weights of the
     epoch that scored best are kept, the earliest of equals.
     """
@@ -78,14 +82,17 @@ def optimise(
     for epoch in range(epochs):
         model.train()
         sums: dict[str, Tensor] = {}
-        batches = list(_batches(labels, past, method, training, generator))
+        batches = list(_batches(labels.cpu(), past, method, training, generator))
         if epoch == 0 and training.schedule == "cosine":
             schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs * len(batches))
         for rows in batches:
-            output = model(tokens.clips(rows))
-            losses = objective(output, rows, labels[rows], old, method, training, blocks, scale=model.classifier.scale)
+            rows = rows.to(labels.device)
+            output = parallel.forward(model, tokens, rows)
+            scale = parallel.once(model.classifier.scale)
+            losses = objective(output, rows, labels[rows], old, method, training, blocks, scale=scale)
             optimiser.zero_grad()
             sum(losses.values()).backward()
+            parallel.sum_gradients(parameters)
             optimiser.step()
             if schedule is not None:
                 schedule.step()
@@ -115,7 +122,7 @@ def _imprint(model: IncrementalClassifier, tokens: Tokens, labels: Tensor, class
             count = min(PROXIES, len(mine))
             centres = KMeans(count, n_init=1, random_state=0).fit(mine).cluster_centers_
             start = (c - first) * PROXIES
-            classifier.weight[start : start + count] = torch.from_numpy(centres) * length
+            classifier.weight[start : start + count] = torch.from_numpy(centres).to(length.device) * length
 
 
 def _align(model: IncrementalClassifier, past: int) -> None:
@@ -149,13 +156,15 @@ def run_task(
     start: Checkpoint,
     *,
     split: str = "test",
+    device: torch.device | str = "cpu",
 ) -> tuple[Checkpoint, TaskResult, list[dict]]:
     """Learn one task from the checkpoint of the one before; returns the new checkpoint, its result on ``split`` and the
     losses by epoch.
 
     A pure function of its arguments: the same inputs give the same bits on the same machine.
 
-    Raises ValueError if ``start`` does not hold exactly the classes of the tasks before.
+    Raises ValueError if ``start`` does not hold exactly the classes of the tasks before, or if there is no validation
+    clip to choose an epoch on.
     """
     past = sum(t.classes for t in tasks[:task])
     seen = past + tasks[task].classes
@@ -166,34 +175,38 @@ def run_task(
     tokens = tokens_of(data, method)
     blocks = [t.classes for t in tasks[: task + 1]]
 
-    old_model = restore(EMPTY if method.restart else start, method, training, tokens.visual.shape[-1])
+    old_model = restore(EMPTY if method.restart else start, method, training, tokens.channels)
     model = copy.deepcopy(old_model)
     model.classifier.grow(seen)
     new = data.rows("train", past, seen)
     position = {clip: row for row, clip in enumerate(data.clip_ids)}
     memory = [position[clip] for clip in start.memory]
     rows = torch.cat([new, torch.tensor(memory, dtype=torch.long)])
-    at_hand, labels = tokens.clips(rows), data.labels[rows]
+    at_hand, labels = tokens.clips(rows).to(device), data.labels[rows]
     everything = torch.arange(len(rows))
 
     history: list[dict] = []
-    said = predict(old_model, at_hand, everything)
+    said = predict(old_model.to(device), at_hand, everything)
     if method.fusion not in FROZEN:
         first = past == 0 or method.restart
+        model, on_device = model.to(device), labels.to(device)
+        important = method.feature_distance == "importance" and past
         old = Old(
-            said=said,
-            maps=_exemplar_maps(old_model, at_hand, len(new)),
-            importance=importance(model, at_hand, labels) if method.feature_distance == "importance" and past else None,
-            stored=_stored(start, len(new), past) if method.dark_replay else None,
+            said=said.to(device),
+            maps=_exemplar_maps(old_model, at_hand, len(new)) if method.attention_distillation and past else None,
+            importance=importance(model, at_hand, on_device) if important else None,
+            stored=_stored(start, len(new), past).to(device) if method.dark_replay else None,
         )
         if method.classifier == "proxies" and past:
             _imprint(model, at_hand, labels, seen)
         score = None
         if training.keep != "last":
             held_out = data.rows("val", 0 if training.keep == "best_all" else past, seen)
+            if not len(held_out):
+                raise ValueError(f"training.keep: {training.keep}, but task {task} has no validation clips; use last")
             score = partial(_accuracy, model, tokens, held_out, data.labels[held_out])
         history = optimise(
-            model, old, at_hand, labels, method, training, [seen] if method.restart else blocks,
+            model, old, at_hand, on_device, method, training, [seen] if method.restart else blocks,
             epochs=tasks[task].epochs,
             learning_rate=training.learning_rate if first else training.later_learning_rate,
             generator=generator,
@@ -225,19 +238,19 @@ def run_task(
     elif method.dark_replay:
         readout = {"stored": _store(chosen, rows, learnt.logits, start, memory)}
     checkpoint = Checkpoint(
-        model={name: value.detach().clone() for name, value in model.state_dict().items()},
+        model={name: value.detach().cpu().clone() for name, value in model.state_dict().items()},
         readout=readout,
         classes=data.order[:seen],
         memory=[data.clip_ids[i] for i in chosen],
         origin=origin(data, method, training, tasks, task, seed),
     )
-    return checkpoint, evaluate(data, tokens, method, training, tasks, task, checkpoint, split), history
+    return checkpoint, evaluate(data, tokens, method, training, tasks, task, checkpoint, split, device), history
 
 
 def _exemplar_maps(
     model: IncrementalClassifier, tokens: Tokens, first: int
 ) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    """The old model's channel-wise maps of exemplars, the clips from row ``first`` on: kept where they are few."""
+    """The old model's maps of exemplars, the clips from row ``first`` on: kept where they are few and channel-wise."""
 
     @torch.no_grad()
     def maps(rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -247,7 +260,7 @@ def _exemplar_maps(
     exemplars = torch.arange(first, len(tokens.audio))
     if model.fusion != "channelwise" or len(exemplars) * tokens.visual[0].numel() > KEPT_MAPS or not len(exemplars):
         return maps
-    kept = maps(exemplars)
+    kept = tuple(torch.cat(parts) for parts in zip(*map(maps, exemplars.split(200)), strict=True))
     return lambda rows: tuple(part.index_select(0, rows - first) for part in kept)
 
 
@@ -279,6 +292,7 @@ def run_tasks(
     folder: Path | None,
     *,
     split: str = "test",
+    device: torch.device | str = "cpu",
 ) -> list[TaskResult]:
     """Learn all tasks in turn.
 
@@ -291,8 +305,10 @@ def run_tasks(
         here = folder / f"task{task}" / f"seed{seed}" if folder else None
         done = load_finished(here, data, origin(data, method, training, tasks, task, seed)) if here else None
         if done is None:
-            checkpoint, result, _ = run_task(data, method, training, tasks, task, seed, checkpoint, split=split)
-            if here:
+            checkpoint, result, _ = run_task(
+                data, method, training, tasks, task, seed, checkpoint, split=split, device=device
+            )
+            if here and parallel.first():
                 save_task(here, checkpoint, result)
         else:
             checkpoint, result = done

@@ -28,6 +28,10 @@ def params(raw_params):
 
 @pytest.fixture
 def toy() -> Dataset:
+    return toy_dataset()
+
+
+def toy_dataset() -> Dataset:
     """Six classes, tokens with a class-dependent patch that the similarity map points at; 3 tasks of 2 classes."""
     generator = torch.Generator().manual_seed(0)
     classes, per_class, slots, patches, channels = 6, 20, 2, 16, 16

@@ -9,12 +9,15 @@ import pandas as pd
 import pytest
 import torch
 
-from avcil import features, manifest, prior
+from avcil import features, manifest, prior, store
 from avcil.clips import ClipError, read_clip, write_clip
+from avcil.encoders.base import Reading
 from avcil.encoders.mini import Mini
-from avcil.features import FeatureConfig, StoreError
+from avcil.features import FeatureConfig
+from avcil.manifest import Media
 from avcil.scenes import SPLITS, appearance, benchmark_scene, pair_scene, timbre
 from avcil.sounding_objects import clip_id
+from avcil.store import StoreError, read_store
 from conftest import ROOT
 
 CORPUS = ROOT / "corpus/sounding_objects"
@@ -229,15 +232,15 @@ def test_a_damaged_clip_is_refused_by_name(scene, film, tmp_path, damage, messag
 @pytest.fixture(scope="module")
 def encoder(params):
     torch.manual_seed(0)
-    return Mini(params.encoder).eval().requires_grad_(False)
+    return Mini(params.encoder).watching(Reading(**params.film.model_dump())).eval().requires_grad_(False)
 
 
 @pytest.fixture(scope="module")
 def clips():
-    return {f"test-{c:03d}-000": CORPUS / f"clips/test-{c:03d}-000.mp4" for c in range(7)}
+    return {f"test-{c:03d}-000": Media(CORPUS / f"clips/test-{c:03d}-000.mp4") for c in range(7)}
 
 
-CONFIG = FeatureConfig(clips_per_shard=3, quarantine_share=0.2)
+CONFIG = FeatureConfig(clips_per_shard=3, batch=2, quarantine_share=0.2, silence=1e-4)
 
 
 def _bytes(folder):
@@ -245,36 +248,36 @@ def _bytes(folder):
 
 
 def test_store_holds_what_the_encoder_says(encoder, clips, film, tmp_path):
-    features.extract(encoder, "mini", clips, film, CONFIG, tmp_path / "s")
-    store = features.read_store(tmp_path / "s", encoder="mini", verify=True)
-    assert store.header.clip_ids == list(clips) and store.quarantined == {}
-    clip = read_clip(clips["test-004-000"], **film)
+    features.extract(encoder, "mini", clips, CONFIG, tmp_path / "s", workers=0)
+    kept = read_store(tmp_path / "s", encoder="mini", verify=True)
+    assert kept.header.clip_ids == list(clips) and kept.quarantined == {}
+    clip = read_clip(clips["test-004-000"].path, **film)
     tokens = encoder.encode(torch.from_numpy(clip.frames)[None], torch.from_numpy(clip.waveform)[None])
-    for stored, direct in zip(store.tokens, tokens, strict=True):
+    for stored, direct in zip(kept.tokens, tokens, strict=True):
         torch.testing.assert_close(stored[4:5], direct, atol=2e-2, rtol=2e-2)
 
 
 def test_a_large_store_stays_in_half_precision(encoder, clips, film, tmp_path, monkeypatch):
-    features.extract(encoder, "mini", clips, film, CONFIG, tmp_path / "s")
-    whole = features.read_store(tmp_path / "s").tokens
+    features.extract(encoder, "mini", clips, CONFIG, tmp_path / "s", workers=0)
+    whole = read_store(tmp_path / "s").tokens
     size = sum(4 * field.numel() for field in whole)
-    monkeypatch.setattr(features, "HALF_ABOVE", size)
-    assert {field.dtype for field in features.read_store(tmp_path / "s").tokens} == {torch.float32}
-    monkeypatch.setattr(features, "HALF_ABOVE", size - 1)
-    half = features.read_store(tmp_path / "s").tokens
+    monkeypatch.setattr(store, "HALF_ABOVE", size)
+    assert {field.dtype for field in read_store(tmp_path / "s").tokens} == {torch.float32}
+    monkeypatch.setattr(store, "HALF_ABOVE", size - 1)
+    half = read_store(tmp_path / "s").tokens
     assert {field.dtype for field in half} == {torch.float16}
     assert all(torch.equal(a, b.float()) for a, b in zip(whole, half, strict=True))
     index = json.loads((tmp_path / "s/index.json").read_text())
     del index["shards"]["00002.safetensors"]
     (tmp_path / "s/index.json").write_text(json.dumps(index))
     with pytest.raises(StoreError, match="6 clips, not the 7 of its header"):
-        features.read_store(tmp_path / "s")
+        read_store(tmp_path / "s")
 
 
 def test_a_killed_extraction_goes_on_and_ends_with_the_same_bytes(encoder, clips, film, tmp_path, monkeypatch):
-    features.extract(encoder, "mini", clips, film, CONFIG, tmp_path / "whole")
+    features.extract(encoder, "mini", clips, CONFIG, tmp_path / "whole", workers=0)
     calls = []
-    original = features._encode
+    original = features.make_shard
 
     def dies_at_the_second_shard(*arguments):
         calls.append(1)
@@ -282,67 +285,73 @@ def test_a_killed_extraction_goes_on_and_ends_with_the_same_bytes(encoder, clips
             raise KeyboardInterrupt
         return original(*arguments)
 
-    monkeypatch.setattr(features, "_encode", dies_at_the_second_shard)
+    monkeypatch.setattr(features, "make_shard", dies_at_the_second_shard)
     with pytest.raises(KeyboardInterrupt):
-        features.extract(encoder, "mini", clips, film, CONFIG, tmp_path / "killed")
+        features.extract(encoder, "mini", clips, CONFIG, tmp_path / "killed", workers=0)
     with pytest.raises(StoreError, match="unfinished"):
-        features.read_store(tmp_path / "killed")
+        read_store(tmp_path / "killed")
     (tmp_path / "killed/00099.json").write_text("of an older layout")
-    features.extract(encoder, "mini", clips, film, CONFIG, tmp_path / "killed")
+    features.extract(encoder, "mini", clips, CONFIG, tmp_path / "killed", workers=0)
     assert len(calls) == 4, "the first shard was kept"
     assert _bytes(tmp_path / "killed") == _bytes(tmp_path / "whole")
 
 
 def test_a_clip_that_changed_is_encoded_again(encoder, clips, film, tmp_path, monkeypatch):
     """Same names, other content: only the shard it stands in is made anew."""
-    own = {name: tmp_path / path.name for name, path in clips.items()}
-    for name, path in own.items():
-        path.write_bytes(clips[name].read_bytes())
-    features.extract(encoder, "mini", own, film, CONFIG, tmp_path / "s")
-    before = features.read_store(tmp_path / "s").tokens.visual
-    own["test-004-000"].write_bytes(clips["test-000-000"].read_bytes())
+    own = {name: Media(tmp_path / clip.path.name) for name, clip in clips.items()}
+    for name, clip in own.items():
+        clip.path.write_bytes(clips[name].path.read_bytes())
+    features.extract(encoder, "mini", own, CONFIG, tmp_path / "s", workers=0)
+    before = read_store(tmp_path / "s").tokens.visual
+    own["test-004-000"].path.write_bytes(clips["test-000-000"].path.read_bytes())
     calls = []
-    original = features._encode
-    monkeypatch.setattr(features, "_encode", lambda *a: calls.append(a[1]) or original(*a))
-    features.extract(encoder, "mini", own, film, CONFIG, tmp_path / "s")
-    after = features.read_store(tmp_path / "s", verify=True).tokens.visual
+    original = features.make_shard
+    monkeypatch.setattr(features, "make_shard", lambda *a: calls.append(a[1]) or original(*a))
+    features.extract(encoder, "mini", own, CONFIG, tmp_path / "s", workers=0)
+    after = read_store(tmp_path / "s", verify=True).tokens.visual
     assert calls == [["test-003-000", "test-004-000", "test-005-000"]]
     assert torch.equal(after[4], before[0]) and not torch.equal(after[4], before[4])
     assert torch.equal(after[[0, 1, 2, 3, 5, 6]], before[[0, 1, 2, 3, 5, 6]])
 
 
 def test_one_bad_clip_is_quarantined_and_more_are_refused(encoder, clips, film, tmp_path):
-    broken = tmp_path / "broken.mp4"
-    broken.write_bytes(b"")
-    features.extract(encoder, "mini", clips | {"x": broken}, film, CONFIG, tmp_path / "s")
-    store = features.read_store(tmp_path / "s")
-    assert list(store.quarantined) == ["x"] and "broken.mp4: damaged" in store.quarantined["x"]
-    assert store.tokens.visual[7].abs().sum() == 0 and store.tokens.visual[6].abs().sum() > 0
+    broken = Media(tmp_path / "broken.mp4")
+    broken.path.write_bytes(b"")
+    features.extract(encoder, "mini", clips | {"x": broken}, CONFIG, tmp_path / "s", workers=0)
+    kept = read_store(tmp_path / "s")
+    assert list(kept.quarantined) == ["x"] and "broken.mp4: damaged" in kept.quarantined["x"]
+    assert kept.tokens.visual[7].abs().sum() == 0 and kept.tokens.visual[6].abs().sum() > 0
     with pytest.raises(StoreError, match=r"2 unusable clips, 1 allowed .*broken\.mp4: damaged"):
-        features.extract(encoder, "mini", {"x": broken, **clips, "y": broken}, film, CONFIG, tmp_path / "t")
+        features.extract(encoder, "mini", {"x": broken, **clips, "y": broken}, CONFIG, tmp_path / "t", workers=0)
 
 
 def test_a_store_of_something_else_is_refused(encoder, clips, film, params, tmp_path):
-    features.extract(encoder, "mini", clips, film, CONFIG, tmp_path / "s")
+    features.extract(encoder, "mini", clips, CONFIG, tmp_path / "s", workers=0)
     with pytest.raises(StoreError, match="features of encoder `mini`, not `random`"):
-        features.read_store(tmp_path / "s", encoder="random")
+        read_store(tmp_path / "s", encoder="random")
     torch.manual_seed(1)
-    with pytest.raises(StoreError, match="another encoder, film or clip list; delete the folder"):
-        features.extract(Mini(params.encoder), "mini", clips, film, CONFIG, tmp_path / "s")
-    features.extract(Mini(params.encoder), "mini", clips, film, CONFIG, tmp_path / "s", replace=True)
+    with pytest.raises(StoreError, match=r"holds other features \(checksum differ\); delete the folder"):
+        features.extract(
+            Mini(params.encoder).watching(encoder.reading), "mini", clips, CONFIG, tmp_path / "s", workers=0
+        )
+    features.extract(
+        Mini(params.encoder).watching(encoder.reading), "mini", clips, CONFIG, tmp_path / "s", replace=True, workers=0
+    )
     shard = tmp_path / "s/00001.safetensors"
     content = bytearray(shard.read_bytes())
     content[-1] ^= 1
     shard.write_bytes(content)
     with pytest.raises(StoreError, match=r"00001\.safetensors: checksum differs"):
-        features.read_store(tmp_path / "s", verify=True)
+        read_store(tmp_path / "s", verify=True)
 
 
 def test_features_that_are_not_finite_are_refused(params, clips, film, tmp_path):
-    encoder = Mini(params.encoder)
+    encoder = Mini(params.encoder).watching(Reading(**film))
     encoder.visual_std.fill_(0)
-    with pytest.raises(StoreError, match="clip `test-000-000`: the encoder gave NaN in visual"):
-        features.extract(encoder, "mini", clips, film, CONFIG, tmp_path / "s")
+    with pytest.raises(
+        StoreError, match="clip `test-000-000`: the encoder gave NaN, or more than float16 holds, in visual"
+    ):
+        features.extract(encoder, "mini", clips, CONFIG, tmp_path / "s", workers=0)
 
 
 # ---- the prior

@@ -5,6 +5,7 @@ sound of its own.
 """
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -84,7 +85,7 @@ def rows(params):
 def jobs(imported, rows, params):
     def make(out: Path, place: str = "whole", **changes) -> list[sweep.Job]:
         folder = imported[place]
-        return field.jobs(folder, folder / "features", _protocol(**changes), rows, params.training, 1, out)
+        return field.jobs(folder, folder / "features/official", _protocol(**changes), rows, params.training, 1, out)
 
     return make
 
@@ -113,7 +114,7 @@ def test_jobs_are_what_the_protocol_prescribes(jobs, params, tmp_path):
         assert {task.epochs for task in job.tasks} == {1 if row == "ridge" else 3}
         kept = (BUDGET, "total") if row in ("lll", "avcil") else (5, "per_class")
         assert (job.method.exemplars, job.method.budget) == kept
-        assert sweep._data(job.source)[seed].order == CLASSES
+        assert sweep.datasets(job.source)[seed].order == CLASSES
 
 
 def test_no_exemplars_turn_the_memory_off(jobs, tmp_path, in_process):
@@ -127,8 +128,20 @@ def test_no_exemplars_turn_the_memory_off(jobs, tmp_path, in_process):
 
 
 def test_classes_that_do_not_divide_are_one_clear_line(jobs, tmp_path):
-    with pytest.raises(ValueError, match=r"^6 classes do not divide into tasks of 4; change classes_per_task$"):
-        jobs(tmp_path, classes_per_task=4)
+    for wrong in (4, [4, 1]):
+        with pytest.raises(
+            ValueError, match=rf"^6 classes do not divide into tasks of {re.escape(str(wrong))}; change"
+        ):
+            jobs(tmp_path, classes_per_task=wrong)
+    with pytest.raises(ValueError, match="at least one class a task"):
+        _protocol(classes_per_task=[6, 0])
+
+
+def test_tasks_may_differ_in_size(jobs, tmp_path):
+    """As a base session and few-shot ones after it."""
+    assert {tuple(task.classes for task in job.tasks) for job in jobs(tmp_path, classes_per_task=[4, 1, 1])} == {
+        (4, 1, 1)
+    }
 
 
 def test_without_twins_classes_that_share_a_sound_are_one(rows, params, tmp_path):
@@ -154,7 +167,7 @@ def test_video_disjoint_runs_learn_from_no_test_video(jobs, tmp_path, in_process
     videos = table.clip_id.str[:11]
     assert SHARED not in set(table.clip_id) and SHARED[:11] in set(videos[table.split == "test"])
     assert not set(videos[table.split == "train"]) & set(videos[table.split == "test"])
-    assert len(sweep._data(job.source)[0].splits["train"]) == 6 * COUNTS["train"]
+    assert len(sweep.datasets(job.source)[0].splits["train"]) == 6 * COUNTS["train"]
     assert sweep._run(job).results[-1].clips == [8, 8, 8]
 
 
@@ -162,7 +175,7 @@ def test_the_best_epoch_by_new_classes_reads_no_validation_clip_of_old_ones(jobs
     """Old classes' validation clips get labels of one another. The control: by all classes, other epochs are kept."""
     changed = set()
     for job in jobs(tmp_path, rows=["avcil_finetune", "lll"], epochs=6):
-        data = sweep._data(job.source)[job.seed]
+        data = sweep.datasets(job.source)[job.seed]
         start, _, _ = run_task(data, job.method, job.training, job.tasks, 0, job.seed, EMPTY)
         labels = data.labels.clone()
         old = data.rows("val", 0, 2)
@@ -242,7 +255,7 @@ def test_a_changed_class_order_or_manifest_runs_again(jobs, tmp_path, in_process
         table["label"] = table.label.replace({"whistle": "zither", "zither": "whistle"})
         table.to_csv(job.source.manifest, index=False)
     sweep._data.cache_clear()
-    data = sweep._data(job.source)[0]
+    data = sweep.datasets(job.source)[0]
     result = sweep._run(job).results[0]
     truth = {data.clip_ids[row]: int(data.labels[row]) for row in data.rows("test", 0, 2)}
     assert result.predictions == truth

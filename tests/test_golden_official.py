@@ -100,7 +100,7 @@ NOTHING = Old(None, None, None, None)
 def network(inputs, which: str, classifier: str = "linear") -> IncrementalClassifier:
     """Our model with the weights drawn; with proxies it has all C classes, of which P are past."""
     model = IncrementalClassifier(
-        D, fusion="channelwise", classifier=classifier, width=D, heads=1, prior_guidance=0.0, learnt_guidance=0.0
+        (D, D), fusion="channelwise", classifier=classifier, width=D, heads=1, prior_guidance=0.0, learnt_guidance=0.0
     )
     weights = {f"{a}.{p}": inputs[f"{which}.{b}.{p}"] for a, b in LAYERS.items() for p in ("weight", "bias")}
     if classifier == "proxies":

@@ -14,11 +14,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from avcil import official
-from avcil.features import StoreError, read_store
+from avcil import official, store
 from avcil.manifest import read_manifest
 from avcil.npydict import NpyError, index_npy
 from avcil.official import OfficialError, import_features, inspect
+from avcil.store import StoreError, read_store
 
 AUDIO = "audio_pretrained_feature/audio_pretrained_feature_dict.npy"
 VISUAL = "visual_pretrained_feature/visual_pretrained_feature_dict.npy"
@@ -162,10 +162,10 @@ def test_a_hostile_value_in_any_file_of_a_source_is_refused(source, tmp_path):
 
 def test_import_is_the_released_data_in_float16(source, tmp_path, small_shards, capsys):
     report = import_features(source, tmp_path / "out")
-    assert "features: 0.00 GB to write, " in capsys.readouterr().out
+    assert f"features/official: 0.00 MB a clip, 0.00 GB for {CLIPS} clips" in capsys.readouterr().out
     assert report == inspect(source)._replace(dropped={"train": 0, "val": 0, "test": 0})
     assert report.features == {"audio": AUDIO, "visual": VISUAL} and report.clips == {"train": 12, "val": 3, "test": 6}
-    assert report.renamed == {"subway, metr": "subway, metro"}
+    assert report.renamed == {"subway, metr": "subway, metro, underground"}
     assert not report.contradictions and not report.unusable and not any(report.leaks.values())
     assert str(report).startswith("TOY\norder: Cat; Bus, red; subway, metro\nclips: train: 12; val: 3; test: 6\n")
     out = tmp_path / "out"
@@ -174,9 +174,9 @@ def test_import_is_the_released_data_in_float16(source, tmp_path, small_shards, 
     assert json.loads((out / "order.json").read_text()) == report.order == ["Cat", "Bus, red", "subway, metro"]
     assert list(zip(table.clip_id, table.label.map(report.order.index), table.split, strict=True)) == expected
     assert list(table.path) == [f"clips/{v}.mp4" for v, _, _ in expected]
-    store = read_store(out / "features", encoder="official", verify=True)
+    store = read_store(out / "features/official", encoder="official", verify=True)
     assert store.header.clip_ids == list(table.clip_id) and store.quarantined == {}
-    assert store.header.clips_per_shard == 4 and len(list((out / "features").glob("*.safetensors"))) == 6
+    assert store.header.clips_per_shard == 4 and len(list((out / "features/official").glob("*.safetensors"))) == 6
     audio, visual = _features()
     for row, clip in enumerate(table.clip_id):
         slots = visual[clip].reshape(8, PATCHES, CHANNELS).astype(np.float16)
@@ -196,14 +196,14 @@ def test_any_order_and_precision_of_the_source(source, tmp_path):
     for name in (AUDIO, VISUAL):
         (source / name).rename(source / Path(name).name)
     import_features(source, tmp_path / "other")
-    stores = [read_store(tmp_path / name / "features").tokens for name in ("plain", "other")]
+    stores = [read_store(tmp_path / name / "features/official").tokens for name in ("plain", "other")]
     assert all(torch.equal(a, b) for a, b in zip(*stores, strict=True))
 
 
 @pytest.mark.parametrize("side", [1, 2, 3, 4])
 def test_pooled_patches_are_those_of_torch(source, tmp_path, side):
     import_features(source, tmp_path / "out", patches=side)
-    tokens = read_store(tmp_path / "out/features").tokens
+    tokens = read_store(tmp_path / "out/features/official").tokens
     maps = torch.stack([torch.from_numpy(a) for a in _features()[1].values()]).reshape(-1, 8, 4, 4, CHANNELS)
     maps = maps.flatten(0, 1).permute(0, 3, 1, 2)
     pooled = F.adaptive_avg_pool2d(maps, 3) if side == 3 else F.avg_pool2d(maps, 4 // side)
@@ -222,7 +222,7 @@ def test_hdf5_gives_the_same_store_and_never_leads_elsewhere(source, tmp_path):
         file["x"] = values
     layout = h5py.VirtualLayout(values.shape, "f4")
     layout[:] = h5py.VirtualSource(tmp_path / "other.h5", "x", values.shape)
-    stores = {"npy": read_store(tmp_path / "npy/features")}
+    stores = {"npy": read_store(tmp_path / "npy/features/official")}
     for lead in ("nowhere", "link", "virtual", "raw"):
         with h5py.File(source / H5, "w") as file:
             for other, array in visual.items():
@@ -235,7 +235,7 @@ def test_hdf5_gives_the_same_store_and_never_leads_elsewhere(source, tmp_path):
                 else:
                     file.create_dataset(clip, values.shape, "f4", external=[(tmp_path / "raw.bin", 0, values.nbytes)])
         report = import_features(source, tmp_path / lead)
-        stores[lead] = read_store(tmp_path / lead / "features")
+        stores[lead] = read_store(tmp_path / lead / "features/official")
         assert report.features["visual"] == H5 and list(report.unusable) == [clip] * (lead != "nowhere"), lead
         assert all("another file" in reason for reason in report.unusable.values())
     assert all(torch.equal(a, b) for a, b in zip(stores["npy"].tokens, stores["nowhere"].tokens, strict=True))
@@ -247,13 +247,13 @@ def test_hdf5_gives_the_same_store_and_never_leads_elsewhere(source, tmp_path):
 
 def test_a_killed_import_goes_on_and_ends_with_the_same_bytes(source, tmp_path, small_shards, monkeypatch):
     import_features(source, tmp_path / "whole")
-    store, made, original = tmp_path / "killed/features", [], official._shard
+    store, made, original = tmp_path / "killed/features/official", [], official._shard
 
-    def dies_at_the_fourth(source, ids, layout):
+    def dies_at_the_fourth(source, ids, tokens, layout):
         made.append(ids)
         if len(made) == 4:
             raise KeyboardInterrupt
-        return original(source, ids, layout)
+        return original(source, ids, tokens, layout)
 
     monkeypatch.setattr(official, "_shard", dies_at_the_fourth)
     with pytest.raises(KeyboardInterrupt):
@@ -275,8 +275,8 @@ def test_a_killed_import_goes_on_and_ends_with_the_same_bytes(source, tmp_path, 
 
 def test_another_import_or_too_little_space_is_refused(source, tmp_path, monkeypatch):
     usage = type("Usage", (), {"free": CLIPS * 2 * (8 * PATCHES * (CHANNELS + 1) + CHANNELS) - 1})
-    monkeypatch.setattr(official.shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(OfficialError, match=r"to write, 0\.00 GB free; make room or pool"):
+    monkeypatch.setattr(store.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(StoreError, match=r"to write, 0\.00 GB free .*; average patches or make room"):
         import_features(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     usage.free += 1
@@ -285,11 +285,13 @@ def test_another_import_or_too_little_space_is_refused(source, tmp_path, monkeyp
     # what is there already needs no room
     usage.free = 0
     import_features(source, tmp_path / "out")
-    with pytest.raises(OfficialError, match="features: holds another import; delete the folder"):
+    with pytest.raises(
+        StoreError, match=r"official: holds other features \(layout, clips_per_shard differ\); delete the folder"
+    ):
         import_features(source, tmp_path / "out", patches=2)
     # features extracted anew: same names, same sizes
     _write_features(source, *_features(seed=1))
-    with pytest.raises(OfficialError, match="features: holds another import"):
+    with pytest.raises(StoreError, match=r"official: holds other features \(checksum differ\)"):
         import_features(source, tmp_path / "out")
     assert _bytes(tmp_path / "out") == before
 
@@ -311,13 +313,13 @@ def test_unusable_clips_are_quarantined_with_their_reasons(source, tmp_path, sma
         ids[6]: "audio: NaN, or a value beyond float16 (65504)",
         ids[9]: "visual: list of shape None, not (128, 6)",
     }
-    store = read_store(tmp_path / "out/features", verify=True)
+    store = read_store(tmp_path / "out/features/official", verify=True)
     assert store.quarantined == report.unusable
     bad = torch.tensor([clip in report.unusable for clip in ids])
     assert not store.tokens.visual[bad].any() and not store.tokens.audio[bad].any()
     assert store.tokens.visual[~bad].flatten(1).any(1).all()
     # so does an import that goes on
-    (tmp_path / "out/features/index.json").unlink()
+    (tmp_path / "out/features/official/index.json").unlink()
     assert import_features(source, tmp_path / "out") == report
 
 
@@ -365,8 +367,8 @@ def test_command_line(source, tmp_path, capsys):
     command = [sys.executable, "-m", "avcil.official", source, tmp_path / "out", "--patches", "2", "--video-disjoint"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0 and done.stderr == "", done.stderr
-    assert " to write, " in done.stdout and "dropped: train: 0" in done.stdout
-    assert read_store(tmp_path / "out/features").tokens.visual.shape == (CLIPS, 8, 4, CHANNELS)
+    assert f"GB for {CLIPS} clips" in done.stdout and "dropped: train: 0" in done.stdout
+    assert read_store(tmp_path / "out/features/official").tokens.visual.shape == (CLIPS, 8, 4, CHANNELS)
     (source / SPLIT_FILES[0]).unlink()
     with pytest.raises(SystemExit, match=r"^[^\n]*category_encode_dict\.npy: no such file[^\n]*$"):
         official.main([str(source), str(tmp_path / "out2")])
@@ -394,7 +396,7 @@ def test_the_released_splits_have_the_known_counts(name, classes, clips, leaks):
     assert tuple(report.clips.values()) == clips and list(report.clips) == ["train", "val", "test"]
     shared = ("test and train", "test and train, same class", "val and train")
     assert tuple(report.leaks[key] for key in shared) == leaks
-    assert report.renamed == ({"subway, metr": "subway, metro"} if name == "VGGSound_100" else {})
+    assert report.renamed == ({"subway, metr": "subway, metro, underground"} if name == "VGGSound_100" else {})
     heads = {"AVE": ["Acoustic guitar", "Cat"], "VGGSound_100": ["playing theremin", "donkey, ass braying"]}
     assert report.order[:2] == heads.get(name, report.order[:2])
     for file in SPLIT_FILES:

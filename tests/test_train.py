@@ -128,13 +128,13 @@ def test_task_0_feels_no_distillation(toy):
 def test_distillation_holds_the_old_features(toy):
     """A heavy feature weight leaves the features of old exemplars where they were; none lets them drift."""
     start, _, _ = train.run_task(toy, row(), TRAINING, TASKS, 0, 0, EMPTY)
-    old = restore(start, row(), TRAINING, 16)
+    old = restore(start, row(), TRAINING, (16, 16))
     rows = toy.rows("test", 0, 2)
     drift = {}
     for weight in (0.0, 50.0):
         method = row(feature_distillation=weight, logit_distillation=0.0, attention_distillation=0.0)
         after, _, _ = train.run_task(toy, method, TRAINING, TASKS, 1, 0, start)
-        new = restore(after, method, TRAINING, 16)
+        new = restore(after, method, TRAINING, (16, 16))
         pair = [predict(m, toy.tokens, rows).features.fused for m in (old, new)]
         drift[weight] = 1 - torch.cosine_similarity(*pair).mean().item()
     assert drift[50.0] < 0.3 * drift[0.0]
@@ -194,7 +194,7 @@ def test_classifier_keeps_old_rows_when_it_grows():
 def test_attention_starts_from_the_prior(toy):
     """Before any learning the map is, up to the small learnt term, the softmax of the prior's similarity."""
     model = IncrementalClassifier(
-        16, fusion="guided", classifier="linear", width=16, heads=2, prior_guidance=1.0, learnt_guidance=1e-6
+        (16, 16), fusion="guided", classifier="linear", width=16, heads=2, prior_guidance=1.0, learnt_guidance=1e-6
     )
     output = model(toy.tokens)
     torch.testing.assert_close(output.spatial, toy.tokens.similarity.softmax(-1), atol=1e-4, rtol=0)
@@ -348,7 +348,7 @@ def test_drop_last_skips_the_last_smaller_batch_unless_it_is_the_only_one(clips,
 
 def test_the_earliest_of_the_best_epochs_is_kept(toy):
     rows = toy.rows("train", 0, 2)
-    model = build(row(), TRAINING, 16)
+    model = build(row(), TRAINING, (16, 16))
     model.classifier.grow(2)
     weights, scores = [], iter([0.2, 0.9, 0.9, 0.1])
 
@@ -404,7 +404,7 @@ def test_stored_logits_stay_with_their_clip_as_they_were(toy):
     made = learn(toy, method)
     stored = [dict(zip(c.memory, c.readout["stored"], strict=True)) for c, _, _ in made]
     for task, (checkpoint, _, _) in enumerate(made):
-        model, seen = restore(checkpoint, method, SMALL, 16), 2 * task + 2
+        model, seen = restore(checkpoint, method, SMALL, (16, 16)), 2 * task + 2
         for clip in stored[task].keys() - (stored[task - 1].keys() if task else set()):
             said = predict(model, toy.tokens, torch.tensor([toy.clip_ids.index(clip)])).logits[0]
             torch.testing.assert_close(stored[task][clip], said)
@@ -417,7 +417,7 @@ def test_stored_logits_stay_with_their_clip_as_they_were(toy):
 
 def test_importance_of_a_model_that_knows_one_class_is_zero_and_distils_nothing(toy):
     model = IncrementalClassifier(
-        16, fusion="channelwise", classifier="proxies", width=8, heads=1, prior_guidance=0.0, learnt_guidance=0.1
+        (16, 16), fusion="channelwise", classifier="proxies", width=8, heads=1, prior_guidance=0.0, learnt_guidance=0.1
     )
     model.classifier.grow(1)
     weight = importance(model, toy.tokens, torch.zeros(len(toy.labels), dtype=torch.long))
@@ -430,7 +430,7 @@ def test_importance_of_a_model_that_knows_one_class_is_zero_and_distils_nothing(
 
 def test_new_proxies_start_at_their_class_s_clips_as_long_as_past_ones(toy):
     """Of 4 clips of a class each is a centre; the other proxies stay as they were drawn."""
-    model = build(FIELD["afc_lsc"], SMALL, 16)
+    model = build(FIELD["afc_lsc"], SMALL, (16, 16))
     model.classifier.grow(2)
     model.classifier.grow(4)
     rows = torch.cat([toy.rows("train", c, c + 1)[:4] for c in (0, 2, 3)])
@@ -524,10 +524,52 @@ def test_the_training_loop_carries_the_ridge_to_the_features_of_the_new_model(to
         training = SMALL.model_copy(update={"later_learning_rate": rate, "drift_damping": damping})
         checkpoint = learn(toy, method, training)[-1][0]
         tokens = toy.tokens.clips(toy.splits["train"])
-        said = predict(restore(checkpoint, method, training, 16), tokens, torch.arange(len(tokens.audio)))
+        said = predict(restore(checkpoint, method, training, (16, 16)), tokens, torch.arange(len(tokens.audio)))
         exact = RecursiveRidge(1.0)
         exact.update(solved_features(method, tokens, said.features), toy.labels[toy.splits["train"]], 6)
         difference = checkpoint.readout["gram"] - exact.state["gram"]
         error[damping, rate] = (difference.norm() / exact.state["gram"].norm()).item()
     assert error[1e-6, 1e-9] < 1e-5
     assert error[1e-6, 3e-3] < 0.3 * error[1e9, 3e-3]
+
+
+# ---- what is refused, and other tokens
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dark_replay": 0.1, "readout": "ridge"}, "dark_replay needs readout: classifier"),
+        ({"readout": "carried_ridge", "restart": True}, "nothing to carry with restart"),
+        ({"readout": "carried_ridge", "fusion": "frozen"}, "carried_ridge needs a fusion that learns"),
+        ({"weight_aligning": True, "classifier": "proxies"}, "weight_aligning needs a linear classifier"),
+        ({"feature_distance": "importance"}, "needs cross_entropy: nca"),
+        ({"feature_distance": "importance", "cross_entropy": "nca", "fusion": "mean"}, "fusion: guided or channelwise"),
+    ],
+)
+def test_rows_that_cannot_be_learnt_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        Method(**row().model_dump() | changes)
+
+
+def test_an_epoch_is_not_chosen_on_no_validation_clips(toy):
+    training = TRAINING.model_copy(update={"keep": "best_all"})
+    without = toy._replace(splits=toy.splits | {"val": toy.splits["val"][:0]})
+    with pytest.raises(ValueError, match=r"keep: best_all, but task 0 has no validation clips; use last"):
+        train.run_task(without, row(), training, TASKS, 0, 0, EMPTY)
+
+
+@pytest.mark.parametrize("fusion", ["guided", "mean", "visual", "audio", "frozen", "frozen_guided"])
+def test_sight_and_sound_may_differ_in_width(toy, fusion):
+    narrow = toy._replace(tokens=toy.tokens._replace(audio=toy.tokens.audio[..., :10]))
+    method = Method(**row().model_dump() | {"fusion": fusion})
+    if fusion.startswith("frozen"):
+        method = Method(**method.model_dump() | {"readout": "ridge"})
+    checkpoint, result, _ = train.run_task(narrow, method, TRAINING, TASKS, 0, 0, EMPTY)
+    assert result.accuracy[0] > 0.5 and checkpoint.classes == toy.order[:2]
+
+
+def test_channelwise_attention_needs_equal_widths(toy):
+    narrow = toy._replace(tokens=toy.tokens._replace(audio=toy.tokens.audio[..., :10]))
+    with pytest.raises(ValueError, match="equal width, not 16 and 10; use another fusion or another encoder"):
+        train.run_task(narrow, Method(**row().model_dump() | {"fusion": "channelwise"}), TRAINING, TASKS, 0, 0, EMPTY)

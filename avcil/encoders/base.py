@@ -1,13 +1,118 @@
-"""What every encoder is: frozen, deterministic, and able to turn decoded clips into tokens."""
+"""What every encoder is: frozen, deterministic, and able to turn decoded clips into tokens.
 
-from typing import Protocol
+Dimension letters: ``B`` clips, ``F`` pictures of a clip, ``L`` temporal slots, ``S`` patches of a slot, ``A`` audio
+tokens, ``N`` audio samples.
+"""
 
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol
+
+import torch
+from pydantic import Field
+from safetensors import SafetensorError
 from torch import Tensor
 
+from avcil.config import Section
 from avcil.tokens import Tokens
 
 
-class Encoder(Protocol):
-    """``encode``: frames [B,F,H,W,3] uint8 and waveform [B,N] float32 to Tokens."""
+class Reading(NamedTuple):
+    """How a clip is decoded for an encoder; the keyword arguments of `avcil.clips.read_clip`.
 
-    def encode(self, frames: Tensor, waveform: Tensor) -> Tokens: ...
+    ``frames`` pictures, evenly spread over ``frames / fps`` seconds, of ``size`` x ``size`` pixels: the whole picture
+    stretched, or the middle of one whose shorter side is ``size``. ``resize``: FFmpeg's own (fast), or torchvision's
+    with antialiasing, which is what the processors of transformers do. Mono sound at ``sample_rate`` Hz.
+    """
+
+    frames: int
+    fps: float
+    size: int
+    sample_rate: int
+    fit: Literal["stretch", "crop"] = "stretch"
+    resize: Literal["ffmpeg", "bilinear", "bicubic"] = "ffmpeg"
+
+    @property
+    def seconds(self) -> float:
+        return self.frames / self.fps
+
+
+class Layout(NamedTuple):
+    """Shape of a clip's tokens: visual [L,S,visual_channels], audio [A,audio_channels], similarity [L,S]."""
+
+    slots: int
+    patches: int
+    audio_tokens: int
+    visual_channels: int
+    audio_channels: int
+
+    @property
+    def clip_bytes(self) -> int:
+        """Bytes of a clip in the feature store, which keeps two to a number."""
+        visual = self.slots * self.patches * (self.visual_channels + 1)
+        return 2 * (visual + self.audio_tokens * self.audio_channels)
+
+    def without(self, stream: Literal["visual", "audio"]) -> "Layout":
+        """The layout where a stream is absent: one token, zero, stands for it."""
+        return self._replace(slots=1, patches=1) if stream == "visual" else self._replace(audio_tokens=1)
+
+
+class Encoder(Protocol):
+    """A frozen encoder; implementations are `torch.nn.Module`s.
+
+    ``encode`` takes frames [B,F,H,W,3] uint8 and waveform [B,N] float32, both as `reading` says and on any device, and
+    gives Tokens as `layout` says on the encoder's own device. Either may be None: its stream is absent, and one zero
+    token stands for it. The same clips give the same tokens, however they are batched (up to rounding).
+    """
+
+    revision: str
+    reading: Reading
+    layout: Layout
+
+    def encode(self, frames: Tensor | None, waveform: Tensor | None) -> Tokens: ...
+
+
+class Pretrained(Section):
+    """What all encoders with published weights can be told."""
+
+    weights: str = Field(description="a local folder (or file), or the name of a repository on the Hugging Face hub")
+    revision: str | None = Field(None, description="commit, branch or tag on the hub")
+    frames: int = Field(gt=0, description="pictures of a clip, evenly spread over its seconds")
+    seconds: float = Field(gt=0, description="of each clip that are read")
+    patches: int | None = Field(None, gt=0, description="average each slot's patches to this many a side; null: all")
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+
+
+class WeightsError(ValueError):
+    """Weights that cannot be loaded; the message names them and the way out."""
+
+
+def absent(batch: int, layout: Layout, stream: Literal["visual", "audio"], like: Tensor) -> Tensor:
+    """The zero tokens [B,1,1,D] or [B,1,D] that stand for an absent stream."""
+    shape = (batch, 1, 1, layout.visual_channels) if stream == "visual" else (batch, 1, layout.audio_channels)
+    return torch.zeros(shape, dtype=like.dtype, device=like.device)
+
+
+def pretrained(model_class, config: Pretrained, *, terms: str, **options):
+    """`model_class.from_pretrained` of transformers, in evaluation mode, and the revision that was loaded.
+
+    ``terms``: one sentence on licence and access, for the error message. HF_HUB_OFFLINE is respected, since
+    transformers respects it.
+
+    Raises WeightsError with the way out if the weights are not there, or are another model's.
+    """
+    if config.weights.startswith(("/", ".", "~")) and not Path(config.weights).is_dir():
+        raise WeightsError(f"{config.weights}: no such folder. {terms}")
+    try:
+        model, report = model_class.from_pretrained(
+            config.weights, revision=config.revision or "main", output_loading_info=True, **options
+        )
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        way_out = f"`hf download {config.weights}` where there is a network, or name a local folder"
+        message = f"{config.weights}: no weights of {model_class.__name__} ({reason}); {way_out}. {terms}"
+        raise WeightsError(message) from None
+    if report["missing_keys"]:
+        first = sorted(report["missing_keys"])[0]
+        raise WeightsError(f"{config.weights}: not a whole {model_class.__name__}: no `{first}` in it. {terms}")
+    revision = getattr(model.config, "_commit_hash", None) or "local"
+    return model.eval().requires_grad_(False), revision

@@ -14,7 +14,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from avcil.config import Section
+from avcil.encoders.base import Layout, Reading, absent
 from avcil.tokens import Tokens, frame_audio
+
+PATCH = 12  # pixels a side
 
 
 class MiniConfig(Section):
@@ -86,7 +89,9 @@ class Mini(nn.Module):
     benchmark's future classes leak into its features.
     """
 
-    name = "mini"
+    revision = "own"
+    reading: Reading
+    layout: Layout
 
     def __init__(self, config: MiniConfig):
         super().__init__()
@@ -99,6 +104,16 @@ class Mini(nn.Module):
         )
         for name in ("visual_mean", "visual_std", "audio_mean", "audio_std"):
             self.register_buffer(name, torch.zeros(config.channels) if "mean" in name else torch.ones(config.channels))
+
+    def watching(self, reading: Reading) -> "Mini":
+        """Say how clips are read. Raises ValueError for a sample rate that it was not trained at."""
+        if reading.sample_rate != self.config.sample_rate:
+            raise ValueError(f"sound at {reading.sample_rate} Hz for an encoder of {self.config.sample_rate} Hz")
+        self.reading = reading
+        patches, audio_tokens = (reading.size // PATCH) ** 2, round(reading.seconds * 25 / 2)
+        channels = self.config.channels
+        self.layout = Layout(reading.frames // 2, patches, audio_tokens, channels, channels)
+        return self
 
     def spectrogram(self, waveform: Tensor) -> Tensor:
         """waveform [B,N] -> mel magnitudes [B,M,frames], 100 frames a second."""
@@ -119,9 +134,17 @@ class Mini(nn.Module):
             getattr(self, f"{name}_std").copy_(flat.std(0) + 1e-4)
 
     @torch.no_grad()
-    def encode(self, frames: Tensor, waveform: Tensor) -> Tokens:
+    def encode(self, frames: Tensor | None, waveform: Tensor | None) -> Tokens:
         """frames [B,F,H,W,3] uint8 and waveform [B,N] at ``config.sample_rate`` -> Tokens."""
-        visual, audio = self.visual(frames), self.audio(self.spectrogram(waveform))
+        if frames is None:
+            audio = self.audio(self.spectrogram(waveform))
+            seen = absent(len(audio), self.layout, "visual", audio)
+            return Tokens(seen, (audio - self.audio_mean) / self.audio_std, seen[..., 0])
+        visual = self.visual(frames)
+        if waveform is None:
+            heard = absent(len(visual), self.layout, "audio", visual)
+            return Tokens((visual - self.visual_mean) / self.visual_std, heard, visual.new_zeros(visual.shape[:3]))
+        audio = self.audio(self.spectrogram(waveform))
         return Tokens(
             visual=(visual - self.visual_mean) / self.visual_std,
             audio=(audio - self.audio_mean) / self.audio_std,

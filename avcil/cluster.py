@@ -1,0 +1,109 @@
+"""Extraction and sweeps on a Ray cluster (`compute.engine: ray`), or on one that is started here.
+
+The same shards and the same runs as on one machine, byte for byte where processors are alike: a shard and a run are
+whole units of work, made by the same functions. The store's folder, and the clips, must be reachable from every node
+under the same paths. Needs the extra `avcil[ray]`.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from avcil.encoders.base import Encoder
+from avcil.features import FeatureConfig, check_quarantine, decode, fingerprints, header_of, make_shard
+from avcil.manifest import Media
+from avcil.progress import progress
+from avcil.store import Header, finish, open_store, quarantined, stale_shards, write_shard
+
+
+def _ray():
+    """Ray, connected: to the cluster that RAY_ADDRESS names, else to one started here."""
+    try:
+        import ray
+        import ray.data
+    except ImportError:
+        raise ValueError("compute.engine: ray, but Ray is not installed: pip install 'avcil[ray]'") from None
+    if not ray.is_initialized():
+        ray.init(include_dashboard=False, log_to_driver=False, configure_logging=False)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    return ray
+
+
+def each(function: Callable, items: list) -> Iterator[tuple[int, object]]:
+    """(number, function(item)) as they are done, one processor each. Raises what the function raised."""
+    ray = _ray()
+    remote = ray.remote(num_cpus=1)(function)
+    waiting = {remote.remote(item): number for number, item in enumerate(items)}
+    try:
+        while waiting:
+            done, _ = ray.wait(list(waiting))
+            yield waiting.pop(done[0]), ray.get(done[0])
+    finally:
+        for reference in waiting:
+            ray.cancel(reference, force=True)
+
+
+class _Maker:
+    """An actor: holds an encoder, makes shards."""
+
+    def __init__(self, make_encoder: Callable[[], Encoder], header: Header, media: dict[str, Media], batch: int,
+                 workers: int, store: Path):  # fmt: skip
+        self.encoder, self.header, self.media = make_encoder(), header, media
+        self.batch, self.workers, self.store = batch, workers, store
+
+    def __call__(self, row: dict) -> dict:
+        number = int(row["number"][0])
+        ids = self.header.shards[number]
+        decoded = decode([self.media[i] for i in ids], self.header.reading, self.workers)
+        tensors, bad = make_shard(self.encoder, ids, self.header.layout, decoded, self.batch)
+        write_shard(self.store, number, tensors, bad, str(row["source"][0]))
+        return {"number": [number]}
+
+
+def extract(
+    make_encoder: Callable[[], Encoder],
+    name: str,
+    media: dict[str, Media],
+    config: FeatureConfig,
+    store: Path,
+    *,
+    actors: int,
+    workers: int = 2,
+    gpus: float = 0,
+    streams: tuple[str, ...] = ("visual", "audio"),
+    replace: bool = False,
+) -> Header:
+    """`avcil.features.extract` by up to ``actors`` encoders at once, each with ``workers`` decoding processes.
+
+    Args:
+        make_encoder: called in every actor, and once here for the header.
+        gpus: of each actor.
+    """
+    ray = _ray()
+    store = store.absolute()
+    media = {clip: Media(path.absolute(), start) for clip, (path, start) in media.items()}
+    header = header_of(make_encoder(), name, list(media), config, streams=streams)
+    open_store(store, header, replace=replace)
+    stale = stale_shards(store, header, fingerprints(header, media))
+    unusable = quarantined(store, set(range(len(header.shards))) - stale.keys())
+    # a block a shard, made without a task of its own: the actors may have all processors
+    rows = ray.data.from_items(
+        [{"number": n, "source": source} for n, source in stale.items()], override_num_blocks=max(1, len(stale))
+    )
+    given = {"make_encoder": make_encoder, "header": header, "media": media, "batch": config.batch, "workers": workers,
+             "store": store}  # fmt: skip
+    made = rows.map_batches(
+        _Maker,
+        fn_constructor_kwargs=given,
+        batch_size=1,
+        concurrency=(1, actors),
+        num_cpus=max(1, workers),
+        num_gpus=gpus,
+    )
+    if stale:
+        with progress(total=len(stale), desc=name, unit="shard") as bar:
+            for row in made.iter_rows():
+                unusable |= quarantined(store, [row["number"]])
+                check_quarantine(unusable, header, config)
+                bar.update()
+    finish(store, header)
+    return header

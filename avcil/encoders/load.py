@@ -1,0 +1,25 @@
+"""From an entry of `encoders` in params.yaml to the encoder."""
+
+import torch
+
+from avcil.encoders.base import Encoder
+from avcil.encoders.configs import EncoderConfig
+
+
+def load_published(config: EncoderConfig, device: str) -> Encoder:
+    """The encoder with its weights, on ``device``, in the precision that its entry asks for.
+
+    Raises WeightsError or ImportError with the way out where weights or packages are missing.
+    """
+    # one family at a time: each imports packages that take seconds
+    if config.kind == "pe_av":
+        from avcil.encoders.pe_av import PeAv as family
+    elif config.kind == "sam_audio":
+        from avcil.encoders.sam_audio import SamAudio as family
+    elif config.kind == "videomae_audiomae":
+        from avcil.encoders.videomae_audiomae import VideoMAEAudioMAE as family
+    elif config.kind == "clip_clap":
+        from avcil.encoders.clip_clap import ClipClap as family
+    else:
+        from avcil.encoders.imagebind import ImageBind as family
+    return family.load(config).to(device, getattr(torch, config.precision))

@@ -1,0 +1,58 @@
+"""Media files as corpora have them, written with PyAV: pictures that tell their time, sound that tells its own."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+
+def picture(number: int, width: int, height: int) -> np.ndarray:
+    """Grey level 8 x number, the left half darker by 4, so that number and orientation can be read off."""
+    pixels = np.full((height, width, 3), 8 * number, np.uint8)
+    pixels[:, : width // 2] = max(0, 8 * number - 4)
+    return pixels
+
+
+def write(
+    path: Path,
+    times: list[float] | None = None,
+    *,
+    width: int = 64,
+    height: int = 48,
+    sound: np.ndarray | None = None,
+    rate: int = 16000,
+    layout: str = "mono",
+    keyframes: int = 12,
+) -> Path:
+    """A file with picture k from ``times[k]`` on, and sound [channels, samples]; either track may be left out."""
+    with av.open(str(path), "w") as container:
+        video = audio = None
+        if times is not None:
+            video = container.add_stream("libx264", rate=1000)
+            video.width, video.height, video.pix_fmt = width, height, "yuv420p"
+            video.codec_context.time_base = Fraction(1, 1000)
+            video.options = {"crf": "4", "g": str(keyframes), "threads": "1"}
+        if sound is not None:
+            audio = container.add_stream("aac" if path.suffix == ".mp4" else "pcm_s16le", rate=rate)
+            audio.layout = layout
+        for number, time in enumerate(times or []):
+            frame = av.VideoFrame.from_ndarray(picture(number, width, height), format="rgb24")
+            frame.pts, frame.time_base = round(1000 * time), Fraction(1, 1000)
+            container.mux(video.encode(frame))
+        if video:
+            container.mux(video.encode())
+        if audio:
+            samples = np.ascontiguousarray(sound, dtype=np.float32)
+            frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout=layout)
+            frame.sample_rate, frame.pts = rate, 0
+            resampler = av.AudioResampler(audio.codec_context.format, layout, rate)
+            for part in [*resampler.resample(frame), *resampler.resample(None)]:
+                container.mux(audio.encode(part))
+            container.mux(audio.encode())
+    return path
+
+
+def tone(frequency: float, seconds: float, rate: int, channels: int = 1) -> np.ndarray:
+    wave = 0.5 * np.sin(2 * np.pi * frequency * np.arange(round(seconds * rate)) / rate)
+    return np.repeat(wave[None], channels, 0)

@@ -1,0 +1,137 @@
+"""A user's own videos, as README.md says: from a list of labels to the table, on one process and on several."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from test_encoders_pe_av import tiny
+
+from avcil import extract, field, field_tables, sweep
+from avcil.builders.__main__ import main as build
+from avcil.params import load
+from avcil.store import read_store
+from avcil.train import run_tasks
+from conftest import ROOT
+
+CORPUS = ROOT / "corpus/sounding_objects"
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Path:
+    """params.yaml with README.md's protocol, shortened; four classes of the corpus as somebody's videos."""
+    folder = tmp_path_factory.mktemp("project")
+    raw = yaml.safe_load((ROOT / "params.yaml").read_text())
+    example = re.search(r"```yaml\n(protocols:\n  mine:.*?)```", (ROOT / "README.md").read_text(), re.S)[1]
+    protocol = yaml.safe_load(example)["protocols"]["mine"]
+    raw["protocols"]["mine"] = protocol | {"tokens": "mini", "epochs": 2, "seeds": [0], "rows": ["lll", "ridge"]}
+    raw["benchmark"] = "mine"
+    raw["compute"]["workers"] = 0
+    entry = {"kind": "pe_av", "weights": "weights", "frames": 4, "seconds": 2.0, "patches": 2, "joint": False}
+    raw["encoders"]["small_pe_av"] = entry
+    (folder / "params.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
+    (folder / "artifacts/prior").mkdir(parents=True)
+    shutil.copy(ROOT / "artifacts/prior/mini.safetensors", folder / "artifacts/prior")
+    table = pd.read_csv(CORPUS / "manifest.csv")
+    table = table[table.label.isin(sorted(table.label.unique())[:4]) & (table.split == "train")]
+    table = table[table.groupby("label").cumcount() < 15]
+    (folder / "my_videos").mkdir()
+    for name in table.path:
+        shutil.copy(CORPUS / name, folder / "my_videos")
+    table["path"] = table.path.str.removeprefix("clips/")
+    table[["path", "label"]].to_csv(folder / "my_videos/labels.csv", index=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def extracted(project) -> Path:
+    before = Path.cwd()
+    os.chdir(project)
+    try:
+        build(["folder", "my_videos/labels.csv", "imports/mine"])
+        extract.main(["mine", "mini"])
+    finally:
+        os.chdir(before)
+    return project
+
+
+def test_the_example_of_the_readme_is_a_whole_protocol():
+    example = re.search(r"```yaml\n(protocols:\n  mine:.*?)```", (ROOT / "README.md").read_text(), re.S)[1]
+    assert set(yaml.safe_load(example)["protocols"]["mine"]["rows"]) <= set(load(ROOT / "params.yaml").rows)
+
+
+def test_from_labels_to_the_table(extracted, monkeypatch):
+    monkeypatch.chdir(extracted)
+    store = read_store(Path("imports/mine/features/mini"), encoder="mini", verify=True)
+    assert len(store.header.clip_ids) == 60 and store.quarantined == {}
+    params = load(Path("params.yaml"))
+    folder, place = field.places("mine", params.protocol().tokens)
+    jobs = field.jobs(folder, place, params.protocol(), params.rows, params.training, 1, Path("artifacts/field/mine"))
+    sweep.run(jobs, workers=1)
+    found = field_tables.read(Path("artifacts/field/mine"), params.protocol(), folder).measures()
+    assert list(found.row) == ["lll", "ridge"] and (found.last_accuracy > 0.25).all()
+
+
+def test_a_published_family_from_weights_to_accuracy(extracted, monkeypatch):
+    """PE-AV's own classes with few random weights in a local folder; patches are 48 wide, sounds 40."""
+    monkeypatch.chdir(extracted)
+    tiny().save_pretrained("weights")
+    extract.main(["mine", "small_pe_av"])
+    params = load(Path("params.yaml"))
+    protocol = params.protocol().model_copy(update={"tokens": "small_pe_av"})
+    folder, place = field.places("mine", protocol.tokens)
+    header = read_store(place, encoder="small_pe_av", verify=True).header
+    assert header.revision == "local" and tuple(header.layout) == (4, 4, 50, 48, 40)
+    jobs = field.jobs(folder, place, protocol, params.rows, params.training, 1, Path("artifacts/field/pe"))
+    job = next(job for job in jobs if job.name == ("standard", "lll"))
+    results = run_tasks(sweep.datasets(job.source)[0], job.method, job.training, job.tasks, 0, None)
+    assert len(results) == 2 and results[0].accuracy[0] >= 0.5
+    (extracted / "weights/model.safetensors").unlink()
+    with pytest.raises(SystemExit, match=r"^weights: no weights of PeAudioVideo"):
+        extract.main(["mine", "small_pe_av"])
+
+
+def test_several_processes_learn_a_row(extracted):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, "-m", "avcil.launch", "lll"], cwd=extracted, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    lines = done.stdout.strip().splitlines()
+    assert [line.split(":")[0] for line in lines] == ["task 0", "task 1"]
+    assert all(re.match(r"task \d: accuracy (0\.\d{4}|1\.0000) on \d+ clips", line) for line in lines)
+    assert (extracted / "artifacts/launched/mine/standard/lll/task1/seed0/result.json").exists()
+
+
+def test_ray_sweeps_to_the_same_results(extracted, monkeypatch):
+    pytest.importorskip("ray", reason="the extra avcil[ray] is not installed")
+    monkeypatch.chdir(extracted)
+    params = load(Path("params.yaml"))
+    folder, place = (path.absolute() for path in field.places("mine", params.protocol().tokens))
+    runs = {}
+    for engine in ("local", "ray"):
+        out = extracted / "engines" / engine
+        jobs = field.jobs(folder, place, params.protocol(), params.rows, params.training, 1, out)
+        runs[engine] = {name: done.results for name, done in sweep.run(jobs, workers=1, engine=engine).items()}
+    assert runs["ray"] == runs["local"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["mine", "pe_avv"], r"encoders: no `pe_avv` \(did you mean `pe_av`\?\)"),
+        (["yours", "mini"], r"imports/yours/manifest\.csv: no such file"),
+        (["mine", "sam_audio"], r"no sam_audio .*placeholder"),
+    ],
+)
+def test_what_cannot_be_extracted_is_one_line(extracted, monkeypatch, arguments, message):
+    monkeypatch.chdir(extracted)
+    with pytest.raises(SystemExit, match=message) as error:
+        extract.main(arguments)
+    assert "\n" not in str(error.value)
