@@ -12,7 +12,7 @@ class Section(BaseModel):
 
 
 class Compute(Section):
-    """Where work is done. No result depends on it, so no stage of the pipeline does."""
+    """Where work is done. Results depend on it by rounding at most, so no stage of the pipeline does."""
 
     engine: Literal["local", "ray"] = Field(description="ray: extraction and sweeps on a Ray cluster, or started here")
     workers: int = Field(ge=0, description="processes that decode clips, for each encoder")

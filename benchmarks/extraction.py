@@ -34,7 +34,7 @@ import av
 import numpy as np
 import torch
 import torchaudio
-import torchvision
+from torchvision.transforms.v2 import functional
 
 from avcil import features
 from avcil.clips import read_clip
@@ -81,7 +81,7 @@ def plain(path: Path, reading: Reading) -> tuple[torch.Tensor, torch.Tensor]:
         sound = np.concatenate([frame.to_ndarray() for frame in container.decode(audio=0)], 1)
     wanted = np.linspace(0, len(pictures) - 1, reading.frames).round().astype(int)
     frames = torch.from_numpy(np.stack([pictures[i] for i in wanted])).permute(0, 3, 1, 2)
-    frames = torchvision.transforms.v2.functional.resize(frames, [reading.size, reading.size], antialias=True)
+    frames = functional.resize(frames, [reading.size, reading.size], antialias=True)
     waveform = torchaudio.functional.resample(torch.from_numpy(sound).mean(0), rate, reading.sample_rate)
     samples = round(reading.seconds * reading.sample_rate)
     waveform = torch.nn.functional.pad(waveform, (0, max(0, samples - len(waveform))))[:samples]

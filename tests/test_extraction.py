@@ -245,7 +245,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_bytes(encoder, tmp_path):
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, start_new_session=True) as run:
             run.stdout.readline()
             try:
-                code = run.wait(0.1 + 0.15 * attempt)
+                code = run.wait(0.1 + 0.4 * attempt)
             except subprocess.TimeoutExpired:
                 os.killpg(run.pid, signal.SIGKILL)
                 kills += 1

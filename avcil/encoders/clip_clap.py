@@ -10,7 +10,6 @@ channels, ``N`` audio samples.
 
 import math
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchaudio.transforms import AmplitudeToDB, MelSpectrogram
@@ -22,10 +21,10 @@ from transformers import (
     CLIPVisionModel,
 )
 
-from avcil.encoders.base import Layout, Reading, WeightsError, absent, pretrained
+from avcil.encoders.base import Layout, Reading, WeightsError, pretrained
 from avcil.encoders.configs import ClipClapConfig
 from avcil.encoders.inputs import pixels, processor, side
-from avcil.tokens import Tokens
+from avcil.encoders.pair import Pair
 
 TERMS = "Licence: the model's page on the hub."
 
@@ -54,14 +53,12 @@ def clap_log_mel(waveform: Tensor, extractor: ClapFeatureExtractor) -> Tensor:
     return spectrogram(F.pad(waveform, (0, samples - waveform.shape[1]))).transpose(1, 2)[:, None]
 
 
-class ClipClap(nn.Module):
+class ClipClap(Pair):
     """CLIP's patches after its last layer norm, and CLAP's last feature map averaged over frequency.
 
     CLIP itself norms its class token only; with the same norm the patches lie where the class token lies. CLAP folds
     10 s of log-mel into a square picture of 4 rows of time; transformers unfolds the feature map again, to [B,D,2,32].
     """
-
-    name = "clip_clap"
 
     def __init__(
         self,
@@ -126,12 +123,3 @@ class ClipClap(nn.Module):
         mel = clap_log_mel(waveform.to(like.device), self.extractor).to(like.dtype)
         maps_BDFA = self.audio(input_features=mel).last_hidden_state
         return maps_BDFA.mean(2).transpose(1, 2)[:, : self.layout.audio_tokens]
-
-    @torch.no_grad()
-    def encode(self, frames: Tensor | None, waveform: Tensor | None) -> Tokens:
-        """frames [B,F,H,W,3] uint8 and waveform [B,N], either of them None, -> Tokens of zero similarity."""
-        batch, like = len(waveform if frames is None else frames), next(self.parameters())
-        visual = absent(batch, self.layout, "visual", like) if frames is None else self.visual_tokens(frames)
-        audio = absent(batch, self.layout, "audio", like) if waveform is None else self.audio_tokens(waveform)
-        tokens = Tokens(visual, audio, visual.new_zeros(visual.shape[:3]))
-        return tokens if self.config.patches is None or frames is None else tokens.coarse(self.config.patches)

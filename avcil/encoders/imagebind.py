@@ -75,8 +75,6 @@ class ImageBind(nn.Module):
     Deviation: the package embeds a video as pairs of pictures; here each picture is a slot by itself.
     """
 
-    name = "imagebind"
-
     def __init__(self, model: nn.Module, config: ImageBindConfig, revision: str = ""):
         """Raises ValueError if the network has fewer patches than are asked for."""
         super().__init__()

@@ -42,8 +42,6 @@ class PeAv(nn.Module):
     Raises ValueError if the tower has fewer patches than are asked for.
     """
 
-    name = "pe_av"
-
     def __init__(self, model: PeAudioVideoModel, config: PeAvConfig, revision: str = ""):
         super().__init__()
         self.config, self.revision = config, revision

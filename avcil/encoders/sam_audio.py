@@ -43,8 +43,6 @@ TERMS = (
 class SamAudio(nn.Module):
     """The frozen parts of SAM-Audio, with random weights until `load` fills them."""
 
-    name = "sam_audio"
-
     def __init__(self, published: dict, config: SamAudioConfig, revision: str = ""):
         """``published``: what the checkpoint's config.json says.
 

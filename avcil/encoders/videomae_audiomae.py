@@ -11,16 +11,15 @@ audio tokens, ``D`` channels, ``N`` audio samples.
 
 import math
 
-import torch
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import VideoMAEImageProcessor, VideoMAEModel
 
-from avcil.encoders.base import Layout, Reading, WeightsError, absent, pretrained
+from avcil.encoders.base import Layout, Reading, WeightsError, pretrained
 from avcil.encoders.configs import VideoMAEAudioMAEConfig
 from avcil.encoders.inputs import log_mel, pixels, processor, side
+from avcil.encoders.pair import Pair
 from avcil.encoders.pth import filled, read_pth
-from avcil.tokens import Tokens
 
 VIDEO_TERMS = "Licence: the model's page on the hub."
 AUDIO_TERMS = "The ViT-B files are linked from https://github.com/facebookresearch/AudioMAE, under CC-BY-NC 4.0."
@@ -55,7 +54,7 @@ def audio_mae(tensors: dict[str, Tensor], path: str, *, as_published: bool) -> V
     return filled(model, tensors, path, terms=AUDIO_TERMS)
 
 
-class VideoMAEAudioMAE(nn.Module):
+class VideoMAEAudioMAE(Pair):
     """VideoMAE's last hidden state, and AudioMAE's patches averaged over frequency, each after its final norm.
 
     ``as_published`` takes the sound as the AV-CIL authors' `utils/gen_audio_features.py` does: at 11,430 Hz instead of
@@ -64,8 +63,6 @@ class VideoMAEAudioMAE(nn.Module):
     Deviation: their pictures include both ends of a clip, and ours are the middles of 16 equal parts; their sound is
     the left channel, decimated without a filter by moviepy, and ours is both channels, resampled by FFmpeg.
     """
-
-    name = "videomae_audiomae"
 
     def __init__(
         self,
@@ -123,12 +120,3 @@ class VideoMAEAudioMAE(nn.Module):
         patches = self.audio.forward_features(mel[:, None].to(like.dtype))[:, self.audio.num_prefix_tokens :]
         along_time = self.audio.fc_norm(patches).unflatten(1, (FRAMES // PATCH, BANDS // PATCH)).mean(2)
         return along_time[:, : self.layout.audio_tokens]
-
-    @torch.no_grad()
-    def encode(self, frames: Tensor | None, waveform: Tensor | None) -> Tokens:
-        """frames [B,F,H,W,3] uint8 and waveform [B,N], either of them None, -> Tokens of zero similarity."""
-        batch, like = len(waveform if frames is None else frames), next(self.parameters())
-        visual = absent(batch, self.layout, "visual", like) if frames is None else self.visual_tokens(frames)
-        audio = absent(batch, self.layout, "audio", like) if waveform is None else self.audio_tokens(waveform)
-        tokens = Tokens(visual, audio, visual.new_zeros(visual.shape[:3]))
-        return tokens if self.config.patches is None or frames is None else tokens.coarse(self.config.patches)
