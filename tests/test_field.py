@@ -94,9 +94,9 @@ def jobs(imported, rows, params):
 def in_process():
     """For jobs that run without workers, under the conditions of one."""
     torch.set_num_threads(1)
-    sweep._data.cache_clear()
+    sweep.datasets.cache_clear()
     yield
-    sweep._data.cache_clear()
+    sweep.datasets.cache_clear()
 
 
 def test_jobs_are_what_the_protocol_prescribes(jobs, params, tmp_path):
@@ -254,7 +254,7 @@ def test_a_changed_class_order_or_manifest_runs_again(jobs, tmp_path, in_process
         table = read_manifest(job.source.manifest)
         table["label"] = table.label.replace({"whistle": "zither", "zither": "whistle"})
         table.to_csv(job.source.manifest, index=False)
-    sweep._data.cache_clear()
+    sweep.datasets.cache_clear()
     data = sweep.datasets(job.source)[0]
     result = sweep._run(job).results[0]
     truth = {data.clip_ids[row]: int(data.labels[row]) for row in data.rows("test", 0, 2)}

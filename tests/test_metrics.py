@@ -172,7 +172,7 @@ def test_the_tables_of_the_field_are_of_its_files(tmp_path):
                 ]
                 kept = {"origin": {"method": {"exemplars": 5 if name == "standard" else 1}}, "seconds": 2.0}
                 write_json(folder / row / f"seed{seed}.json", kept | {"results": [r._asdict() for r in results]})
-    found = read(tmp_path, protocol)
+    found = read(tmp_path, protocol, tmp_path / "benchmark")
     measures = found.measures()
     assert len(measures) == 5 and set(measures.memory_bytes) == {16}
     summary = field_summary(measures).set_index(["setting", "row"])
@@ -181,3 +181,9 @@ def test_the_tables_of_the_field_are_of_its_files(tmp_path):
     (line,) = found.compare("standard", "lll").itertuples()
     assert (line.row, line.difference, line.seeds_ahead) == ("replay", 0.5, 2)
     assert found.budgets().empty  # two budgets are no curve
+    # a clip with both labels is right whatever is said
+    write_json(tmp_path / "benchmark/multilabel.json", {"xtest": {"x": "V", "y": "A"}})
+    several = read(tmp_path, protocol, tmp_path / "benchmark").measures()
+    assert several.multilabel_accuracy.tolist() == [1.0, 1.0, 1.0, 0.5, 1.0]
+    assert field_summary(several).multilabel_accuracy.tolist() == [1.0, 0.75, 1.0]
+    assert "multilabel_accuracy" not in measures
