@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from avcil.encoders.base import Encoder
-from avcil.features import FeatureConfig, check_quarantine, decode, fingerprints, header_of, make_shard
+from avcil.features import FeatureConfig, begin, check_quarantine, decode, make_shard
 from avcil.manifest import Media
 from avcil.progress import progress
-from avcil.store import Header, finish, open_store, quarantined, stale_shards, write_shard
+from avcil.store import Header, finish, quarantined, write_shard
 
 
 def _ray():
@@ -47,12 +47,12 @@ class _Maker:
 
     def __init__(self, make_encoder: Callable[[], Encoder], header: Header, media: dict[str, Media], batch: int,
                  workers: int, store: Path):  # fmt: skip
-        self.encoder, self.header, self.media = make_encoder(), header, media
+        self.encoder, self.header, self.media, self.shards = make_encoder(), header, media, header.shards
         self.batch, self.workers, self.store = batch, workers, store
 
     def __call__(self, row: dict) -> dict:
         number = int(row["number"][0])
-        ids = self.header.shards[number]
+        ids = self.shards[number]
         decoded = decode([self.media[i] for i in ids], self.header.reading, self.workers)
         tensors, bad = make_shard(self.encoder, ids, self.header.layout, decoded, self.batch)
         write_shard(self.store, number, tensors, bad, str(row["source"][0]))
@@ -60,6 +60,7 @@ class _Maker:
 
 
 def extract(
+    encoder: Encoder,
     make_encoder: Callable[[], Encoder],
     name: str,
     media: dict[str, Media],
@@ -75,16 +76,14 @@ def extract(
     """`avcil.features.extract` by up to ``actors`` encoders at once, each with ``workers`` decoding processes.
 
     Args:
-        make_encoder: called in every actor, and once here for the header.
+        encoder: says what the store is of.
+        make_encoder: makes the same encoder, in every actor.
         gpus: of each actor.
     """
     ray = _ray()
     store = store.absolute()
     media = {clip: Media(path.absolute(), start) for clip, (path, start) in media.items()}
-    header = header_of(make_encoder(), name, list(media), config, streams=streams)
-    open_store(store, header, replace=replace)
-    stale = stale_shards(store, header, fingerprints(header, media))
-    unusable = quarantined(store, set(range(len(header.shards))) - stale.keys())
+    header, stale, unusable = begin(encoder, name, media, config, store, streams=streams, replace=replace)
     # a block a shard, made without a task of its own: the actors may have all processors
     rows = ray.data.from_items(
         [{"number": n, "source": source} for n, source in stale.items()], override_num_blocks=max(1, len(stale))

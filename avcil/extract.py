@@ -52,7 +52,7 @@ def extract(
 
     gpus = float(compute.device != "cpu")
     make = partial(load_encoder, name, params, Path("artifacts/prior").absolute())
-    return cluster.extract(make, name, clips, config, store, actors=compute.actors, gpus=gpus, **settings)
+    return cluster.extract(encoder, make, name, clips, config, store, actors=compute.actors, gpus=gpus, **settings)
 
 
 def main(arguments: list[str] | None = None) -> None:

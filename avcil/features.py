@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -178,15 +179,13 @@ def extract(
         StoreError: if the store holds other features, the disk is too small, features are not finite, or more than
             ``config.quarantine_share`` of the clips are unusable.
     """
-    header = header_of(encoder, name, list(media), config, streams=streams)
-    open_store(store, header, replace=replace)
-    stale = stale_shards(store, header, fingerprints(header, media))
-    unusable = quarantined(store, set(range(len(header.shards))) - stale.keys())
-    decoded = decode([media[i] for number in stale for i in header.shards[number]], header.reading, workers)
-    done = len(media) - sum(len(header.shards[number]) for number in stale)
-    with progress(total=len(media), desc=name, unit="clip", initial=done) as bar:
+    header, stale, unusable = begin(encoder, name, media, config, store, streams=streams, replace=replace)
+    shards = header.shards
+    ahead = [clip for number in stale for clip in shards[number]]
+    decoded = decode([media[clip] for clip in ahead], header.reading, workers)
+    with progress(total=len(media), desc=name, unit="clip", initial=len(media) - len(ahead)) as bar:
         for number, source in stale.items():
-            ids = header.shards[number]
+            ids = shards[number]
             tensors, bad = make_shard(encoder, ids, header.layout, decoded, config.batch)
             write_shard(store, number, tensors, bad, source)
             unusable |= bad
@@ -196,13 +195,39 @@ def extract(
     return header
 
 
+class Begun(NamedTuple):
+    """A store that is open; its stale shards by number, each with its source; unusable clips of the others."""
+
+    header: Header
+    stale: dict[int, str]
+    unusable: dict[str, str]
+
+
+def begin(
+    encoder: Encoder,
+    name: str,
+    media: dict[str, Media],
+    config: FeatureConfig,
+    store: Path,
+    *,
+    streams: tuple[str, ...],
+    replace: bool,
+) -> Begun:
+    """Open a store and say what is missing. Arguments and errors as of ``extract``."""
+    header = header_of(encoder, name, list(media), config, streams=streams)
+    open_store(store, header, replace=replace)
+    sources = fingerprints(header, media)
+    stale = stale_shards(store, sources)
+    return Begun(header, stale, quarantined(store, set(range(len(sources))) - stale.keys()))
+
+
 def fingerprints(header: Header, media: dict[str, Media]) -> list[str]:
     """Of each shard, what its clips are made from."""
-    starts = [json.dumps([media[i].start for i in ids]) for ids in header.shards]
-    return [
-        digest((fingerprint([media[i].path for i in ids]) + s).encode())
-        for ids, s in zip(header.shards, starts, strict=True)
-    ]
+    sources = []
+    for ids in header.shards:
+        starts = json.dumps([media[clip].start for clip in ids])
+        sources.append(digest((fingerprint([media[clip].path for clip in ids]) + starts).encode()))
+    return sources
 
 
 def check_quarantine(unusable: dict[str, str], header: Header, config: FeatureConfig) -> None:

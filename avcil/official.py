@@ -39,6 +39,8 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
+from avcil.builders.report import as_text
+from avcil.builders.vggsound import RENAMED
 from avcil.encoders.base import Layout
 from avcil.files import digest, write_bytes, write_json
 from avcil.manifest import SPLITS
@@ -47,7 +49,6 @@ from avcil.progress import progress
 from avcil.store import Header, StoreError, cost, finish, open_store, stale_shards, write_shard
 
 SLOTS = 8
-RENAMED = {"subway, metr": "subway, metro, underground"}  # VGGSound's own name, cut short in VGGSound_100
 FEATURES = {
     "audio": ["audio_pretrained_feature_dict.npy"],
     "visual": ["visual_pretrained_feature_dict.npy", "visual_features.h5"],
@@ -74,12 +75,8 @@ class Report(NamedTuple):
     unusable: dict[str, str]
 
     def __str__(self) -> str:
-        def shown(value) -> str:
-            items = [f"{key}: {item}" for key, item in value.items()] if isinstance(value, dict) else value
-            return "; ".join(items) if len(items) <= 6 else f"{len(items)}, such as {'; '.join(items[:3])}"
-
         found = self._asdict()
-        return "\n".join([found.pop("source"), *(f"{name}: {shown(value) or 'none'}" for name, value in found.items())])
+        return as_text(found.pop("source"), found)
 
 
 class _Clip(NamedTuple):
@@ -309,9 +306,10 @@ def import_features(
     open_store(store, header)
     write_bytes(destination / "manifest.csv", table.to_csv(index=False, lineterminator="\n").encode())
     write_json(destination / "order.json", opened.report.order)
-    stale = stale_shards(store, header, [header.checksum] * len(header.shards))
+    shards = header.shards
+    stale = stale_shards(store, [header.checksum] * len(shards))
     for number in progress(stale, desc="official", unit="shard"):
-        write_shard(store, number, *_shard(opened, header.shards[number], tokens, layout), header.checksum)
+        write_shard(store, number, *_shard(opened, shards[number], tokens, layout), header.checksum)
     unusable = finish(store, header)
     counts = dict(Counter(table.split))
     dropped = {split: count - counts.get(split, 0) for split, count in opened.report.clips.items()}

@@ -68,18 +68,13 @@ def cost(layout: Layout, clips: int) -> str:
     return "; ".join(lines)
 
 
-def holds(store: Path, header: Header) -> bool:
-    """Whether ``store`` is empty or was begun with the same header."""
-    head = store / "header.json"
-    return not head.exists() or json.loads(head.read_text()) == header.as_json()
-
-
 def open_store(store: Path, header: Header, *, replace: bool = False) -> None:
     """Begin a store, or go on with one. Raises StoreError if other features are there or the disk is too small."""
-    if not holds(store, header):
+    head, wanted = store / "header.json", header.as_json()
+    begun = json.loads(head.read_text()) if head.exists() else wanted
+    if begun != wanted:
         if not replace:
-            there = json.loads((store / "header.json").read_text())
-            changed = [key for key, value in header.as_json().items() if there.get(key) != value]
+            changed = [key for key, value in wanted.items() if begun.get(key) != value]
             raise StoreError(f"{store}: holds other features ({', '.join(changed)} differ); delete the folder")
         shutil.rmtree(store)
     there = sum(shard.stat().st_size for shard in store.glob("*.safetensors"))
@@ -90,7 +85,7 @@ def open_store(store: Path, header: Header, *, replace: bool = False) -> None:
         raise StoreError(
             f"{store}: {sizes} ({cost(header.layout, len(header.clip_ids))}); average patches or make room"
         )
-    write_json(store / "header.json", header.as_json())
+    write_json(head, wanted)
 
 
 def _files(store: Path, number: int) -> tuple[Path, Path]:
@@ -102,14 +97,11 @@ def _note(store: Path, number: int) -> dict | None:
     return json.loads(note.read_text()) if note.exists() and tensors.exists() else None
 
 
-def stale_shards(store: Path, header: Header, sources: list[str]) -> dict[int, str]:
-    """Numbers of the shards that are missing or were made from something else, each with what to make it from."""
-    notes = [_note(store, number) for number in range(len(header.shards))]
-    return {
-        n: source
-        for n, (note, source) in enumerate(zip(notes, sources, strict=True))
-        if not note or note["source"] != source
-    }
+def stale_shards(store: Path, sources: list[str]) -> dict[int, str]:
+    """Numbers of the shards that are missing or were not made from what ``sources`` say, each with its source."""
+    notes = (_note(store, number) for number in range(len(sources)))
+    made_from = [note and note["source"] for note in notes]
+    return {n: source for n, source in enumerate(sources) if source != made_from[n]}
 
 
 def write_shard(store: Path, number: int, tensors: dict[str, torch.Tensor], bad: dict[str, str], source: str) -> None:
@@ -129,19 +121,17 @@ def quarantined(store: Path, numbers: Iterable[int]) -> dict[str, str]:
 
 def finish(store: Path, header: Header) -> dict[str, str]:
     """Write the index of a store whose shards are all there; returns its quarantined clips with reasons."""
-    sums = {}
+    sums, bad = {}, {}
     for number in range(len(header.shards)):
-        note = _note(store, number)
+        file, note = _files(store, number)[0], _note(store, number)
         if note is None:
-            raise StoreError(
-                f"{_files(store, number)[0]}: missing; run the extraction again, it goes on where it stopped"
-            )
-        sums[_files(store, number)[0].name] = note["checksum"]
+            raise StoreError(f"{file}: missing; run the extraction again, it goes on where it stopped")
+        sums[file.name] = note["checksum"]
+        bad |= note["quarantined"]
     own = {"header.json", "index.json", *sums, *(f"{Path(name).stem}.json" for name in sums)}
     for path in store.iterdir():
         if path.name not in own:
             path.unlink()  # of an older layout, or half written: DVC would take it for a result
-    bad = quarantined(store, range(len(header.shards)))
     write_json(store / "index.json", {"shards": sums, "quarantined": bad})
     return bad
 

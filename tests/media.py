@@ -5,6 +5,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+import torch
 
 
 def picture(number: int, width: int, height: int) -> np.ndarray:
@@ -56,3 +57,10 @@ def write(
 def tone(frequency: float, seconds: float, rate: int, channels: int = 1) -> np.ndarray:
     wave = 0.5 * np.sin(2 * np.pi * frequency * np.arange(round(seconds * rate)) / rate)
     return np.repeat(wave[None], channels, 0)
+
+
+def noise(clips: int, frames: int, size: int, samples: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Decoded clips that show and sound nothing: frames [B,F,H,W,3] uint8, waveform [B,N] from -0.5 to 0.5."""
+    generator = torch.Generator().manual_seed(1)
+    pixels = torch.randint(0, 256, (clips, frames, size, size, 3), dtype=torch.uint8, generator=generator)
+    return pixels, torch.rand(clips, samples, generator=generator) - 0.5

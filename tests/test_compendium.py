@@ -281,7 +281,7 @@ ROOMS = {
     "sweep": {"cluster", "dataset", "evaluate", "files", "methods", "progress", "train"},
     "field_tables": {"evaluate", "field", "manifest", "sweep", "tables"},
     "field": {"config", "files", "manifest", "methods", "sweep"},
-    "official": {"encoders", "files", "manifest", "npydict", "progress", "store"},
+    "official": {"builders", "encoders", "files", "manifest", "npydict", "progress", "store"},
     "dataset": {"evaluate", "files", "manifest", "prior", "store"},
     "tables": {"evaluate", "metrics", "train"},
     "attention": {"checkpoint", "clips", "evaluate", "methods", "model", "plots", "scenes"},

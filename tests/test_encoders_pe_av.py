@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from media import noise
 from transformers import (
     BertConfig,
     BertModel,
@@ -88,9 +89,7 @@ def folder(model, tmp_path_factory):
 
 @pytest.fixture
 def clips():
-    generator = torch.Generator().manual_seed(1)
-    frames = torch.randint(0, 256, (2, FRAMES, SIZE, SIZE, 3), dtype=torch.uint8, generator=generator)
-    return frames, torch.rand(2, SAMPLES, generator=generator) - 0.5
+    return noise(2, FRAMES, SIZE, SAMPLES)
 
 
 def as_published(frames: torch.Tensor) -> torch.Tensor:

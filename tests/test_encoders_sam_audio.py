@@ -12,6 +12,7 @@ from unittest import mock
 
 import pytest
 import torch
+from media import noise
 from torch import nn
 
 from avcil.encoders import sam_audio
@@ -88,9 +89,7 @@ def folder(whole, tmp_path_factory):
 
 @pytest.fixture
 def clips():
-    generator = torch.Generator().manual_seed(1)
-    frames = torch.randint(0, 256, (2, FRAMES, SIZE, SIZE, 3), dtype=torch.uint8, generator=generator)
-    return frames, torch.rand(2, SAMPLES, generator=generator) - 0.5
+    return noise(2, FRAMES, SIZE, SAMPLES)
 
 
 @pytest.mark.parametrize("changes", [{"audio": "latents"}, {}, {"layer": 0, "patches": 2}])

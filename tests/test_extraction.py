@@ -181,7 +181,7 @@ def test_any_number_of_workers_writes_the_same_bytes(encoder, corpus, whole, tmp
 def test_another_start_is_another_clip(encoder, corpus, whole, tmp_path):
     moved = corpus | {"second": Media(corpus["second"].path, 1.0)}
     header = features.header_of(encoder, "mini", list(moved), CONFIG)
-    stale = store.stale_shards(whole, header, features.fingerprints(header, moved))
+    stale = store.stale_shards(whole, features.fingerprints(header, moved))
     assert list(stale) == [2], "the shard it stands in, and no other"
 
 
@@ -266,8 +266,8 @@ def test_ray_writes_the_same_bytes_as_one_machine(params, corpus, tmp_path):
 
     make = partial(extract.load_encoder, "mini", params, ROOT / "artifacts/prior")
     features.extract(make(), "mini", corpus, CONFIG, tmp_path / "here", workers=0)
-    cluster.extract(make, "mini", corpus, CONFIG, tmp_path / "ray", actors=2, workers=0)
+    cluster.extract(make(), make, "mini", corpus, CONFIG, tmp_path / "ray", actors=2, workers=0)
     assert _bytes(tmp_path / "ray") == _bytes(tmp_path / "here")
     strict = CONFIG.model_copy(update={"quarantine_share": 0.0})
     with pytest.raises(StoreError, match=r"\d unusable clips, 0 allowed"):
-        cluster.extract(make, "mini", corpus, strict, tmp_path / "strict", actors=1, workers=0)
+        cluster.extract(make(), make, "mini", corpus, strict, tmp_path / "strict", actors=1, workers=0)

@@ -52,10 +52,6 @@ class Report(NamedTuple):
     notes: dict[str, str]
 
     def __str__(self) -> str:
-        def shown(value) -> str:
-            items = [f"{key}: {item}" for key, item in value.items()] if isinstance(value, dict) else value
-            return "; ".join(items) if len(items) <= 6 else f"{len(items)}, such as {'; '.join(items[:3])}"
-
         found = self._asdict()
         found["two_labels"] = {clip: " / ".join(labels) for clip, labels in self.two_labels.items()}
         counts = pd.DataFrame(self.per_class).T
@@ -68,7 +64,17 @@ class Report(NamedTuple):
             for pair, leak in self.leaks.items()
         }
         head = f"{found.pop('benchmark')}, from {found.pop('source')}"
-        return "\n".join([head, *(f"{name}: {shown(value) or 'none'}" for name, value in found.items())])
+        return as_text(head, found)
+
+
+def as_text(head: str, found: dict[str, list | dict]) -> str:
+    """A line for each thing found; of many items the first three."""
+
+    def shown(value) -> str:
+        items = [f"{key}: {item}" for key, item in value.items()] if isinstance(value, dict) else value
+        return "; ".join(items) if len(items) <= 6 else f"{len(items)}, such as {'; '.join(items[:3])}"
+
+    return "\n".join([head, *(f"{name}: {shown(value) or 'none'}" for name, value in found.items())])
 
 
 def media_index(folder: Path) -> dict[str, str]:
