@@ -11,6 +11,9 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
+Precision = Literal["float32", "float16", "bfloat16"]
+
+
 class Compute(Section):
     """Where work is done. Results depend on it by rounding at most, so no stage of the pipeline does."""
 
@@ -18,3 +21,4 @@ class Compute(Section):
     workers: int = Field(ge=0, description="processes that decode clips, for each encoder")
     actors: int = Field(gt=0, description="encoders at once, on Ray")
     device: str = Field(description="of encoders: cpu, cuda, cuda:1, ...")
+    tokens: Precision = Field(description="what learning under torchrun holds visual tokens in")

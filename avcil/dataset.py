@@ -31,7 +31,7 @@ def load_datasets(
         with np.load(regions) as arrays:
             row = {clip: i for i, clip in enumerate(arrays["clip_id"])}
             grid = arrays["region"][[row[clip] for clip in table.clip_id]]
-        _, slots, patches, _ = content.tokens.visual.shape
+        _, slots, patches, _ = content.tokens.shape
         share = torch.from_numpy(patch_share(grid.astype(np.float32) / 255, slots, round(patches**0.5)))
     usable = ~table.clip_id.isin(content.quarantined).to_numpy()
     splits = {s: torch.from_numpy(np.flatnonzero((table.split == s).to_numpy() & usable)) for s in SPLITS}

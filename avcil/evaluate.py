@@ -15,7 +15,7 @@ from avcil.checkpoint import Checkpoint
 from avcil.heads import Acil, CarriedRidge, FeCam, Head, Mmal, NearestMean, RanPac, RecursiveRidge, Slda
 from avcil.methods import Method, Task, Training
 from avcil.model import ATTENDING, FROZEN, PROXIES, Features, IncrementalClassifier, Output
-from avcil.tokens import Tokens
+from avcil.tokens import TokenSource
 
 
 class Dataset(NamedTuple):
@@ -23,7 +23,7 @@ class Dataset(NamedTuple):
     share of the sounding object in each patch, which only the evaluation of attention reads."""
 
     clip_ids: list[str]
-    tokens: Tokens
+    tokens: TokenSource
     labels: Tensor
     splits: dict[str, Tensor]
     order: list[str]
@@ -76,16 +76,16 @@ def restore(
 
 
 @torch.no_grad()
-def predict(model: IncrementalClassifier, tokens: Tokens, rows: Tensor, batch: int = 200) -> Output:
+def predict(model: IncrementalClassifier, tokens: TokenSource, rows: Tensor, batch: int = 200) -> Output:
     """Outputs for the clips at ``rows``, without gradients and on the CPU; of channel-wise maps the mean over channels.
 
-    Batches go to the model's device.
+    Batches go to the model's device. ``tokens`` is a source of tokens or a ``Feed``.
     """
     model.eval()
     device = model.classifier.weight.device
     parts = []
     for chunk in rows.split(batch):
-        output = model(tokens.clips(chunk).to(device))
+        output = model(tokens.clips(chunk).to(device), centre=tokens.centre)
         if output.spatial.dim() == 4:
             output = output._replace(spatial=output.spatial.mean(-1), temporal=output.temporal.mean(-1))
         parts.append(output.to("cpu"))
@@ -94,11 +94,11 @@ def predict(model: IncrementalClassifier, tokens: Tokens, rows: Tensor, batch: i
     return Output(features=features, **whole)
 
 
-def tokens_of(data: Dataset, method: Method) -> Tokens:
+def tokens_of(data: Dataset, method: Method) -> TokenSource:
     """The tokens that a method looks at: all of them, coarser patches, or, without attention, one a stream."""
     if method.fusion not in ATTENDING:
         return data.tokens.pooled()
-    if method.patches is None or method.patches**2 >= data.tokens.visual.shape[2]:
+    if method.patches is None or method.patches**2 >= data.tokens.shape[2]:
         return data.tokens
     return data.tokens.coarse(method.patches)
 
@@ -120,8 +120,8 @@ def solved_head(method: Method, training: Training, state: dict[str, Tensor]) ->
     return heads[method.readout]() if method.readout in heads else None
 
 
-def solved_features(method: Method, tokens: Tokens, features: Features) -> Features:
-    """What a solved head reads: the model's features, and, for `carried_ridge`, the frozen ones of the same clips too.
+def solved_features(method: Method, tokens: TokenSource, rows: Tensor, features: Features) -> Features:
+    """What a solved head reads: the model's features of the clips at ``rows`` and, for `carried_ridge`, frozen ones.
 
     Those are the mean audio token and the visual tokens' mean under the prior's own attention. With them the head has
     all that a closed form on frozen tokens has.
@@ -132,13 +132,13 @@ def solved_features(method: Method, tokens: Tokens, features: Features) -> Featu
         tokens.channels, fusion="frozen_guided", classifier="linear", width=1, heads=1,
         prior_guidance=method.prior_guidance, learnt_guidance=0.0,
     )  # fmt: skip
-    beside = predict(frozen, tokens, torch.arange(len(tokens.audio))).features.fused
+    beside = predict(frozen, tokens, rows).features.fused
     return features._replace(fused=torch.cat([beside, features.fused], 1))
 
 
 def evaluate(
     data: Dataset,
-    tokens: Tokens,
+    tokens: TokenSource,
     method: Method,
     training: Training,
     tasks: list[Task],
@@ -153,10 +153,8 @@ def evaluate(
     rows = data.rows(split, 0, int(bounds[-1]))
     output = predict(model, tokens, rows)
     head = solved_head(method, training, checkpoint.readout)
-    if head is None:
-        logits = output.logits
-    else:
-        logits = head.logits(solved_features(method, tokens.clips(rows), output.features))
+    solved = output.features if head is None else solved_features(method, tokens, rows, output.features)
+    logits = output.logits if head is None else head.logits(solved)
     predicted, labels = logits.argmax(1), data.labels[rows]
     of_task = [(labels >= a) & (labels < b) for a, b in pairwise(bounds)]
     hit = auc = None
@@ -180,11 +178,11 @@ def evaluate(
     )
 
 
-def _memory_bytes(tokens: Tokens, method: Method, checkpoint: Checkpoint) -> int:
+def _memory_bytes(tokens: TokenSource, method: Method, checkpoint: Checkpoint) -> int:
     """Bytes kept between tasks besides the model: exemplars' tokens in float16, and a solved head's statistics."""
-    streams = {"visual": tokens[:1], "audio": tokens[1:2], "guided": tokens, "frozen_guided": tokens}.get(
-        method.fusion, tokens[:2]
-    )
-    clip = sum(2 * stream[0].numel() for stream in streams)
+    visual, audio, similarity = tokens.sizes
+    guided = visual + audio + similarity
+    streams = {"visual": visual, "audio": audio, "guided": guided, "frozen_guided": guided}
+    clip = 2 * streams.get(method.fusion, visual + audio)
     statistics = sum(value.numel() * value.element_size() for value in checkpoint.readout.values())
     return clip * len(checkpoint.memory) + statistics

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from avcil.config import Section
 from avcil.files import write_json
 from avcil.manifest import class_order, read_manifest
-from avcil.methods import Method, Task, Training
+from avcil.methods import Method, Training, chain
 from avcil.sweep import Job, Source
 
 
@@ -92,12 +92,11 @@ def _source(folder: Path, store: Path, protocol: Protocol, setting: Setting, tim
     return Source(out / "manifest.csv", out / "orders.json", store, regions if regions.exists() else None)
 
 
-def _chain(classes: int, per_task: int | list[int], epochs: int) -> list[Task]:
+def _sizes(classes: int, per_task: int | list[int]) -> list[int]:
     sizes = per_task if isinstance(per_task, list) else [per_task] * (classes // per_task)
     if sum(sizes) != classes:
         raise ValueError(f"{classes} classes do not divide into tasks of {per_task}; change classes_per_task")
-    names = ["init", *(f"task{t}" for t in range(len(sizes)))]
-    return [Task(**{"id": t, "from": names[t], "classes": size, "epochs": epochs}) for t, size in enumerate(sizes)]
+    return sizes
 
 
 def _adapted(row: str, method: Method, protocol: Protocol, setting: Setting) -> Method:
@@ -138,7 +137,7 @@ def jobs(
         classes = pd.read_csv(source.manifest, dtype=str).label.nunique()
         for row in setting.rows or protocol.rows:
             epochs = protocol.epochs_of.get(row, protocol.epochs)
-            tasks = _chain(classes, setting.classes_per_task or protocol.classes_per_task, epochs)
+            tasks = chain(_sizes(classes, setting.classes_per_task or protocol.classes_per_task), epochs)
             method = _adapted(row, methods[row], protocol, setting)
             for seed in setting.seeds or protocol.seeds:
                 file = out / name / row / f"seed{seed}.json"

@@ -59,7 +59,14 @@ def _learn(params, given: argparse.Namespace, device: str) -> None:
     job = wanted[0]
     data = datasets(job.source)[job.seed]
     results = run_tasks(
-        data, job.method, job.training, job.tasks, job.seed, out / given.setting / given.row, device=device
+        data,
+        job.method,
+        job.training,
+        job.tasks,
+        job.seed,
+        out / given.setting / given.row,
+        device=device,
+        precision=params.compute.tokens,
     )
     if parallel.first():
         for result in results:

@@ -1,5 +1,8 @@
 """Losses: one function, one equation. Each is the mean over the batch and finite for zero past classes.
 
+None moves a number from the device to the host or has a shape that depends on labels, so that a training step can be
+captured in a CUDA graph. Cross-entropy and the two levels of distillation are a kernel (avcil/kernels).
+
 Dimension letters: ``B`` clips, ``C`` classes seen, ``P`` past classes, ``E`` feature channels, ``L`` slots, ``S``
 patches of a slot.
 """
@@ -7,33 +10,6 @@ patches of a slot.
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from avcil.model import Features
-
-
-def logit_distillation(
-    logits: Tensor, old_logits: Tensor, temperature: float, blocks: list[int] | None = None
-) -> Tensor:
-    r"""Logit level: the new model's past-class probabilities stay those of the old model.
-
-    .. math:: \frac{\tau^2}{B} \sum_b \sum_k
-              \mathrm{KL}(\mathrm{softmax}(o_{bk} / \tau) \,\|\, \mathrm{softmax}(n_{bk} / \tau))
-
-    logits [B,C], old_logits [B,P] with P <= C; temperature :math:`\tau` > 0. ``blocks`` are the sizes of the groups k
-    of classes that compete with one another and must sum to P: all past classes if left out, the tasks in SS-IL and
-    AV-CIL. Zero for P = 0.
-    Source: Hinton et al. 2015, arXiv 1503.02531; Li and Hoiem 2016, arXiv 1606.09282; by task: Ahn et al., SS-IL,
-    ICCV 2021, arXiv 2003.13947.
-    """
-    past = old_logits.shape[1]
-    total = logits.sum() * 0
-    for new, old in zip(
-        logits[:, :past].split(blocks or [past], 1), old_logits.split(blocks or [past], 1), strict=True
-    ):
-        if new.shape[1]:
-            new, old = F.log_softmax(new / temperature, 1), F.log_softmax(old / temperature, 1)
-            total = total + temperature**2 * F.kl_div(new, old, reduction="batchmean", log_target=True)
-    return total
 
 
 def sigmoid_distillation(logits: Tensor, old_logits: Tensor, *, as_published: bool = False) -> Tensor:
@@ -52,19 +28,6 @@ def sigmoid_distillation(logits: Tensor, old_logits: Tensor, *, as_published: bo
     return F.binary_cross_entropy_with_logits(new.sigmoid() if as_published else new, old_logits.sigmoid())
 
 
-def separated_cross_entropy(logits: Tensor, labels: Tensor, past: int) -> Tensor:
-    r"""New clips compete among new classes, exemplars among past ones; the mean over all clips.
-
-    logits [B,C], labels [B], the first ``past`` classes are past. Plain cross-entropy for past = 0.
-    Source: Ahn et al., SS-IL, ICCV 2021, arXiv 2003.13947 (separated softmax).
-    """
-    new = labels >= past
-    losses = F.cross_entropy(logits[new][:, past:], labels[new] - past, reduction="sum")
-    if not new.all():
-        losses = losses + F.cross_entropy(logits[~new][:, :past], labels[~new], reduction="sum")
-    return losses / len(labels)
-
-
 def nca(similarities: Tensor, labels: Tensor, scale: Tensor, margin: float = 0.6) -> Tensor:
     r"""NCA loss over class similarities s, the true class y being left out of the denominator.
 
@@ -81,21 +44,6 @@ def nca(similarities: Tensor, labels: Tensor, scale: Tensor, margin: float = 0.6
     true = shifted.gather(1, labels[:, None])
     others = shifted.scatter(1, labels[:, None], 0.0)
     return (others.logsumexp(1) - true[:, 0]).mean()
-
-
-def feature_distillation(features: Features, old: Features) -> Tensor:
-    r"""Feature level: audio, guided visual and fused features keep their direction.
-
-    .. math:: \frac{1}{B} \sum_b \sum_{f \in \{a, v, z\}} (1 - \cos(f_b, f_b^{old}))
-
-    Each feature [B,E]. A stream that is absent (all zeros) adds nothing.
-    Source: arXiv 2606.10887 names the level, not the distance; cosine as in LUCIR, Hou et al., CVPR 2019.
-    """
-    total = features.fused.sum() * 0
-    for new, reference in zip(features, old, strict=True):
-        present = (reference.abs().sum(1) > 0).to(new.dtype)
-        total = total + (present * (1 - F.cosine_similarity(new, reference, dim=1, eps=1e-6))).mean()
-    return total
 
 
 def attention_distillation(spatial: Tensor, old_spatial: Tensor) -> Tensor:
@@ -127,24 +75,6 @@ def importance_distillation(features: tuple[Tensor, ...], old: tuple[Tensor, ...
     return (share * torch.stack(distance, 1)).sum(1).mean()
 
 
-def channel_attention_distillation(
-    spatial: Tensor, temporal: Tensor, old_spatial: Tensor, old_temporal: Tensor
-) -> Tensor:
-    r"""Spatial and temporal attention of every channel stay those of the old model.
-
-    .. math:: \frac{1}{2B} \sum_{b,l,d} \mathrm{KL}(w^{old}_{bl \cdot d} \| w_{bl \cdot d}) +
-              \frac{1}{2B} \sum_{b,d} \mathrm{KL}(\alpha^{old}_{b \cdot d} \| \alpha_{b \cdot d})
-
-    spatial [B,L,S,D] sums to 1 over S, temporal [B,L,D] over L; both positive. Zero for B = 0.
-    Source: Pian et al., ICCV 2023, arXiv 2308.11073 (visual attention distillation, on exemplars).
-    """
-    if len(spatial) == 0:
-        return spatial.sum() * 0
-    where = F.kl_div(spatial.log(), old_spatial, reduction="sum")
-    when = F.kl_div(temporal.log(), old_temporal, reduction="sum")
-    return (where + when) / (2 * len(spatial))
-
-
 def instance_contrast(audio: Tensor, visual: Tensor, temperature: float) -> Tensor:
     r"""InfoNCE from audio to visual: each clip's sound finds its own picture among the batch.
 
@@ -174,12 +104,25 @@ def class_contrast(
     return -(found / (len(labels) if as_published else same.sum(1))).mean()
 
 
+def channel_attention_distillation(divergence: Tensor, exemplar: Tensor) -> Tensor:
+    r"""Spatial and temporal attention of every channel stay those of the old model, on exemplars.
+
+    .. math:: \frac{1}{2M} \sum_b \Big( \sum_{l,d} \mathrm{KL}(w^{old}_{bl \cdot d} \| w_{bl \cdot d}) +
+              \sum_{d} \mathrm{KL}(\alpha^{old}_{b \cdot d} \| \alpha_{b \cdot d}) \Big)
+
+    divergence [B], the sums in the brackets, 0 for other clips (``avcil.kernels.channelwise_attention``); exemplar [B],
+    true for M clips. Zero for M = 0.
+    Source: Pian et al., ICCV 2023, arXiv 2308.11073 (visual attention distillation).
+    """
+    return divergence.sum() / (2 * exemplar.sum().clamp_min(1))
+
+
 def dark_replay(logits: Tensor, stored: Tensor) -> Tensor:
-    """Mean squared distance of exemplars' logits [M,C] to those stored with them, NaN where a class was not known yet.
+    """Mean squared distance of logits [B,P] to those stored with an exemplar, NaN for other clips and for classes that
+    were not known when it was stored.
 
     Zero where nothing is stored. Source: Buzzega et al., Dark Experience Replay, NeurIPS 2020, arXiv 2004.07211.
     """
     known = ~stored.isnan()
-    if not known.any():
-        return logits.sum() * 0
-    return F.mse_loss(logits[known], stored[known])
+    distance = torch.where(known, logits - stored.nan_to_num(), 0).square()
+    return distance.sum() / known.sum().clamp_min(1)

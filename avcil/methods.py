@@ -91,6 +91,12 @@ class Task(Section):
     epochs: int = Field(gt=0)
 
 
+def chain(sizes: list[int], epochs: int) -> list[Task]:
+    """Tasks of so many new classes each, every one from the checkpoint of the one before."""
+    names = ["init", *(f"task{t}" for t in range(len(sizes)))]
+    return [Task(**{"id": t, "from": names[t], "classes": size, "epochs": epochs}) for t, size in enumerate(sizes)]
+
+
 class Training(Section):
     """What all methods share."""
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from avcil.kernels import guided_attention
+from avcil.kernels import OldAttention, channelwise_attention, channelwise_maps, guided_attention
 from avcil.tokens import Tokens, frame_audio
 
 Fusion = Literal["guided", "channelwise", "mean", "visual", "audio", "frozen", "frozen_guided"]
@@ -31,7 +31,9 @@ class Features(NamedTuple):
 class Output(NamedTuple):
     """logits [B,C]; features; spatial attention [B,L,S] (sums to 1 over S) and temporal attention [B,L].
 
-    Channel-wise attention has maps [B,L,S,D] and [B,L,D]. ``attended``: the visual feature before its projection.
+    Channel-wise attention has maps [B,L,S,D] and [B,L,D], built only where no gradients are recorded: else they are
+    empty, and ``divergence`` [B] tells how far they went from the old model's. ``attended``: the visual feature before
+    its projection.
     """
 
     logits: Tensor
@@ -39,11 +41,11 @@ class Output(NamedTuple):
     spatial: Tensor
     temporal: Tensor
     attended: Tensor
+    divergence: Tensor
 
     def to(self, device: torch.device | str) -> "Output":
         features = Features(*(feature.to(device) for feature in self.features))
-        maps = self.spatial.to(device), self.temporal.to(device), self.attended.to(device)
-        return Output(self.logits.to(device), features, *maps)
+        return Output(self.logits.to(device), features, *(field.to(device) for field in self[2:]))
 
 
 class GuidedAttention(nn.Module):
@@ -80,7 +82,7 @@ class GuidedAttention(nn.Module):
         self.gain = nn.Parameter(torch.tensor(float(learnt_guidance)))
         self.tau = nn.Parameter(torch.tensor(float(prior_guidance)), requires_grad=prior_guidance != 0)
 
-    def forward(self, tokens: Tokens) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, tokens: Tokens, centre: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Returns the guided visual feature [B,E], spatial weights [B,L,S] and temporal weights [B,L]."""
         mean = tokens.audio.mean(1)
         slots = frame_audio(tokens.audio, tokens.visual.shape[1])
@@ -92,6 +94,7 @@ class GuidedAttention(nn.Module):
             self.value.bias,
             heads=self.heads,
             bias=self.tau * tokens.similarity,
+            centre=centre,
         )
         when = guided_attention(
             self.moment_query(mean)[:, None, None],
@@ -126,13 +129,20 @@ class ChannelwiseAttention(nn.Module):
         self.audio = nn.Linear(audio, audio)
         self.visual = nn.Linear(visual, visual)
 
-    def forward(self, tokens: Tokens) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns the visual feature [B,D], spatial weights [B,L,S,D] and temporal weights [B,L,D]."""
-        audio = torch.tanh(self.audio(tokens.audio.mean(1)))[:, None]
-        patches = torch.tanh(self.visual(tokens.visual))
-        spatial = (patches * audio[:, None]).softmax(2)
-        temporal = ((spatial * patches).sum(2) * audio).softmax(1)
-        return ((spatial * tokens.visual).sum(2) * temporal).sum(1), spatial, temporal
+    def inputs(self, tokens: Tokens) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What the kernel takes: audio [B,D], visual tokens, weight and bias."""
+        return torch.tanh(self.audio(tokens.audio.mean(1))), tokens.visual, self.visual.weight, self.visual.bias
+
+    def forward(
+        self, tokens: Tokens, centre: Tensor | None, old: OldAttention | None, of: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Returns the visual feature [B,D], spatial weights [B,L,S,D], temporal weights [B,L,D], and divergence [B]."""
+        inputs, batch = self.inputs(tokens), len(tokens.audio)
+        found = channelwise_attention(*inputs, centre=centre, old=old, of=of)
+        maps = inputs[0].new_empty(batch, 0, 0), inputs[0].new_empty(batch, 0)
+        if not torch.is_grad_enabled():
+            maps = channelwise_maps(*inputs, centre)[1:]
+        return found.output, *maps, found.spatial_divergence + found.temporal_divergence
 
 
 class Classifier(nn.Module):
@@ -232,15 +242,27 @@ class IncrementalClassifier(nn.Module):
         features = sum(channels) if fusion in FROZEN else width
         self.classifier = ProxyClassifier(features) if classifier == "proxies" else Classifier(features, classifier)
 
-    def forward(self, tokens: Tokens) -> Output:
+    def forward(
+        self,
+        tokens: Tokens,
+        *,
+        centre: Tensor | None = None,
+        old: OldAttention | None = None,
+        of: Tensor | None = None,
+    ) -> Output:
+        """``centre`` [D]: what the true visual tokens are more than those given, for fusions with attention; ``old``:
+        channel-wise attention of an old model on some clips, ``of`` [B]: each clip's row there, or -1."""
         batch, slots, patches = tokens.visual.shape[:3]
-        spatial = tokens.visual.new_full((batch, slots, patches), 1 / patches)
-        temporal = tokens.visual.new_full((batch, slots), 1 / slots)
+        spatial = tokens.audio.new_full((batch, slots, patches), 1 / patches)
+        temporal = tokens.audio.new_full((batch, slots), 1 / slots)
+        divergence = tokens.audio.new_zeros(batch)
         if self.fusion == "frozen_guided":
             spatial = (self.prior_guidance * tokens.similarity).softmax(-1)
             attended = torch.einsum("bls,blsd->bd", spatial, tokens.visual) / slots
-        elif self.fusion in ("guided", "channelwise"):
-            attended, spatial, temporal = self.attention(tokens)
+        elif self.fusion == "channelwise":
+            attended, spatial, temporal, divergence = self.attention(tokens, centre, old, of)
+        elif self.fusion == "guided":
+            attended, spatial, temporal = self.attention(tokens, centre)
         else:
             attended = tokens.visual.mean((1, 2))
         audio = visual = tokens.audio.new_zeros(batch, self.width)
@@ -257,4 +279,5 @@ class IncrementalClassifier(nn.Module):
                 fused = audio + visual
             else:
                 fused = F.relu(audio + visual)
-        return Output(self.classifier(fused), Features(audio, visual, fused), spatial, temporal, attended)
+        features = Features(audio, visual, fused)
+        return Output(self.classifier(fused), features, spatial, temporal, attended, divergence)

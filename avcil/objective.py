@@ -3,31 +3,15 @@
 Dimension letters: ``N`` clips at hand, ``C`` classes seen, ``P`` past classes, ``F`` features of a clip.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from avcil import losses
+from avcil.feed import Feed
+from avcil.kernels import dual_distillation
 from avcil.methods import Method, Training
-from avcil.model import Features, IncrementalClassifier, Output
-from avcil.tokens import Tokens
-
-
-class Old(NamedTuple):
-    """What is known of the N clips at hand before a task is learnt; computed once, for tokens are frozen.
-
-    said: the old model's output, its logits [N,P]; maps: gives the old model's channel-wise maps of the exemplars at
-    the rows given, which may be too large to keep; importance [N,F] of the old features (AFC) and stored [N,P], the
-    exemplars' logits as they were when stored, NaN where there is none: each None where the method does not use it.
-    """
-
-    said: Output
-    maps: Callable[[Tensor], tuple[Tensor, Tensor]] | None
-    importance: Tensor | None
-    stored: Tensor | None
+from avcil.model import IncrementalClassifier, Output
+from avcil.old_model import Old
 
 
 def held_features(output: Output) -> tuple[Tensor, ...]:
@@ -35,11 +19,11 @@ def held_features(output: Output) -> tuple[Tensor, ...]:
     return output.features.audio, output.features.visual, output.attended
 
 
-def importance(model: IncrementalClassifier, tokens: Tokens, labels: Tensor, batch: int = 64) -> Tensor:
+def importance(model: IncrementalClassifier, feed: Feed, labels: Tensor, batch: int = 64) -> Tensor:
     """Norm of the gradient of the model's own NCA loss with respect to each held feature, [N,F]."""
     parts = []
     for rows in torch.arange(len(labels), device=labels.device).split(batch):
-        output = model(tokens.clips(rows))
+        output = model(feed.clips(rows), centre=feed.centre)
         loss = losses.nca(output.logits, labels[rows], model.classifier.scale)
         gradients = torch.autograd.grad(loss, held_features(output))
         parts.append(torch.stack([gradient.norm(dim=1) for gradient in gradients], 1))
@@ -70,46 +54,45 @@ def objective(
     past, task = sum(blocks[:-1]), len(blocks) - 1
     growth = {"ratio": (past / blocks[-1]) ** 0.5, "task": (task + 1) ** 0.5, "none": 1.0}
     growth = growth[method.growth]
-    said = old.said
-    if method.cross_entropy == "separated":
-        found = {"cross_entropy": losses.separated_cross_entropy(output.logits, labels, past)}
-    elif method.cross_entropy == "nca":
-        found = {"cross_entropy": losses.nca(output.logits, labels, scale)}
-    else:
-        found = {"cross_entropy": F.cross_entropy(output.logits, labels)}
+    said, logits = old.said, output.logits
+    old_logits = said.logits[rows][:, :past] if task else logits[:, :0]
+    by_direction = bool(task and method.feature_distillation and method.feature_distance == "cosine")
+    dual = dual_distillation(
+        logits,
+        labels,
+        old_logits,
+        blocks[:-1] if method.logit_blocks == "task" else [past] * (past > 0),
+        tuple(output.features) if by_direction else (),
+        tuple(feature[rows] for feature in said.features) if by_direction else (),
+        temperature=training.temperature,
+        separated=method.cross_entropy == "separated",
+    )
+    nca = method.cross_entropy == "nca"
+    found = {"cross_entropy": losses.nca(logits, labels, scale) if nca else dual.cross_entropy}
     if method.logit_distillation and task:
+        kept = dual.logit
         if method.logit_blocks == "sigmoid":
-            kept = losses.sigmoid_distillation(output.logits, said.logits[rows], as_published=method.as_published)
-        else:
-            groups = blocks[:-1] if method.logit_blocks == "task" else None
-            kept = losses.logit_distillation(output.logits, said.logits[rows], training.temperature, groups)
+            kept = losses.sigmoid_distillation(logits, old_logits, as_published=method.as_published)
         found["logit_distillation"] = growth * method.logit_distillation * kept
     if method.feature_distillation and task:
+        kept = dual.feature
         if method.feature_distance == "importance":
             before = tuple(feature[rows] for feature in held_features(said))
             kept = losses.importance_distillation(held_features(output), before, old.importance[rows])
-        else:
-            kept = losses.feature_distillation(output.features, Features(*(f[rows] for f in said.features)))
         found["feature_distillation"] = growth * method.feature_distillation * kept
     if method.attention_distillation and task:
         if method.fusion == "channelwise":
-            exemplar = labels < past
-            maps = output.spatial[exemplar], output.temporal[exemplar]
-            kept = losses.channel_attention_distillation(*maps, *old.maps(rows[exemplar]))
+            kept = losses.channel_attention_distillation(output.divergence, labels < past)
         else:
             kept = losses.attention_distillation(output.spatial, said.spatial[rows])
         found["attention_distillation"] = growth * method.attention_distillation * kept
     streams = output.features.audio, output.features.visual
     if method.instance_contrast and task:
-        found["instance_contrast"] = method.instance_contrast * losses.instance_contrast(
-            *streams, method.contrast_temperature
-        )
+        kept = losses.instance_contrast(*streams, method.contrast_temperature)
+        found["instance_contrast"] = method.instance_contrast * kept
     if method.class_contrast and task:
-        found["class_contrast"] = method.class_contrast * losses.class_contrast(
-            *streams, labels, method.contrast_temperature, as_published=method.as_published
-        )
+        kept = losses.class_contrast(*streams, labels, method.contrast_temperature, as_published=method.as_published)
+        found["class_contrast"] = method.class_contrast * kept
     if method.dark_replay and task:
-        exemplar = labels < past
-        kept = losses.dark_replay(output.logits[exemplar][:, :past], old.stored[rows[exemplar]])
-        found["dark_replay"] = method.dark_replay * kept
+        found["dark_replay"] = method.dark_replay * losses.dark_replay(logits[:, :past], old.stored[rows])
     return found

@@ -37,7 +37,6 @@ import h5py
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 
 from avcil.builders.report import as_text
 from avcil.builders.vggsound import RENAMED
@@ -47,6 +46,7 @@ from avcil.manifest import SPLITS
 from avcil.npydict import NpyError, Stored, index_npy
 from avcil.progress import progress
 from avcil.store import Header, StoreError, cost, finish, open_store, stale_shards, write_shard
+from avcil.tokens import coarse_grid
 
 SLOTS = 8
 FEATURES = {
@@ -236,14 +236,6 @@ def _values(source: _Source, stream: str, clip: str, shape: tuple[int, ...]) -> 
     return torch.from_numpy(values.astype(np.float32))
 
 
-def _pool(values: torch.Tensor, patches: int) -> torch.Tensor:
-    """Average [L*G*G,D] over each slot's G x G grid to a square grid of ``patches``: [L,S,D]. Where the sides do not
-    divide, neighbouring windows overlap (torch's adaptive_avg_pool2d)."""
-    grid = math.isqrt(len(values) // SLOTS)
-    maps = values.view(SLOTS, grid, grid, -1).permute(0, 3, 1, 2)
-    return F.adaptive_avg_pool2d(maps, math.isqrt(patches)).flatten(2).transpose(1, 2)
-
-
 def _shard(
     source: _Source, ids: list[str], tokens: int, layout: Layout
 ) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -260,7 +252,8 @@ def _shard(
             bad[clip] = str(error)
             continue
         audio[row, 0] = heard
-        visual[row] = seen.view_as(visual[row]) if tokens == SLOTS * patches else _pool(seen, patches)
+        seen = seen.view(1, SLOTS, -1, channels)
+        visual[row] = seen[0] if tokens == SLOTS * patches else coarse_grid(seen, math.isqrt(patches))[0]
     if len(bad) == len(ids):
         raise OfficialError(f"no usable clip in a whole shard, `{ids[0]}` to `{ids[-1]}`: {bad[ids[0]]}")
     return {"visual": visual, "audio": audio, "similarity": visual.new_zeros(visual.shape[:3])}, bad

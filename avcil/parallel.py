@@ -13,7 +13,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from avcil.model import Features, Output
-from avcil.tokens import Tokens
 
 
 def processes() -> int:
@@ -25,13 +24,16 @@ def first() -> bool:
     return processes() == 1 or dist.get_rank() == 0
 
 
-def forward(model: nn.Module, tokens: Tokens, rows: Tensor) -> Output:
-    """The model's output on the clips at ``rows``, of which this process computes its share."""
+def share(rows: Tensor) -> Tensor:
+    """Those rows of a batch whose output this process computes."""
+    return rows if processes() == 1 else rows.tensor_split(processes())[dist.get_rank()]
+
+
+def gather(mine: Output, batch: int) -> Output:
+    """The output of a whole batch of so many clips, from each process's share."""
     if processes() == 1:
-        return model(tokens.clips(rows))
-    shares = rows.tensor_split(processes())
-    counts = [len(share) for share in shares]
-    mine = model(tokens.clips(shares[dist.get_rank()]))
+        return mine
+    counts = [len(rows) for rows in torch.arange(batch).tensor_split(processes())]
     whole = {name: _Gather.apply(getattr(mine, name), counts) for name in Output._fields if name != "features"}
     return Output(features=Features(*(_Gather.apply(feature, counts) for feature in mine.features)), **whole)
 

@@ -11,7 +11,7 @@ from avcil.encoders.configs import EncoderConfig
 from avcil.encoders.mini import MiniConfig
 from avcil.features import FeatureConfig
 from avcil.field import Protocol
-from avcil.methods import Method, Task, Training
+from avcil.methods import Method, Task, Training, chain
 from avcil.prior import PriorConfig
 from avcil.scenes import Film, World
 from avcil.sounding_objects import Corpus
@@ -51,11 +51,11 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _consistent(self):
-        chain = ["init", *(f"task{t}" for t in range(len(self.tasks) - 1))]
+        names = [task.from_ for task in chain([1] * len(self.tasks), 1)]
         if [task.id for task in self.tasks] != list(range(len(self.tasks))):
             raise ValueError("tasks: ids must count 0, 1, 2, ...")
-        if [task.from_ for task in self.tasks] != chain:
-            raise ValueError(f"tasks: each task starts from the one before it: {chain}")
+        if [task.from_ for task in self.tasks] != names:
+            raise ValueError(f"tasks: each task starts from the one before it: {names}")
         if self.prior.world.seed == self.world.seed:
             raise ValueError(
                 "prior.world.seed: must differ from world.seed, or the prior would see the benchmark's classes"

@@ -11,16 +11,17 @@ A shard is written whole or not at all: what was killed goes on after its last s
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import psutil
 import torch
 from safetensors import safe_open
 
 from avcil.encoders.base import Layout
 from avcil.files import digest, write_json, write_tensors
-from avcil.tokens import Tokens
+from avcil.tokens import Tokens, TokenSource
 
 HALF_ABOVE = 1 << 31  # bytes that tokens would take as float32; above, they stay in half precision
 
@@ -141,13 +142,60 @@ class Store(NamedTuple):
 
     header: Header
     quarantined: dict[str, str]
-    tokens: Tokens
+    tokens: TokenSource
 
 
-def read_store(store: Path, *, encoder: str | None = None, verify: bool = False) -> Store:
-    """Read all tokens, as float32 or, beyond ``HALF_ABOVE`` bytes, as stored. Peak memory is one copy and one shard.
+class MappedTokens:
+    """Tokens of a store that is too large for memory: its files are mapped, and clips read when they are asked for."""
 
-    Raises StoreError for an unfinished or damaged store, or one of another encoder than ``encoder``.
+    centre = None
+
+    def __init__(self, header: Header, files: list[Path]):
+        self._count, self._per_shard, self._layout = len(header.clip_ids), header.clips_per_shard, header.layout
+        self._shards = [safe_open(file, framework="pt") for file in files]
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return self._count, self._layout.slots, self._layout.patches, self._layout.visual_channels
+
+    @property
+    def channels(self) -> tuple[int, int]:
+        return self._layout.visual_channels, self._layout.audio_channels
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        patches = self._layout.slots * self._layout.patches
+        return patches * self.channels[0], self._layout.audio_tokens * self.channels[1], patches
+
+    def clips(self, index: torch.Tensor | slice) -> Tokens:
+        rows = range(self._count)[index] if isinstance(index, slice) else index.tolist()
+        return Tokens(*(torch.cat([self._row(stream, row) for row in rows]).float() for stream in Tokens._fields))
+
+    def _row(self, stream: str, row: int) -> torch.Tensor:
+        shard, row = divmod(row, self._per_shard)
+        return self._shards[shard].get_slice(stream)[row : row + 1]
+
+    def clips_by_shard(self) -> list[int]:
+        return [shard.get_slice("audio").get_shape()[0] for shard in self._shards]
+
+    def shards(self) -> Iterator[Tokens]:
+        """All clips, a shard at a time, as stored."""
+        for shard in self._shards:
+            yield Tokens(*(shard.get_tensor(stream) for stream in Tokens._fields))
+
+    def coarse(self, side: int) -> Tokens:
+        return _together((shard.coarse(side) for shard in self.shards()), self._count)
+
+    def pooled(self) -> Tokens:
+        return _together((shard.pooled() for shard in self.shards()), self._count)
+
+
+def read_store(store: Path, *, encoder: str | None = None, verify: bool = False, room: int | None = None) -> Store:
+    """Open a store. Its tokens are read as float32; if that takes more than ``HALF_ABOVE`` bytes, as stored; if that
+    takes more than ``room`` bytes (by default half of the memory that is free), they are mapped.
+
+    Peak memory is one copy and one shard. Raises StoreError for an unfinished or damaged store, or one of another
+    encoder than ``encoder``.
     """
     index = store / "index.json"
     if not index.exists():
@@ -156,22 +204,26 @@ def read_store(store: Path, *, encoder: str | None = None, verify: bool = False)
     if encoder is not None and header.encoder != encoder:
         raise StoreError(f"{store}: features of encoder `{header.encoder}`, not `{encoder}`; run the features stage")
     content = json.loads(index.read_text())
-    tokens, start = None, 0
-    for name, expected in content["shards"].items():
-        if verify and digest((store / name).read_bytes()) != expected:
+    for name, expected in content["shards"].items() if verify else ():
+        if digest((store / name).read_bytes()) != expected:
             raise StoreError(f"{store / name}: checksum differs; delete the file and run the features stage")
-        with safe_open(store / name, framework="pt") as shard:
-            parts = Tokens(*(shard.get_tensor(field) for field in Tokens._fields))
-        tokens = tokens or _room(parts, len(header.clip_ids))
-        for whole, part in zip(tokens, parts, strict=True):
-            whole[start : start + len(part)] = part
-        start += len(parts.visual)
-    if start != len(header.clip_ids):
-        raise StoreError(f"{store}: {start} clips, not the {len(header.clip_ids)} of its header; delete the folder")
-    return Store(header, content["quarantined"], tokens)
+    mapped = MappedTokens(header, [store / name for name in content["shards"]])
+    clips, count = sum(mapped.clips_by_shard()), len(header.clip_ids)
+    if clips != count:
+        raise StoreError(f"{store}: {clips} clips, not the {count} of its header; delete the folder")
+    fits = count * header.layout.clip_bytes <= (psutil.virtual_memory().available // 2 if room is None else room)
+    return Store(header, content["quarantined"], _together(mapped.shards(), count) if fits else mapped)
 
 
-def _room(first: Tokens, count: int) -> Tokens:
-    """Unset tokens for ``count`` clips like those of the first shard."""
-    half = count * sum(4 * part[0].numel() for part in first) > HALF_ABOVE
-    return Tokens(*(part.new_empty(count, *part.shape[1:], dtype=None if half else torch.float32) for part in first))
+def _together(shards: Iterable[Tokens], count: int) -> Tokens:
+    """The tokens of ``count`` clips from those of each shard."""
+    whole, start = None, 0
+    for shard in shards:
+        if whole is None:
+            half = 4 * count * sum(shard.sizes) > HALF_ABOVE
+            empty = (s.new_empty(count, *s.shape[1:], dtype=None if half else torch.float32) for s in shard)
+            whole = Tokens(*empty)
+        for into, part in zip(whole, shard, strict=True):
+            into[start : start + len(part)] = part
+        start += len(shard.audio)
+    return whole

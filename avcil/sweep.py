@@ -29,7 +29,7 @@ from avcil.train import origin, run_tasks
 # what decides a result; the store's digest is in the dataset's own stamp
 _LEARNING = (
     "train", "parallel", "objective", "losses", "model", "heads", "memory", "evaluate", "tokens", "dataset", "metrics",
-    "kernels/reference",
+    "old_model", "feed", "kernels/ops", "kernels/reference", "kernels/channelwise",
 )  # fmt: skip
 
 

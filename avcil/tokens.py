@@ -1,10 +1,40 @@
 """The one currency between encoders, feature store and model."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+class TokenSource(Protocol):
+    """Tokens of N clips, in memory (``Tokens``) or mapped from a store (``avcil.store.MappedTokens``).
+
+    centre [D] or None: what the true visual tokens are more than those that ``clips`` gives (``avcil.feed.Feed``).
+    """
+
+    centre: Tensor | None
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """N, L, S, D of the visual tokens."""
+
+    @property
+    def channels(self) -> tuple[int, int]:
+        """Channels of a visual token and of an audio token."""
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """Numbers that one clip has: visual, audio, similarity."""
+
+    def clips(self, index: "Tensor | slice") -> "Tokens":
+        """The tokens of the clips at ``index``, as float32."""
+
+    def coarse(self, side: int) -> "Tokens":
+        """Each slot's square grid of patches averaged to ``side`` x ``side``. Raises ValueError if it is not square."""
+
+    def pooled(self) -> "Tokens":
+        """The mean of each stream as its only token: all that fusions without attention look at."""
 
 
 class Tokens(NamedTuple):
@@ -18,39 +48,52 @@ class Tokens(NamedTuple):
     audio: Tensor
     similarity: Tensor
 
+    centre = None
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return tuple(self.visual.shape)
+
     @property
     def channels(self) -> tuple[int, int]:
-        """Channels of a visual token and of an audio token."""
         return self.visual.shape[-1], self.audio.shape[-1]
 
-    def to(self, device: torch.device) -> "Tokens":
-        return Tokens(*(field.to(device) for field in self))
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        return tuple(stream.shape[1:].numel() for stream in self)
 
-    def clips(self, index) -> "Tokens":
-        """The tokens of the clips at ``index`` (a slice or an index tensor), as float32."""
+    def to(self, device: torch.device | str) -> "Tokens":
+        return Tokens(*(stream.to(device, non_blocking=True) for stream in self))
+
+    def clips(self, index: Tensor | slice) -> "Tokens":
         if isinstance(index, slice):
-            return Tokens(*(field[index].float() for field in self))
+            return Tokens(*(stream[index].float() for stream in self))
         index = index.to(self.audio.device)
-        return Tokens(*(field.index_select(0, index).float() for field in self))  # 5 times faster than field[index]
+        # 5 times faster than stream[index]
+        return Tokens(*(stream.index_select(0, index).float() for stream in self))
 
     def coarse(self, side: int) -> "Tokens":
-        """Each slot's square grid of patches averaged to ``side`` x ``side``. Raises ValueError if it is not square."""
-        batch, slots, patches, channels = self.visual.shape
-        grid = round(patches**0.5)
-        if grid * grid != patches:
-            raise ValueError(f"{patches} patches a slot are not a square grid")
-        maps = torch.cat([self.visual, self.similarity[..., None]], -1).flatten(0, 1).transpose(1, 2)
-        maps = F.adaptive_avg_pool2d(maps.unflatten(-1, (grid, grid)), side).flatten(2).transpose(1, 2)
-        maps = maps.reshape(batch, slots, side * side, channels + 1)
-        return Tokens(maps[..., :-1].contiguous(), self.audio, maps[..., -1].contiguous())
+        grid = torch.cat([self.visual, self.similarity[..., None]], -1)
+        grid = coarse_grid(grid, side)
+        return Tokens(grid[..., :-1].contiguous(), self.audio, grid[..., -1].contiguous())
 
     def pooled(self) -> "Tokens":
-        """The mean of each stream as its only token: all that fusions without attention look at."""
         return Tokens(
             self.visual.mean((1, 2), keepdim=True),
             self.audio.mean(1, keepdim=True),
             self.similarity.mean((1, 2))[:, None, None],
         )
+
+
+def coarse_grid(patches: Tensor, side: int) -> Tensor:
+    """A square grid of patches [B,L,S,D] averaged to ``side`` x ``side``. Raises ValueError if it is not square."""
+    batch, slots, count, channels = patches.shape
+    grid = round(count**0.5)
+    if grid * grid != count:
+        raise ValueError(f"{count} patches a slot are not a square grid")
+    maps = patches.flatten(0, 1).transpose(1, 2).unflatten(-1, (grid, grid))
+    maps = F.adaptive_avg_pool2d(maps, side).flatten(2).transpose(1, 2)
+    return maps.reshape(batch, slots, side * side, channels)
 
 
 def frame_audio(audio: Tensor, slots: int) -> Tensor:

@@ -15,18 +15,19 @@ import torch.nn.functional as F
 from sklearn.cluster import KMeans
 from torch import Tensor
 
-from avcil import parallel
+from avcil import old_model, parallel
 from avcil.checkpoint import EMPTY, Checkpoint, load_checkpoint, save_checkpoint
+from avcil.config import Precision
 from avcil.evaluate import Dataset, TaskResult, evaluate, predict, restore, solved_features, solved_head, tokens_of
-from avcil.files import write_json
+from avcil.feed import Feed
+from avcil.files import digest, write_json
 from avcil.memory import quota, select
 from avcil.methods import Method, Task, Training
 from avcil.model import FROZEN, PROXIES, Features, IncrementalClassifier
-from avcil.objective import Old, importance, objective
+from avcil.objective import importance, objective
+from avcil.old_model import Old
 from avcil.progress import progress
-from avcil.tokens import Tokens
-
-KEPT_MAPS = 1 << 28  # numbers: a gibibyte
+from avcil.tokens import TokenSource
 
 
 def _batches(
@@ -55,7 +56,7 @@ def _batches(
 def optimise(
     model: IncrementalClassifier,
     old: Old,
-    tokens: Tokens,
+    feed: Feed,
     labels: Tensor,
     method: Method,
     training: Training,
@@ -68,8 +69,8 @@ def optimise(
 ) -> list[dict]:
     """Minimise the method's objective on the clips at hand; returns the mean of each loss by epoch.
 
-    Model, old outputs, tokens and labels are on one device. Under torchrun, each process computes its share of every
-    batch (avcil/parallel.py).
+    Model, old outputs and labels are on the device of the feed. Under torchrun, each process computes its share of
+    every batch (avcil/parallel.py).
 
     ``blocks``: classes of each task so far. ``score``, where given, is asked after each epoch, and the weights of the
     epoch that scored best are kept, the earliest of equals.
@@ -85,9 +86,11 @@ def optimise(
         batches = list(_batches(labels.cpu(), past, method, training, generator))
         if epoch == 0 and training.schedule == "cosine":
             schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs * len(batches))
-        for rows in batches:
-            rows = rows.to(labels.device)
-            output = parallel.forward(model, tokens, rows)
+        batches = [rows.to(labels.device) for rows in batches]
+        shares = [parallel.share(rows) for rows in batches]
+        for rows, share, clips in zip(batches, shares, feed.batches(shares), strict=True):
+            maps, of = old.recall(share) if old.recall else (None, None)
+            output = parallel.gather(model(clips, centre=feed.centre, old=maps, of=of), len(rows))
             scale = parallel.once(model.classifier.scale)
             losses = objective(output, rows, labels[rows], old, method, training, blocks, scale=scale)
             optimiser.zero_grad()
@@ -106,14 +109,14 @@ def optimise(
     return history
 
 
-def _imprint(model: IncrementalClassifier, tokens: Tokens, labels: Tensor, classes: int) -> None:
+def _imprint(model: IncrementalClassifier, feed: Feed, labels: Tensor, classes: int) -> None:
     """New classes' proxies start at the k-means centres of their clips' features, as long as past proxies are.
 
     Source: PODNet (Douillard et al., ECCV 2020), after Qi et al., CVPR 2018. A class of fewer clips than proxies keeps
     random ones for the rest.
     """
     classifier = model.classifier
-    features = F.normalize(predict(model, tokens, torch.arange(len(labels))).features.fused, dim=1)
+    features = F.normalize(predict(model, feed, torch.arange(len(labels))).features.fused, dim=1)
     length = classifier.kept.norm(dim=1).mean()
     first = classifier.classes - len(classifier.weight) // PROXIES
     with torch.no_grad():
@@ -157,11 +160,13 @@ def run_task(
     *,
     split: str = "test",
     device: torch.device | str = "cpu",
+    precision: Precision = "float32",
 ) -> tuple[Checkpoint, TaskResult, list[dict]]:
     """Learn one task from the checkpoint of the one before; returns the new checkpoint, its result on ``split`` and the
     losses by epoch.
 
-    A pure function of its arguments: the same inputs give the same bits on the same machine.
+    A pure function of its arguments: the same inputs give the same bits on the same machine. ``precision``: what visual
+    tokens are held in while learning (avcil/feed.py).
 
     Raises ValueError if ``start`` does not hold exactly the classes of the tasks before, or if there is no validation
     clip to choose an epoch on.
@@ -175,25 +180,27 @@ def run_task(
     tokens = tokens_of(data, method)
     blocks = [t.classes for t in tasks[: task + 1]]
 
-    old_model = restore(EMPTY if method.restart else start, method, training, tokens.channels)
-    model = copy.deepcopy(old_model)
+    before = restore(EMPTY if method.restart else start, method, training, tokens.channels)
+    model = copy.deepcopy(before)
     model.classifier.grow(seen)
     new = data.rows("train", past, seen)
     position = {clip: row for row, clip in enumerate(data.clip_ids)}
     memory = [position[clip] for clip in start.memory]
     rows = torch.cat([new, torch.tensor(memory, dtype=torch.long)])
-    at_hand, labels = tokens.clips(rows).to(device), data.labels[rows]
+    at_hand, labels = Feed(tokens, rows, device, precision=precision), data.labels[rows]
     everything = torch.arange(len(rows))
 
     history: list[dict] = []
-    said = predict(old_model.to(device), at_hand, everything)
+    maps = bool(past and method.attention_distillation and method.fusion == "channelwise")
+    clips = f"{data.encoder} {method.patches} {digest(' '.join(data.clip_ids[i] for i in rows).encode())}"
+    said, recall = old_model.ask(before.to(device), at_hand, len(new), clips, maps=maps)
     if method.fusion not in FROZEN:
         first = past == 0 or method.restart
         model, on_device = model.to(device), labels.to(device)
         important = method.feature_distance == "importance" and past
         old = Old(
             said=said.to(device),
-            maps=_exemplar_maps(old_model, at_hand, len(new)) if method.attention_distillation and past else None,
+            recall=recall,
             importance=importance(model, at_hand, on_device) if important else None,
             stored=_stored(start, len(new), past).to(device) if method.dark_replay else None,
         )
@@ -225,14 +232,14 @@ def run_task(
     readout = {}
     head = solved_head(method, training, {} if method.restart else start.readout)
     if head is not None:
-        features = solved_features(method, at_hand, learnt.features)
+        features = solved_features(method, tokens, rows, learnt.features)
         use = everything[: len(new)]  # of past clips the head holds sums
         if method.readout == "nearest_mean":
             use = everything
         elif method.readout == "nearest_exemplars":
             use = everything[torch.isin(rows, torch.tensor(chosen, dtype=torch.long))]
         elif method.readout == "carried_ridge" and past:
-            head.carry(solved_features(method, at_hand, said.features), features)
+            head.carry(solved_features(method, tokens, rows, said.features), features)
         head.update(Features(*(feature[use] for feature in features)), labels[use], seen)
         readout = head.state
     elif method.dark_replay:
@@ -247,24 +254,7 @@ def run_task(
     return checkpoint, evaluate(data, tokens, method, training, tasks, task, checkpoint, split, device), history
 
 
-def _exemplar_maps(
-    model: IncrementalClassifier, tokens: Tokens, first: int
-) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    """The old model's maps of exemplars, the clips from row ``first`` on: kept where they are few and channel-wise."""
-
-    @torch.no_grad()
-    def maps(rows: Tensor) -> tuple[Tensor, Tensor]:
-        output = model(tokens.clips(rows))
-        return output.spatial, output.temporal
-
-    exemplars = torch.arange(first, len(tokens.audio))
-    if model.fusion != "channelwise" or len(exemplars) * tokens.visual[0].numel() > KEPT_MAPS or not len(exemplars):
-        return maps
-    kept = tuple(torch.cat(parts) for parts in zip(*map(maps, exemplars.split(200)), strict=True))
-    return lambda rows: tuple(part.index_select(0, rows - first) for part in kept)
-
-
-def _accuracy(model: IncrementalClassifier, tokens: Tokens, rows: Tensor, labels: Tensor) -> float:
+def _accuracy(model: IncrementalClassifier, tokens: TokenSource, rows: Tensor, labels: Tensor) -> float:
     return float((predict(model, tokens, rows).logits.argmax(1) == labels).float().mean())
 
 
@@ -293,6 +283,7 @@ def run_tasks(
     *,
     split: str = "test",
     device: torch.device | str = "cpu",
+    precision: Precision = "float32",
 ) -> list[TaskResult]:
     """Learn all tasks in turn.
 
@@ -306,7 +297,7 @@ def run_tasks(
         done = load_finished(here, data, origin(data, method, training, tasks, task, seed)) if here else None
         if done is None:
             checkpoint, result, _ = run_task(
-                data, method, training, tasks, task, seed, checkpoint, split=split, device=device
+                data, method, training, tasks, task, seed, checkpoint, split=split, device=device, precision=precision
             )
             if here and parallel.first():
                 save_task(here, checkpoint, result)

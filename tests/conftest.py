@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,10 @@ import yaml
 from avcil.evaluate import Dataset
 from avcil.params import parse
 from avcil.tokens import Tokens
+
+# before the first import of triton: without a GPU its kernels run in its interpreter
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 ROOT = Path(__file__).resolve().parents[1]
 

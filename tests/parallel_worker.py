@@ -33,7 +33,7 @@ torch.manual_seed(0)
 model = build(params.rows["afc_lsc"], training, data.tokens.channels)
 model.classifier.grow(2)
 rows = data.rows("train", 0, 2)[8:15]
-logits = parallel.forward(model, data.tokens, rows).logits
+logits = parallel.gather(model(data.tokens.clips(parallel.share(rows))), len(rows)).logits
 nca(logits, data.labels[rows], parallel.once(model.classifier.scale)).backward()
 parallel.sum_gradients(list(model.parameters()))
 said["gradients"] = {name: p.grad.flatten().tolist() for name, p in model.named_parameters() if p.grad is not None}

@@ -16,11 +16,18 @@ import torch
 import torch.nn.functional as F
 
 from avcil import losses
-from avcil.evaluate import predict
+from avcil.feed import Feed
 from avcil.heads import NearestMean
+from avcil.kernels import (
+    channelwise_attention,
+    logit_distillation,
+    remember_attention,
+    separated_cross_entropy,
+)
 from avcil.memory import herding, select
 from avcil.model import Features, IncrementalClassifier, Output
-from avcil.objective import Old, held_features, importance, objective
+from avcil.objective import held_features, importance, objective
+from avcil.old_model import Old, ask
 from avcil.tokens import Tokens
 
 NEW, EXEMPLARS, L, S, D, C, P, K = 5, 4, 8, 4, 768, 8, 6, 10
@@ -176,18 +183,15 @@ def published(params, row: str, **changes):
 def known(old_model, tokens, importance=None) -> Old:
     """What the training loop knows of these clips before a task."""
 
-    @torch.no_grad()
-    def maps(rows):
-        output = old_model(tokens.clips(rows))
-        return output.spatial, output.temporal
-
-    return Old(predict(old_model, tokens, torch.arange(len(tokens.audio))), maps, importance, None)
+    feed = Feed(tokens, torch.arange(len(tokens.audio)))
+    return Old(*ask(old_model, feed, NEW, "golden", maps=True), importance, None)
 
 
 def minimised(method, training, model, old: Old, tokens, labels, blocks=BLOCKS) -> torch.Tensor:
     """What the training loop minimises on these clips as one batch, whose order does not matter."""
     rows = torch.arange(len(labels)).flip(0)
-    output = model(tokens.clips(rows))
+    maps, of = old.recall(rows) if old.recall else (None, None)
+    output = model(tokens.clips(rows), old=maps, of=of)
     found = objective(output, rows, labels[rows], old, method, training, blocks, model.classifier.scale)
     return sum(found.values())
 
@@ -203,18 +207,18 @@ def test_our_model_gives_their_forward_values(outputs, golden, name):
     ("name", "clips"), [("ce", slice(None)), ("ce_new", slice(0, NEW)), ("ce_exemplar", slice(NEW, None))]
 )
 def test_separated_cross_entropy_is_theirs(outputs, labels, golden, name, clips):
-    is_loss(losses.separated_cross_entropy(outputs["new"].logits[clips], labels[clips], P), golden["avcil"][name])
+    is_loss(separated_cross_entropy(outputs["new"].logits[clips], labels[clips], P), golden["avcil"][name])
 
 
 def test_distillation_by_task_is_theirs(outputs, golden):
     new, old = outputs["new"].logits, outputs["old"].logits
-    is_loss(losses.logit_distillation(new, old, TEMPERATURE, BLOCKS[:-1]), golden["avcil"]["kd"])
-    is_loss(losses.logit_distillation(new[:NEW], old[:NEW], TEMPERATURE, BLOCKS[:-1]), golden["lwf"]["kd"])
+    is_loss(logit_distillation(new, old, TEMPERATURE, BLOCKS[:-1]), golden["avcil"]["kd"])
+    is_loss(logit_distillation(new[:NEW], old[:NEW], TEMPERATURE, BLOCKS[:-1]), golden["lwf"]["kd"])
 
 
 def test_distillation_by_tasks_of_unequal_size_is_the_sum_of_theirs(inputs, drawn, golden):
     blocks = np.diff(inputs["logits_tasks"]).tolist()
-    found = losses.logit_distillation(drawn["logits"], drawn["old_logits"], TEMPERATURE, blocks)
+    found = logit_distillation(drawn["logits"], drawn["old_logits"], TEMPERATURE, blocks)
     is_loss(found, golden["kd_ragged"]["sum"])
 
 
@@ -226,12 +230,17 @@ def test_contrasts_are_theirs(outputs, labels, golden):
     is_loss(found, golden["avcil"]["class_contrastive"])
 
 
-def test_attention_distillation_is_half_their_spatial_and_half_their_temporal_one(outputs, golden):
-    new, old = ((outputs[which].spatial[NEW:], outputs[which].temporal[NEW:]) for which in ("new", "old"))
+@pytest.mark.parametrize("impl", ["reference", "fused"])
+def test_attention_distillation_is_half_their_spatial_and_half_their_temporal_one(inputs, tokens, labels, golden, impl):
+    new, old = (network(inputs, which).attention.inputs(tokens) for which in ("new", "old"))
+    maps = remember_attention(
+        *(x[NEW:] if x.dim() > 1 and len(x) == len(labels) else x for x in old), dtype=torch.float32
+    )
+    of = torch.arange(len(labels)) - NEW
+    found = channelwise_attention(*new, old=maps, of=of.clamp_min(-1), impl=impl)
     where, when = golden["avcil"]["spatial_distillation"], golden["avcil"]["temporal_distillation"]
-    is_loss(losses.channel_attention_distillation(*new, *old), (where + when) / 2)
-    is_loss(losses.channel_attention_distillation(*new, old[0], new[1]), where / 2)
-    is_loss(losses.channel_attention_distillation(*new, new[0], old[1]), when / 2)
+    is_loss(losses.channel_attention_distillation(found.spatial_divergence, of >= 0), where / 2)
+    is_loss(losses.channel_attention_distillation(found.temporal_divergence, of >= 0), when / 2)
 
 
 def test_the_objective_of_avcil_and_its_gradients_are_theirs(params, training, inputs, tokens, labels, golden):
@@ -270,7 +279,7 @@ def test_the_first_task_is_theirs_and_asks_nothing_of_an_old_model(
 @pytest.mark.parametrize(("blocks", "name"), [([1, 3, 2, 3], "loss"), ([9], "loss_first_task")])
 def test_the_objective_of_icarl_is_theirs(params, training, drawn, golden, blocks, name):
     nothing = torch.zeros(6, 0)
-    output = Output(drawn["logits"], Features(nothing, nothing, nothing), nothing, nothing, nothing)
+    output = Output(drawn["logits"], Features(nothing, nothing, nothing), *[nothing] * 4)
     old = NOTHING._replace(said=output._replace(logits=drawn["old_logits"]))
     labels, method = drawn["logits_labels"], published(params, "icarl_fc")
     found = objective(output, torch.arange(6), labels, old, method, training, blocks, torch.ones(()))

@@ -8,14 +8,16 @@ import torch
 import torch.nn.functional as F
 import yaml
 
-from avcil import train
+from avcil import old_model, train
 from avcil.checkpoint import EMPTY, CheckpointError, load_checkpoint, save_checkpoint
 from avcil.evaluate import build, predict, restore, solved_features, tokens_of
+from avcil.feed import Feed
 from avcil.heads import CarriedRidge, RecursiveRidge
 from avcil.losses import importance_distillation
 from avcil.methods import Method, Task, Training
 from avcil.model import ATTENDING, PROXIES, Classifier, Features, IncrementalClassifier
-from avcil.objective import Old, importance
+from avcil.objective import importance
+from avcil.old_model import Old
 from avcil.tokens import Tokens
 from conftest import ROOT
 
@@ -300,7 +302,8 @@ def test_what_holds_the_old_model_is_nothing_as_long_as_the_model_stays_and_grow
 
 def test_maps_of_exemplars_that_are_too_many_to_keep_are_computed_anew(toy, monkeypatch):
     kept = learn(toy, FIELD["avcil"])[-1][0].model
-    monkeypatch.setattr(train, "KEPT_MAPS", 0)
+    monkeypatch.setattr(old_model, "KEPT", 0)
+    monkeypatch.setattr(old_model, "_last", None)
     torch.testing.assert_close(learn(toy, FIELD["avcil"])[-1][0].model, kept, rtol=1e-3, atol=1e-4)
 
 
@@ -357,7 +360,7 @@ def test_the_earliest_of_the_best_epochs_is_kept(toy):
         return next(scores)
 
     train.optimise(
-        model, Old(None, None, None, None), toy.tokens.clips(rows), toy.labels[rows], row(), TRAINING, [2],
+        model, Old(None, None, None, None), Feed(toy.tokens, rows), toy.labels[rows], row(), TRAINING, [2],
         epochs=4, learning_rate=1e-2, generator=torch.Generator().manual_seed(0), score=score,
     )  # fmt: skip
     assert torch.equal(model.classifier.weight, weights[1])
@@ -435,7 +438,7 @@ def test_new_proxies_start_at_their_class_s_clips_as_long_as_past_ones(toy):
     model.classifier.grow(4)
     rows = torch.cat([toy.rows("train", c, c + 1)[:4] for c in (0, 2, 3)])
     drawn, length = model.classifier.weight.detach().clone(), model.classifier.kept.norm(dim=1).mean()
-    train._imprint(model, toy.tokens.clips(rows), toy.labels[rows], 4)
+    train._imprint(model, Feed(toy.tokens, rows), toy.labels[rows], 4)
     clips = length * F.normalize(predict(model, toy.tokens, rows[4:]).features.fused, dim=1)
     for mine, found, before in zip(
         clips.split(4), model.classifier.weight.split(PROXIES), drawn.split(PROXIES), strict=True
@@ -523,10 +526,10 @@ def test_the_training_loop_carries_the_ridge_to_the_features_of_the_new_model(to
         method = row(readout="carried_ridge", memory="all")
         training = SMALL.model_copy(update={"later_learning_rate": rate, "drift_damping": damping})
         checkpoint = learn(toy, method, training)[-1][0]
-        tokens = toy.tokens.clips(toy.splits["train"])
-        said = predict(restore(checkpoint, method, training, (16, 16)), tokens, torch.arange(len(tokens.audio)))
+        rows = toy.splits["train"]
+        said = predict(restore(checkpoint, method, training, (16, 16)), toy.tokens, rows)
         exact = RecursiveRidge(1.0)
-        exact.update(solved_features(method, tokens, said.features), toy.labels[toy.splits["train"]], 6)
+        exact.update(solved_features(method, toy.tokens, rows, said.features), toy.labels[rows], 6)
         difference = checkpoint.readout["gram"] - exact.state["gram"]
         error[damping, rate] = (difference.norm() / exact.state["gram"].norm()).item()
     assert error[1e-6, 1e-9] < 1e-5

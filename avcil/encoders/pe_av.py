@@ -29,7 +29,7 @@ from transformers.modeling_outputs import ImageClassifierOutput
 from avcil.encoders.base import Layout, Reading, absent, pretrained
 from avcil.encoders.configs import PeAvConfig
 from avcil.encoders.inputs import pixels, side
-from avcil.tokens import Tokens, frame_audio
+from avcil.tokens import Tokens, coarse_grid, frame_audio
 
 # what PeAudioFeatureExtractor takes; the checkpoint's DAC section may hold DacConfig's default of 16 kHz instead
 SAMPLE_RATE = 48_000  # Hz
@@ -90,11 +90,7 @@ class PeAv(nn.Module):
     def kept(self, tokens_BLTD: Tensor) -> Tensor:
         """The tower's tokens -> patches [B,L,S,D] without the class token, averaged as the config says."""
         patches = tokens_BLTD[:, :, self.tower.num_prefix_tokens :]
-        if self.config.patches is not None:
-            maps = patches.flatten(0, 1).transpose(1, 2).unflatten(-1, self.tower.patch_embed.grid_size)
-            maps = F.adaptive_avg_pool2d(maps, self.config.patches)
-            patches = maps.flatten(2).transpose(1, 2).unflatten(0, patches.shape[:2])
-        return patches.contiguous()
+        return (patches if self.config.patches is None else coarse_grid(patches, self.config.patches)).contiguous()
 
     def embedded(self, patches_BLSD: Tensor) -> Tensor:
         """Each patch [B,L,S,D] in the space of audio, as if its position were a film of frames of one patch."""

@@ -1,65 +1,175 @@
-"""Plain PyTorch kernels.
+"""Plain PyTorch: what each kernel computes, differentiated by autograd, materialising everything.
 
 Dimension letters: ``B`` clips, ``L`` temporal slots, ``Q`` queries of a slot, ``S`` tokens of a slot, ``D`` token
-channels, ``E`` attention channels, ``H`` heads.
+channels, ``E`` attention channels, ``H`` heads, ``N`` sets of tokens (B x L), ``X`` remembered clips, ``C`` classes,
+``P`` past classes.
 """
 
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
-class Attended(NamedTuple):
-    """output [B,L,Q,E]; weights [B,L,Q,S], the mean of the heads' attention maps (each sums to 1 over S)."""
+class Pooled(NamedTuple):
+    """pooled [N,HQ,D]; weights [N,Q,S], mean of the heads' maps; log_sum_exp [N,HQ] of the scores."""
+
+    pooled: Tensor
+    weights: Tensor
+    log_sum_exp: Tensor
+
+
+class OldAttention(NamedTuple):
+    """Channel-wise attention of an old model for X clips: spatial [X,L,S,D] (any float type), temporal [X,L,D], and
+    negentropy [X,L,D], the sums of w log w over the spatial maps."""
+
+    spatial: Tensor
+    temporal: Tensor
+    negentropy: Tensor
+
+
+class Channelwise(NamedTuple):
+    """output [B,D]; spatial and temporal divergence [B], the KL divergence of a clip's old maps from its new ones."""
 
     output: Tensor
-    weights: Tensor
+    spatial_divergence: Tensor
+    temporal_divergence: Tensor
 
 
-def guided_attention(
-    query: Tensor,
-    tokens: Tensor,
-    key_weight: Tensor,
-    value_weight: Tensor,
-    value_bias: Tensor,
-    *,
-    heads: int,
-    bias: Tensor | None = None,
-) -> Attended:
-    r"""Multi-head attention of few queries over many tokens, folded so that tokens are never projected.
+class Distillation(NamedTuple):
+    """The three losses of dual-level distillation, each a scalar: cross-entropy, logit level, feature level."""
 
-    For head h with d = E/H channels, query q_h and the h-th row blocks K_h, V_h of the projections:
+    cross_entropy: Tensor
+    logit: Tensor
+    feature: Tensor
 
-    .. math:: w_h = \mathrm{softmax}_s((K_h^\top q_h / \sqrt d)^\top x_s + \beta_s), \qquad
-              o_h = V_h \textstyle\sum_s w_{hs} x_s + b_h
 
-    which equals projecting every token to keys and values first: a key bias cancels in the softmax, and a value bias
-    passes through, because weights sum to 1. Cost per slot: 4HQSD + 4QED multiply-adds instead of 2SED + 2QSE.
+def attention_weights(query: Tensor, keys: Tensor, bias: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """softmax_s(q k_s + bias_s) [N,R,S] and its log-sum-exp [N,R], in float32 or better.
 
-    Args:
-        query: [B,L,Q,E], projected queries.
-        tokens: [B,L,S,D].
-        key_weight, value_weight: [E,D] with the layout of ``nn.Linear.weight``.
-        value_bias: [E].
-        heads: H; E must be a multiple of it.
-        bias: [B,L,S] or None, added to the scores of every head and query.
-
-    Raises:
-        ValueError: if E is not a multiple of ``heads``.
+    query [N,R,D]; keys [N,S,D], in whose type products are taken; bias [N,S] and mask [N,S], true where a token counts,
+    of every row. A set without any token has weights 0.
     """
-    width = query.shape[-1]
-    if width % heads:
-        raise ValueError(f"{width} attention channels do not divide into {heads} heads")
-    per_head = width // heads
-    batch, slots, queries, _ = query.shape
-    channels = tokens.shape[-1]
-    query = query.unflatten(-1, (heads, per_head)) * per_head**-0.5
-    folded = torch.einsum("blqhe,hed->blhqd", query, key_weight.view(heads, per_head, channels))
-    scores = folded.flatten(2, 3) @ tokens.transpose(2, 3)  # [B,L,HQ,S]
+    scores = query.to(keys.dtype) @ keys.transpose(1, 2)
+    scores = scores if scores.dtype == torch.float64 else scores.float()
     if bias is not None:
-        scores = scores + bias[:, :, None]
-    weights = scores.softmax(-1)
-    pooled = (weights @ tokens).view(batch, slots, heads, queries, channels)
-    output = torch.einsum("blhqd,hed->blqhe", pooled, value_weight.view(heads, per_head, channels)).flatten(3)
-    return Attended(output + value_bias, weights.view(batch, slots, heads, queries, -1).mean(2))
+        scores = scores + bias[:, None]
+    if mask is None:
+        return scores.softmax(-1), scores.logsumexp(-1)
+    # finite, so that a set without tokens has gradients 0 and not NaN
+    scores = scores.masked_fill(~mask[:, None], torch.finfo(scores.dtype).min)
+    total = scores.logsumexp(-1).masked_fill(~mask.any(1, keepdim=True), -torch.inf)
+    return scores.softmax(-1) * mask[:, None], total
+
+
+def pool(folded: Tensor, tokens: Tensor, bias: Tensor | None, mask: Tensor | None, queries: int) -> Pooled:
+    """Attention of folded queries [N,HQ,D], row h Q + q, over tokens [N,S,D] that are keys and values at once."""
+    weights, total = attention_weights(folded, tokens, bias, mask)
+    pooled = (weights.to(tokens.dtype) @ tokens).to(weights.dtype)
+    return Pooled(pooled, weights.unflatten(1, (-1, queries)).mean(1), total)
+
+
+def channelwise_maps(
+    audio: Tensor, tokens: Tensor, weight: Tensor, bias: Tensor, centre: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The output [B,D], spatial [B,L,S,D] and temporal [B,L,D] maps of ``avcil.kernels.channelwise_attention``."""
+    if centre is not None:
+        bias = bias + weight @ centre
+    keys = torch.tanh(F.linear(tokens, weight.to(tokens.dtype), bias.to(tokens.dtype)))
+    keys = keys if keys.dtype == torch.float64 else keys.float()
+    spatial = (keys * audio[:, None, None]).softmax(2)
+    temporal = ((spatial * keys).sum(2) * audio[:, None]).softmax(1)
+    output = ((spatial * tokens).sum(2) * temporal).sum(1)
+    return output if centre is None else output + centre, spatial, temporal
+
+
+def channelwise_attention(
+    audio: Tensor,
+    tokens: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    centre: Tensor | None = None,
+    old: OldAttention | None = None,
+    of: Tensor | None = None,
+) -> Channelwise:
+    """See ``avcil.kernels.channelwise_attention``."""
+    output, spatial, temporal = channelwise_maps(audio, tokens, weight, bias, centre)
+    if old is None:
+        return Channelwise(output, output.new_zeros(len(output)), output.new_zeros(len(output)))
+    remembered = (of >= 0).to(output.dtype)
+    of = of.clamp_min(0)
+    where = F.kl_div(spatial.log(), old.spatial[of].to(output.dtype), reduction="none").sum((1, 2, 3))
+    when = F.kl_div(temporal.log(), old.temporal[of], reduction="none").sum((1, 2))
+    return Channelwise(output, where * remembered, when * remembered)
+
+
+def logit_distillation(
+    logits: Tensor, old_logits: Tensor, temperature: float, blocks: list[int] | None = None
+) -> Tensor:
+    r"""Logit level: the new model's past-class probabilities stay those of the old model.
+
+    .. math:: \frac{\tau^2}{B} \sum_b \sum_k
+              \mathrm{KL}(\mathrm{softmax}(o_{bk} / \tau) \,\|\, \mathrm{softmax}(n_{bk} / \tau))
+
+    logits [B,C], old_logits [B,P] with P <= C; temperature :math:`\tau` > 0. ``blocks`` are the sizes of the groups k
+    of classes that compete with one another and must sum to P: all past classes if left out, the tasks in SS-IL and
+    AV-CIL. Zero for P = 0.
+    Source: Hinton et al. 2015, arXiv 1503.02531; Li and Hoiem 2016, arXiv 1606.09282; by task: Ahn et al., SS-IL,
+    ICCV 2021, arXiv 2003.13947.
+    """
+    past = old_logits.shape[1]
+    total = logits.sum() * 0
+    for new, old in zip(
+        logits[:, :past].split(blocks or [past], 1), old_logits.split(blocks or [past], 1), strict=True
+    ):
+        if new.shape[1]:
+            new, old = F.log_softmax(new / temperature, 1), F.log_softmax(old / temperature, 1)
+            total = total + temperature**2 * F.kl_div(new, old, reduction="batchmean", log_target=True)
+    return total
+
+
+def separated_cross_entropy(logits: Tensor, labels: Tensor, past: int) -> Tensor:
+    r"""New clips compete among new classes, exemplars among past ones; the mean over all clips.
+
+    logits [B,C], labels [B], the first ``past`` classes are past. Plain cross-entropy for past = 0.
+    Source: Ahn et al., SS-IL, ICCV 2021, arXiv 2003.13947 (separated softmax).
+    """
+    classes = torch.arange(logits.shape[1], device=logits.device)
+    rivals = (classes >= past) == (labels >= past)[:, None]
+    return F.cross_entropy(logits.masked_fill(~rivals, -torch.inf), labels)
+
+
+def feature_distillation(features: tuple[Tensor, ...], old: tuple[Tensor, ...]) -> Tensor:
+    r"""Feature level: each feature keeps its direction.
+
+    .. math:: \frac{1}{B} \sum_b \sum_f (1 - \cos(f_b, f_b^{old}))
+
+    Features [B,E] (in the classifier: audio, guided visual, fused). One that is absent (all zeros) adds nothing.
+    Source: arXiv 2606.10887 names the level, not the distance; cosine as in LUCIR, Hou et al., CVPR 2019.
+    """
+    total = features[0].sum() * 0
+    for new, reference in zip(features, old, strict=True):
+        present = (reference.abs().sum(1) > 0).to(new.dtype)
+        total = total + (present * (1 - F.cosine_similarity(new, reference, dim=1, eps=1e-6))).mean()
+    return total
+
+
+def dual_distillation(
+    logits: Tensor,
+    labels: Tensor,
+    old_logits: Tensor,
+    blocks: list[int],
+    features: tuple[Tensor, ...],
+    old_features: tuple[Tensor, ...],
+    temperature: float,
+    separated: bool,
+) -> Distillation:
+    """See ``avcil.kernels.dual_distillation``."""
+    past = old_logits.shape[1]
+    zero = logits.sum() * 0
+    return Distillation(
+        separated_cross_entropy(logits, labels, past) if separated else F.cross_entropy(logits, labels),
+        logit_distillation(logits, old_logits, temperature, blocks) if past else zero,
+        feature_distillation(features, old_features) if features else zero,
+    )

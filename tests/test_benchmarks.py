@@ -1,0 +1,138 @@
+"""The benchmarks of kernels and training steps: that they run with torch alone, and what they make of numbers."""
+
+import importlib
+import json
+import math
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from conftest import ROOT
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+report, timing = map(importlib.import_module, ("report", "timing"))
+CPU = torch.device("cpu")
+RATES = {"copy_gbs": 10.0, "matmul_gflops": {"fp32": 100.0, "bf16": 400.0}}
+# the script named first, without what a bare machine lacks
+ALONE = """
+import runpy, sys
+
+sys.modules.update(dict.fromkeys(("pydantic", "pandas", "dvc", "matplotlib", "seaborn", "yaml", "sklearn")))
+sys.argv = sys.argv[1:]
+sys.path.insert(0, "benchmarks")
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def quick(script: str, folder) -> dict:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    arguments = [f"benchmarks/{script}.py", "--quick", "--device", "cpu", "--out", str(folder)]
+    ran = subprocess.run(
+        [sys.executable, "-c", ALONE, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    (path,) = folder.glob("*.json")
+    assert path.name.startswith(script) and path.with_suffix(".md").read_text().startswith("# ")
+    return json.loads(path.read_text())
+
+
+@pytest.mark.parametrize(("script", "groups"), [("kernels", 3), ("training_step", 2)])
+def test_benchmarks_run_with_torch_alone(script, groups, tmp_path):
+    found = quick(script, tmp_path)
+    assert set(found) >= {"machine", "rates", "groups", "goals", "official", "load_average_after"}
+    about = {"device", "slug", "isa", "amx", "avx512_bf16", "cores", "threads", "python", "torch", "triton"}
+    assert set(found["machine"]) >= about | {"load_average"}
+    assert len(found["groups"]) == groups
+    for group in found["groups"].values():
+        assert not [row for row in group["variants"] if "failed" in row]
+        assert {row["whose"] for row in group["variants"]} >= {"ours", "peer"}
+        for row in group["variants"]:
+            assert row["ms_p20"] <= row["ms"] <= row["ms_p80"] and row["cpu_ms"] > 0 and row["peak_mib"] > 0
+            # the same function, or the same training: the old model's maps are remembered in bfloat16
+            exact = row["precision"] == "fp32" and "AV-CIL" not in group["operation"]
+            assert row["error"] < (1e-5 if exact else 3e-2), row
+        ratios = [value for row in group["ratios"].values() for other in row.values() for value in other.values()]
+        assert ratios and all(math.isfinite(value) and value > 0 for value in ratios)
+        assert all(ms > 0 for ms in group["roofline_ms"].values())
+    if script == "kernels":
+        kernels = importlib.import_module("kernels")
+        kernels.figure(found, tmp_path / "figure.png")
+        assert (tmp_path / "figure.png").stat().st_size > 10_000
+
+
+def test_roofline_is_of_the_algorithm_that_could_be_fastest():
+    many_bytes, many_flops = timing.Work(1e9, 20e9), timing.Work(300e9, 1e9)
+    # 2 s and 0.01 s; 0.1 s and 3 s
+    assert timing.roofline([many_bytes, many_flops], RATES, "fp32") == (2.0, many_bytes)
+    # products are four times as fast in bfloat16
+    assert timing.roofline([many_bytes, many_flops], RATES, "bf16") == (0.75, many_flops)
+
+
+def test_ratios_are_medians_over_rounds():
+    rows = {"a": {"whose": "ours"}, "b": {"whose": "peer"}, "c": {"whose": "ours"}}
+    # the machine was slow in the second round, for both; b alone was disturbed in the third
+    times = {"a": [(1, 1), (10, 1), (1, 1)], "b": [(4, 2), (50, 3), (100, 4)], "c": [(2, 1)] * 3}
+    assert timing._ratios(rows, times) == {
+        "a": {"b": {"wall": 5.0, "cpu": 3.0}},
+        "c": {"b": {"wall": 25.0, "cpu": 3.0}},
+    }
+    assert timing.spread([5, 1, 4, 2, 3, 6]) == (3.5, 2, 5)
+
+
+def test_rounds_are_interleaved():
+    order = []
+    timing.interleaved({name: lambda name=name: order.append(name) for name in "abc"}, CPU, 2, calls=2)
+    assert "".join(order) == "aabbccaabbcc"
+
+
+def test_peak_memory_counts_what_is_freed_and_what_is_kept():
+    kept = []
+
+    def run() -> None:
+        if not kept:
+            kept.append(torch.ones(1 << 20))
+        # 16 MiB at a time, twice
+        for _ in range(2):
+            torch.ones(1 << 22).sum()
+
+    allocated, resident = timing.peak_memory(run, CPU)
+    assert 20 <= allocated < 20.1
+    # malloc may leave a hole and take new memory for the second
+    assert resident is None or 15 < resident < 40
+
+
+def test_a_variant_that_fails_is_reported_and_the_others_are_measured():
+    def fail() -> dict:
+        raise RuntimeError("out of luck\nand more")
+
+    three = torch.tensor([3.0])
+    variants = [
+        timing.Variant("fine", "ours", "fp32", lambda: {"x": three * 1.5, "unknown": three}),
+        timing.Variant("broken", "peer", "fp32", fail),
+        timing.Variant("other", "peer", "fp32", lambda: {"x": three + 0}),
+    ]
+    works = {"fp32": [timing.Work(1e3, 1e3)]}
+    found = timing.measure(timing.Group("op", "B1", variants, {"x": three}, works), CPU, RATES, 2)
+    fine, broken, other = found["variants"]
+    assert fine["errors"] == {"x": 0.5} and fine["error"] == 0.5 and other["error"] == 0
+    assert broken["failed"] == "RuntimeError: out of luck" and "ms" not in broken
+    assert set(found["ratios"]["fine, fp32"]) == {"other, fp32"}
+    assert "did not run: RuntimeError: out of luck" in "\n".join(report.table(found))
+
+
+def test_goals():
+    goals = [
+        report.Goal("fast", "cpu", 2, lambda found: found["ratio"]),
+        report.Goal("small", "cpu", 0.5, lambda found: found["share"], at_most=True),
+        report.Goal("unknown", "cpu", 1, lambda found: None),
+        report.Goal("elsewhere", "cuda", 1, lambda found: 2),
+    ]
+    judged = report.judged(goals, {"ratio": 3.0, "share": 0.6}, "cpu")
+    assert [(row["goal"], row["wanted"], row["reached"], row["met"]) for row in judged] == [
+        ("fast", "at least 2", 3.0, True),
+        ("small", "at most 0.5", 0.6, False),
+        ("unknown", "at least 1", None, None),
+    ]

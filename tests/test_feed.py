@@ -1,0 +1,231 @@
+"""Feeding and the old-model cache: the same learning wherever clips are read from, and each question asked once."""
+
+import threading
+
+import pytest
+import torch
+from test_train import TASKS, TRAINING, row
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from avcil import kernels, old_model, train
+from avcil.checkpoint import EMPTY
+from avcil.encoders.base import Layout
+from avcil.evaluate import predict, restore
+from avcil.feed import Feed
+from avcil.files import write_tensors
+from avcil.objective import objective
+from avcil.old_model import Old, ask
+from avcil.params import load
+from avcil.store import Header, MappedTokens, StoreError, finish, open_store, read_store, write_shard
+from conftest import ROOT
+
+FIELD = {name: method.model_copy(update={"patches": None}) for name, method in load(ROOT / "params.yaml").field.items()}
+ROWS = torch.tensor([5, 0, 17, 3])
+
+
+@pytest.fixture
+def stored(toy, tmp_path):
+    """The toy's tokens in a store of 24 clips a shard; what float16 keeps of them is what there is."""
+    tokens = toy.tokens
+    layout = Layout(slots=2, patches=16, visual_channels=16, audio_tokens=5, audio_channels=16)
+    header = Header("toy", "", "0", {}, layout, toy.clip_ids, 24)
+    open_store(tmp_path / "store", header)
+    for number, start in enumerate(range(0, 120, 24)):
+        part = {name: stream[start : start + 24].half() for name, stream in tokens._asdict().items()}
+        write_shard(tmp_path / "store", number, part, {}, f"part {number}")
+    finish(tmp_path / "store", header)
+    return tmp_path / "store"
+
+
+# ---- where clips are read from
+
+
+def test_a_store_larger_than_its_room_is_mapped_and_gives_the_same_tokens(stored):
+    held, mapped = (read_store(stored, room=room).tokens for room in (None, 0))
+    assert isinstance(mapped, MappedTokens) and not isinstance(held, MappedTokens)
+    assert (mapped.shape, mapped.channels, mapped.sizes) == (held.shape, held.channels, held.sizes)
+    for index in (torch.tensor([119, 0, 23, 24, 24]), slice(20, 30), torch.arange(0)):
+        if len(range(120)[index] if isinstance(index, slice) else index):
+            torch.testing.assert_close(mapped.clips(index), held.clips(index), rtol=0, atol=0)
+    torch.testing.assert_close(mapped.pooled(), held.pooled(), rtol=1e-3, atol=1e-3)  # means of halves
+    torch.testing.assert_close(mapped.coarse(2), held.coarse(2), rtol=1e-3, atol=1e-3)
+
+
+def test_a_store_that_lost_clips_is_refused_when_opened(stored):
+    fewer = read_store(stored).tokens.clips(slice(0, 3))._asdict()
+    write_tensors(stored / "00004.safetensors", {name: stream.half() for name, stream in fewer.items()})
+    for room in (None, 0):
+        with pytest.raises(StoreError, match="99 clips, not the 120 of its header"):
+            read_store(stored, room=room)
+
+
+def test_learning_from_a_mapped_store_is_learning_from_memory(toy, stored):
+    found = []
+    for room in (None, 0):
+        data = toy._replace(tokens=read_store(stored, room=room).tokens)
+        checkpoint, result, losses = train.run_task(data, row(), TRAINING, TASKS, 0, 0, EMPTY)
+        found.append((checkpoint.model, result, losses))
+    assert found[0][1:] == found[1][1:]
+    torch.testing.assert_close(found[0][0], found[1][0], rtol=0, atol=0)
+
+
+def test_clips_in_memory_are_read_where_they_are(toy):
+    feed = Feed(toy.tokens, ROWS)
+    assert feed._held is None and not feed.streamed and feed.centre is None
+    torch.testing.assert_close(feed.clips(torch.tensor([2, 0])), toy.tokens.clips(torch.tensor([17, 5])))
+
+
+@pytest.mark.parametrize("room", [None, 0])
+def test_half_precision_is_held_or_streamed(toy, room):
+    feed = Feed(toy.tokens, ROWS, precision="float16", room=room)
+    assert feed.streamed == (room == 0)
+    (one, two), whole = feed.batches([torch.tensor([2, 0]), torch.tensor([1])]), toy.tokens
+    assert one.visual.dtype == torch.float16 and one.audio.dtype == torch.float32
+    assert torch.equal(one.visual, whole.visual[[17, 5]].half()) and torch.equal(two.audio, whole.audio[[0]])
+    if room is None:
+        assert feed.bytes == sum(stream.nbytes for stream in feed._held)
+
+
+def test_bfloat16_is_centred_and_so_keeps_more_of_tokens_that_share_a_mean(toy):
+    shifted = toy.tokens._replace(visual=toy.tokens.visual + 20)
+    feed = Feed(shifted, torch.arange(120), precision="bfloat16")
+    everything = torch.arange(120)
+    again = feed.clips(everything).visual.float() + feed.centre
+    error, plain = ((x - shifted.visual).abs().mean() for x in (again, shifted.visual.bfloat16().float()))
+    assert error < plain / 5
+
+
+def test_the_next_batch_is_read_while_one_is_learnt(toy, monkeypatch):
+    feed = Feed(toy.tokens, torch.arange(120), precision="float16", room=0)
+    read, original = [], feed._read
+    waiting = threading.Event()
+
+    def reading(index):
+        read.append(int(index[0]))
+        if len(read) == 2:
+            waiting.set()
+        return original(index)
+
+    monkeypatch.setattr(feed, "_read", reading)
+    for number, _ in enumerate(feed.batches([torch.tensor([n]) for n in range(4)])):
+        if number == 0:
+            assert waiting.wait(10), "the second batch is read although nobody has asked for it"
+    assert read == [0, 1, 2, 3]
+
+
+def test_a_reader_that_fails_says_so(toy, monkeypatch):
+    feed = Feed(toy.tokens, ROWS, precision="float16", room=0)
+    monkeypatch.setattr(feed, "_read", lambda index: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        list(feed.batches([torch.tensor([0])]))
+
+
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+@pytest.mark.parametrize("method", [row(), FIELD["avcil"]], ids=["lll", "avcil"])
+def test_learning_in_half_precision_is_nearly_learning_in_float32(toy, method, precision):
+    def run(precision):
+        checkpoint, results = EMPTY, []
+        for task in range(2):
+            checkpoint, _, losses = train.run_task(
+                toy, method, TRAINING, TASKS, task, 0, checkpoint, precision=precision
+            )
+            results.append(losses[0])
+        return results
+
+    for exact, half in zip(run("float32"), run(precision), strict=True):
+        assert half == pytest.approx(exact, rel=0.05, abs=0.02)
+
+
+# ---- the old model
+
+
+@pytest.fixture
+def asked(toy, monkeypatch):
+    """A past model, clips at hand of which the first 24 are new, and a count of how often the model was asked."""
+    start = train.run_task(toy, FIELD["avcil"], TRAINING, TASKS, 0, 0, EMPTY)[0]
+    model = restore(start, FIELD["avcil"], TRAINING, (16, 16))
+    feed = Feed(toy.tokens, torch.cat([toy.rows("train", 2, 4), toy.rows("train", 0, 2)[:5]]))
+    count = []
+    monkeypatch.setattr(old_model, "predict", lambda *a: count.append(1) or predict(*a))
+    monkeypatch.setattr(old_model, "_last", None)
+    return model, feed, count
+
+
+def test_the_old_model_is_asked_once_and_anew_when_anything_changes(asked, toy):
+    model, feed, count = asked
+    first = ask(model, feed, 24, "clips", maps=True)
+    assert ask(model, feed, 24, "clips", maps=True)[0] is first[0] and len(count) == 1
+    ask(model, feed, 24, "other clips", maps=True)
+    ask(model, feed, 24, "other clips", maps=False)
+    ask(model, Feed(toy.tokens, feed.rows, precision="float16"), 24, "other clips", maps=False)
+    with torch.no_grad():
+        model.attention.visual.bias += 0.1
+    changed = ask(model, feed, 24, "clips", maps=True)
+    assert len(count) == 5
+    assert not torch.equal(changed[0].logits, first[0].logits)
+
+
+def test_however_many_epochs_the_old_model_is_asked_once(toy, monkeypatch):
+    start = train.run_task(toy, FIELD["avcil"], TRAINING, TASKS, 0, 0, EMPTY)[0]
+    asked, remember = [], kernels.remember_attention
+    monkeypatch.setattr(old_model, "predict", lambda *a: asked.append("said") or predict(*a))
+    monkeypatch.setattr(old_model, "remember_attention", lambda *a, **k: asked.append("maps") or remember(*a, **k))
+    for epochs in (1, 3):
+        asked.clear()
+        old_model._last = None
+        tasks = [TASKS[0], TASKS[1].model_copy(update={"epochs": epochs})]
+        train.run_task(toy, FIELD["avcil"], TRAINING, tasks, 1, 0, start)
+        assert asked == ["said", "maps"]
+
+
+@pytest.mark.parametrize(("kept", "count", "places"), [(1 << 31, 5, [1, -1, 4]), (0, 2, [0, -1, 1])])
+def test_maps_are_of_the_exemplars_asked_for_whether_kept_or_computed_anew(asked, monkeypatch, kept, count, places):
+    model, feed, _ = asked
+    monkeypatch.setattr(old_model, "KEPT", kept)
+    maps, of = ask(model, feed, 24, "clips", maps=True)[1](torch.tensor([25, 3, 28]))
+    assert of.tolist() == places and len(maps.spatial) == len(maps.temporal) == len(maps.negentropy) == count
+    with torch.no_grad():
+        output = model(feed.clips(torch.tensor([25, 28])))
+    torch.testing.assert_close(maps.spatial[of[of >= 0]], output.spatial)
+    torch.testing.assert_close(maps.temporal[of[of >= 0]], output.temporal)
+
+
+# ---- what a CUDA graph can hold
+
+
+class NoSynchronisation(TorchDispatchMode):
+    """Fails on whatever would move a number to the host, or make a shape of one."""
+
+    BANNED = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "bincount", "item")
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        by_mask = name in ("index", "index_put", "index_put_") and any(
+            isinstance(i, torch.Tensor) and i.dtype == torch.bool for i in args[1] if i is not None
+        )
+        assert name not in self.BANNED and not by_mask, f"{name} waits for the device"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    "name", ["lll", "lwf", "icarl_fc", "afc_lsc", "ssil", "avcil", "derpp", "wa", "avcil_finetune"]
+)
+def test_a_step_never_waits_for_the_device(toy, name):
+    """Forward, objective and backward, past task 0, with the kernels that a GPU gets."""
+    method = {"lll": row(), **FIELD}[name]
+    training = TRAINING.model_copy(update={"batch": 8})
+    start = train.run_task(toy, method, training, TASKS, 0, 0, EMPTY)[0]
+    model = restore(start, method, training, (16, 16)).train()
+    model.classifier.grow(4)
+    rows = torch.cat([toy.rows("train", 2, 4)[:8], toy.rows("train", 0, 2)[:4]])
+    feed, labels = Feed(toy.tokens, rows), toy.labels[rows]
+    maps = name == "avcil"
+    before = restore(start, method, training, (16, 16))
+    importance = torch.rand(12, 3) if method.feature_distance == "importance" else None
+    old = Old(*ask(before, feed, 8, name, maps=maps), importance, torch.full((12, 2), 0.5))
+    everything = torch.arange(12)
+    with kernels.implementation(channelwise_attention="reference"), NoSynchronisation():
+        maps, of = old.recall(everything) if old.recall else (None, None)
+        output = model(feed.clips(everything), old=maps, of=of)
+        found = objective(output, everything, labels, old, method, training, [2, 2], model.classifier.scale)
+        sum(found.values()).backward()
