@@ -160,11 +160,30 @@ def storage() -> str:
     return "\n".join(lines)
 
 
+def kernels(benchmarks: Path) -> str:
+    """The goals of the kernels and of a training step, by device, and seconds an epoch."""
+    blocks = []
+    for kind in ("kernels", "training_step"):
+        for path in sorted(benchmarks.glob(f"{kind}_*.json")):
+            found = json.loads(path.read_text())
+            about = found["machine"]
+            lines = [f"| {about['device']}, {about['threads']} threads | wanted | reached | |", "|---|---:|---:|---|"]
+            for goal in found["goals"]:
+                met = {True: "", False: "**missed**", None: "not measured"}[goal["met"]]
+                reached = "" if goal["reached"] is None else f"{goal['reached']:.3g}"
+                lines.append(f"| {goal['goal']} | {goal['wanted']} | {reached} | {met} |")
+            blocks.append("\n".join(lines))
+    epochs = (benchmarks / "training_epoch.md").read_text().split("\n", 2)[2].strip().replace("## ", "**")
+    epochs = "\n".join(f"{line}**" if line.startswith("**") else line for line in epochs.splitlines())
+    return "\n\n".join([*blocks, "AV-CIL from its features to its last task. " + epochs])
+
+
 def _sections(folder: Path) -> dict[str, str]:
     found = {"results": "\n\n".join([results(folder), comparisons(folder), remarks(folder)])}
     found["field"] = field(folder)
     found["settings"] = settings(folder)
     found["storage"] = storage()
+    found["kernels"] = kernels(folder.parent / "benchmarks/results")
     # the conditions and the table of means; by task, and costs, are read there
     parity = (folder.parent / "benchmarks/results/parity.md").read_text()
     found["parity"] = parity.split("\n", 2)[2].split("Accuracy on all classes seen")[0].strip()

@@ -194,7 +194,7 @@ def run_theirs(official: Path, features: Path, method: str, setup: Setup, seed: 
     return Run(**shared, cpu_seconds=_children_cpu() - before)
 
 
-def run_ours(features: Path, method: str, setup: Setup, seed: int) -> Run:
+def run_ours(features: Path, method: str, setup: Setup, seed: int, precision: str = "float32") -> Run:
     """Our row in a process of its own; raises RuntimeError with the end of what it said if it fails."""
     row, training = our_row(method, setup)
     given = {
@@ -203,6 +203,7 @@ def run_ours(features: Path, method: str, setup: Setup, seed: int) -> Run:
         "training": training,
         "setup": setup._asdict(),
         "seed": seed,
+        "precision": precision,
     }
     count = str(setup.threads)
     environment = os.environ | {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count, "CUDA_VISIBLE_DEVICES": ""}
@@ -237,25 +238,21 @@ def our_row(method: str, setup: Setup) -> tuple[dict, dict]:
     return params.method(ROWS[method]).model_dump() | changed, recipe
 
 
-def child(features: str, row: dict, training: dict, setup: dict, seed: int) -> dict:
+def child(features: str, row: dict, training: dict, setup: dict, seed: int, precision: str) -> dict:
     """What `run_ours` starts: learn all tasks; the fields of Run that it can know."""
     import torch
 
     from avcil import metrics, train
-    from avcil.methods import Method, Task, Training
+    from avcil.methods import Method, Training, chain
 
     setup = Setup(**setup)
     torch.set_num_threads(setup.threads)
     data = read_features(Path(features))
     count = len(data.order) // setup.classes_per_task
-    names = ["init", *(f"task{t}" for t in range(count))]
-    tasks = [
-        Task(**{"id": t, "from": names[t], "classes": setup.classes_per_task, "epochs": setup.epochs})
-        for t in range(count)
-    ]
+    tasks = chain([setup.classes_per_task] * count, setup.epochs)
     spans: list[list[tuple[float, float]]] = []
     train.optimise = timed(train.optimise, spans)
-    results = train.run_tasks(data, Method(**row), Training(**training), tasks, seed, None)
+    results = train.run_tasks(data, Method(**row), Training(**training), tasks, seed, None, precision=precision)
     matrix = np.full((count, count), np.nan)
     for result in results:
         matrix[result.task, : result.task + 1] = result.accuracy

@@ -32,7 +32,7 @@ from torch.autograd.function import once_differentiable
 from avcil.kernels.reference import Channelwise, OldAttention
 
 COMPILED_FROM = 1 << 19  # numbers a batch: below, compiling costs more than it saves
-CHUNK = 1 << 21  # numbers at once where nothing is compiled: what the cache holds
+CHUNK = 1 << 21  # numbers at once: what the cache holds
 
 
 def _exp_polynomial() -> list[float]:
@@ -104,11 +104,14 @@ def compiler() -> bool:
 
 
 @functools.cache
-def _compiled(function):
+def _compiled(function, threads: int):
     # it would tell every machine without a GPU that it has none
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    # the cache of compiled code knows nothing of threads: code for two would be run by one, and the other way round
+    threads = {"cpp.threads": threads}
     # one loop over each slot: by default, long expressions are cut in two and meet again in memory
-    compiled = torch.compile(functools.partial(function, _exp), options={"realize_opcount_threshold": 1000})
+    options = threads | {"realize_opcount_threshold": 1000}
+    compiled = torch.compile(functools.partial(function, _exp), options=options)
     # several token types, with and without old maps: more than the 8 variants that are allowed by default
     return torch._dynamo.config.patch(recompile_limit=64)(compiled)
 
@@ -116,10 +119,11 @@ def _compiled(function):
 def _plan(function, tokens: Tensor):
     """The function, compiled for large batches, and the slices of clips that it is to be given."""
     clips = len(tokens)
-    if tokens.numel() >= COMPILED_FROM and tokens.dtype != torch.float64 and compiler():
-        return _compiled(function), [slice(0, clips)]
     size = max(1, CHUNK * clips // max(1, tokens.numel()))
-    return functools.partial(function, torch.exp), [slice(i, i + size) for i in range(0, max(1, clips), size)]
+    pieces = [slice(i, i + size) for i in range(0, max(1, clips), size)]
+    if tokens.numel() >= COMPILED_FROM and tokens.dtype != torch.float64 and compiler():
+        return _compiled(function, torch.get_num_threads()), pieces
+    return functools.partial(function, torch.exp), pieces
 
 
 def _keys(tokens: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -99,7 +99,8 @@ def guided_attention(
             type's bits.
         impl: `folded` and `projected` are PyTorch; `triton` holds all queries of a slot in one program, for H Q <= 32
             and tokens without gradient. `auto`: `triton` on a GPU it was proven on, else the form with fewer
-            multiply-adds, those of folding, which are many small products, counted twice.
+            multiply-adds, where those of folding count twice, being many small products, or eight times beside tokens
+            of half precision, since they stay in float32.
 
     All outputs are differentiable with respect to query, projections, bias and, but for `triton`, tokens.
 
@@ -115,7 +116,8 @@ def guided_attention(
         if proven(tokens.device) and heads * queries <= FEW and not tokens.requires_grad:
             impl = "triton"
         else:
-            folded = 2 * heads * queries * count * channels + 4 * queries * width * channels
+            folding = 2 * queries * width * channels * (2 if tokens.element_size() > 2 else 8)
+            folded = 2 * heads * queries * count * channels + folding
             projected = 2 * count * width * channels + 2 * queries * count * width
             impl = "folded" if folded <= projected else "projected"
     if centre is not None:

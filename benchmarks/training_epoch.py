@@ -1,0 +1,116 @@
+"""Seconds an epoch of learning, from features on disk to the last task: AV-CIL's authors' trainer and ours.
+
+    python benchmarks/training_epoch.py --official PATH [--epochs 4] [--threads 2]
+
+Two sets of features in the authors' layout: Sounding Objects with all its 8 x 8 patches, lifted to 768 channels; and
+random ones of the shape of AVE's (8 frames of 14 x 14 patches). The row is `avcil`, as parity.py runs it: each side in
+a process of its own, the two taking turns; ours with float32 tokens and with bfloat16 ones. An epoch includes
+validation. Nothing is said of accuracy here: for that, parity.py.
+
+Writes benchmarks/results/training_epoch.json and .md.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import authors
+import numpy as np
+import parity
+from parity import ROOT, Run, Setup
+
+OUT = ROOT / "benchmarks/results/training_epoch.json"
+SIDES = ("the authors' trainer", "ours, float32", "ours, bfloat16")
+
+
+def random_features(folder: Path, *, classes: int = 15, train: int = 20, other: int = 3) -> Path:
+    """Normal numbers of AVE's shape; so many clips a class for training, and for validation and test each."""
+    splits = ["train"] * train + ["val"] * other + ["test"] * other
+    count = classes * len(splits)
+    generator = np.random.default_rng(0)
+    visual = generator.standard_normal((count, authors.FRAMES, 196, authors.CHANNELS), dtype=np.float32)
+    audio = generator.standard_normal((count, authors.CHANNELS), dtype=np.float32)
+    labels = np.arange(classes).repeat(len(splits)).tolist()
+    vids = [f"clip{i:04d}" for i in range(count)]
+    return authors.write_features(folder, visual, audio, vids=vids, labels=labels, splits=splits * classes)
+
+
+def measure(official: Path, features: Path, setup: Setup, rounds: int) -> dict[str, list[Run]]:
+    """Runs of each side, which take turns."""
+    found: dict[str, list[Run]] = {side: [] for side in SIDES}
+    for seed in range(rounds):
+        found[SIDES[0]].append(parity.run_theirs(official, features, "avcil", setup, seed))
+        for side in SIDES[1:]:
+            found[side].append(parity.run_ours(features, "avcil", setup, seed, precision=side.split()[-1]))
+    return found
+
+
+def summary(runs: dict[str, list[Run]]) -> dict[str, dict[str, float]]:
+    """Medians over tasks and seeds. The first task knows no old model; tasks after it are counted apart."""
+    found = {}
+    for side, of_side in runs.items():
+        found[side] = {
+            "epoch_seconds_first_task": statistics.median(run.epoch_seconds[0] for run in of_side),
+            "epoch_seconds": statistics.median(s for run in of_side for s in run.epoch_seconds[1:]),
+            "train_seconds": statistics.median(s for run in of_side for s in run.train_seconds[1:]),
+            "run_seconds": statistics.median(run.wall_seconds for run in of_side),
+            "peak_mb": statistics.median(run.peak_memory for run in of_side) / 1e6,
+        }
+    return found
+
+
+def table(found: dict[str, dict[str, float]]) -> list[str]:
+    lines = [
+        "| | seconds an epoch, first task | later tasks | of which training | a run | peak memory, MB |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    theirs = found[SIDES[0]]
+    for side, values in found.items():
+        cells = [f"{value:.3g}" if value < 1000 else f"{value:,.0f}" for value in values.values()]
+        if side != SIDES[0]:
+            cells = [f"{cell} ({theirs[name] / values[name]:.2g}x)" for cell, name in zip(cells, values, strict=True)]
+        lines.append(f"| {side} | " + " | ".join(cells) + " |")
+    return [*lines, ""]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--official", type=Path, required=True, help="checkout of weiguoPian/AV-CIL_ICCV2023")
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2)
+    given = parser.parse_args()
+    makers = {
+        "Sounding Objects, 8 x 8 patches, lifted to 768 channels": (64, partial(parity.embedded_features, side=8)),
+        "random, of AVE's shape (14 x 14 patches)": (32, random_features),
+    }
+    found, lines = {}, []
+    begin = parity.cpu_seconds()
+    for name, (batch, make) in makers.items():
+        setup = Setup(5, given.epochs, 60, batch, batch // 2, given.threads)
+        with tempfile.TemporaryDirectory(prefix="avcil_epoch_") as folder:
+            runs = measure(given.official, make(Path(folder)), setup, given.rounds)
+        found[name] = {"setup": setup._asdict(), "sides": summary(runs)}
+        lines += [f"## {name}", "", f"Batches of {batch} new clips and {batch // 2} exemplars.", ""]
+        lines += table(found[name]["sides"])
+    others = parity.share_of_others(begin)
+    content = {"machine": parity.machine(), "threads": given.threads, "others_cpu_share": others, "features": found}
+    OUT.write_text(json.dumps(content, indent=1) + "\n")
+    busy = "an unknown share" if others is None else f"{others:.0%}"
+    head = [
+        "# Learning, end to end",
+        "",
+        f"Made by `benchmarks/training_epoch.py` on {content['machine']}, {given.threads} threads. Medians over tasks "
+        f"and {given.rounds} runs; in brackets how many times as fast as theirs, or as small. Other processes took "
+        f"{busy} of the machine.",
+        "",
+    ]
+    OUT.with_suffix(".md").write_text("\n".join(head + lines).rstrip() + "\n")
+    print(OUT.with_suffix(".md").read_text())
+
+
+if __name__ == "__main__":
+    main()
