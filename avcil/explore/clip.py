@@ -15,7 +15,7 @@ from avcil.attention import slot_frames
 from avcil.checkpoint import load_checkpoint
 from avcil.clips import read_clip
 from avcil.evaluate import predict, restore
-from avcil.explore.panel import LABEL, WIDE, Panel, Places, choice, line, png
+from avcil.explore.panel import LABEL, WIDE, Panel, Places, choice, line, picture, png, side_by_side, small_table
 from avcil.manifest import class_order, read_manifest
 from avcil.model import ATTENDING, Output
 from avcil.params import Params
@@ -63,14 +63,17 @@ class ClipView(Panel):
         self.seed = choice(seeds, seeds[0], "seed")
         self.of_task = choice(range(len(params.tasks)), 0, "clips of task")
         self.clip = choice([], None, "test clip")
-        after = [ALONE, *(f"after task {t}" for t in range(len(params.tasks)))] if trained else [ALONE]
+        after = [
+            ("prior", ALONE),
+            *((f"task {t}", f"after task {t}") for t in range(len(params.tasks) * bool(trained))),
+        ]
         self.task = widgets.SelectionSlider(
-            options=after, value=after[-1], description="look", continuous_update=False, style=LABEL, layout=WIDE
+            options=after, value=after[-1][1], description="look", continuous_update=False, style=LABEL, layout=WIDE
         )
         self.other = choice([], None, "mixed with")
         self.video = widgets.Video(format="mp4", width=288, autoplay=False, loop=True)
         self.mixture, self.separated = (widgets.Audio(format="wav", autoplay=False, loop=False) for _ in range(2))
-        self.picture, self.words, self.sound = widgets.Image(format="png"), widgets.HTML(), widgets.HTML()
+        self.picture, self.words, self.sound = picture(), widgets.HTML(), widgets.HTML()
         self.note = widgets.HTML("" if trained else line("`dvc repro` adds: attention and predictions after each task"))
         for widget in (self.seed, self.of_task):
             widget.observe(self._list, "value")
@@ -84,7 +87,7 @@ class ClipView(Panel):
             f"Watch and listen: {int((self.table.split == 'test').sum())} test clips",
             self.picture,
             [
-                widgets.HBox([widgets.VBox(controls), widgets.VBox([self.video, *sounds, self.sound])]),
+                side_by_side(widgets.VBox(controls), widgets.VBox([self.video, *sounds, self.sound])),
                 self.picture,
             ],
         )
@@ -142,17 +145,22 @@ class ClipView(Panel):
         found = {}
         for task in range(len(self.params.tasks)) if self.variant.value else ():
             folder = self._folder(self.variant.value, task, self.seed.value)
-            if folder.exists():
-                checkpoint = load_checkpoint(folder, order=self.order)
-                method = self.params.rows[self.variant.value]
-                model = restore(checkpoint, method, self.params.training, tokens.channels)
-                found[f"after task {task}"] = predict(model, tokens, torch.tensor([0]))
+            if not folder.exists():
+                continue
+            checkpoint, method = load_checkpoint(folder), self.params.rows[self.variant.value]
+            made_from = {"method": method.model_dump(), "training": self.params.training.model_dump()}
+            now = all(checkpoint.origin[part] == value for part, value in made_from.items())
+            if not now or checkpoint.classes != self.order[: len(checkpoint.classes)]:
+                self.note.value = line(f"{folder}: made with other parameters; `dvc repro` makes it anew", wrong=True)
+                continue
+            model = restore(checkpoint, method, self.params.training, tokens.channels)
+            found[f"after task {task}"] = predict(model, tokens, torch.tensor([0]))
         return found
 
     def _look(self, _=None) -> None:
-        self.spatial, self.temporal = self.maps.get(self.task.value, self.maps[ALONE])
+        who = self.task.value if self.task.value in self.maps else ALONE
+        self.spatial, self.temporal = self.maps[who]
         mel = self.encoder.spectrogram(torch.from_numpy(self.now.waveform)[None])[0].numpy()
-        who = self.task.value
         if who != ALONE:
             who = f"{plots.name_of(self.variant.value).split(' (')[0]} {who}"
         self.picture.value = png(
@@ -162,7 +170,7 @@ class ClipView(Panel):
                 title=f"{self.clip.value}: where and when to look, by {who} (outlined: what sounds)",
             )
         )  # fmt: skip
-        rows = self.said.to_html(border=0, na_rep="") if len(self.said) else ""
+        rows = small_table(self.said) if len(self.said) else ""
         truth = html.escape(str(self.label))
         self.words.value = f"truth: <b>{truth}</b>{rows.replace(truth, f'<b>{truth}</b>')}"
         self._separate()

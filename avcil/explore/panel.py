@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
+import pandas as pd
 from matplotlib.figure import Figure
 
 LABEL = {"description_width": "150px"}
@@ -35,6 +36,26 @@ def png(figure: Figure) -> bytes:
     figure.savefig(content, format="png", dpi=80, metadata={"Software": None})
     plt.close(figure)
     return content.getvalue()
+
+
+def picture() -> widgets.Image:
+    """An empty picture, shown as large as it is drawn where the page is wide enough."""
+    return widgets.Image(
+        format="png", layout=widgets.Layout(flex="0 0 auto", align_self="flex-start", max_width="100%")
+    )
+
+
+def side_by_side(*children: widgets.Widget) -> widgets.HBox:
+    """Side by side, or below one another where the page is narrow."""
+    return widgets.HBox(
+        children, layout=widgets.Layout(flex_flow="row wrap", align_items="flex-start", grid_gap="12px")
+    )
+
+
+def small_table(frame: pd.DataFrame) -> str:
+    """A small table as HTML."""
+    style = "<style>table.avcil td, table.avcil th {padding: 1px 10px; line-height: 1.6; text-align: right}</style>"
+    return style + frame.to_html(border=0, classes="avcil", na_rep="")
 
 
 def line(text: str, *, wrong: bool = False) -> str:

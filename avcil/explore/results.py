@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from avcil import metrics, plots, plots_explore
-from avcil.explore.panel import LABEL, WIDE, Panel, Places, choice, line, png
+from avcil.explore.panel import LABEL, WIDE, Panel, Places, choice, line, picture, png, side_by_side, small_table
 from avcil.manifest import class_index, class_order, read_manifest
 from avcil.params import Params
 from avcil.tables import MAIN, mean_and_spread
@@ -72,7 +72,7 @@ class Results(Panel):
         self.task = widgets.IntSlider(last, 0, last, description="up to task", style=LABEL, layout=WIDE)
         self.detail = choice([], None, "classes of row")
         self.table, self.note, self.more = widgets.HTML(), widgets.HTML(), widgets.HTML()
-        self.curves, self.balance, self.matrices, self.classes = (widgets.Image(format="png") for _ in range(4))
+        self.curves, self.balance, self.matrices, self.classes = (picture() for _ in range(4))
         for widget in (self.benchmark, self.variants, self.seeds, self.task):
             widget.observe(self._update, "value")
         self.detail.observe(self._update_classes, "value")
@@ -81,8 +81,8 @@ class Results(Panel):
             f"Results: {len(names)} rows, {len(seeds)} seeds, {last + 1} tasks of {', '.join(benchmarks)}",
             self.curves,
             [
-                widgets.HBox([widgets.VBox(controls), widgets.VBox([self.curves, self.table])]),
-                widgets.HBox([self.matrices, self.balance]),
+                side_by_side(widgets.VBox(controls), widgets.VBox([self.curves, self.table])),
+                side_by_side(self.matrices, self.balance),
                 self.classes,
             ],
         )
@@ -122,7 +122,7 @@ class Results(Panel):
             },
             index=[plots.name_of(variant).split(" (")[0] for variant in self.numbers.index],
         )
-        return shown.to_html(border=0)
+        return small_table(shown)
 
     def _files(self, variant: str, seed: int) -> list[Path]:
         tasks = range(self.task.value + 1)

@@ -30,7 +30,7 @@ def control(name: str, field: FieldInfo, value) -> widgets.Widget | None:
     if get_origin(kind) is Literal:
         return widgets.Dropdown(options=get_args(kind), value=value, **options)
     if kind is bool:
-        return widgets.Checkbox(value=value, description=name, indent=True, style=LABEL, layout=WIDE)
+        return widgets.Checkbox(value=value, indent=True, **options)
     return {int: widgets.IntText, float: widgets.FloatText, str: widgets.Text}[kind](value=value, **options)
 
 
@@ -72,7 +72,7 @@ def command(name: str, before: Params, now: Params) -> str:
     if now.tasks != before.tasks:
         tasks = [task.model_dump(by_alias=True) for task in now.tasks]
         changed.append("tasks=" + yaml.safe_dump(tasks, default_flow_style=True, sort_keys=False, width=10_000).strip())
-    words = ["dvc", "exp", "run", "-n", name.replace("_", "-")]
+    words = ["dvc", "exp", "run", "-n", name]
     words += [word for change in changed for word in ("-S", change)]
     return shlex.join([*words, f"variant@{name}" if changed else "ablations"])
 

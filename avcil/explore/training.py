@@ -13,7 +13,7 @@ import yaml
 from avcil import plots, plots_explore
 from avcil.dataset import load_datasets
 from avcil.evaluate import Dataset
-from avcil.explore.panel import LABEL, WIDE, Panel, Places, choice, code, line, png
+from avcil.explore.panel import LABEL, WIDE, Panel, Places, choice, code, line, picture, png, side_by_side
 from avcil.explore.rows import Learning, check, command, control, row_text
 from avcil.methods import Method, Training
 from avcil.params import ParameterError, Params
@@ -33,6 +33,7 @@ class Trainer(Panel):
         self.numbers, self.row, self.command = pd.DataFrame(), "", ""
         self.job: asyncio.Task | None = None
         self.learning: Learning | None = None
+        self._quiet = False
         self._data: tuple[tuple, Dataset] | None = None
 
         stores = [s.name for s in sorted(places.features.glob("*")) if (s / "index.json").exists()]
@@ -57,7 +58,7 @@ class Trainer(Panel):
         self.stop = widgets.Button(description="Stop", icon="stop", disabled=True)
         self.bar = widgets.FloatProgress(value=0.0, min=0.0, max=1.0, layout=widgets.Layout(width="420px"))
         self.status, self.saved = widgets.HTML(), widgets.HTML()
-        self.curves = widgets.Image(format="png")
+        self.curves = picture()
 
         self.base.observe(self._restart, "value")
         for widget in (self.name, self.tasks, self.epochs, *self.parts.values(), *self.shared.values()):
@@ -75,7 +76,7 @@ class Trainer(Panel):
             f"Train a row: {len(self.parts)} choices, {len(params.tasks)} tasks",
             self.curves,
             [
-                widgets.HBox([widgets.VBox(run), widgets.VBox([self.parts[key] for key in first]), more]),
+                side_by_side(widgets.VBox(run), widgets.VBox([self.parts[key] for key in first]), more),
                 widgets.HBox([self.train, self.stop, self.bar]),
                 self.status, self.curves, self.saved,
             ],
@@ -90,9 +91,11 @@ class Trainer(Panel):
         return {name: widget for name, widget in found.items() if widget is not None}
 
     def _restart(self, _=None) -> None:
-        """Show the choices of another row."""
+        """Show the choices of another row, checked once all stand."""
+        self._quiet = True
         for name, widget in self.parts.items():
             widget.value = getattr(self.params.rows[self.base.value], name)
+        self._quiet = False
         self._check()
 
     def _chosen(self) -> tuple[Params, Method]:
@@ -103,6 +106,8 @@ class Trainer(Panel):
 
     def _check(self, _=None) -> bool:
         """Whether the choices fit together; if not, one line says why, and Train is off."""
+        if self._quiet:
+            return False
         busy = self.job is not None and not self.job.done()
         try:
             params, method = self._chosen()
@@ -140,6 +145,7 @@ class Trainer(Panel):
     def _press(self, _=None) -> None:
         if (self.job is not None and not self.job.done()) or not self._check():
             return
+        self.train.disabled, self.stop.disabled, self.saved.value, self.learning = True, False, "", None
         try:
             asyncio.get_running_loop()
         except RuntimeError:
@@ -150,7 +156,6 @@ class Trainer(Panel):
     async def _learn(self) -> None:
         params, method = self._chosen()
         row, repeat = self.row, self.command
-        self.train.disabled, self.stop.disabled, self.saved.value = True, False, ""
         try:
             data = self._dataset(method.tokens, self.seed.value)
             self.learning = run = Learning(data, method, params.training, params.tasks, self.seed.value)
@@ -158,16 +163,16 @@ class Trainer(Panel):
             shown = -1
             while not work.done():
                 self.bar.value = run.share
-                self.status.value = line(
-                    f"task {min(len(run.results), len(params.tasks) - 1)} of {len(params.tasks)} …"
-                )
+                last = len(params.tasks) - 1
+                self.status.value = line(f"learning task {min(len(run.results), last)} of 0 to {last} …")
                 if len(run.results) != shown:
                     shown = len(run.results)
                     self._draw()
                 await asyncio.wait([work], timeout=TENTH)
             work.result()
-        except ValueError as error:  # what run_task or the store refuse
-            self.status.value = line(" ".join(str(error).split()), wrong=True)
+        except Exception as error:  # whatever a combination runs into is told here: nobody sees a task's traceback
+            kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+            self.status.value = line(kind + " ".join(str(error).split()), wrong=True)
             return
         finally:
             self.train.disabled, self.stop.disabled = False, True
@@ -198,6 +203,6 @@ class Trainer(Panel):
         self.numbers = run.accuracy() if run else pd.DataFrame(columns=["task", "accuracy", "past_accuracy"])
         if run and run.losses:
             losses = pd.DataFrame(run.losses)
-        title = f"seed {run.seed if run else self.seed.value}"
+        title = f"{self.name.value}, seed {run.seed if run else self.seed.value}"
         tasks = len(self.params.tasks)
         self.curves.value = png(plots_explore.live(self.numbers, self._stored(), losses, tasks=tasks, title=title))
