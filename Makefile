@@ -1,6 +1,6 @@
 # make repro       regenerate every result that is out of date; git status stays clean when it was reproduced
 # make test        unit tests, and every notebook run again and compared with its stored output
-# make lab         open the notebooks in JupyterLab
+# make lab         open the playground in JupyterLab: results, live training, clips
 # make smoke       the whole pipeline, small, in a temporary copy: the workspace is untouched
 # make field       every method under one protocol, and in harder settings (half an hour), after make repro
 # make search      score the trials of params.yaml again, on validation clips (twenty minutes)
@@ -38,7 +38,7 @@ test: $(VENV)/.installed
 	pytest
 
 lab: $(VENV)/.installed
-	jupyter lab notebooks/00_tour.ipynb
+	jupyter lab notebooks/explore.ipynb
 
 search: $(VENV)/.installed
 	mkdir -p build

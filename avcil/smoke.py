@@ -155,7 +155,7 @@ if __name__ == "__main__":
     project = root()
     shutil.rmtree(project / "build" / "smoke", ignore_errors=True)
     build_base(project, report=print)
-    for last in ("02_prior", "07_figures", "08_search", "10_field_tables", "00_tour"):
+    for last in ("02_prior", "07_figures", "08_search", "10_field_tables", "00_tour", "explore"):
         place = project / "build" / "smoke" / last
         prepare(project, place)
         _run(project, place, last, {})

@@ -1,0 +1,217 @@
+"""The playground as a reader meets it: JupyterLab in a real, headless Chromium; widgets moved, a row trained.
+
+Screenshots go to build/lab/. The tests skip where there is no Chromium or no playwright, and say so.
+"""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import nbformat
+import pytest
+
+from avcil import smoke
+from conftest import ROOT
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright; pip install -e '.[test]' brings it")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium; apt-get install chromium brings it")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+LAB = ROOT / "build" / "lab"
+MINUTE = 60_000  # milliseconds, playwright's unit
+
+
+@pytest.fixture(scope="module")
+def server():
+    """The address of a JupyterLab of our own, with a copy of the notebook that works in a small sandbox."""
+    sandbox = ROOT / "build/smoke/explore"
+    smoke.prepare(ROOT, sandbox)
+    shutil.rmtree(LAB, ignore_errors=True)
+    LAB.mkdir(parents=True)
+    notebook = nbformat.read(ROOT / "notebooks/explore.ipynb", as_version=4)
+    for cell in notebook.cells:
+        if "parameters" in cell.metadata.get("tags", []):
+            cell.source = 'workdir = "build/smoke/explore"'
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    nbformat.write(notebook, LAB / "explore.ipynb")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--ServerApp.port={port}"]
+    command += ["--ServerApp.ip=127.0.0.1", "--ServerApp.port_retries=0", "--IdentityProvider.token="]
+    command += ["--LabApp.expose_app_in_browser=True"]
+    environment = {name: value for name, value in os.environ.items() if name not in ("TQDM_DISABLE", "MPLBACKEND")}
+    environment |= {"AVCIL_SANDBOX": "ready", "JUPYTER_CONFIG_DIR": str(LAB / "config")}
+    environment |= {
+        "JUPYTERLAB_WORKSPACES_DIR": str(LAB / "workspaces"),
+        "JUPYTERLAB_SETTINGS_DIR": str(LAB / "settings"),
+    }
+    news = LAB / "settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings"
+    news.parent.mkdir(parents=True)
+    news.write_text(json.dumps({"fetchNews": "false", "checkForUpdates": False}))
+    with open(LAB / "server.log", "w") as log:
+        process = subprocess.Popen(command, cwd=LAB, env=environment, stdout=log, stderr=log, start_new_session=True)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(240):
+            assert process.poll() is None, (LAB / "server.log").read_text()[-2000:]
+            try:
+                urllib.request.urlopen(f"{address}/api/status", timeout=1).read()
+                break
+            except OSError:
+                time.sleep(0.25)
+        yield address
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def page(server, tmp_path_factory):
+    """explore.ipynb, opened and run from the first cell to the last."""
+    profile = tmp_path_factory.mktemp("profile")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch_persistent_context(
+            profile, executable_path=CHROMIUM, headless=True, args=FLAGS, viewport={"width": 1500, "height": 1700}
+        )
+        page = browser.new_page()
+        page.set_default_timeout(MINUTE)
+        page.goto(f"{server}/lab/tree/explore.ipynb?reset")
+        page.wait_for_selector(".jp-Notebook", timeout=2 * MINUTE)
+        page.wait_for_function(_IDLE, timeout=2 * MINUTE)
+        page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
+        page.wait_for_function(_ALL_RUN, timeout=3 * MINUTE)
+        yield page
+        browser.close()
+
+
+_KERNEL = "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel"
+_IDLE = f"() => {_KERNEL}?.status === 'idle'"
+_ALL_RUN = f"""() => {_KERNEL}?.status === 'idle' && [...window.jupyterapp.shell.currentWidget.content.model.cells]
+  .filter(cell => cell.type === 'code')
+  .every(cell => cell.executionCount !== null && cell.executionState !== 'running')"""
+
+
+def _panel(page, number: int):
+    """The number-th panel: the output of a code cell, after parameters and imports."""
+    panel = page.locator(".jp-CodeCell").nth(2 + number)
+    panel.scroll_into_view_if_needed()
+    panel.locator(".widget-vbox").first.wait_for()
+    return panel
+
+
+def _labelled(panel, text: str):
+    return panel.locator(".widget-inline-hbox").filter(has=panel.page.locator(f"label:text-is('{text}')")).first
+
+
+def _digests(panel) -> list[str]:
+    """What the pictures show: object URLs change with their content."""
+    script = """all => Promise.all(all.filter(one => one.src).map(async one => {
+        const bytes = await (await fetch(one.src)).arrayBuffer();
+        const hash = await crypto.subtle.digest('SHA-256', bytes);
+        return [...new Uint8Array(hash)].slice(0, 8).join('-') + ':' + bytes.byteLength;
+    }))"""
+    return panel.locator("img").evaluate_all(script)
+
+
+def _wait_for_change(page, panel, before: list[str], seconds: float = 60) -> list[str]:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        try:
+            after = _digests(panel)
+        except sync_api.Error:  # a picture was replaced while it was read
+            after = before
+        if after != before and after:
+            return after
+        page.wait_for_timeout(200)
+    raise AssertionError("no picture changed")
+
+
+def _no_errors(page) -> None:
+    assert page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.error']").count() == 0
+    assert page.locator(".jp-OutputArea-output[data-mime-type*='stderr']").count() == 0
+    assert "Error displaying widget" not in page.content()
+
+
+def test_every_cell_runs_and_shows_its_panel(page):
+    for number, words in enumerate(("up to task", "feature_distillation", "test clip")):
+        panel = _panel(page, number)
+        assert words in panel.inner_text()
+        assert len(_digests(panel)) >= 1
+        panel.screenshot(path=LAB / f"panel{number}.png")
+    _no_errors(page)
+
+
+def test_the_slider_changes_figures_and_numbers(page):
+    panel = _panel(page, 0)
+    pictures, numbers = _digests(panel), panel.locator("table").inner_text()
+    handle = _labelled(panel, "up to task").locator(".noUi-handle").first
+    handle.focus()
+    handle.press("ArrowLeft")
+    after = _wait_for_change(page, panel, pictures)
+    page.wait_for_timeout(2000)
+    assert panel.locator("table").inner_text() != numbers
+    assert len(after) >= 3
+    panel.screenshot(path=LAB / "results-moved.png")
+    _no_errors(page)
+
+
+def test_the_clip_is_seen_heard_and_looked_at_task_by_task(page):
+    panel = _panel(page, 2)
+    pictures = _digests(panel)
+    assert panel.locator("video").count() == 1 and panel.locator("audio").count() == 2
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('video')].every(v => v.readyState >= 1 && v.duration > 1)"
+    )
+    assert len(re.findall(r"after task \d", panel.locator("table").inner_text())) == 4
+    handle = _labelled(panel, "look").locator(".noUi-handle").first
+    handle.focus()
+    handle.press("Home")
+    _wait_for_change(page, panel, pictures)
+    panel.screenshot(path=LAB / "clip-moved.png")
+    _no_errors(page)
+
+
+def test_train_learns_in_the_page_and_gives_the_row(page):
+    panel = _panel(page, 1)
+    before = _digests(panel)
+    epochs = _labelled(panel, "epochs").locator("input").first
+    epochs.fill("3")
+    epochs.press("Tab")
+    panel.get_by_role("button", name="Train").click()
+    panel.locator("pre", has_text="dvc exp run").wait_for(timeout=2 * MINUTE)
+    text = panel.inner_text()
+    assert "my_row: {<<: *lll}" in text and re.search(r"after task 3: \d+\.\d % of clips right", text)
+    assert _digests(panel) != before
+    panel.screenshot(path=LAB / "trained.png")
+    _no_errors(page)
+
+
+def test_training_stops_when_asked(page):
+    panel = _panel(page, 1)
+    epochs = _labelled(panel, "epochs").locator("input").first
+    epochs.fill("900")
+    epochs.press("Tab")
+    panel.get_by_role("button", name="Train").click()
+    page.wait_for_timeout(1500)
+    started = time.monotonic()
+    panel.get_by_role("button", name="Stop").click()
+    panel.get_by_text("stopped").wait_for(timeout=MINUTE)
+    assert time.monotonic() - started < 20
+    _no_errors(page)

@@ -1,0 +1,331 @@
+"""The playground: what widgets change, what is refused in one line, and that a row taken from it is the row tried."""
+
+import asyncio
+import io
+import json
+import re
+import shlex
+import threading
+import time
+import wave
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from dvc.utils.hydra import apply_overrides
+
+from avcil import explore
+from avcil.checkpoint import Checkpoint, save_checkpoint
+from avcil.explore.clip import prior_maps, wav
+from avcil.explore.results import class_accuracy, measures, task_confusion
+from avcil.explore.rows import Learning, with_row
+from avcil.explore.training import Trainer
+from avcil.params import load, parse
+from avcil.train import run_tasks
+from conftest import ROOT, toy_dataset
+
+
+@pytest.fixture
+def places(tmp_path):
+    """A fresh clone: nothing has been made yet."""
+    return explore.Places(
+        metrics=ROOT / "metrics",
+        runs=tmp_path / "runs",
+        features=tmp_path / "features",
+        splits=tmp_path / "splits",
+        corpus=ROOT / "corpus/sounding_objects",
+        prior=ROOT / "artifacts/prior/mini.safetensors",
+    )
+
+
+@pytest.fixture(scope="module")
+def toy_raw(raw_params):
+    """params.yaml with three tasks of two classes, as the toy data has them."""
+    raw = json.loads(json.dumps(raw_params))
+    raw["tasks"] = [{**task, "classes": 2, "epochs": 3} for task in raw["tasks"][:3]]
+    raw["training"] |= {"width": 16, "heads": 2, "batch": 8}
+    return raw
+
+
+class Toy(Trainer):
+    """A trainer whose tokens are the toy's."""
+
+    def _missing(self, tokens):
+        return ""
+
+    def _dataset(self, tokens, seed):
+        return toy_dataset()
+
+
+@pytest.fixture
+def trainer(places, toy_raw):
+    return Toy(places, parse(toy_raw), yaml.safe_dump(toy_raw, sort_keys=False))
+
+
+async def _pressed(trainer):
+    trainer.train.click()
+    await trainer.job
+
+
+# ---- results
+
+
+def test_results_need_nothing_but_metrics(places, params):
+    panel = explore.Results(places, params)
+    summary = pd.read_csv(ROOT / "metrics/summary.csv").set_index("variant")
+    shown = panel.numbers
+    for name in ("average_accuracy", "last_accuracy", "forgetting_mean", "forgetting_last", "plasticity"):
+        for column in (name, f"{name}_std"):
+            assert (shown[column] - summary.loc[shown.index, column]).abs().max() < 2e-4
+    assert "dvc repro" in panel.more.value and panel.classes.value == b""
+    assert panel.curves.value.startswith(b"\x89PNG")
+
+
+def test_every_widget_of_the_results_changes_figures_and_numbers(places, params):
+    panel = explore.Results(places, params)
+    for change in (
+        lambda: setattr(panel.task, "value", 2),
+        lambda: setattr(panel.seeds, "value", (0,)),
+        lambda: setattr(panel.variants, "value", ("lll", "ridge")),
+    ):
+        figures = [image.value for image in (panel.curves, panel.matrices, panel.balance)]
+        numbers, words = panel.numbers, panel.table.value
+        change()
+        now = (panel.curves, panel.matrices, panel.balance)
+        assert all(image.value != old for image, old in zip(now, figures, strict=True))
+        assert not panel.numbers.equals(numbers) and panel.table.value != words
+    runs = pd.read_csv(ROOT / "metrics/runs.csv").query("variant == 'ridge' and seed == 0 and task == 2")
+    assert panel.numbers.loc["ridge", "last_accuracy"] == runs.accuracy.item()
+    panel.variants.value = ()
+    assert "choose at least one row" in panel.note.value
+
+
+def test_measures_of_a_matrix_made_by_hand():
+    runs = pd.DataFrame({"variant": "a", "seed": 0, "task": [0, 1], "accuracy": [1.0, 0.6]})
+    cells = {"variant": "a", "seed": 0, "task": [0, 1, 1], "on_task": [0, 0, 1], "accuracy": [1.0, 0.4, 0.8]}
+    found = measures(runs, pd.DataFrame(cells)).loc["a"]
+    assert found.average_accuracy == pytest.approx(0.8) and found.last_accuracy == 0.6
+    assert found.forgetting_last == pytest.approx(0.6) and found.plasticity == pytest.approx(0.9)
+
+
+def test_classes_and_confusion_made_by_hand():
+    labels = pd.Series({"x": 0, "y": 1, "z": 2, "w": 3})
+    predictions = [{"x": 0, "y": 0}, {"x": 2, "y": 1, "z": 2, "w": 1}]
+    table = class_accuracy(predictions, labels)
+    assert table[0].tolist()[:2] == [1, 0] and table[0].isna().tolist() == [False, False, True, True]
+    assert table[1].tolist() == [0, 1, 1, 0]
+    assert task_confusion(predictions[1], labels, [2, 2]).tolist() == [[0.5, 0.5], [0.5, 0.5]]
+
+
+def test_what_is_stored_of_a_panel_is_one_line_and_a_picture(places, params):
+    panel = explore.Results(places, params)
+    stored = panel._repr_mimebundle_()
+    assert stored["text/plain"] == "Results: 17 rows, 3 seeds, 5 tasks of sounding_objects"
+    assert stored["image/png"].startswith("iVBOR") and "application/vnd.jupyter.widget-view+json" in stored
+
+
+def test_without_metrics_one_line_says_how_to_get_them(places, params, tmp_path):
+    with pytest.raises(ValueError, match=r"runs\.csv: not there; `git checkout metrics`") as error:
+        explore.Results(places._replace(metrics=tmp_path), params)
+    assert "\n" not in str(error.value)
+
+
+# ---- training
+
+
+def test_a_live_run_gives_the_bits_of_the_pipeline(toy, trainer):
+    method = trainer.params.lll
+    expected = run_tasks(toy, method, trainer.params.training, trainer.params.tasks, 0, None)
+    learning = Learning(toy, method, trainer.params.training, trainer.params.tasks, 0)
+    thread = threading.Thread(target=learning.run)
+    thread.start()
+    thread.join()
+    assert learning.results == expected and learning.share == 1.0
+    assert [loss["epoch"] for loss in learning.losses] == [0, 1, 2] * 3
+
+
+def test_train_draws_tells_and_gives_the_row(trainer):
+    before = trainer.curves.value
+    trainer.parts["fusion"].value = "mean"
+    trainer.parts["logit_distillation"].value = 0.5
+    asyncio.run(_pressed(trainer))
+    assert trainer.curves.value != before and trainer.bar.value == 1.0
+    stored = (
+        pd.read_csv(ROOT / "metrics/runs.csv").query("variant == 'lll' and seed == 0 and task == 2").accuracy.item()
+    )
+    told = re.search(
+        r"after task 2: ([\d.]+) % of clips right; stored, seed 0: lll ([\d.]+), replay", trainer.status.value
+    )
+    assert float(told[1]) == pytest.approx(100 * trainer.numbers.accuracy.iloc[-1], abs=0.051)
+    assert float(told[2]) == pytest.approx(100 * stored, abs=0.051)
+    assert list(trainer.numbers.task) == [0, 1, 2]
+    assert trainer.row == "  my_row: {<<: *lll, fusion: mean, logit_distillation: 0.5}"
+    assert "fusion: mean" in trainer.saved.value and "dvc exp run -n my_row ablations" in trainer.saved.value
+    assert not trainer.train.disabled and trainer.stop.disabled
+
+
+def test_pressing_train_without_an_event_loop_waits(trainer):
+    trainer.epochs.value = 1
+    trainer.train.click()
+    assert len(trainer.numbers) == 3
+
+
+def test_training_is_interrupted_between_two_steps(trainer):
+    trainer.epochs.value = 1000
+
+    async def scenario():
+        trainer.train.click()
+        assert trainer.train.disabled
+        while not (trainer.learning and trainer.learning.share):
+            await asyncio.sleep(0.01)
+        assert not trainer.stop.disabled
+        started = time.monotonic()
+        trainer.stop.click()
+        await trainer.job
+        return time.monotonic() - started
+
+    assert asyncio.run(scenario()) < 5
+    assert len(trainer.learning.results) < 3 and "stopped" in trainer.status.value
+    assert not trainer.train.disabled
+    trainer.epochs.value = 1
+    asyncio.run(_pressed(trainer))
+    assert len(trainer.numbers) == 3 and "stopped" not in trainer.status.value
+
+
+def test_a_stopped_run_leaves_no_hook_behind(toy, trainer):
+    learning = Learning(toy, trainer.params.lll, trainer.params.training, trainer.params.tasks, 0)
+    learning.stop()
+    learning.run()
+    assert learning.results == []
+    weight = torch.nn.Parameter(torch.ones(1))
+    weight.grad = torch.ones(1)
+    torch.optim.SGD([weight], 0.1).step()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"readout": "carried_ridge", "restart": True}, "carried_ridge has nothing to carry with restart: true"),
+        ({"dark_replay": 0.1, "readout": "ridge"}, "dark_replay needs readout: classifier"),
+        ({"exemplars": -1}, "params.yaml: variants.my_row.exemplars: Input should be greater than or equal to 0"),
+        ({"contrast_temperature": 0.0}, "contrast_temperature: Input should be greater than 0"),
+    ],
+)
+def test_an_impossible_row_is_one_line_and_cannot_be_trained(trainer, changes, message):
+    for name, value in changes.items():
+        trainer.parts[name].value = value
+    assert message in trainer.status.value and "\n" not in trainer.status.value
+    assert trainer.train.disabled
+    trainer.train.click()
+    assert trainer.job is None and trainer.learning is None
+
+
+def test_shared_numbers_and_names_are_checked_too(trainer):
+    trainer.shared["temperature"].value = 0.0
+    assert "training.temperature: Input should be greater than 0" in trainer.status.value
+    trainer.shared["temperature"].value = 2.0
+    for name in ("replay", "lll", "my row", "null", ""):
+        trainer.name.value = name
+        assert trainer.train.disabled and f"name: `{name}` is" in trainer.status.value
+    trainer.name.value = "mine"
+    assert not trainer.train.disabled
+
+
+def test_what_run_task_refuses_is_one_line(trainer, monkeypatch):
+    def refuse(*_):
+        raise ValueError("no store\nof that name")
+
+    monkeypatch.setattr(trainer, "_dataset", refuse)
+    asyncio.run(_pressed(trainer))
+    assert "no store of that name" in trainer.status.value and not trainer.train.disabled
+
+
+def test_without_features_one_line_says_what_dvc_repro_brings(places, params):
+    panel = explore.Trainer(places, params, (ROOT / "params.yaml").read_text())
+    assert panel.train.disabled and "`dvc repro features`" in panel.status.value
+
+
+@pytest.mark.parametrize("base", ["lll", "replay", "joint_guided", "avcil", "acil_guided", "lll_analytic"])
+def test_the_row_goes_through_params_yaml_unchanged(places, params, tmp_path, base, monkeypatch):
+    text = (ROOT / "params.yaml").read_text()
+    monkeypatch.setattr(Trainer, "_missing", lambda *_: "")
+    panel = explore.Trainer(places, params, text)
+    panel.base.value = base
+    panel.parts["exemplars"].value = 3
+    file = tmp_path / "params.yaml"
+    file.write_text(with_row(text, panel.row))
+    now = load(file)
+    assert now.variants["my_row"] == params.rows[base].model_copy(update={"exemplars": 3})
+    assert now.model_copy(update={"variants": params.variants}) == params
+
+
+def test_the_command_makes_dvc_change_what_was_changed(places, params, tmp_path, monkeypatch):
+    text = (ROOT / "params.yaml").read_text()
+    monkeypatch.setattr(Trainer, "_missing", lambda *_: "")
+    panel = explore.Trainer(places, params, text)
+    panel.shared["temperature"].value, panel.epochs.value = 3.0, 2
+    words = shlex.split(panel.command)
+    assert words[:5] == ["dvc", "exp", "run", "-n", "my_row"] and words[-1] == "variant@my_row"
+    file = tmp_path / "params.yaml"
+    file.write_text(with_row(text, panel.row))
+    apply_overrides(file, [word for flag, word in pairwise(words) if flag == "-S"])
+    now = load(file)
+    assert now.training == params.training.model_copy(update={"temperature": 3.0})
+    assert {task.epochs for task in now.tasks} == {2} and now.variants["my_row"] == params.lll
+
+
+# ---- clips
+
+
+def test_a_clip_is_shown_without_any_run(places, params):
+    panel = explore.ClipView(places, params)
+    assert "dvc repro" in panel.note.value and list(panel.maps) == ["the prior alone"]
+    assert panel.spatial.sum(-1) == pytest.approx(1, abs=1e-4) and panel.temporal.sum() == pytest.approx(1, abs=1e-4)
+    assert panel.video.value == (ROOT / f"corpus/sounding_objects/clips/{panel.clip.value}.mp4").read_bytes()
+    assert panel.separated.value[:4] == b"RIFF" and panel.separated.value != panel.mixture.value
+    picture, mixture = panel.picture.value, panel.mixture.value
+    panel.clip.value = panel.clip.options[1]
+    assert panel.picture.value != picture and panel.mixture.value != mixture
+    clips = panel.clip.options
+    panel.of_task.value = 1
+    assert not set(panel.clip.options) & set(clips)
+
+
+def test_separation_prompted_by_where_the_prior_looks_helps(places, params):
+    """The median gain over ten clips; 3 dB on held-out scenes of the prior's own world."""
+    panel = explore.ClipView(places, params)
+    gains = []
+    for clip in panel.clip.options[:10]:
+        panel.clip.value = clip
+        gains.append(panel.gain)
+    assert pd.Series(gains).median() > 1
+
+
+def test_the_prior_alone_in_numbers():
+    similarity = torch.zeros(2, 4)
+    similarity[1, 2] = 2.0
+    spatial, temporal = prior_maps(similarity)
+    assert spatial.sum(1) == pytest.approx(1) and temporal.sum() == pytest.approx(1)
+    assert spatial[1].argmax() == 2 and temporal[1] > temporal[0]
+    assert spatial[0] == pytest.approx(0.25)
+
+
+def test_sound_louder_than_a_file_can_hold_is_not_clipped():
+    content = wav(np.array([0.0, 2.0, -1.0]), 16000)
+    with wave.open(io.BytesIO(content)) as file:
+        assert file.getframerate() == 16000
+        assert np.frombuffer(file.readframes(3), "<i2").tolist() == [0, 32767, -16383]
+
+
+def test_checkpoints_of_other_parameters_are_named_not_asked(places, params, tmp_path):
+    for seed in params.seeds:
+        save_checkpoint(
+            places.runs / f"lll/task0/seed{seed}", Checkpoint({}, {}, [], [], {"method": {}, "training": {}})
+        )
+    panel = explore.ClipView(places, params)
+    assert "made with other parameters" in panel.note.value and list(panel.maps) == ["the prior alone"]
+    panel.task.value = "after task 0"
+    assert panel.spatial is panel.maps["the prior alone"][0]
