@@ -76,6 +76,26 @@ def table(found: dict[str, dict[str, float]]) -> list[str]:
     return [*lines, ""]
 
 
+def document(content: dict) -> str:
+    """The Markdown of the JSON."""
+    share = content["others_cpu_share"]
+    threads = next(iter(content["features"].values()))["setup"]["threads"]
+    lines = [
+        "# Learning, end to end",
+        "",
+        f"Made by `benchmarks/training_epoch.py` on {content['machine']}, {threads} threads. Medians over tasks, "
+        f"runs a side: {content['runs']}; in brackets how many times as fast as theirs, or as small. Other processes "
+        f"took {'an unknown share' if share is None else f'{share:.0%}'} of the machine.",
+        "",
+    ]
+    for name, found in content["features"].items():
+        setup = found["setup"]
+        lines += [f"## {name}", ""]
+        lines += [f"Batches of {setup['batch']} new clips and {setup['exemplar_batch']} exemplars.", ""]
+        lines += table(found["sides"])
+    return "\n".join(lines).rstrip() + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--official", type=Path, required=True, help="checkout of weiguoPian/AV-CIL_ICCV2023")
@@ -87,29 +107,18 @@ def main() -> None:
         "Sounding Objects, 8 x 8 patches, lifted to 768 channels": (64, partial(parity.embedded_features, side=8)),
         "random, of AVE's shape (14 x 14 patches)": (32, random_features),
     }
-    found, lines = {}, []
+    found = {}
     begin = parity.cpu_seconds()
     for name, (batch, make) in makers.items():
         setup = Setup(5, given.epochs, 60, batch, batch // 2, given.threads)
         with tempfile.TemporaryDirectory(prefix="avcil_epoch_") as folder:
             runs = measure(given.official, make(Path(folder)), setup, given.rounds)
         found[name] = {"setup": setup._asdict(), "sides": summary(runs)}
-        lines += [f"## {name}", "", f"Batches of {batch} new clips and {batch // 2} exemplars.", ""]
-        lines += table(found[name]["sides"])
     others = parity.share_of_others(begin)
-    content = {"machine": parity.machine(), "threads": given.threads, "others_cpu_share": others, "features": found}
+    content = {"machine": parity.machine(), "runs": given.rounds, "others_cpu_share": others, "features": found}
     OUT.write_text(json.dumps(content, indent=1) + "\n")
-    busy = "an unknown share" if others is None else f"{others:.0%}"
-    head = [
-        "# Learning, end to end",
-        "",
-        f"Made by `benchmarks/training_epoch.py` on {content['machine']}, {given.threads} threads. Medians over tasks "
-        f"and {given.rounds} runs; in brackets how many times as fast as theirs, or as small. Other processes took "
-        f"{busy} of the machine.",
-        "",
-    ]
-    OUT.with_suffix(".md").write_text("\n".join(head + lines).rstrip() + "\n")
-    print(OUT.with_suffix(".md").read_text())
+    OUT.with_suffix(".md").write_text(document(content))
+    print(document(content))
 
 
 if __name__ == "__main__":
