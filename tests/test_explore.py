@@ -81,7 +81,7 @@ def test_results_need_nothing_but_metrics(places, params):
         for column in (name, f"{name}_std"):
             assert (shown[column] - summary.loc[shown.index, column]).abs().max() < 2e-4
     assert "dvc repro" in panel.more.value and panel.classes.value == b""
-    assert panel.curves.value.startswith(b"\x89PNG")
+    assert bytes(panel.curves.value).startswith(b"\x89PNG")
 
 
 def test_every_widget_of_the_results_changes_figures_and_numbers(places, params):

@@ -132,18 +132,18 @@ class ClipView(Panel):
         self.said = pd.DataFrame()
         for after, output in self._ask(tokens).items():
             self.maps[after] = output.spatial[0].numpy(), output.temporal[0].numpy()
-            best = pd.Series(output.logits[0].softmax(0).numpy(), index=self.order[: output.logits.shape[1]]).nlargest(
-                3
-            )
-            told = {
-                place: f"{name} {p:.2f}" for place, (name, p) in zip(("1st", "2nd", "3rd"), best.items(), strict=False)
-            }
+            chances = pd.Series(output.logits[0].softmax(0).numpy(), index=self.order[: output.logits.shape[1]])
+            best = [f"{name} {chance:.2f}" for name, chance in chances.nlargest(3).items()]
+            told = dict(zip(("1st", "2nd", "3rd"), best, strict=False))
             self.said = pd.concat([self.said, pd.DataFrame(told, index=[after])])
         self._look()
 
     def _ask(self, tokens: Tokens) -> dict[str, Output]:
         found = {}
-        for task in range(len(self.params.tasks)) if self.variant.value else ():
+        if self.variant.value is None:
+            return found
+        self.note.value = ""
+        for task in range(len(self.params.tasks)):
             folder = self._folder(self.variant.value, task, self.seed.value)
             if not folder.exists():
                 continue
