@@ -293,6 +293,8 @@ ROOMS = {
     "project": {"params", "smoke"},
     "smoke": {"files", "project"},
     "readme": {"encoders", "plots", "plots_field", "tables"},
+    "report": {"files", "params", "plots", "readme", "report"},
+    "runs": {"checkpoint", "evaluate", "params", "project", "tables"},
 }  # fmt: skip
 
 

@@ -159,9 +159,8 @@ def build(root: Path, folder: Path) -> None:
         report.write(f"notebooks/{page.name}.html", page.title, body, up="../")
     report.write("index.html", "avcil: audio-visual class-incremental learning", paper(report, pages))
     for path in folder.rglob("*.html"):
-        path.write_text(
-            markup.without_dead_links(path.read_text(), lambda target, there=path.parent: (there / target).exists())
-        )
+        text = path.read_text()
+        path.write_text(markup.without_dead_links(text, lambda target, there=path.parent: (there / target).exists()))
 
 
 if __name__ == "__main__":
