@@ -294,7 +294,7 @@ ROOMS = {
     "smoke": {"files", "project"},
     "readme": {"encoders", "plots", "plots_field", "tables"},
     "report": {"files", "params", "plots", "readme", "report"},
-    "runs": {"checkpoint", "evaluate", "params", "project", "tables"},
+    "runs": {"checkpoint", "evaluate", "params", "plots", "project", "tables", "train"},
 }  # fmt: skip
 
 
