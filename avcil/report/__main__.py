@@ -73,10 +73,10 @@ class Report:
         shown = " and ".join(self.source(path) for path in paths)
         return f'{text}\n\n<p class="origin">From {shown}.</p>'
 
-    def write(self, name: str, title: str, body: str, *, up: str = "", toc: bool = True) -> None:
+    def write(self, name: str, title: str, body: str, *, up: str = "") -> None:
         """A page in its frame."""
         page = self.templates.get_template("page.html")
-        text = page.render(title=title, body=body, up=up, contents=markup.contents(body) if toc else [])
+        text = page.render(title=title, body=body, up=up, contents=markup.contents(body))
         (self.folder / name).write_text(text + "\n")
 
 
@@ -159,8 +159,7 @@ def build(root: Path, folder: Path) -> None:
         report.write(f"notebooks/{page.name}.html", page.title, body, up="../")
     report.write("index.html", "avcil: audio-visual class-incremental learning", paper(report, pages))
     for path in folder.rglob("*.html"):
-        text = path.read_text()
-        path.write_text(markup.without_dead_links(text, lambda target, there=path.parent: (there / target).exists()))
+        path.write_text(markup.without_dead_links(path.read_text(), path.parent))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ class Stage(NamedTuple):
 
 
 def stages(root: Path, without: str = "report") -> dict[str, Stage]:
-    """All stages that have run, by name, those of the field too; their paths are relative to ``root``.
+    """All stages that have run, by name, in the order of their notebooks, the field's last. Paths are below ``root``..
 
     ``without``: the stage that asks, whose own entry is still that of its last run.
     """
@@ -46,7 +46,8 @@ def stages(root: Path, without: str = "report") -> dict[str, Stage]:
             notebook = next((path for path in deps if path.endswith(".ipynb")), None)
             mark = digest(json.dumps(params, sort_keys=True).encode())
             found[title] = Stage(title, notebook, deps, outs, params, mark)
-    return found
+    # not in the order of the file, which depends on what ran when
+    return dict(sorted(found.items(), key=lambda item: (":" in item[0], item[1].notebook or "", item[0])))
 
 
 def makers(found: dict[str, Stage]) -> dict[str, Stage]:

@@ -3,6 +3,7 @@
 import html
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 from latex2mathml.converter import convert
 from nbconvert.filters.markdown import markdown2html
@@ -50,12 +51,12 @@ def contents(page: str) -> list[tuple[int, str, str]]:
     return found
 
 
-def without_dead_links(page: str, exists: Callable[[str], bool]) -> str:
-    """Links to files of the repository that the site has not become plain text."""
+def without_dead_links(page: str, folder: Path) -> str:
+    """Links to files of the repository that the site has not become plain text. ``folder``: the page's own."""
 
     def kept(found: re.Match) -> str:
         target = found[1]
-        alive = re.match(r"[a-z]+:|#", target) or exists(target.split("#")[0])
+        alive = re.match(r"[a-z]+:|#", target) or (folder / target.split("#")[0]).exists()
         return found[0] if alive else found[2]
 
     return _LINK.sub(kept, page)
