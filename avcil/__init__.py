@@ -1,1 +1,31 @@
-"""Audio-visual class-incremental learning: guided attention and dual-level distillation."""
+"""Audio-visual class-incremental learning: guided attention and dual-level distillation.
+
+    import avcil
+
+    run = avcil.load_run("lll")     # from anywhere inside the project
+    run.measures                    # a row a seed
+    run.matrix                      # accuracy after each task on each task's clips, mean ± standard deviation
+    run.checkpoint(task=4, seed=0)  # weights, classes, exemplars
+
+What else is public stands in the modules below; `avcil.kernels` needs torch alone.
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from avcil.runs import AccuracyMatrix, Run, load_run
+
+__all__ = ["AccuracyMatrix", "Run", "load_run"]
+
+
+def __getattr__(name: str):
+    # on first use: `import avcil` and `import avcil.kernels` load neither pandas nor anything of the project
+    if name in __all__:
+        from avcil import runs
+
+        return getattr(runs, name)
+    raise AttributeError(f"module `avcil` has no attribute `{name}`")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

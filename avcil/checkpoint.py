@@ -49,8 +49,8 @@ def load_checkpoint(folder: Path, *, order: list[str] | None = None) -> Checkpoi
     if order is not None and state["classes"] != order[: len(state["classes"])]:
         raise CheckpointError(f"{folder}: learnt in another class order; delete it and run from the first task")
     tensors = read_tensors(folder / "tensors.safetensors")
-    parts = {
-        part: {name.removeprefix(f"{part}."): v for name, v in tensors.items() if name.startswith(f"{part}.")}
-        for part in ("model", "readout")
-    }
-    return Checkpoint(**parts, **state)
+    model, readout = (
+        {name.removeprefix(part): value for name, value in tensors.items() if name.startswith(part)}
+        for part in ("model.", "readout.")
+    )
+    return Checkpoint(model, readout, **state)

@@ -43,4 +43,4 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 def digest(content: bytes | np.ndarray) -> str:
     """First 16 hexadecimal digits of SHA-256."""
-    return hashlib.sha256(content).hexdigest()[:16]
+    return hashlib.sha256(content if isinstance(content, bytes) else content.data).hexdigest()[:16]

@@ -12,9 +12,10 @@ import math
 import os
 import pickletools
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -33,13 +34,13 @@ class Stored:
     path: Path
     shape: tuple[int, ...] | None = None
     dtype: np.dtype | None = None
-    order: str = "C"
+    order: Literal["C", "F"] = "C"
     offset: int = 0
     wrapped: object = None
 
     def read(self) -> np.ndarray:
         """The values. Raises NpyError for an array of Python objects."""
-        if self.dtype is None:
+        if self.dtype is None or self.shape is None:
             raise NpyError(f"{self.path}: an array of Python objects where numbers belong")
         values = np.fromfile(self.path, self.dtype, math.prod(self.shape), offset=self.offset)
         return values.reshape(self.shape, order=self.order)
@@ -66,7 +67,7 @@ class _Dtype:
 
 # as numpy 1 spells them
 _NAMES = {"numpy.ndarray", "numpy.dtype", "numpy.core.multiarray._reconstruct", "numpy.core.numeric._frombuffer"}
-_CONSTANTS = {
+_CONSTANTS: dict[str, Callable[[], object]] = {
     "NONE": lambda: None, "NEWTRUE": lambda: True, "NEWFALSE": lambda: False,
     "EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple,
 }  # fmt: skip
@@ -89,7 +90,9 @@ class _Machine:
     def __init__(self, file, path: Path):
         self.file, self.path, self.offset = file, path, 0
         self.end = os.fstat(file.fileno()).st_size
-        self.stack, self.marks, self.memo = [], [], {}
+        self.stack: list = []
+        self.marks: list[list] = []
+        self.memo: dict[int, object] = {}
 
     def refuse(self, what: str) -> NpyError:
         return NpyError(f"{self.path}, offset {self.offset}: {what}; nothing of the file was executed")
@@ -98,7 +101,7 @@ class _Machine:
         try:
             while True:
                 self.offset = self.file.tell()
-                opcode = pickletools.code2op[self.file.read(1).decode("latin-1")]
+                opcode = pickletools.code2op[self.file.read(1).decode("latin-1")]  # type: ignore[attr-defined]
                 if opcode.name == "STOP":
                     return self.stack.pop()
                 if opcode.name not in _KNOWN:

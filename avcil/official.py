@@ -107,7 +107,7 @@ def _read_clips(folder: Path) -> tuple[list[str], list[_Clip], list[str]]:
         raise OfficialError(f"{files[0]}: the class ids are not 0, 1, 2, ...")
     if not all(isinstance(name, str) and name.isprintable() for name in ids):
         raise OfficialError(f"{files[0]}: a label is not plain text")
-    names = sorted(ids, key=ids.get)
+    names = sorted(ids, key=lambda name: ids[name])
     clips, contradictions = [], []
     for split in SPLITS:
         if type(members.get(split)) is not dict or type(labels.get(split)) is not dict:
@@ -145,8 +145,10 @@ def _find(folder: Path, stream: str) -> tuple[Path, Mapping] | None:
     """A stream's file, if there is one, and its arrays by clip."""
     places = [place / name for name in FEATURES[stream] for place in (folder / f"{stream}_pretrained_feature", folder)]
     path = next((place for place in places if place.is_file()), None)
+    if path is None:
+        return None
     try:
-        return path and (path, index_npy(path) if path.suffix == ".npy" else h5py.File(path, "r"))
+        return path, index_npy(path) if path.suffix == ".npy" else h5py.File(path, "r")
     except OSError as error:
         raise OfficialError(f"{path}: cannot be read ({error}); download it again") from None
 
@@ -156,7 +158,7 @@ def _open(folder: Path) -> _Source:
         raise OfficialError(f"{folder}: no such folder; give one like data/AVE of the released repository")
     names, clips, contradictions = _read_clips(folder)
     features = {stream: found for stream in FEATURES if (found := _find(folder, stream))}
-    unusable = {}
+    unusable: dict[str, str] = {}
     for stream, (_, arrays) in features.items():
         unusable |= {clip.clip_id: f"no {stream} features" for clip in clips if clip.clip_id not in arrays}
     report = Report(
@@ -202,7 +204,7 @@ def _kept(source: _Source, video_disjoint: bool) -> list[_Clip]:
 
 def _layout(source: _Source, clips: list[_Clip], side: int | None) -> tuple[int, Layout]:
     """Visual tokens of a clip as released, and layout as stored, from the commonest shapes among the first clips."""
-    shapes = []
+    shapes: list[tuple[int, ...] | None] = []
     for stream in FEATURES:
         path, arrays = source.features[stream]
         there = (arrays[clip.clip_id] for clip in clips if clip.clip_id in arrays)

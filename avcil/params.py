@@ -120,7 +120,7 @@ def parse(raw: dict, source: str = "params.yaml") -> Params:
         first = error.errors()[0]
         location = first["loc"]
         where = ".".join(str(part) for part in location) or "top level"
-        hint = nearest(location[-1], _allowed_keys(location)) if first["type"] == "extra_forbidden" else ""
+        hint = nearest(str(location[-1]), _allowed_keys(location)) if first["type"] == "extra_forbidden" else ""
         message = first["msg"].removeprefix("Value error, ")
         more = f"; and {error.error_count() - 1} more" if error.error_count() > 1 else ""
         raise ParameterError(f"{source}: {where}: {message}{hint}{more}") from None

@@ -135,9 +135,11 @@ def settings(folder: Path) -> str:
     for row in rows:
         found = []
         for setting in harder:
-            known = (setting, row) in cells.index
-            line = cells.loc[setting, row] if known else None
-            found.append(f"{100 * line.last_accuracy:.1f} ({100 * line.forgetting_last:.1f})" if known else "")
+            if (setting, row) not in cells.index:
+                found.append("")
+                continue
+            line = cells.loc[setting, row]
+            found.append(f"{100 * line.last_accuracy:.1f} ({100 * line.forgetting_last:.1f})")
         lines.append(f"| {name_of(row)} | " + " | ".join(found) + " |")
     return "\n".join(lines)
 

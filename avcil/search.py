@@ -18,7 +18,7 @@ def trials(params: Params) -> dict[str, tuple[Method, Training]]:
     """
     found = {"lll": (params.lll, params.training)}
     for name, changes in params.search.trials.items():
-        row = params.method(changes.get("of", "lll")).model_dump()
+        row = params.method(str(changes.get("of", "lll"))).model_dump()
         shared = params.training.model_dump()
         for key, value in changes.items():
             if key == "of":

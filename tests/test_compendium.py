@@ -298,6 +298,8 @@ ROOMS = {
     "project": {"params", "smoke"},
     "smoke": {"files", "project"},
     "readme": {"encoders", "plots", "plots_field", "tables"},
+    "report": {"files", "params", "plots", "readme", "report"},
+    "runs": {"checkpoint", "evaluate", "params", "plots", "project", "tables", "train"},
 }  # fmt: skip
 
 
@@ -342,6 +344,22 @@ def test_nothing_unpickles():
         text = path.read_text()
         unsafe = r"pickle\.loads?\(|Unpickler\b|torch\.load\((?!.*weights_only=True)|allow_pickle=True|yaml\.load\("
         assert not re.search(unsafe, text), path.name
+
+
+def test_progress_bars_come_from_one_place():
+    """`tqdm.auto` through avcil/progress.py: a widget in JupyterLab, a line in a terminal, silence elsewhere."""
+    for path in MODULES:
+        assert path.stem == "progress" or not any(name.split(".")[0] == "tqdm" for name in _imports(path)), path
+    assert "tqdm.auto.tqdm" in _imports(ROOT / "avcil/progress.py")
+
+
+def test_only_dependencies_of_the_pipeline_escape_the_type_checks():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mypy"]
+    stages = (ROOT / "dvc.yaml").read_text() + (ROOT / "benchmarks/dvc.yaml").read_text()
+    for override in settings["overrides"]:
+        for name in override["module"] if override.get("ignore_errors") else ():
+            path = name.replace(".", "/").replace("/*", "/")
+            assert path in stages, f"{name} is no dependency of a stage: mend its types"
 
 
 # ---- notebooks

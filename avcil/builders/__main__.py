@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from inspect import cleandoc
 from pathlib import Path
+from typing import Any
 
 from avcil.builders import ave, folder, fsd, kinetics_sounds, vggsound
 from avcil.builders.annotation import Annotation, BuilderError
@@ -41,7 +42,7 @@ def _count(text: str) -> int:
     return int(text)
 
 
-OPTIONS = {
+OPTIONS: dict[str, dict[str, Any]] = {
     "classes": dict(type=Path, metavar="FILE", help="classes to keep, in the order in which they are learnt: a JSON "
         "list or AV-CIL's category_encode_dict.npy"),
     "order-seed": dict(type=int, metavar="N", help="draw the class order from this seed"),
@@ -59,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m avcil.builders", description=__doc__, formatter_class=shape)
     benchmarks = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
     for name, (read, options) in BUILDERS.items():
-        text = cleandoc(read.__doc__)
+        text = cleandoc(read.__doc__ or "")
         one = benchmarks.add_parser(name, help=text.split("\n")[0], description=text, formatter_class=shape)
         one.add_argument("annotations", type=Path)
         if name != "folder":

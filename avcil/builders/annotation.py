@@ -59,8 +59,8 @@ def read_rows(
         text = path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise BuilderError(f"{path}: cannot be read ({error}); --help shows what is expected") from None
-    quoting = csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting)
+    lines = io.StringIO(text, newline="")
+    reader = csv.reader(lines) if delimiter == "," else csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE)
     try:
         rows = [(f"{path}, row {reader.line_num}", cells) for cells in reader if any(cell.strip() for cell in cells)]
     except csv.Error as error:
@@ -110,7 +110,7 @@ def read_classes(path: Path) -> list[str]:
         ids = index_npy(path)
         if {type(i) for i in ids.values()} != {int} or sorted(ids.values()) != list(range(len(ids))):
             raise BuilderError(f"{path}: the class ids are not 0, 1, 2, ...; give category_encode_dict.npy")
-        names = sorted(ids, key=ids.get)
+        names = sorted(ids, key=lambda name: ids[name])
     else:
         try:
             names = json.loads(path.read_text())

@@ -20,7 +20,8 @@ def split(clips: pd.DataFrame, redraw: dict[str, dict[str, float]], seed: int) -
     video together."""
     drawn = clips.split.copy()
     for old, shares in redraw.items():
-        whole, given = clips[clips.split == old], {}
+        whole = clips[clips.split == old]
+        given: dict[str, str] = {}
         videos = {label: Counter(of_class.video) for label, of_class in whole.groupby("label")}
         for label in sorted(videos, key=lambda label: (len(videos[label]), label)):
             sizes = videos[label]
@@ -28,7 +29,7 @@ def split(clips: pd.DataFrame, redraw: dict[str, dict[str, float]], seed: int) -
             for video in sizes.keys() & given.keys():
                 lacking[given[video]] -= sizes[video]
             for video in _generator(seed, label).permutation(sorted(sizes.keys() - given.keys())).tolist():
-                given[video] = max(lacking, key=lacking.get)
+                given[video] = max(lacking, key=lambda part: lacking[part])
                 lacking[given[video]] -= sizes[video]
         drawn[whole.index] = whole.video.map(given)
     return drawn

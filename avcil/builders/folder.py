@@ -18,7 +18,9 @@ def read(annotations: Path) -> Annotation:
                  video   of which recording it is a part; clips of one recording are drawn together (optional)
                  start   second at which the clip begins, where a file holds several (optional)
     """
-    clips, seen, notes = [], {}, {}
+    clips: list[Clip] = []
+    seen: dict[str, str] = {}
+    notes: dict[str, str] = {}
     for where, row in read_rows(annotations, ("path", "label")):
         path = row["path"].replace("\\", "/").removeprefix("./")
         if path.startswith("/") or ".." in PurePosixPath(path).parts:

@@ -84,7 +84,7 @@ def media_index(folder: Path) -> dict[str, str]:
         raise BuilderError(f"{folder}: no such folder; give the one with the media")
     walk = progress(os.walk(folder), desc="media", unit=" folders")
     files = [Path(place, name).relative_to(folder) for place, _, names in walk for name in names]
-    index = {}
+    index: dict[str, str] = {}
     for file in sorted(files, key=lambda file: (file.suffix.lower() in AUDIO, file)):
         path = file.as_posix()
         index.setdefault(path, path)

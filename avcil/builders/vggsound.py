@@ -39,7 +39,7 @@ def read(
             begin = int(time(where, row["start seconds"]))
             split = one_of(where, row["train/test split"], ("train", "test"))
             clips.append(_clip(f"{row['YouTube ID']}_{begin:06d}", row["label"], split))
-    files = {}
+    files: dict[str, object] = {}
     if vggsounder:
         files[MULTILABEL], notes["VGGSounder"] = _multilabel(vggsounder, clips, order)
     return Annotation(annotations, clips, order, RENAMED, redraw, files=files, notes=notes)
@@ -53,7 +53,7 @@ def _multilabel(path: Path, clips: list[Clip], order: list[str] | None) -> tuple
     """Modality by label by test clip, and a line for the report."""
     official = {clip.clip_id: RENAMED.get(clip.label, clip.label) for clip in clips if clip.split == "test"}
     classes = {RENAMED.get(name, name) for name in order or official.values()}
-    found = defaultdict(dict)
+    found: dict[str, dict[str, str]] = defaultdict(dict)
     for where, row in read_rows(path, ("video_id", "label", "modality")):
         modality = one_of(where, row["modality"], ("A", "V", "AV"))
         if official.get(row["video_id"]) in classes and row["label"] in classes:

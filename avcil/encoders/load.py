@@ -1,5 +1,7 @@
 """From an entry of `encoders` in params.yaml to the encoder."""
 
+from typing import Any
+
 import torch
 
 from avcil.encoders.base import Encoder
@@ -11,15 +13,26 @@ def load_published(config: EncoderConfig, device: str) -> Encoder:
 
     Raises WeightsError or ImportError with the way out where weights or packages are missing.
     """
+    family: Any
     # one family at a time: each imports packages that take seconds
     if config.kind == "pe_av":
-        from avcil.encoders.pe_av import PeAv as family
+        from avcil.encoders.pe_av import PeAv
+
+        family = PeAv
     elif config.kind == "sam_audio":
-        from avcil.encoders.sam_audio import SamAudio as family
+        from avcil.encoders.sam_audio import SamAudio
+
+        family = SamAudio
     elif config.kind == "videomae_audiomae":
-        from avcil.encoders.videomae_audiomae import VideoMAEAudioMAE as family
+        from avcil.encoders.videomae_audiomae import VideoMAEAudioMAE
+
+        family = VideoMAEAudioMAE
     elif config.kind == "clip_clap":
-        from avcil.encoders.clip_clap import ClipClap as family
+        from avcil.encoders.clip_clap import ClipClap
+
+        family = ClipClap
     else:
-        from avcil.encoders.imagebind import ImageBind as family
+        from avcil.encoders.imagebind import ImageBind
+
+        family = ImageBind
     return family.load(config).to(device, getattr(torch, config.precision))

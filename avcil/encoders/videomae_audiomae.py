@@ -64,6 +64,8 @@ class VideoMAEAudioMAE(Pair):
     the left channel, decimated without a filter by moviepy, and ours is both channels, resampled by FFmpeg.
     """
 
+    config: VideoMAEAudioMAEConfig
+
     def __init__(
         self,
         video: VideoMAEModel,
