@@ -211,7 +211,7 @@ class _Machine:
             case _:
                 raise self.refuse(f"a state for a {type(target).__name__} that `np.save` never gives")
 
-    def fill(self, array: Stored, shape: tuple, dtype: _Dtype, order: str, content) -> Stored:
+    def fill(self, array: Stored, shape: tuple, dtype: _Dtype, order: Literal["C", "F"], content) -> Stored:
         kind = np.dtype(dtype.order + dtype.code)
         if kind.hasobject:
             if shape != () or type(content) is not list or len(content) != 1:
