@@ -139,7 +139,7 @@ class ClipView(Panel):
         self._look()
 
     def _ask(self, tokens: Tokens) -> dict[str, Output]:
-        found = {}
+        found: dict[str, Output] = {}
         if self.variant.value is None:
             return found
         self.note.value = ""

@@ -31,7 +31,8 @@ def control(name: str, field: FieldInfo, value) -> widgets.Widget | None:
         return widgets.Dropdown(options=get_args(kind), value=value, **options)
     if kind is bool:
         return widgets.Checkbox(value=value, indent=True, **options)
-    return {int: widgets.IntText, float: widgets.FloatText, str: widgets.Text}[kind](value=value, **options)
+    texts: dict[object, type] = {int: widgets.IntText, float: widgets.FloatText, str: widgets.Text}
+    return texts[kind](value=value, **options)
 
 
 def check(raw: dict, name: str, row: dict, training: dict, tasks: list[dict]) -> tuple[Params, Method]:
