@@ -85,6 +85,11 @@ def name_of(variant: str) -> str:
     return NAMES.get(variant, variant.replace("_", " "))
 
 
+def short_name_of(variant: str) -> str:
+    """The name without its explanation in brackets."""
+    return name_of(variant).split(" (")[0]
+
+
 def colour_of(variant: str):
     return PALETTE[_COLOURS.get(variant, 7)]
 
@@ -94,7 +99,7 @@ def _label_ends(axes, ends: dict[str, float], x: float, gap: float) -> None:
     placed = -np.inf
     for variant, y in sorted(ends.items(), key=lambda item: item[1]):
         placed = max(y, placed + gap)
-        text = name_of(variant).split(" (")[0]
+        text = short_name_of(variant)
         axes.annotate(text, (x, placed), color=colour_of(variant), va="center", fontsize="small", annotation_clip=False)
 
 
@@ -145,7 +150,7 @@ def four_way(summary: pd.DataFrame) -> Figure:
     labels = {"lll": "guided fusion"}
     axes.set(
         xticks=range(len(pairs)),
-        xticklabels=[labels.get(a, name_of(a).split(" (")[0]) for a, _ in pairs],
+        xticklabels=[labels.get(a, short_name_of(a)) for a, _ in pairs],
         ylabel="accuracy after the last task",
         ylim=(0, 1),
         title="One stream, naive fusion, guided fusion",
@@ -187,7 +192,7 @@ def accuracy_matrices(matrix: pd.DataFrame, variants: list[str]) -> Figure:
             table, vmin=0, vmax=1, cmap="cividis", annot=True, fmt=".2f", annot_kws={"size": 8}, cbar=False,
             square=True, ax=axis, linewidths=0.5,
         )  # fmt: skip
-        title = "\n".join(textwrap.wrap(name_of(variant).split(" (")[0], 20))
+        title = "\n".join(textwrap.wrap(short_name_of(variant), 20))
         axis.set(title=title, xlabel="on clips of task", ylabel="after task" if axis is axes[0, 0] else "")
     figure.tight_layout()
     return figure
@@ -204,7 +209,7 @@ def forgetting_plasticity(summary: pd.DataFrame, variants: list[str]) -> Figure:
     for variant, row in table.iterrows():
         axes.plot(row.forgetting_last, row.plasticity, "o", color=colour_of(variant))
         axes.annotate(
-            name_of(variant).split(" (")[0], (row.forgetting_last, row.plasticity),
+            short_name_of(variant), (row.forgetting_last, row.plasticity),
             xytext=(6, 4), textcoords="offset points", fontsize="small", color=colour_of(variant),
         )  # fmt: skip
     axes.set(xlabel="forgetting after the last task", ylabel="accuracy on new classes (plasticity)")

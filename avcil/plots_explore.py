@@ -6,7 +6,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from avcil.plots import PALETTE, colour_of, name_of, outline, overlay
+from avcil.plots import PALETTE, colour_of, outline, overlay, short_name_of
 
 
 def class_changes(accuracy: pd.DataFrame, confusion: np.ndarray, labels: list[str], *, title: str) -> Figure:
@@ -34,7 +34,7 @@ def live(now: pd.DataFrame, stored: pd.DataFrame, losses: pd.DataFrame, *, tasks
     """
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.4), width_ratios=(1.15, 1))
     for variant, rows in stored.groupby("variant", sort=False):
-        name = name_of(variant).split(" (")[0]
+        name = short_name_of(variant)
         axes[0].plot(rows.task, rows.accuracy, "--", color=colour_of(variant), linewidth=1.4, label=f"{name}, stored")
     axes[0].plot(now.task, now.accuracy, "-o", color="black", linewidth=2.2, markersize=5, label="this run")
     axes[0].plot(now.task, now.past_accuracy, ":", color="0.35", linewidth=1.4, label="this run, past classes")

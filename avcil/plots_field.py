@@ -9,7 +9,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from avcil.plots import PALETTE, name_of
+from avcil.plots import PALETTE, name_of, short_name_of
 
 # what a row of the field has in common with its neighbours: name, colour, rows
 FAMILIES = {
@@ -62,7 +62,7 @@ def field_ranking(seeds: pd.DataFrame, *, title: str) -> Figure:
             family_of(order[y]), (1.03, y), xycoords=("axes fraction", "data"), va="center",
             color=_family_colour(order[y]), fontsize="small", fontweight="bold", annotation_clip=False,
         )  # fmt: skip
-    axes[0].set(yticks=range(len(order)), yticklabels=[name_of(row).split(" (")[0] for row in order], xlim=(0, 1))
+    axes[0].set(yticks=range(len(order)), yticklabels=[short_name_of(row) for row in order], xlim=(0, 1))
     axes[0].tick_params(axis="y", labelsize="small")
     axes[0].set(xlabel="accuracy after the last task", title=title)
     axes[1].set(xlabel="forgetting after the last task", xlim=(0, 1))
@@ -93,7 +93,7 @@ def field_curves(runs: pd.DataFrame, reference: str) -> Figure:
         placed = -np.inf
         for row, (y, shade) in sorted(ends.items(), key=lambda item: item[1][0]):
             placed = max(y, placed + 0.055)
-            text = textwrap.shorten(name_of(row).split(" (")[0], 26, placeholder="…")
+            text = textwrap.shorten(short_name_of(row), 26, placeholder="…")
             axis.annotate(text, (last + 0.1, placed), color=shade, va="center", fontsize=8, annotation_clip=False)
         axis.set(title=family, xlabel="task", xticks=range(last + 1), ylim=(0, 1))
     for axis in axes.flat[len(families) :]:
@@ -116,7 +116,7 @@ def field_differences(comparisons: pd.DataFrame, reference: str) -> Figure:
         axes.plot(100 * line.difference, y, "o", color=_family_colour(line.row), markersize=5)
     axes.axvline(0, color="0.2", linewidth=1)
     axes.set(
-        yticks=range(len(table)), yticklabels=[name_of(row).split(" (")[0] for row in table.row],
+        yticks=range(len(table)), yticklabels=[short_name_of(row) for row in table.row],
         xlabel="points of last accuracy that it is behind (95 % interval over seeds and clips)",
         title=f"How far the field is behind “{name_of(reference)}”",
     )  # fmt: skip
@@ -147,7 +147,7 @@ def field_cost(table: pd.DataFrame) -> Figure:
         placed = -np.inf
         for row, (x, y) in sorted(named.items(), key=lambda item: item[1][1]):
             placed = max(y + 0.03, placed + 0.045)
-            text = name_of(row).split(" (")[0]
+            text = short_name_of(row)
             axis.annotate(text, (x, placed), ha="center", fontsize="small", color=_family_colour(row))
         axis.set(xscale="log", xlabel=label, ylim=(0, 1))
         axis.margins(x=0.2)
@@ -177,7 +177,7 @@ def budget_curves(table: pd.DataFrame) -> Figure:
     placed = -np.inf
     for row, (y, number) in sorted(ends.items(), key=lambda item: item[1][0]):
         placed = max(y, placed + 0.045)
-        text = name_of(row).split(" (")[0]
+        text = short_name_of(row)
         axes.annotate(text, (len(counts) - 0.88, placed), color=PALETTE[number], va="center", annotation_clip=False)
     axes.set(
         xticks=range(len(counts)), xticklabels=counts, ylim=(0, 1), xlabel="exemplars a class",

@@ -15,8 +15,7 @@ from avcil.plots_field import FAMILIES
 
 
 def _cell(row, measure: str) -> str:
-    value, spread = row[measure], row[f"{measure}_std"]
-    return "" if pd.isna(value) else f"{100 * value:.1f} ± {100 * spread:.1f}"
+    return tables.percent(row[measure], row[f"{measure}_std"])
 
 
 def results(folder: Path) -> str:

@@ -27,10 +27,7 @@ class AccuracyMatrix(NamedTuple):
     seeds: int
 
     def _cell(self, task: int, on_task: int) -> str:
-        value, spread = 100 * self.mean.loc[task, on_task], 100 * self.std.loc[task, on_task]
-        if pd.isna(value):
-            return ""
-        return f"{value:.1f}" if pd.isna(spread) else f"{value:.1f} ± {spread:.1f}"
+        return tables.percent(self.mean.loc[task, on_task], self.std.loc[task, on_task])
 
     def __repr__(self) -> str:
         cells = pd.DataFrame({j: [self._cell(t, j) for t in self.mean.index] for j in self.mean.columns})
@@ -144,11 +141,11 @@ def load_run(variant: str, *, root: Path | None = None) -> Run:
         note = f"from metrics/ alone: no {missing[0].relative_to(root)}; `dvc repro` gives predictions and checkpoints"
         warnings.warn(note, stacklevel=2)
         found = _committed(root / "metrics", variant)
-        return Run(variant, found, _measures(found), {}, {}, note)
+        return Run(variant, found, _of_one(found), {}, {}, note)
     results = {s: [load_result(places[s, t.id]) for t in params.tasks] for s in params.seeds}
     found = tables.frames({(variant, s): result for s, result in results.items()}, params.benchmark)
     whole = {key: place for key, place in places.items() if (place / "checkpoint.json").is_file()}
-    return Run(variant, found, _measures(found), results, whole, "")
+    return Run(variant, found, _of_one(found), results, whole, "")
 
 
 def _committed(folder: Path, variant: str) -> tables.Tables:
@@ -159,11 +156,19 @@ def _committed(folder: Path, variant: str) -> tables.Tables:
     )
     if runs.empty:
         raise FileNotFoundError(f"{folder}/runs.csv has no run of `{variant}`; `dvc repro` makes it")
-    # metrics/ does not say how many clips a task has: what depends on it is taken from runs
-    return tables.Tables(runs, matrix.assign(clips=1), localisation)
+    return tables.Tables(runs, matrix, localisation)
 
 
-def _measures(found: tables.Tables) -> pd.DataFrame:
-    measures = tables.per_seed(found).set_index("seed").drop(columns=["benchmark", "variant"])
-    after = found.runs.sort_values("task").groupby("seed").accuracy
-    return measures.assign(average_accuracy=after.mean(), last_accuracy=after.last())
+def measures(found: tables.Tables) -> pd.DataFrame:
+    """Every measure of `avcil.metrics`, a row a variant and seed.
+
+    The matrices in metrics/ do not say how many clips a task has; what depends on that is taken from ``found.runs``.
+    """
+    counted = found._replace(matrix=found.matrix.assign(clips=1))
+    whole = tables.per_seed(counted).set_index(["variant", "seed"]).drop(columns="benchmark")
+    after = found.runs.sort_values("task").groupby(["variant", "seed"]).accuracy
+    return whole.assign(average_accuracy=after.mean(), last_accuracy=after.last())
+
+
+def _of_one(found: tables.Tables) -> pd.DataFrame:
+    return measures(found).droplevel("variant")

@@ -115,6 +115,13 @@ def mean_and_spread(groups, measures: Iterable[str]) -> pd.DataFrame:
     return pd.concat([mean, spread], axis=1)[columns]
 
 
+def percent(value: float, spread: float) -> str:
+    """A fraction and its spread in percent, to one decimal: `71.9 ± 0.4`; empty for NaN, alone without a spread."""
+    if pd.isna(value):
+        return ""
+    return f"{100 * value:.1f}" + ("" if pd.isna(spread) else f" ± {100 * spread:.1f}")
+
+
 def summarise(tables: Tables) -> pd.DataFrame:
     """One row a variant: mean and standard deviation (n − 1) over seeds of what `per_seed` gives."""
     frame = per_seed(tables)

@@ -35,6 +35,16 @@ STEP = [
 ]
 
 
+def loop_body(tree: ast.AST) -> list[ast.stmt]:
+    """The statements of the training loop: the one that begins its backward pass with ``model.zero_grad()``."""
+    loops = (node.body for node in ast.walk(tree) if isinstance(node, ast.For))
+    return next(body for body in loops if any(map(zeroes_gradients, body)))
+
+
+def zeroes_gradients(line: ast.stmt) -> bool:
+    return ast.unparse(line) == "model.zero_grad()"
+
+
 class Authors:
     """Their code at ``root``.
 
@@ -53,11 +63,7 @@ class Authors:
         losses = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.endswith("loss")]
         self.space = {"torch": torch, "F": F}
         exec(compile(ast.Module(losses, []), SCRIPT, "exec"), self.space)
-        body = next(
-            node.body
-            for node in ast.walk(tree)
-            if isinstance(node, ast.For) and any(ast.unparse(line) == "model.zero_grad()" for line in node.body)
-        )
+        body = loop_body(tree)
         self.step = self._function("step", STEP, body, "train_loss, num_steps")
         distil = next(
             node.body

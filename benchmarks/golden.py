@@ -18,12 +18,15 @@ import json
 import runpy
 import sys
 from argparse import Namespace
+from itertools import takewhile
 from pathlib import Path
 from types import ModuleType
 
+import authors_step
 import numpy as np
 import torch
 from authors import free_shadowed_functions, hush_pinned_memory, skip_figures, stub_missing_modules
+from authors_step import loop_body, zeroes_gradients
 
 TESTS = Path(__file__).resolve().parents[1] / "tests"
 RECIPE = runpy.run_path(str(TESTS / "test_golden_official.py"), run_name="recipe")
@@ -31,17 +34,7 @@ NEW, C, P, PROJECTIONS = RECIPE["NEW"], RECIPE["C"], RECIPE["P"], RECIPE["PROJEC
 STEP, PER_TASK = 3, 2
 REDERIVED = ["kd_ragged.sum"]
 SETTINGS = Namespace(
-    dataset="AVE",
-    modality="audio-visual",
-    class_num_per_step=PER_TASK,
-    instance_contrastive=True,
-    class_contrastive=True,
-    attn_score_distil=True,
-    instance_contrastive_temperature=0.05,
-    class_contrastive_temperature=0.05,
-    lam=0.5,
-    lam_I=0.5,
-    lam_C=1.0,
+    **vars(authors_step.SETTINGS) | {"class_num_per_step": PER_TASK},
     lam_disc=0.5,
     gen_exem_batch_size=8,
     num_workers=0,
@@ -87,12 +80,7 @@ class Official(dict):
         """Run the body of the innermost training loop of train() up to ``model.zero_grad()``; its variables after."""
         tree = free_shadowed_functions(ast.parse(self.source[name]))
         train = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "train")
-        body = next(
-            node.body[: position[0]]
-            for node in ast.walk(train)
-            if isinstance(node, ast.For)
-            and (position := [i for i, line in enumerate(node.body) if ast.unparse(line) == "model.zero_grad()"])
-        )
+        body = list(takewhile(lambda line: not zeroes_gradients(line), loop_body(train)))
         space = dict(vars(self[name])) | variables
         exec(compile(ast.Module(body, []), name, "exec"), space)
         return space

@@ -105,7 +105,14 @@ def test_every_widget_of_the_results_changes_figures_and_numbers(places, params)
 
 def test_measures_of_a_matrix_made_by_hand():
     runs = pd.DataFrame({"variant": "a", "seed": 0, "task": [0, 1], "accuracy": [1.0, 0.6]})
-    cells = {"variant": "a", "seed": 0, "task": [0, 1, 1], "on_task": [0, 0, 1], "accuracy": [1.0, 0.4, 0.8]}
+    cells = {
+        "benchmark": "b",
+        "variant": "a",
+        "seed": 0,
+        "task": [0, 1, 1],
+        "on_task": [0, 0, 1],
+        "accuracy": [1.0, 0.4, 0.8],
+    }
     found = measures(runs, pd.DataFrame(cells)).loc["a"]
     assert found.average_accuracy == pytest.approx(0.8) and found.last_accuracy == 0.6
     assert found.forgetting_last == pytest.approx(0.6) and found.plasticity == pytest.approx(0.9)

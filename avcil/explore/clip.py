@@ -58,7 +58,7 @@ class ClipView(Panel):
         ]
         trained = [name for name in rows if self._folder(name, 0, params.seeds[0]).exists()]
         seeds = [s for s in params.seeds if not trained or self._folder(trained[0], 0, s).exists()]
-        options = [(plots.name_of(name).split(" (")[0], name) for name in trained]
+        options = [(plots.short_name_of(name), name) for name in trained]
         self.variant = choice(options, trained[0] if trained else None, "row")
         self.seed = choice(seeds, seeds[0], "seed")
         self.of_task = choice(range(len(params.tasks)), 0, "clips of task")
@@ -162,7 +162,7 @@ class ClipView(Panel):
         self.spatial, self.temporal = self.maps[who]
         mel = self.encoder.spectrogram(torch.from_numpy(self.now.waveform)[None])[0].numpy()
         if who != ALONE:
-            who = f"{plots.name_of(self.variant.value).split(' (')[0]} {who}"
+            who = f"{plots.short_name_of(self.variant.value)} {who}"
         self.picture.value = png(
             plots_explore.looking(
                 self.frames, self.spatial, self.share, mel, self.temporal,

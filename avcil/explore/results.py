@@ -7,25 +7,20 @@ import ipywidgets as widgets
 import numpy as np
 import pandas as pd
 
-from avcil import metrics, plots, plots_explore
+from avcil import plots, plots_explore
 from avcil.explore.panel import LABEL, WIDE, Panel, Places, choice, line, picture, png, side_by_side, small_table
 from avcil.manifest import class_index, class_order, read_manifest
 from avcil.params import Params
-from avcil.tables import MAIN, mean_and_spread
+from avcil.runs import measures as every_seed
+from avcil.tables import MAIN, Tables, mean_and_spread, percent
 
 MATRICES = 4  # of the chosen rows, so many fit beside one another
 
 
 def measures(runs: pd.DataFrame, matrix: pd.DataFrame) -> pd.DataFrame:
     """Mean and spread over seeds of each variant's measures at the last task of the tables given."""
-    found = []
-    for (variant, seed), cells in matrix.groupby(["variant", "seed"], sort=False):
-        table = cells.pivot(index="task", columns="on_task", values="accuracy").to_numpy()
-        accuracy = runs[(runs.variant == variant) & (runs.seed == seed)].sort_values("task").accuracy
-        row = {"average_accuracy": accuracy.mean(), "last_accuracy": accuracy.iloc[-1]}
-        row |= {name: getattr(metrics, name)(table) for name in ("forgetting_mean", "forgetting_last", "plasticity")}
-        found.append({"variant": variant, "seed": seed} | row)
-    return mean_and_spread(pd.DataFrame(found).groupby("variant", sort=False), MAIN)
+    unseen = pd.DataFrame(columns=["variant", "seed", "task", "on_task", "hit"])
+    return mean_and_spread(every_seed(Tables(runs, matrix, unseen)).groupby("variant", sort=False), MAIN)
 
 
 def class_accuracy(predictions: list[dict[str, int]], labels: pd.Series) -> pd.DataFrame:
@@ -62,7 +57,7 @@ class Results(Panel):
         seeds, last = sorted(self.runs.seed.unique().tolist()), int(self.runs.task.max())
         benchmarks = sorted(self.runs.benchmark.unique())
         self.benchmark = choice(benchmarks, benchmarks[0], "benchmark")
-        options = [(f"{plots.name_of(name).split(' (')[0]}  [{name}]", name) for name in names]
+        options = [(f"{plots.short_name_of(name)}  [{name}]", name) for name in names]
         self.variants = widgets.SelectMultiple(
             options=options, value=first, rows=12, description="rows", style=LABEL, layout=WIDE
         )
@@ -106,7 +101,7 @@ class Results(Panel):
         shown = f"matrices: the first {MATRICES} of {len(variants)} rows" if len(variants) > MATRICES else ""
         self.note.value = line(shown)
         self._quiet, kept = True, self.detail.value  # options and value change one after the other: draw once
-        self.detail.options = [(plots.name_of(name).split(" (")[0], name) for name in variants]
+        self.detail.options = [(plots.short_name_of(name), name) for name in variants]
         self.detail.value = kept if kept in variants else variants[0]
         self._quiet = False
         self._update_classes()
@@ -115,12 +110,12 @@ class Results(Panel):
         shown = pd.DataFrame(
             {
                 name.replace("_", " "): [
-                    f"{100 * value:.1f}" + ("" if np.isnan(spread) else f" ± {100 * spread:.1f}")
+                    percent(value, spread)
                     for value, spread in zip(self.numbers[name], self.numbers[f"{name}_std"], strict=True)
                 ]
                 for name in MAIN
             },
-            index=[plots.name_of(variant).split(" (")[0] for variant in self.numbers.index],
+            index=[plots.short_name_of(variant) for variant in self.numbers.index],
         )
         return small_table(shown)
 
@@ -145,5 +140,5 @@ class Results(Panel):
         sizes = [task.classes for task in self.params.tasks[: len(files)]]
         self.by_class = class_accuracy(predictions, labels)
         self.confusion = task_confusion(predictions[-1], labels, sizes)
-        title = f"{plots.name_of(variant).split(' (')[0]}, seed {seed}"
+        title = f"{plots.short_name_of(variant)}, seed {seed}"
         self.classes.value = png(plots_explore.class_changes(self.by_class, self.confusion, order, title=title))

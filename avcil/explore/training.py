@@ -38,7 +38,7 @@ class Trainer(Panel):
 
         stores = [s.name for s in sorted(places.features.glob("*")) if (s / "index.json").exists()]
         names = [name for name, row in params.rows.items() if row.tokens in (stores or ["mini"])]
-        self.base = choice([(f"{plots.name_of(n).split(' (')[0]}  [{n}]", n) for n in names], names[0], "start from")
+        self.base = choice([(f"{plots.short_name_of(n)}  [{n}]", n) for n in names], names[0], "start from")
         self.name = widgets.Text("my_row", description="name", style=LABEL, layout=WIDE)
         self.seed = choice(params.seeds, params.seeds[0], "seed")
         self.tasks = widgets.IntSlider(

@@ -74,7 +74,8 @@ class Report:
         return f'{text}\n\n<p class="origin">From {shown}.</p>'
 
     def write(self, name: str, title: str, body: str, *, up: str = "") -> None:
-        """A page in its frame."""
+        """A page in its frame, its tables in boxes that scroll."""
+        body = markup.tables_that_scroll(body)
         page = self.templates.get_template("page.html")
         text = page.render(title=title, body=body, up=up, contents=markup.contents(body))
         (self.folder / name).write_text(text + "\n")
@@ -121,15 +122,14 @@ def paper(report: Report, pages: list[notebooks.Page]) -> str:
         figure=report.figure,
         table=report.table,
     )
-    return markup.tables_that_scroll(markup.render(filled))
+    return markup.render(filled)
 
 
 def provenance(report: Report) -> str:
     """Every stage with its parameters, code and outputs, as HTML."""
-    found = report.templates.get_template("provenance.html").render(
+    return report.templates.get_template("provenance.html").render(
         stages=report.stages.values(), dump=lambda value: yaml.safe_dump(value, sort_keys=True, allow_unicode=True)
     )
-    return markup.tables_that_scroll(found)
 
 
 def build(root: Path, folder: Path) -> None:
@@ -151,7 +151,7 @@ def build(root: Path, folder: Path) -> None:
     for module in modules:
         index = [m for m in modules if m is not module] if module.name == "avcil" else []
         body = report.templates.get_template("api.html").render(module=module, index=index)
-        report.write(f"api/{module.name}.html", module.name, markup.tables_that_scroll(body), up="../")
+        report.write(f"api/{module.name}.html", module.name, body, up="../")
     report.write("provenance.html", "Provenance", provenance(report))
     for page in pages:
         origin = f'<p class="origin">{report.source(f"artifacts/notebooks/{page.name}.ipynb")}.</p>'

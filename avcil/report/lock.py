@@ -26,7 +26,7 @@ class Stage(NamedTuple):
 
 
 def stages(root: Path, without: str = "report") -> dict[str, Stage]:
-    """All stages that have run, by name, in the order of their notebooks, the field's last. Paths are below ``root``..
+    """All stages that have run, by name, in the order of their notebooks, the field's last. Paths are below ``root``.
 
     ``without``: the stage that asks, whose own entry is still that of its last run.
     """

@@ -32,7 +32,7 @@ def page(path: Path) -> Page:
     exporter.register_filter("strip_files_prefix", lambda text: text)
     body, _ = exporter.from_notebook_node(notebook)
     title = f"{title}: {which}" if which else title
-    return Page(path.stem, title, markup.tables_that_scroll(body))
+    return Page(path.stem, title, body)
 
 
 def code_style() -> str:
@@ -42,7 +42,7 @@ def code_style() -> str:
     return HtmlFormatter(style="default").get_style_defs(".highlight")
 
 
-def listing(pages: list[Page], root: str = "") -> str:
+def listing(pages: list[Page]) -> str:
     """Links to pages, as a list."""
-    items = (f'<li><a href="{root}notebooks/{p.name}.html">{html.escape(p.title)}</a></li>' for p in pages)
+    items = (f'<li><a href="notebooks/{p.name}.html">{html.escape(p.title)}</a></li>' for p in pages)
     return f"<ul>{''.join(items)}</ul>"

@@ -51,7 +51,7 @@ def docstring(item: griffe.Object | griffe.Alias) -> str:
     text = re.sub(r":math:`(.+?)`", r"$\1$", text)
     text = re.sub(r"^(Args|Attributes|Raises):\n", r"\1:\n\n", text, flags=re.M)
     text = re.sub(r"^    (\w+(?:, \w+)*): ", r"- `\1`: ", text, flags=re.M)
-    return markup.tables_that_scroll(markup.render(text, _plain))
+    return markup.render(text, _plain)
 
 
 def _public(parent: griffe.Object | griffe.Alias) -> list[griffe.Object]:
