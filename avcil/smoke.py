@@ -22,6 +22,7 @@ from avcil.files import digest
 
 CLASSES, TRAIN_CLIPS, TEST_CLIPS = 8, 20, 10
 VARIANTS = ("visual_only", "audio_only", "naive_fusion", "without_both_levels", "joint_guided", "replay")
+REPOSITORY = ("without_both_levels", "replay")
 FIELD = ("joint_guided", "lll_analytic", "replay", "acil_guided", "acil", "avcil")
 # the stages in order; the tour comes after everything, whatever its number
 STEPS: list[tuple[str, dict]] = [
@@ -57,19 +58,23 @@ def parameters(raw: dict) -> dict:
     return small
 
 
+def _few_clips(corpus: Path, timbres: int) -> pd.DataFrame:
+    """The rows of the corpus's manifest that a sandbox has."""
+    manifest = pd.read_csv(corpus / "manifest.csv")
+    labels = sorted(manifest.label.unique())
+    kept = [*labels[: CLASSES // 2], *labels[timbres : timbres + CLASSES // 2]]
+    manifest = manifest[manifest.label.isin(kept)]
+    most = manifest.split.map({"train": TRAIN_CLIPS, "val": TEST_CLIPS, "test": TEST_CLIPS})
+    return manifest[manifest.groupby(["split", "label"]).cumcount() < most]
+
+
 def _write_inputs(top: Path, sandbox: Path) -> None:
     raw = yaml.safe_load((top / "params.yaml").read_text())
     sandbox.mkdir(parents=True)
     (sandbox / "params.yaml").write_text(yaml.safe_dump(parameters(raw), sort_keys=False))
     corpus, data = top / "corpus" / raw["benchmark"], sandbox / "data" / raw["benchmark"]
     data.mkdir(parents=True)
-    manifest = pd.read_csv(corpus / "manifest.csv")
-    labels = sorted(manifest.label.unique())
-    timbres = raw["world"]["timbres"]
-    kept = [*labels[: CLASSES // 2], *labels[timbres : timbres + CLASSES // 2]]
-    manifest = manifest[manifest.label.isin(kept)]
-    most = manifest.split.map({"train": TRAIN_CLIPS, "val": TEST_CLIPS, "test": TEST_CLIPS})
-    manifest[manifest.groupby(["split", "label"]).cumcount() < most].to_csv(data / "manifest.csv", index=False)
+    _few_clips(corpus, raw["world"]["timbres"]).to_csv(data / "manifest.csv", index=False)
     for shared in ("clips", "regions.npz"):
         (data / shared).symlink_to(corpus / shared)
     prior = sandbox / "artifacts" / "prior"
@@ -132,6 +137,57 @@ def build_base(top: Path, *, report=lambda *_: None) -> Path:
     before["end"] = _files(base)
     (base / "before.json").write_text(json.dumps(before))
     return base
+
+
+def _write_repository(top: Path, sandbox: Path) -> None:
+    """A project of its own under git and DVC, with copies of code, notebooks and few clips, and fewer tasks and rows."""
+    raw = yaml.safe_load((top / "params.yaml").read_text())
+    small = parameters(raw)
+    small["tasks"] = small["tasks"][:3]
+    small["variants"] = {name: small["variants"][name] for name in REPOSITORY}
+    small["protocols"][raw["benchmark"]] |= {"rows": list(REPOSITORY), "settings": {"standard": {}}}
+    corpus, copy = top / "corpus" / raw["benchmark"], sandbox / "corpus" / raw["benchmark"]
+    (copy / "clips").mkdir(parents=True)
+    manifest = _few_clips(corpus, raw["world"]["timbres"])
+    manifest.to_csv(copy / "manifest.csv", index=False)
+    for name in [*manifest.path, "regions.npz"]:
+        shutil.copy(corpus / name, copy / name)
+    for name in ("avcil", "notebooks"):
+        shutil.copytree(top / name, sandbox / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+    (sandbox / ".dvc").mkdir()
+    for name in (
+        ".gitignore",
+        ".dvcignore",
+        ".dvc/.gitignore",
+        ".dvc/config",
+        ".dvc/plots.html",
+        "data.dvc",
+        "dvc.yaml",
+    ):
+        shutil.copy(top / name, sandbox / name)
+    (sandbox / "params.yaml").write_text(yaml.safe_dump(small, sort_keys=False))
+    _make_output_folders(sandbox)
+
+
+def build_repository(top: Path) -> Path:
+    """`build/smoke/.repository-<stamp>`: a small project in which `dvc repro ablations` has run; returns the folder."""
+    place = top / "build" / "smoke" / f".repository-{_stamp(top)}"
+    if (place / "dvc.lock").exists():
+        return place
+    for stale in place.parent.glob(".repository-*"):
+        shutil.rmtree(stale)
+    _write_repository(top, place)
+    who = ["-c", "user.name=avcil", "-c", "user.email=avcil@example.org"]
+    for command in (
+        ["git", "init", "--quiet", "--initial-branch=main"],
+        ["git", "config", "user.name", "avcil"],
+        ["git", "config", "user.email", "avcil@example.org"],
+        [sys.executable, "-m", "dvc", "repro", "--quiet", "ablations"],
+        ["git", "add", "--all"],
+        ["git", "commit", "--quiet", "--message", "A small project"],
+    ):
+        _call(command, place)
+    return place
 
 
 def prepare(top: Path, sandbox: Path) -> None:

@@ -280,7 +280,10 @@ def main() -> None:
         "groups": read(path).get("groups", {}),
     }
     options = Options(device, authors, compiled=not (given.quick or given.no_compile))
-    cases = [case for case in CASES["quick" if given.quick else device.type] if any(w in key(case) for w in given.only)]
+    known = CASES["quick" if given.quick else device.type]
+    cases = [case for case in known if any(word in key(case) for word in given.only)]
+    if not cases:
+        parser.error(f"--only: no group's name contains {given.only}; there are {', '.join(map(key, known))}")
     run(cases, options, given.rounds or (2 if given.quick else 20 if device.type == "cuda" else 7), path, found)
     print("\n".join(goal_table(found["goals"])))
 

@@ -32,7 +32,7 @@ from torch.autograd.function import once_differentiable
 from avcil.kernels.reference import Channelwise, OldAttention
 
 COMPILED_FROM = 1 << 19  # numbers a batch: below, compiling costs more than it saves
-CHUNK = 1 << 21  # numbers at once: what the cache holds
+CHUNK = 1 << 20  # numbers at once: what the cache holds
 
 
 def _exp_polynomial() -> list[float]:
