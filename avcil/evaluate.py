@@ -15,7 +15,7 @@ from avcil.checkpoint import Checkpoint
 from avcil.heads import Acil, CarriedRidge, FeCam, Head, Mmal, NearestMean, RanPac, RecursiveRidge, Slda
 from avcil.methods import Method, Task, Training
 from avcil.model import ATTENDING, FROZEN, PROXIES, Features, IncrementalClassifier, Output
-from avcil.tokens import TokenSource
+from avcil.tokens import ClipSource, TokenSource
 
 
 class Dataset(NamedTuple):
@@ -76,10 +76,10 @@ def restore(
 
 
 @torch.no_grad()
-def predict(model: IncrementalClassifier, tokens: TokenSource, rows: Tensor, batch: int = 200) -> Output:
+def predict(model: IncrementalClassifier, tokens: ClipSource, rows: Tensor, batch: int = 200) -> Output:
     """Outputs for the clips at ``rows``, without gradients and on the CPU; of channel-wise maps the mean over channels.
 
-    Batches go to the model's device. ``tokens`` is a source of tokens or a ``Feed``.
+    Batches go to the model's device.
     """
     model.eval()
     device = model.classifier.weight.device
