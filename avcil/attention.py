@@ -36,7 +36,9 @@ def probabilities(data: Dataset, clip: int, folder: Path, method: Method, traini
 
 def slot_frames(path: Path, film: Film) -> np.ndarray:
     """The frames [L,H,W,3] that stand for the temporal slots: every second one of the clip."""
-    return read_clip(path, **film.model_dump()).frames[::2]
+    frames = read_clip(path, **film.model_dump()).frames
+    assert frames is not None  # only a clip read for its sound alone has none
+    return frames[::2]
 
 
 def write_gif(path: Path, frames: np.ndarray, maps: list[np.ndarray], share: np.ndarray, fps: float) -> None:

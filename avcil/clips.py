@@ -88,7 +88,7 @@ class _Eye:
             return False
         self._take(frame.time, frame)
         self.on_screen = frame
-        self.end = frame.time + float(frame.duration * frame.time_base if frame.duration else 0)
+        self.end = frame.time + float(frame.duration * frame.time_base if frame.duration and frame.time_base else 0)
         return len(self.pictures) == len(self.instants)
 
     def close(self) -> None:
@@ -136,14 +136,14 @@ class _Ear:
 def _decode(path: Path, start: float, eye: _Eye | None, ear: _Ear | None) -> float:
     """Feed the tracks to eye and ear from the key frame before ``start``; returns the time at which the file begins."""
     with av.open(str(path)) as container:
-        wanted = {}
+        wanted = []
         for name, sense in (("video", eye), ("audio", ear)):
             if sense is None:
                 continue
             streams = getattr(container.streams, name)
             if not streams:
                 raise ClipError(f"{path}: no {name} track; drop its row from the manifest")
-            wanted[name] = streams[0]
+            wanted.append(streams[0])
         origin = (container.start_time or 0) / av.time_base
         if start > 0:
             container.seek(round((origin + start) * av.time_base))
@@ -151,18 +151,17 @@ def _decode(path: Path, start: float, eye: _Eye | None, ear: _Ear | None) -> flo
             eye.instants = eye.instants + origin
         if ear is not None:
             ear.start += origin
-        done = set()
-        for frame in container.decode(*wanted.values()):
-            track, sense = (
-                ("video", eye and eye.see) if isinstance(frame, av.VideoFrame) else ("audio", ear and ear.hear)
-            )
-            if track not in done and sense(frame):
-                done.add(track)
-                if done == wanted.keys():
-                    break
+        seen, heard = eye is None, ear is None
+        for frame in container.decode(*wanted):
+            if isinstance(frame, av.VideoFrame) and eye is not None and not seen:
+                seen = eye.see(frame)
+            elif isinstance(frame, av.AudioFrame) and ear is not None and not heard:
+                heard = ear.hear(frame)
+            if seen and heard:
+                break
         if eye is not None:
             eye.close()
-        if ear is not None and "audio" not in done:
+        if ear is not None and not heard:
             ear.hear(None)
     return origin
 
@@ -204,9 +203,13 @@ def read_clip(
         raise
     except (av.error.FFmpegError, IndexError, ValueError) as error:  # ValueError: sound that changes its format
         raise ClipError(f"{path}: damaged ({error.__class__.__name__}); restore it or drop its row") from error
-    there = {"video": eye and eye.end - origin - start, "audio": ear and ear.end}
+    there = {}
+    if eye is not None:
+        there["video"] = eye.end - origin - start
+    if ear is not None:
+        there["audio"] = ear.end
     for track, has in there.items():
-        if has is not None and has < seconds / 2:
+        if has < seconds / 2:
             message = f"{path}: {track} track of {max(has, 0):.2f} s where {seconds:.2f} s are wanted; drop its row"
             raise ClipError(message)
     return Clip(np.stack(eye.pictures) if eye else None, ear.waveform if ear else None, fps, sample_rate)

@@ -15,7 +15,7 @@ from avcil.checkpoint import Checkpoint
 from avcil.heads import Acil, CarriedRidge, FeCam, Head, Mmal, NearestMean, RanPac, RecursiveRidge, Slda
 from avcil.methods import Method, Task, Training
 from avcil.model import ATTENDING, FROZEN, PROXIES, Features, IncrementalClassifier, Output
-from avcil.tokens import TokenSource
+from avcil.tokens import ClipSource, TokenSource
 
 
 class Dataset(NamedTuple):
@@ -77,13 +77,11 @@ def restore(
 
 @torch.no_grad()
 def predict(
-    model: IncrementalClassifier, tokens: TokenSource, rows: Tensor, batch: int = 200, *, maps: bool = False
+    model: IncrementalClassifier, tokens: ClipSource, rows: Tensor, batch: int = 200, *, maps: bool = False
 ) -> Output:
     """Outputs for the clips at ``rows``, without gradients and on the CPU.
 
-    ``maps``: build channel-wise maps too, of which the mean over channels is given.
-
-    Batches go to the model's device. ``tokens`` is a source of tokens or a ``Feed``.
+    Batches go to the model's device. ``maps``: build channel-wise maps too; their mean over channels is given.
     """
     model.eval()
     device = model.classifier.weight.device

@@ -45,14 +45,19 @@ def extract(
     compute, config = params.compute, params.features
     encoder = load_encoder(name, params)
     print(f"{name}: {cost(encoder.layout, len(clips))}", flush=True)
-    settings = {"workers": compute.workers, "streams": tuple(streams), "replace": replace}
+    streams = tuple(streams)
     if compute.engine == "local":
-        return features.extract(encoder, name, clips, config, store, **settings)
+        return features.extract(
+            encoder, name, clips, config, store, workers=compute.workers, streams=streams, replace=replace
+        )
     from avcil import cluster
 
     gpus = float(compute.device != "cpu")
     make = partial(load_encoder, name, params, Path("artifacts/prior").absolute())
-    return cluster.extract(encoder, make, name, clips, config, store, actors=compute.actors, gpus=gpus, **settings)
+    return cluster.extract(
+        encoder, make, name, clips, config, store, actors=compute.actors, workers=compute.workers, gpus=gpus,
+        streams=streams, replace=replace,
+    )  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -36,7 +36,7 @@ class FeatureConfig(Section):
     silence: float = Field(ge=0, lt=1, description="a clip whose samples are all smaller is unusable")
 
 
-def checksum(encoder: torch.nn.Module) -> str:
+def checksum(encoder: Encoder) -> str:
     """Digest of an encoder's weights and buffers."""
     total = hashlib.sha256()
     for name, tensor in sorted(encoder.state_dict().items()):
@@ -55,8 +55,10 @@ def header_of(
 ) -> Header:
     """The header of the store that ``extract`` writes with the same arguments."""
     layout = encoder.layout
-    for stream in {"visual", "audio"} - set(streams):
-        layout = layout.without(stream)
+    if "visual" not in streams:
+        layout = layout.without("visual")
+    if "audio" not in streams:
+        layout = layout.without("audio")
     reading = encoder.reading._asdict() | {"streams": list(streams), "silence": config.silence}
     return Header(name, encoder.revision, checksum(encoder), reading, layout, list(clip_ids), config.clips_per_shard)
 
@@ -120,9 +122,13 @@ def make_shard(
 
     Raises StoreError for tokens that are not finite in float16.
     """
-    visual = (len(ids), layout.slots, layout.patches, layout.visual_channels)
-    shapes = Tokens(visual, (len(ids), layout.audio_tokens, layout.audio_channels), visual[:3])
-    shard = {name: torch.zeros(shape, dtype=torch.float16) for name, shape in shapes._asdict().items()}
+    patches = (len(ids), layout.slots, layout.patches)
+    shapes = {
+        "visual": (*patches, layout.visual_channels),
+        "audio": (len(ids), layout.audio_tokens, layout.audio_channels),
+        "similarity": patches,
+    }
+    shard = {name: torch.zeros(shape, dtype=torch.float16) for name, shape in shapes.items()}
     bad: dict[str, str] = {}
     for start in range(0, len(ids), batch):
         rows, usable = [], []
@@ -142,15 +148,16 @@ def make_shard(
                 clip = ids[rows[int((~finite).nonzero()[0, 0])]]
                 raise StoreError(f"clip `{clip}`: the encoder gave NaN, or more than float16 holds, in {name}")
             if values.shape[1:] != shard[name].shape[1:]:
-                shapes = f"{tuple(values.shape[1:])}, not the {tuple(shard[name].shape[1:])} of its layout"
-                raise StoreError(f"the encoder gave {name} tokens of shape {shapes}")
+                expected = f"{tuple(values.shape[1:])}, not the {tuple(shard[name].shape[1:])} of its layout"
+                raise StoreError(f"the encoder gave {name} tokens of shape {expected}")
             shard[name][rows] = values
     return shard, bad
 
 
 def _encode(encoder: Encoder, clips: list[Clip]) -> Tokens:
     def stack(parts: list[np.ndarray | None]) -> torch.Tensor | None:
-        return None if parts[0] is None else torch.from_numpy(np.stack(parts))
+        there = [part for part in parts if part is not None]
+        return torch.from_numpy(np.stack(there)) if there else None
 
     return encoder.encode(stack([clip.frames for clip in clips]), stack([clip.waveform for clip in clips]))
 

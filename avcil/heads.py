@@ -41,7 +41,7 @@ class Head:
 
     def __init__(self, state: dict[str, Tensor] | None = None):
         self.state = state or {}
-        self._solution = None
+        self._solution: tuple[Tensor, ...] | None = None
 
     def update(self, features: Features, labels: Tensor, classes: int) -> None:
         """features and labels [N] of clips never given before; afterwards ``classes`` are known."""
@@ -151,7 +151,8 @@ class RanPac(RecursiveRidge):
     """
 
     def __init__(self, size: int, seed: int, penalty: float | None = None, state: dict[str, Tensor] | None = None):
-        super().__init__(penalty, state)
+        super().__init__(1.0 if penalty is None else penalty, state)
+        self.chooses = penalty is None
         self.size = size
         self.seed = seed
 
@@ -161,8 +162,8 @@ class RanPac(RecursiveRidge):
 
     def update(self, features: Features, labels: Tensor, classes: int) -> None:
         super().update(features, labels, classes)
-        if self.penalty is None:
-            before = self.state.get("penalty", torch.ones((), dtype=torch.float64))
+        if self.chooses:
+            before = self.state.get("penalty", torch.tensor(self.penalty, dtype=torch.float64))
             y = F.one_hot(labels, classes).double()
             self.state["penalty"] = self._choose_penalty(self.expand(features), y) if len(y) > 1 else before
 
@@ -178,7 +179,7 @@ class RanPac(RecursiveRidge):
         return penalties[torch.stack([F.mse_loss(p, y[held]) for p in predictions]).argmin()]
 
     def _solve(self) -> tuple[Tensor, ...]:
-        penalty = self.state["penalty"] if self.penalty is None else self.penalty
+        penalty = self.state["penalty"] if self.chooses else self.penalty
         return (_ridge(self.state["gram"], self.state["cross"], penalty),)
 
 
@@ -333,7 +334,7 @@ class Mmal(Head):
 
     def _sums(self, features: Features, labels: Tensor, classes: int) -> dict[str, Tensor]:
         expanded, y = self.expand(features), F.one_hot(labels, classes).double()
-        sums = {}
+        sums: dict[str, Tensor] = {}
         for name, x in expanded._asdict().items():
             sums |= {f"{name}_gram": x.T @ x, f"{name}_cross": x.T @ y}
         for name in self.weights:
@@ -355,4 +356,5 @@ class Mmal(Head):
         return audio, visual, fused
 
     def logits(self, features: Features) -> Tensor:
-        return sum(x @ w for x, w in zip(self.expand(features), self.solution, strict=True)).float()
+        audio, visual, fused = (x @ w for x, w in zip(self.expand(features), self.solution, strict=True))
+        return (audio + visual + fused).float()

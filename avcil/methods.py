@@ -94,7 +94,7 @@ class Task(Section):
 def chain(sizes: list[int], epochs: int) -> list[Task]:
     """Tasks of so many new classes each, every one from the checkpoint of the one before."""
     names = ["init", *(f"task{t}" for t in range(len(sizes)))]
-    return [Task(**{"id": t, "from": names[t], "classes": size, "epochs": epochs}) for t, size in enumerate(sizes)]
+    return [Task(id=t, from_=names[t], classes=size, epochs=epochs) for t, size in enumerate(sizes)]
 
 
 class Training(Section):

@@ -180,6 +180,8 @@ class ProxyClassifier(nn.Module):
     the NCA loss. Source: Douillard et al., PODNet, ECCV 2020, arXiv 2004.13513; used by AFC, Kang et al., CVPR 2022.
     """
 
+    kept: Tensor
+
     def __init__(self, features: int):
         super().__init__()
         self.register_buffer("kept", torch.empty(0, features))
@@ -212,6 +214,8 @@ class IncrementalClassifier(nn.Module):
     `frozen` and `frozen_guided` learn nothing: audio, visual and fused features are the mean audio token, the visual
     tokens' mean (under the prior's own attention softmax_s(τ m), if guided), and both side by side.
     """
+
+    attention: GuidedAttention | ChannelwiseAttention
 
     def __init__(
         self,

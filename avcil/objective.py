@@ -76,7 +76,7 @@ def objective(
         found["logit_distillation"] = growth * method.logit_distillation * kept
     if method.feature_distillation and task:
         kept = dual.feature
-        if method.feature_distance == "importance":
+        if old.importance is not None:
             before = tuple(feature[rows] for feature in held_features(said))
             kept = losses.importance_distillation(held_features(output), before, old.importance[rows])
         found["feature_distillation"] = growth * method.feature_distillation * kept
@@ -93,6 +93,6 @@ def objective(
     if method.class_contrast and task:
         kept = losses.class_contrast(*streams, labels, method.contrast_temperature, as_published=method.as_published)
         found["class_contrast"] = method.class_contrast * kept
-    if method.dark_replay and task:
+    if old.stored is not None and task:
         found["dark_replay"] = method.dark_replay * losses.dark_replay(logits[:, :past], old.stored[rows])
     return found

@@ -13,7 +13,7 @@ from avcil.evaluate import predict
 from avcil.feed import Feed
 from avcil.files import digest
 from avcil.kernels import OldAttention, remember_attention
-from avcil.model import IncrementalClassifier, Output
+from avcil.model import ChannelwiseAttention, IncrementalClassifier, Output
 
 KEPT = 1 << 31  # bytes of channel-wise maps; more are computed anew for each batch
 
@@ -57,6 +57,8 @@ def ask(
 
     @torch.no_grad()
     def attention(rows: Tensor) -> OldAttention:
+        if not isinstance(model.attention, ChannelwiseAttention):
+            raise ValueError(f"fusion `{model.fusion}` has no map for each channel; ask without maps")
         return remember_attention(*model.attention.inputs(feed.clips(rows)), centre=feed.centre, dtype=feed.dtype)
 
     def afresh(rows: Tensor) -> tuple[OldAttention, Tensor]:

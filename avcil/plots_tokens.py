@@ -1,5 +1,7 @@
 """What a frozen encoder sees and hears in one clip, before anything is learnt."""
 
+from collections.abc import Iterable
+
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
@@ -36,7 +38,7 @@ def clip_tokens(
     slots = len(frames)
     figure = plt.figure(figsize=(1.25 * slots, 6.2), layout="constrained")
     above, below = figure.subfigures(2, 1, height_ratios=(3.9, 2.3))
-    rows = {
+    rows: dict[str, Iterable[np.ndarray]] = {
         "frames": frames,
         "patch tokens\n(three main\ncomponents)": _as_colours(visual),
         "similarity\nto the sound": [overlay(f, w) for f, w in zip(frames, _softmax(similarity), strict=True)],

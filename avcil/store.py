@@ -122,7 +122,8 @@ def quarantined(store: Path, numbers: Iterable[int]) -> dict[str, str]:
 
 def finish(store: Path, header: Header) -> dict[str, str]:
     """Write the index of a store whose shards are all there; returns its quarantined clips with reasons."""
-    sums, bad = {}, {}
+    sums: dict[str, str] = {}
+    bad: dict[str, str] = {}
     for number in range(len(header.shards)):
         file, note = _files(store, number)[0], _note(store, number)
         if note is None:
@@ -217,13 +218,13 @@ def read_store(store: Path, *, encoder: str | None = None, verify: bool = False,
 
 def _together(shards: Iterable[Tokens], count: int) -> Tokens:
     """The tokens of ``count`` clips from those of each shard."""
-    whole, start = None, 0
+    whole: list[torch.Tensor] = []
+    start = 0
     for shard in shards:
-        if whole is None:
+        if not whole:
             half = 4 * count * sum(shard.sizes) > HALF_ABOVE
-            empty = (s.new_empty(count, *s.shape[1:], dtype=None if half else torch.float32) for s in shard)
-            whole = Tokens(*empty)
+            whole = [s.new_empty(count, *s.shape[1:], dtype=None if half else torch.float32) for s in shard]
         for into, part in zip(whole, shard, strict=True):
             into[start : start + len(part)] = part
         start += len(shard.audio)
-    return whole
+    return Tokens(*whole)

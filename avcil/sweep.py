@@ -84,8 +84,9 @@ def load_run(file: Path) -> tuple[Done, dict]:
 def _begin() -> None:
     """One thread; and a worker whose parent was killed ends too, instead of waiting for work for ever."""
     torch.set_num_threads(1)
-    parent = multiprocessing.parent_process().sentinel
-    Thread(target=lambda: (wait([parent]), os._exit(1)), daemon=True).start()
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()
 
 
 def _run(job: Job) -> Done:

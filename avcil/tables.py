@@ -63,7 +63,7 @@ def frames(results: dict[tuple[str, int], list[TaskResult]], benchmark: str) -> 
             for j, accuracy in enumerate(result.accuracy):
                 cell = key | {"task": task, "on_task": j}
                 matrix.append(cell | {"accuracy": accuracy, "clips": result.clips[j]})
-                if result.hit is not None:
+                if result.hit is not None and result.auc is not None:
                     localisation.append(cell | {"hit": result.hit[j], "auc": result.auc[j]})
     places = pd.DataFrame(localisation, columns=["benchmark", "variant", "seed", "task", "on_task", "hit", "auc"])
     return Tables(pd.DataFrame(runs), pd.DataFrame(matrix), places)

@@ -7,13 +7,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-class TokenSource(Protocol):
-    """Tokens of N clips, in memory (``Tokens``) or mapped from a store (``avcil.store.MappedTokens``).
+class ClipSource(Protocol):
+    """What gives a model its clips: a ``TokenSource``, or ``avcil.feed.Feed``."""
 
-    centre [D] or None: what the true visual tokens are more than those that ``clips`` gives (``avcil.feed.Feed``).
-    """
+    @property
+    def centre(self) -> Tensor | None:
+        """What the true visual tokens are more than those that ``clips`` gives, [D]; None: nothing."""
 
-    centre: Tensor | None
+    def clips(self, index: Tensor) -> "Tokens":
+        """The tokens of the clips at ``index``."""
+
+
+class TokenSource(ClipSource, Protocol):
+    """Tokens of N clips, in memory (``Tokens``) or mapped from a store (``avcil.store.MappedTokens``)."""
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -48,11 +54,14 @@ class Tokens(NamedTuple):
     audio: Tensor
     similarity: Tensor
 
-    centre = None
+    @property
+    def centre(self) -> None:
+        """These are the true tokens."""
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        return tuple(self.visual.shape)
+        clips, slots, patches, channels = self.visual.shape
+        return clips, slots, patches, channels
 
     @property
     def channels(self) -> tuple[int, int]:
@@ -60,7 +69,8 @@ class Tokens(NamedTuple):
 
     @property
     def sizes(self) -> tuple[int, int, int]:
-        return tuple(stream.shape[1:].numel() for stream in self)
+        visual, audio, similarity = (stream.shape[1:].numel() for stream in self)
+        return visual, audio, similarity
 
     def to(self, device: torch.device | str) -> "Tokens":
         return Tokens(*(stream.to(device, non_blocking=True) for stream in self))

@@ -24,7 +24,7 @@ from avcil.files import digest, write_json
 from avcil.heads import CarriedRidge
 from avcil.memory import quota, select
 from avcil.methods import Method, Task, Training
-from avcil.model import FROZEN, PROXIES, Features, IncrementalClassifier
+from avcil.model import FROZEN, PROXIES, Features, IncrementalClassifier, ProxyClassifier
 from avcil.objective import importance, objective
 from avcil.old_model import Old
 from avcil.progress import progress
@@ -121,13 +121,14 @@ def optimise(
     return history
 
 
-def _imprint(model: IncrementalClassifier, feed: Feed, labels: Tensor, classes: int) -> None:
+def _imprint(
+    classifier: ProxyClassifier, model: IncrementalClassifier, feed: Feed, labels: Tensor, classes: int
+) -> None:
     """New classes' proxies start at the k-means centres of their clips' features, as long as past proxies are.
 
     Source: PODNet (Douillard et al., ECCV 2020), after Qi et al., CVPR 2018. A class of fewer clips than proxies keeps
     random ones for the rest.
     """
-    classifier = model.classifier
     features = F.normalize(predict(model, feed, torch.arange(len(labels))).features.fused, dim=1)
     length = classifier.kept.norm(dim=1).mean()
     first = classifier.classes - len(classifier.weight) // PROXIES
@@ -217,8 +218,8 @@ def run_task(
             importance=importance(model, at_hand, on_device) if important else None,
             stored=_stored(start, len(new), past).to(device) if method.dark_replay else None,
         )
-        if method.classifier == "proxies" and past:
-            _imprint(model, at_hand, labels, seen)
+        if isinstance(model.classifier, ProxyClassifier) and past:
+            _imprint(model.classifier, model, at_hand, labels, seen)
         score = None
         if training.keep != "last":
             held_out = data.rows("val", 0 if training.keep == "best_all" else past, seen)

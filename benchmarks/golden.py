@@ -22,9 +22,10 @@ from itertools import takewhile
 from pathlib import Path
 from types import ModuleType
 
-import authors_step
 import numpy as np
 import torch
+
+import authors_step
 from authors import free_shadowed_functions, hush_pinned_memory, skip_figures, stub_missing_modules
 from authors_step import loop_body, zeroes_gradients
 

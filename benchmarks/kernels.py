@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+
 from authors_step import Authors
 from peers import Options, attention, channelwise, distillation, shape
 from peers.attention import Attention

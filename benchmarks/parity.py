@@ -56,8 +56,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-import authors
 import numpy as np
+
+import authors
 
 ROOT = Path(__file__).resolve().parents[1]
 METHODS = ("finetune", "lwf", "icarl_nme", "icarl_fc", "ssil", "afc_nme", "afc_lsc", "avcil")

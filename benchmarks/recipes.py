@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from authors_step import SETTINGS, Authors
 from torch import Tensor, nn
 
+from authors_step import SETTINGS, Authors
 from avcil.kernels import (
     OldAttention,
     channelwise_attention,

@@ -17,8 +17,9 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-import authors
 import numpy as np
+
+import authors
 import parity
 from parity import ROOT, Run, Setup
 

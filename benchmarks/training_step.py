@@ -20,8 +20,10 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import recipes
 import torch
+from torch import Tensor
+
+import recipes
 from authors_step import Authors
 from peers import attention, cast, channelwise
 from peers.attention import Attention
@@ -29,7 +31,6 @@ from peers.channelwise import Channelwise
 from recipes import CLASSES, PAST, AvCil, Data, Guided, Sizes, Training, captured, eager
 from report import RESULTS, Goal, goal_table, heading, judged, machine, row, table, times_as_fast, write
 from timing import DTYPES, Group, Variant, Work, measure, rates, use_threads
-from torch import Tensor
 
 SIZES = {"cpu": Sizes(16, 64), "cuda": Sizes(256, 1024), "quick": Sizes(4, 8, S=5)}
 AUTHORS, STAND_IN = "authors' step", "our reference with the old model in the loop"

@@ -190,6 +190,12 @@ def test_maps_are_of_the_exemplars_asked_for_whether_kept_or_computed_anew(asked
     torch.testing.assert_close(maps.temporal[of[of >= 0]], output.temporal)
 
 
+def test_only_channelwise_attention_is_asked_for_its_maps(toy):
+    model = restore(EMPTY, row(), TRAINING, (16, 16))
+    with pytest.raises(ValueError, match="fusion `guided` has no map for each channel; ask without maps"):
+        ask(model, Feed(toy.tokens, torch.arange(4)), 2, "clips", maps=True)
+
+
 # ---- what a CUDA graph can hold
 
 
@@ -222,7 +228,8 @@ def test_a_step_never_waits_for_the_device(toy, name):
     maps = name == "avcil"
     before = restore(start, method, training, (16, 16))
     importance = torch.rand(12, 3) if method.feature_distance == "importance" else None
-    old = Old(*ask(before, feed, 8, name, maps=maps), importance, torch.full((12, 2), 0.5))
+    stored = torch.full((12, 2), 0.5) if method.dark_replay else None
+    old = Old(*ask(before, feed, 8, name, maps=maps), importance, stored)
     everything = torch.arange(12)
     with kernels.implementation(channelwise_attention="reference"), NoSynchronisation():
         maps, of = old.recall(everything) if old.recall else (None, None)

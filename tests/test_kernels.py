@@ -319,6 +319,8 @@ def test_divergence_from_one_s_own_maps_is_nothing(dtype):
 def test_the_closed_form_refuses_what_it_cannot_do():
     case = channelwise_case()
     given = [case[name] for name in ("audio", "tokens", "weight", "bias")]
+    with pytest.raises(ValueError, match="`old` and `of` are given together or not at all"):
+        channelwise_attention(*given, old=case["old"])
     with pytest.raises(ValueError, match=r"audio must lie in \[-1,1\]"):
         channelwise_attention(2 * given[0], *given[1:], impl="fused")
     with pytest.raises(ValueError, match="gives no gradient to tokens"):

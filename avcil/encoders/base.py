@@ -5,7 +5,7 @@ tokens, ``N`` audio samples.
 """
 
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from pydantic import Field
@@ -69,6 +69,8 @@ class Encoder(Protocol):
     layout: Layout
 
     def encode(self, frames: Tensor | None, waveform: Tensor | None) -> Tokens: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
 
 
 class Pretrained(Section):

@@ -44,7 +44,8 @@ class VisualEncoder(nn.Module):
             _block(half, half, 3, 1),
             _block(half, channels, 3, 2),
             _block(channels, channels, 3, 1),
-        ).to(memory_format=torch.channels_last)
+        )
+        nn.utils.convert_conv2d_weight_memory_format(self.spatial, torch.channels_last)
         self.temporal = nn.Conv1d(channels, channels, 3, padding=1)
         self.out = nn.Linear(channels, channels)
 
@@ -136,15 +137,15 @@ class Mini(nn.Module):
     @torch.no_grad()
     def encode(self, frames: Tensor | None, waveform: Tensor | None) -> Tokens:
         """frames [B,F,H,W,3] uint8 and waveform [B,N] at ``config.sample_rate`` -> Tokens."""
-        if frames is None:
-            audio = self.audio(self.spectrogram(waveform))
-            seen = absent(len(audio), self.layout, "visual", audio)
-            return Tokens(seen, (audio - self.audio_mean) / self.audio_std, seen[..., 0])
-        visual = self.visual(frames)
         if waveform is None:
+            visual = self.visual(frames)
             heard = absent(len(visual), self.layout, "audio", visual)
             return Tokens((visual - self.visual_mean) / self.visual_std, heard, visual.new_zeros(visual.shape[:3]))
         audio = self.audio(self.spectrogram(waveform))
+        if frames is None:
+            seen = absent(len(audio), self.layout, "visual", audio)
+            return Tokens(seen, (audio - self.audio_mean) / self.audio_std, seen[..., 0])
+        visual = self.visual(frames)
         return Tokens(
             visual=(visual - self.visual_mean) / self.visual_std,
             audio=(audio - self.audio_mean) / self.audio_std,

@@ -107,11 +107,15 @@ def compiler() -> bool:
 def _compiled(function, threads: int):
     # it would tell every machine without a GPU that it has none
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-    # the cache of compiled code knows nothing of threads: code for two would be run by one, and the other way round
-    threads = {"cpp.threads": threads}
-    # one loop over each slot: by default, long expressions are cut in two and meet again in memory
-    options = threads | {"realize_opcount_threshold": 1000}
-    compiled = torch.compile(functools.partial(function, _exp), options=options)
+    compiled = torch.compile(
+        functools.partial(function, _exp),
+        options={
+            # the cache of compiled code knows nothing of threads: code for two would be run by one, and vice versa
+            "cpp.threads": threads,
+            # one loop over each slot: by default, long expressions are cut in two and meet again in memory
+            "realize_opcount_threshold": 1000,
+        },
+    )
     # several token types, with and without old maps: more than the 8 variants that are allowed by default
     return torch._dynamo.config.patch(recompile_limit=64)(compiled)
 

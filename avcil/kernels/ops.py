@@ -123,8 +123,16 @@ def guided_attention(
     if centre is not None:
         value_bias = value_bias + value_weight @ centre
     attend = _attend_projected if impl == "projected" else _attend_folded
-    sets = query.flatten(0, 1), tokens.flatten(0, 1), *(None if x is None else x.flatten(0, 1) for x in (bias, mask))
-    output, weights, total = attend(*sets, key_weight, value_weight, heads, impl)
+    output, weights, total = attend(
+        query.flatten(0, 1),
+        tokens.flatten(0, 1),
+        None if bias is None else bias.flatten(0, 1),
+        None if mask is None else mask.flatten(0, 1),
+        key_weight,
+        value_weight,
+        heads,
+        impl,
+    )
     output = output + value_bias
     if mask is not None:
         output = output * mask.any(2).flatten()[:, None, None]
@@ -132,7 +140,16 @@ def guided_attention(
     return Attended(output.unflatten(0, shape), weights.unflatten(0, shape), total.unflatten(0, shape))
 
 
-def _attend_folded(query, tokens, bias, mask, key_weight, value_weight, heads, impl):
+def _attend_folded(
+    query: Tensor,
+    tokens: Tensor,
+    bias: Tensor | None,
+    mask: Tensor | None,
+    key_weight: Tensor,
+    value_weight: Tensor,
+    heads: int,
+    impl: str,
+) -> tuple[Tensor, Tensor, Tensor]:
     """output [N,Q,E] without value bias, weights [N,Q,S], log-sum-exp [N,H,Q]."""
     queries, channels = query.shape[1], tokens.shape[2]
     query = query.unflatten(-1, (heads, -1)) * (query.shape[-1] // heads) ** -0.5
@@ -148,7 +165,16 @@ def _attend_folded(query, tokens, bias, mask, key_weight, value_weight, heads, i
     return output, found.weights, found.log_sum_exp.unflatten(1, (heads, queries))
 
 
-def _attend_projected(query, tokens, bias, mask, key_weight, value_weight, heads, impl):
+def _attend_projected(
+    query: Tensor,
+    tokens: Tensor,
+    bias: Tensor | None,
+    mask: Tensor | None,
+    key_weight: Tensor,
+    value_weight: Tensor,
+    heads: int,
+    impl: str,
+) -> tuple[Tensor, Tensor, Tensor]:
     """As ``_attend_folded``, with every token projected to keys and values."""
     keys, values = (
         (tokens @ weight.to(tokens.dtype).T).unflatten(-1, (heads, -1)).transpose(1, 2)
@@ -193,8 +219,13 @@ def channelwise_attention(
         impl: `reference` builds all maps; `fused` is the closed form for a CPU (avcil/kernels/channelwise.py); `triton`
             the same on a GPU. `auto`: `fused` on a CPU, `triton` on a GPU it was proven on, else `reference`.
 
+    Raises:
+        ValueError: if only one of ``old`` and ``of`` is given, or if an implementation is asked for what it cannot do.
+
     Source: Pian et al., ICCV 2023, arXiv 2308.11073, as their code has it.
     """
+    if (old is None) != (of is None):
+        raise ValueError("channelwise_attention: `old` and `of` are given together or not at all")
     impl = _chosen("channelwise_attention", impl, ("auto", "reference", "fused", "triton"))
     if impl == "auto":
         impl = "fused" if tokens.device.type == "cpu" else "triton" if proven(tokens.device) else "reference"

@@ -95,7 +95,7 @@ def channelwise_attention(
 ) -> Channelwise:
     """See ``avcil.kernels.channelwise_attention``."""
     output, spatial, temporal = channelwise_maps(audio, tokens, weight, bias, centre)
-    if old is None:
+    if old is None or of is None:
         return Channelwise(output, output.new_zeros(len(output)), output.new_zeros(len(output)))
     remembered = (of >= 0).to(output.dtype)
     of = of.clamp_min(0)

@@ -265,5 +265,5 @@ def channelwise_attention(
         raise ValueError(
             "old.spatial is not contiguous: store it so once, a copy at every call would be as large as it"
         )
-    of = None if old is None else of.contiguous()
+    of = None if of is None else of.contiguous()
     return Channelwise(*_Channelwise.apply(audio, tokens.contiguous(), weight, bias, old, of))

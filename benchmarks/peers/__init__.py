@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+
 from authors_step import Authors
 from timing import DTYPES
 

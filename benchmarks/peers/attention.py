@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from timing import DTYPES, Group, Variant, Work, differentiated
 from torch import Tensor
 
 from avcil.kernels import guided_attention, reference
 from peers import Options, cast, compilations, shape
+from timing import DTYPES, Group, Variant, Work, differentiated
 
 
 class Attention(NamedTuple):

@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from authors_step import Authors
-from timing import DTYPES, Group, Variant, Work, differentiated
 from torch import Tensor
 
+from authors_step import Authors
 from avcil.kernels import channelwise_attention, channelwise_maps, reference, remember_attention
 from peers import Options, cast, compilations, shape
+from timing import DTYPES, Group, Variant, Work, differentiated
 
 
 class Channelwise(NamedTuple):

@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from timing import Group, Variant, Work, differentiated
 from torch import Tensor
 
 from avcil.kernels import (
@@ -21,6 +20,7 @@ from avcil.kernels import (
     separated_cross_entropy,
 )
 from peers import Options, shape
+from timing import Group, Variant, Work, differentiated
 
 TEMPERATURE = 2.0
 LIGER = importlib.util.find_spec("liger_kernel") is not None
