@@ -438,7 +438,7 @@ def test_new_proxies_start_at_their_class_s_clips_as_long_as_past_ones(toy):
     model.classifier.grow(4)
     rows = torch.cat([toy.rows("train", c, c + 1)[:4] for c in (0, 2, 3)])
     drawn, length = model.classifier.weight.detach().clone(), model.classifier.kept.norm(dim=1).mean()
-    train._imprint(model, Feed(toy.tokens, rows), toy.labels[rows], 4)
+    train._imprint(model.classifier, model, Feed(toy.tokens, rows), toy.labels[rows], 4)
     clips = length * F.normalize(predict(model, toy.tokens, rows[4:]).features.fused, dim=1)
     for mine, found, before in zip(
         clips.split(4), model.classifier.weight.split(PROXIES), drawn.split(PROXIES), strict=True
