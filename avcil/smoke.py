@@ -1,7 +1,8 @@
 """A small sandbox in which any notebook runs alone: real clips, the shipped prior, few classes, minutes cut to seconds.
 
 The sandbox of a notebook is the project as it stands before that notebook: `build/smoke/<notebook>` holds what the
-stages before it made. They are run once, by papermill, and kept until code, notebooks or parameters change.
+stages before it made. They are run once, by papermill, and kept until code, notebooks or parameters change. That of
+`11_experiments` is a repository of its own, with the results of a pipeline of two tasks.
 
 `python -m avcil.smoke` builds it all and says how long each notebook took.
 """
@@ -22,7 +23,7 @@ from avcil.files import digest
 
 CLASSES, TRAIN_CLIPS, TEST_CLIPS = 8, 20, 10
 VARIANTS = ("visual_only", "audio_only", "naive_fusion", "without_both_levels", "joint_guided", "replay")
-REPOSITORY = ("without_both_levels",)
+REPOSITORY = ("without_both_levels",)  # beside `lll`, in the sandbox of 11_experiments
 FIELD = ("joint_guided", "lll_analytic", "replay", "acil_guided", "acil", "avcil")
 # the stages in order; the tour comes after everything, whatever its number
 STEPS: list[tuple[str, dict]] = [
@@ -91,7 +92,7 @@ def _make_output_folders(sandbox: Path) -> None:
 def _stamp(top: Path) -> str:
     """Changes whenever something that the sandbox is made of does; stored outputs of notebooks do not count."""
     parts = [path.read_bytes() for path in sorted((top / "avcil").rglob("*.py"))]
-    parts += [(top / name).read_bytes() for name in ("params.yaml", "artifacts/prior/mini.safetensors")]
+    parts += [(top / name).read_bytes() for name in ("params.yaml", "dvc.yaml", "artifacts/prior/mini.safetensors")]
     for path in sorted((top / "notebooks").glob("*.ipynb")):
         cells = nbformat.read(path, as_version=4).cells
         parts.append(json.dumps([c.source for c in cells if c.cell_type == "code"]).encode())
@@ -174,25 +175,27 @@ def _write_repository(top: Path, sandbox: Path) -> None:
 
 
 def build_repository(top: Path) -> Path:
-    """`build/smoke/.repository-<stamp>`: a small project whose pipeline has run up to its tables; returns the folder."""
+    """`build/smoke/.repository-<stamp>`: a small project whose pipeline has run up to its tables. Returns it."""
     place = top / "build" / "smoke" / f".repository-{_stamp(top)}"
-    if (place / "dvc.lock").exists():
+    if place.exists():
         return place
     for stale in place.parent.glob(".repository-*"):
         shutil.rmtree(stale)
-    _write_repository(top, place)
+    unfinished = place.with_suffix(".part")
+    _write_repository(top, unfinished)
     for command in (
         ["git", "init", "--quiet", "--initial-branch=main"],
         ["git", "config", "user.name", "avcil"],
         ["git", "config", "user.email", "avcil@example.org"],
+        ["git", "config", "commit.gpgsign", "false"],
         ["git", "add", "--all"],
         ["git", "commit", "--quiet", "--message", "A small project"],
         [sys.executable, "-m", "dvc", "repro", "--quiet"],
         ["git", "add", "--all"],
         ["git", "commit", "--quiet", "--message", "Its results"],
     ):
-        _call(command, place, "the small project")
-    return place
+        _call(command, unfinished, "the small project")
+    return unfinished.rename(place)
 
 
 def prepare(top: Path, sandbox: Path) -> None:
@@ -219,7 +222,7 @@ if __name__ == "__main__":
     project = root()
     shutil.rmtree(project / "build" / "smoke", ignore_errors=True)
     build_base(project, report=print)
-    for last in ("02_prior", "07_figures", "08_search", "10_field_tables", "00_tour", "explore"):
+    for last in ("02_prior", "07_figures", "08_search", "10_field_tables", "11_experiments", "00_tour", "explore"):
         place = project / "build" / "smoke" / last
         prepare(project, place)
         _run(project, place, last, {})

@@ -70,8 +70,8 @@ def pages(site) -> dict[Path, BeautifulSoup]:
 
 
 def test_there_is_a_page_for_every_executed_notebook(project, pages, site):
-    executed = {path.stem for path in (project / "artifacts/notebooks").glob("*.ipynb")}
-    assert executed and {p.stem for p in pages if p.parent.name == "notebooks"} == executed
+    executed = {path.stem for path in (project / "artifacts/notebooks").glob("*.ipynb")} | {"11_experiments"}
+    assert len(executed) > 1 and {p.stem for p in pages if p.parent.name == "notebooks"} == executed
     linked = {a["href"] for a in pages[site / "index.html"].select("li a")}
     assert {f"notebooks/{name}.html" for name in executed} <= linked
     modules = {p.relative_to(ROOT).with_suffix("") for p in (ROOT / "avcil").rglob("*.py")}
@@ -236,3 +236,32 @@ def test_text_and_equations_can_be_read(browser, site, width):
     page.click("main a[href='notebooks/06_ablations.html']")
     assert "What each part is worth" in page.text_content("h1")
     page.close()
+
+
+def test_the_plots_of_dvc_are_read_offline(browser, project, site):
+    """Curves, bars, confusion, pictures, and the losses that DVCLive logs, of the committed metrics."""
+    for name in (".dvc/config", ".dvc/plots.html", "dvc.yaml"):
+        (project / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, project / name)
+    if not (project / ".git").exists():
+        subprocess.run(["git", "init", "-q"], cwd=project, check=True)
+    for task in range(5):
+        log = project / f"artifacts/live/lll/task{task}/plots/metrics/task{task}/seed0/cross_entropy.tsv"
+        log.parent.mkdir(parents=True)
+        log.write_text("step\tcross_entropy\n0\t1.0\n1\t0.5\n")
+    shown = subprocess.run([sys.executable, "-m", "dvc", "plots", "show"], cwd=project, capture_output=True, text=True)
+    assert shown.returncode == 0 and "failed to load" not in shown.stderr, shown.stderr
+    page = browser.new_page()
+    asked, failed = [], []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("requestfailed", lambda request: failed.append(request.url))
+    page.goto((project / "dvc_plots/index.html").as_uri())
+    definitions = yaml.safe_load((ROOT / "dvc.yaml").read_text())["plots"]
+    page.wait_for_function(
+        f"document.querySelectorAll('.vega-embed canvas, .vega-embed svg').length >= "
+        f"{sum(isinstance(plot, dict) for plot in definitions)}"
+    )
+    assert page.locator("img").count() == sum(isinstance(plot, str) for plot in definitions)
+    assert page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth)")
+    page.close()
+    assert failed == [] and not [url for url in asked if not url.startswith(("file:", "data:", "blob:"))]

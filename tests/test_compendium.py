@@ -173,6 +173,41 @@ def test_metrics_are_of_exactly_the_declared_runs(params):
     assert (summary.set_index("variant").last_accuracy - last).abs().max() < 2e-4
 
 
+def test_what_dvc_shows_are_the_same_metrics(params):
+    """A file a variant for `dvc metrics`; curves and confusion for `dvc plots`."""
+    metrics = ROOT / "metrics"
+    summary, runs = pd.read_csv(metrics / "summary.csv").set_index("variant"), pd.read_csv(metrics / "runs.csv")
+    shown = {path.stem: json.loads(path.read_text()) for path in (metrics / "variants").glob("*.json")}
+    assert set(shown) == set(summary.index)
+    for variant, measures in shown.items():
+        assert "last_accuracy" in measures
+        assert measures == summary.loc[variant, list(measures)].to_dict()
+    curves = pd.read_csv(metrics / "curves.csv").set_index("task")
+    means = runs.groupby(["task", "variant"]).accuracy.mean().unstack()
+    assert list(curves) == ["lll", *params.variants] and (curves - means).abs().max().max() < 2e-4
+    confusion = pd.read_csv(metrics / "confusion.csv")
+    right = (confusion.actual == confusion.predicted).groupby(confusion.seed).mean()
+    last = runs[(runs.variant == "lll") & (runs.task == runs.task.max())].set_index("seed").accuracy
+    assert (right - last).abs().max() < 2e-4
+
+
+def test_dvc_plots_only_what_the_pipeline_makes(params):
+    pipeline = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+    outs = {
+        out["path"] for s in yaml.safe_load((ROOT / "dvc.lock").read_text())["stages"].values() for out in s["outs"]
+    }
+    for plot in pipeline["plots"]:
+        definition = next(iter(plot.values())) if isinstance(plot, dict) else {"y": {plot: ""}}
+        for file, columns in definition["y"].items():
+            assert any(file == out or file.startswith(f"{out}/") for out in outs), file
+            if file.startswith("metrics/"):
+                known = set(pd.read_csv(ROOT / file, nrows=1))
+                columns = [columns] if isinstance(columns, str) else columns
+                assert {definition["x"], *columns} <= known, file
+    logged = [file for plot in pipeline["plots"] if isinstance(plot, dict) for file in next(iter(plot.values()))["y"]]
+    assert sum(file.startswith("artifacts/live/lll/task") for file in logged) == len(params.tasks)
+
+
 def test_the_field_is_of_exactly_the_declared_runs(params):
     protocol = params.protocols["sounding_objects"]
     expected = {

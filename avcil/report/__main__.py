@@ -13,6 +13,7 @@ from pathlib import Path
 
 import jinja2
 import pandas as pd
+import vl_convert
 import yaml
 
 from avcil import readme
@@ -21,6 +22,7 @@ from avcil.plots import name_of
 from avcil.report import lock, markup, notebooks, reference
 
 HERE = Path(__file__).parent
+EXPERIMENTS = "notebooks/11_experiments.ipynb"  # as it is stored: no stage of the pipeline executes it
 
 
 def revision(root: Path) -> str:
@@ -140,24 +142,26 @@ def build(root: Path, folder: Path) -> None:
     report = Report(root, folder)
     # those of the pipeline alone: the field's are there only where somebody ran it
     made = sorted(path for path, stage in report.makers.items() if path.startswith("artifacts/notebooks/"))
-    own = [root / path for path in made if ":" not in report.makers[path].name]
-    pages = [notebooks.page(path) for path in own if path.is_file()]
+    own = [path for path in made if ":" not in report.makers[path].name]
+    pages = {path: notebooks.page(root / path) for path in [*own, EXPERIMENTS] if (root / path).is_file()}
     (folder / "style.css").write_text((HERE / "style.css").read_text() + notebooks.code_style() + "\n")
     (folder / "revision.js").write_text(
         f"for (const place of document.querySelectorAll('[data-revision]')) place.textContent = "
         f"{json.dumps(revision(root))};\n"
     )
+    # also for `dvc plots show`, whose page (.dvc/plots.html) reads it from here
+    (folder / "vega.js").write_text(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version="5.20"))
     modules = reference.modules(HERE.parent)
     for module in modules:
         index = [m for m in modules if m is not module] if module.name == "avcil" else []
         body = report.templates.get_template("api.html").render(module=module, index=index)
         report.write(f"api/{module.name}.html", module.name, body, up="../")
     report.write("provenance.html", "Provenance", provenance(report))
-    for page in pages:
-        origin = f'<p class="origin">{report.source(f"artifacts/notebooks/{page.name}.ipynb")}.</p>'
+    for path, page in pages.items():
+        origin = f'<p class="origin">{report.source(path)}.</p>'
         body = (origin + page.body).replace('href="provenance.html', 'href="../provenance.html')
         report.write(f"notebooks/{page.name}.html", page.title, body, up="../")
-    report.write("index.html", "avcil: audio-visual class-incremental learning", paper(report, pages))
+    report.write("index.html", "avcil: audio-visual class-incremental learning", paper(report, [*pages.values()]))
     for path in folder.rglob("*.html"):
         path.write_text(markup.without_dead_links(path.read_text(), path.parent))
 
