@@ -165,7 +165,8 @@ def _write_repository(top: Path, sandbox: Path) -> None:
     dvc = [".dvc/.gitignore", ".dvc/config", ".dvc/plots.html", "data.dvc", "dvc.yaml"]
     for name in (".gitignore", ".dvcignore", *dvc):
         shutil.copy(top / name, sandbox / name)
-    (sandbox / "params.yaml").write_text(yaml.safe_dump(small, sort_keys=False))
+    text = yaml.safe_dump(small, sort_keys=False)
+    (sandbox / "params.yaml").write_text(text.replace("\nlll:\n", "\nlll: &lll\n"))  # for rows that are added by hand
     pipeline = yaml.safe_load((top / "dvc.yaml").read_text())
     stages = list(pipeline["stages"])
     for stage in stages[stages.index("ablations") + 1 :]:
