@@ -6,49 +6,41 @@
 # make search      score the trials of params.yaml again, on validation clips (twenty minutes)
 # make corpus      render the clips of the embedded benchmark again
 # make notebooks   execute the notebooks in place and normalise them (after a change of code)
-# Each target first creates .venv where it is missing.
-PYTHON ?= python3
-VENV   ?= .venv
-BIN    := $(CURDIR)/$(VENV)/bin
-export PATH := $(BIN):$(PATH)
+# Each target first makes .venv, or says in one line why it cannot (.ci/setup, which also runs without make).
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: repro field smoke test lab search corpus notebooks clean
+.PHONY: setup repro field smoke test lab search corpus notebooks clean
 .DEFAULT_GOAL := repro
 
-# uv installs the same pins several times faster; pip is the fallback where uv cannot reach its index.
-$(VENV)/.installed: pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "avcil needs Python 3.11 to 3.13: make PYTHON=/path/to/python3.11")'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv && \
-	  $(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[test]' || \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
-	touch $@
+setup:
+	@sh .ci/setup
 
-repro: $(VENV)/.installed
-	dvc repro
+repro:
+	@sh .ci/setup repro
+	.venv/bin/dvc repro
 
-field: $(VENV)/.installed
-	dvc repro benchmarks/dvc.yaml
+field: setup
+	.venv/bin/dvc repro benchmarks/dvc.yaml
 
-smoke: $(VENV)/.installed
-	python -m avcil.smoke
+smoke: setup
+	.venv/bin/python -m avcil.smoke
 
-test: $(VENV)/.installed
-	pytest
+test: setup
+	.venv/bin/pytest
 
-lab: $(VENV)/.installed
-	jupyter lab notebooks/explore.ipynb
+lab: setup
+	.venv/bin/jupyter lab --LabApp.default_url=/lab/tree/explore.ipynb $(LAB) notebooks/explore.ipynb
 
-search: $(VENV)/.installed
+search: setup
 	mkdir -p build
-	papermill --engine plain --log-level WARNING -p workdir . notebooks/08_search.ipynb build/08_search.ipynb
+	.venv/bin/papermill --engine plain --log-level WARNING -p workdir . notebooks/08_search.ipynb build/08_search.ipynb
 
-corpus: $(VENV)/.installed
-	python -m avcil.sounding_objects corpus
+corpus: setup
+	.venv/bin/python -m avcil.sounding_objects corpus
 
-notebooks: $(VENV)/.installed
-	python -m avcil.nbtools notebooks/*.ipynb
+notebooks: setup
+	.venv/bin/python -m avcil.nbtools notebooks/*.ipynb
 
 clean:
-	rm -rf $(VENV) build
+	rm -rf .venv build
