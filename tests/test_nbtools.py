@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import nbformat
-from nbformat.v4 import new_code_cell, new_notebook
+from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from avcil.nbtools import normalise
 
@@ -38,3 +38,10 @@ def test_normalise_drops_clocks_and_keeps_tags(tmp_path):
     _notebook(tmp_path / "n.ipynb", "1")
     notebook = normalise(nbformat.read(tmp_path / "n.ipynb", as_version=4))
     assert notebook.cells[0].metadata == {"tags": ["parameters"]} and notebook.cells[0].id == "cell-00"
+
+
+def test_text_that_came_in_pieces_is_kept_in_one(tmp_path):
+    pieces = [new_output("stream", name=name, text=text) for name, text in [("stdout", "a"), ("stdout", "b\n")]]
+    other = [new_output("stream", name="stderr", text="c"), new_output("stream", name="stdout", text="d")]
+    cell = normalise(new_notebook(cells=[new_code_cell("1", outputs=[*pieces, *other])])).cells[0]
+    assert [(out.name, out.text) for out in cell.outputs] == [("stdout", "ab\n"), ("stderr", "c"), ("stdout", "d")]
