@@ -20,7 +20,7 @@ from avcil.scenes import Film
 def _output(data: Dataset, clip: int, folder: Path, method: Method, training: Training) -> Output:
     checkpoint = load_checkpoint(folder, order=data.order)
     model = restore(checkpoint, method, training, data.tokens.channels)
-    return predict(model, data.tokens, torch.tensor([clip]))
+    return predict(model, data.tokens, torch.tensor([clip]), maps=True)
 
 
 def spatial_map(data: Dataset, clip: int, folder: Path, method: Method, training: Training) -> np.ndarray:

@@ -76,8 +76,12 @@ def restore(
 
 
 @torch.no_grad()
-def predict(model: IncrementalClassifier, tokens: TokenSource, rows: Tensor, batch: int = 200) -> Output:
-    """Outputs for the clips at ``rows``, without gradients and on the CPU; of channel-wise maps the mean over channels.
+def predict(
+    model: IncrementalClassifier, tokens: TokenSource, rows: Tensor, batch: int = 200, *, maps: bool = False
+) -> Output:
+    """Outputs for the clips at ``rows``, without gradients and on the CPU.
+
+    ``maps``: build channel-wise maps too, of which the mean over channels is given.
 
     Batches go to the model's device. ``tokens`` is a source of tokens or a ``Feed``.
     """
@@ -85,8 +89,8 @@ def predict(model: IncrementalClassifier, tokens: TokenSource, rows: Tensor, bat
     device = model.classifier.weight.device
     parts = []
     for chunk in rows.split(batch):
-        output = model(tokens.clips(chunk).to(device), centre=tokens.centre)
-        if output.spatial.dim() == 4:
+        output = model(tokens.clips(chunk).to(device), centre=tokens.centre, maps=maps)
+        if output.spatial.dim() == 4:  # a map a channel
             output = output._replace(spatial=output.spatial.mean(-1), temporal=output.temporal.mean(-1))
         parts.append(output.to("cpu"))
     features = Features(*(torch.cat(f) for f in zip(*(p.features for p in parts), strict=True)))
@@ -151,15 +155,16 @@ def evaluate(
     model = restore(checkpoint, method, training, tokens.channels).to(device)
     bounds = np.cumsum([0, *(t.classes for t in tasks[: task + 1])])
     rows = data.rows(split, 0, int(bounds[-1]))
-    output = predict(model, tokens, rows)
+    share = data.share if method.fusion in ATTENDING and method.patches is None else None
+    output = predict(model, tokens, rows, maps=share is not None)
     head = solved_head(method, training, checkpoint.readout)
     solved = output.features if head is None else solved_features(method, tokens, rows, output.features)
     logits = output.logits if head is None else head.logits(solved)
     predicted, labels = logits.argmax(1), data.labels[rows]
     of_task = [(labels >= a) & (labels < b) for a, b in pairwise(bounds)]
     hit = auc = None
-    if method.fusion in ATTENDING and method.patches is None and data.share is not None:
-        maps = output.spatial.numpy(), output.temporal.numpy(), data.share[rows].numpy()
+    if share is not None:
+        maps = output.spatial.numpy(), output.temporal.numpy(), share[rows].numpy()
         hits = metrics.attention_hit(*maps, training.covered)
         aucs = metrics.attention_auc(maps[0], maps[2], training.covered)
         hit = [float(hits[m.numpy()].mean()) for m in of_task]

@@ -31,9 +31,9 @@ class Features(NamedTuple):
 class Output(NamedTuple):
     """logits [B,C]; features; spatial attention [B,L,S] (sums to 1 over S) and temporal attention [B,L].
 
-    Channel-wise attention has maps [B,L,S,D] and [B,L,D], built only where no gradients are recorded: else they are
-    empty, and ``divergence`` [B] tells how far they went from the old model's. ``attended``: the visual feature before
-    its projection.
+    Channel-wise attention has maps [B,L,S,D] and [B,L,D], built only where they are asked for: else they are empty.
+    ``divergence`` [B] tells how far they went from the old model's. ``attended``: the visual feature before its
+    projection.
     """
 
     logits: Tensor
@@ -134,15 +134,15 @@ class ChannelwiseAttention(nn.Module):
         return torch.tanh(self.audio(tokens.audio.mean(1))), tokens.visual, self.visual.weight, self.visual.bias
 
     def forward(
-        self, tokens: Tokens, centre: Tensor | None, old: OldAttention | None, of: Tensor | None
+        self, tokens: Tokens, centre: Tensor | None, old: OldAttention | None, of: Tensor | None, maps: bool
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Returns the visual feature [B,D], spatial weights [B,L,S,D], temporal weights [B,L,D], and divergence [B]."""
         inputs, batch = self.inputs(tokens), len(tokens.audio)
         found = channelwise_attention(*inputs, centre=centre, old=old, of=of)
-        maps = inputs[0].new_empty(batch, 0, 0), inputs[0].new_empty(batch, 0)
-        if not torch.is_grad_enabled():
-            maps = channelwise_maps(*inputs, centre)[1:]
-        return found.output, *maps, found.spatial_divergence + found.temporal_divergence
+        spatial, temporal = inputs[0].new_empty(batch, 0, 0), inputs[0].new_empty(batch, 0)
+        if maps:
+            _, spatial, temporal = channelwise_maps(*inputs, centre)
+        return found.output, spatial, temporal, found.spatial_divergence + found.temporal_divergence
 
 
 class Classifier(nn.Module):
@@ -249,9 +249,11 @@ class IncrementalClassifier(nn.Module):
         centre: Tensor | None = None,
         old: OldAttention | None = None,
         of: Tensor | None = None,
+        maps: bool = False,
     ) -> Output:
         """``centre`` [D]: what the true visual tokens are more than those given, for fusions with attention; ``old``:
-        channel-wise attention of an old model on some clips, ``of`` [B]: each clip's row there, or -1."""
+        channel-wise attention of an old model on some clips, ``of`` [B]: each clip's row there, or -1;
+        ``maps``: whether to build channel-wise maps."""
         batch, slots, patches = tokens.visual.shape[:3]
         spatial = tokens.audio.new_full((batch, slots, patches), 1 / patches)
         temporal = tokens.audio.new_full((batch, slots), 1 / slots)
@@ -260,7 +262,7 @@ class IncrementalClassifier(nn.Module):
             spatial = (self.prior_guidance * tokens.similarity).softmax(-1)
             attended = torch.einsum("bls,blsd->bd", spatial, tokens.visual) / slots
         elif self.fusion == "channelwise":
-            attended, spatial, temporal, divergence = self.attention(tokens, centre, old, of)
+            attended, spatial, temporal, divergence = self.attention(tokens, centre, old, of, maps)
         elif self.fusion == "guided":
             attended, spatial, temporal = self.attention(tokens, centre)
         else:

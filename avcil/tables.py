@@ -9,9 +9,11 @@ import pandas as pd
 
 from avcil import metrics
 from avcil.evaluate import TaskResult
+from avcil.files import write_json
 from avcil.train import load_result
 
 MAIN = ["average_accuracy", "last_accuracy", "forgetting_mean", "forgetting_last", "plasticity"]
+_HIT = "localisation_hit_first_task"
 _MEASURES = (
     "average_accuracy",
     "last_accuracy",
@@ -20,7 +22,7 @@ _MEASURES = (
     "retention",
     "plasticity",
     "backward_transfer",
-    "localisation_hit_first_task",
+    _HIT,
 )
 
 
@@ -101,7 +103,7 @@ def per_seed(tables: Tables) -> pd.DataFrame:
         row |= {name: getattr(metrics, name)(matrix) for name in names}
         where = tables.localisation
         hits = where[(where.variant == variant) & (where.seed == seed) & (where.on_task == 0)].sort_values("task").hit
-        row["localisation_hit_first_task"] = hits.iloc[-1] if len(hits) else np.nan
+        row[_HIT] = hits.iloc[-1] if len(hits) else np.nan
         row["localisation_change_first_task"] = hits.iloc[-1] - hits.iloc[0] if len(hits) else np.nan
         found.append(row)
     return pd.DataFrame(found)
@@ -135,17 +137,41 @@ def summarise(tables: Tables) -> pd.DataFrame:
     return summary.reset_index()
 
 
+def confusion(results: dict[int, TaskResult], orders: dict[str, list[str]], manifest: pd.DataFrame) -> pd.DataFrame:
+    """Columns seed, clip_id, actual and predicted: of each clip classified its label, and the one that it was given.
+
+    orders: the class order of each seed, as orders.json has it.
+    """
+    rows = [
+        (seed, clip, orders[str(seed)][number])
+        for seed, result in results.items()
+        for clip, number in result.predictions.items()
+    ]
+    found = pd.DataFrame(rows, columns=["seed", "clip_id", "predicted"])
+    found.insert(2, "actual", found.clip_id.map(manifest.set_index("clip_id").label))
+    return found
+
+
 def write(folder: Path, tables: Tables, summary: pd.DataFrame) -> None:
-    """runs.csv, accuracy_matrix.csv, localisation.csv and summary.csv, fractions rounded to 4 digits."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """runs.csv, accuracy_matrix.csv, localisation.csv and summary.csv, fractions rounded to 4 digits.
+
+    For DVC also variants/<variant>.json, the main measures of each, and curves.csv, mean accuracy after each task, a
+    column a variant.
+    """
+    variants = folder / "variants"
+    variants.mkdir(parents=True, exist_ok=True)
+    curves = tables.runs.pivot_table(index="task", columns="variant", values="accuracy", sort=False)
     files = {
         "runs": tables.runs.drop(columns=["memory_bytes", "trained_parameters"]),
         "accuracy_matrix": tables.matrix.drop(columns="clips"),
         "localisation": tables.localisation,
         "summary": summary,
+        "curves": curves.reset_index(),
     }
     for name, frame in files.items():
         frame.round(4).to_csv(folder / f"{name}.csv", index=False)
+    for variant, row in summary.set_index("variant")[[*MAIN, _HIT]].round(4).iterrows():
+        write_json(variants / f"{variant}.json", row.dropna().to_dict())
 
 
 def paired(runs: pd.DataFrame, reference: str, variants: list[str]) -> pd.DataFrame:

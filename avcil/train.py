@@ -6,7 +6,7 @@ Dimension letters: ``N`` clips, ``C`` classes seen, ``P`` past classes, ``L`` sl
 import copy
 import json
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import partial, reduce
 from itertools import cycle, repeat
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from avcil.config import Precision
 from avcil.evaluate import Dataset, TaskResult, evaluate, predict, restore, solved_features, solved_head, tokens_of
 from avcil.feed import Feed
 from avcil.files import digest, write_json
+from avcil.heads import CarriedRidge
 from avcil.memory import quota, select
 from avcil.methods import Method, Task, Training
 from avcil.model import FROZEN, PROXIES, Features, IncrementalClassifier
@@ -28,6 +29,10 @@ from avcil.objective import importance, objective
 from avcil.old_model import Old
 from avcil.progress import progress
 from avcil.tokens import TokenSource
+
+Watch = Callable[[int, int, dict[str, float]], None]
+"""Told after each epoch: the task, the epoch, the mean of each loss in it, and `validation_accuracy` where the epoch to
+keep is chosen by it."""
 
 
 def _batches(
@@ -66,14 +71,15 @@ def optimise(
     learning_rate: float,
     generator: torch.Generator,
     score: Callable[[], float] | None = None,
-) -> list[dict]:
+    watch: Callable[[int, dict[str, float]], None] | None = None,
+) -> list[dict[str, float]]:
     """Minimise the method's objective on the clips at hand; returns the mean of each loss by epoch.
 
     Model, old outputs and labels are on the device of the feed. Under torchrun, each process computes its share of
     every batch (avcil/parallel.py).
 
     ``blocks``: classes of each task so far. ``score``, where given, is asked after each epoch, and the weights of the
-    epoch that scored best are kept, the earliest of equals.
+    epoch that scored best are kept, the earliest of equals. ``watch`` is told what each epoch gave.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     kind = torch.optim.AdamW if training.optimiser == "adamw" else torch.optim.Adam
@@ -94,7 +100,7 @@ def optimise(
             scale = parallel.once(model.classifier.scale)
             losses = objective(output, rows, labels[rows], old, method, training, blocks, scale=scale)
             optimiser.zero_grad()
-            sum(losses.values()).backward()
+            reduce(torch.add, losses.values()).backward()
             parallel.sum_gradients(parameters)
             optimiser.step()
             if schedule is not None:
@@ -102,8 +108,14 @@ def optimise(
             for name, loss in losses.items():
                 sums[name] = sums.get(name, 0.0) + loss.detach() / len(batches)
         history.append({name: float(value) for name, value in sums.items()})
-        if score is not None and (now := score()) > best:
-            best, kept = now, copy.deepcopy(model.state_dict())
+        told = history[-1]
+        if score is not None:
+            now = score()
+            told = told | {"validation_accuracy": now}
+            if now > best:
+                best, kept = now, copy.deepcopy(model.state_dict())
+        if watch is not None:
+            watch(epoch, told)
     if kept is not None:
         model.load_state_dict(kept)
     return history
@@ -161,7 +173,8 @@ def run_task(
     split: str = "test",
     device: torch.device | str = "cpu",
     precision: Precision = "float32",
-) -> tuple[Checkpoint, TaskResult, list[dict]]:
+    watch: Watch | None = None,
+) -> tuple[Checkpoint, TaskResult, list[dict[str, float]]]:
     """Learn one task from the checkpoint of the one before; returns the new checkpoint, its result on ``split`` and the
     losses by epoch.
 
@@ -218,6 +231,7 @@ def run_task(
             learning_rate=training.learning_rate if first else training.later_learning_rate,
             generator=generator,
             score=score,
+            watch=partial(watch, task) if watch else None,
         )  # fmt: skip
         if method.weight_aligning and past:
             _align(model, past)
@@ -238,7 +252,7 @@ def run_task(
             use = everything
         elif method.readout == "nearest_exemplars":
             use = everything[torch.isin(rows, torch.tensor(chosen, dtype=torch.long))]
-        elif method.readout == "carried_ridge" and past:
+        elif isinstance(head, CarriedRidge) and past:
             head.carry(solved_features(method, tokens, rows, said.features), features)
         head.update(Features(*(feature[use] for feature in features)), labels[use], seen)
         readout = head.state
@@ -284,6 +298,7 @@ def run_tasks(
     split: str = "test",
     device: torch.device | str = "cpu",
     precision: Precision = "float32",
+    watch: Watch | None = None,
 ) -> list[TaskResult]:
     """Learn all tasks in turn.
 
@@ -297,8 +312,9 @@ def run_tasks(
         done = load_finished(here, data, origin(data, method, training, tasks, task, seed)) if here else None
         if done is None:
             checkpoint, result, _ = run_task(
-                data, method, training, tasks, task, seed, checkpoint, split=split, device=device, precision=precision
-            )
+                data, method, training, tasks, task, seed, checkpoint,
+                split=split, device=device, precision=precision, watch=watch,
+            )  # fmt: skip
             if here and parallel.first():
                 save_task(here, checkpoint, result)
         else:

@@ -185,7 +185,7 @@ def test_maps_are_of_the_exemplars_asked_for_whether_kept_or_computed_anew(asked
     maps, of = ask(model, feed, 24, "clips", maps=True)[1](torch.tensor([25, 3, 28]))
     assert of.tolist() == places and len(maps.spatial) == len(maps.temporal) == len(maps.negentropy) == count
     with torch.no_grad():
-        output = model(feed.clips(torch.tensor([25, 28])))
+        output = model(feed.clips(torch.tensor([25, 28])), maps=True)
     torch.testing.assert_close(maps.spatial[of[of >= 0]], output.spatial)
     torch.testing.assert_close(maps.temporal[of[of >= 0]], output.temporal)
 

@@ -138,7 +138,7 @@ def labels(inputs) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def outputs(inputs, tokens) -> dict[str, Output]:
     with torch.no_grad():
-        return {which: network(inputs, which)(tokens) for which in ("new", "old")}
+        return {which: network(inputs, which)(tokens, maps=True) for which in ("new", "old")}
 
 
 @pytest.fixture(scope="module")

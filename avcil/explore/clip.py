@@ -154,7 +154,7 @@ class ClipView(Panel):
                 self.note.value = line(f"{folder}: made with other parameters; `dvc repro` makes it anew", wrong=True)
                 continue
             model = restore(checkpoint, method, self.params.training, tokens.channels)
-            found[f"after task {task}"] = predict(model, tokens, torch.tensor([0]))
+            found[f"after task {task}"] = predict(model, tokens, torch.tensor([0]), maps=True)
         return found
 
     def _look(self, _=None) -> None:
