@@ -1,6 +1,7 @@
 """params.yaml, read once and checked whole: every number of every stage, typed and frozen."""
 
 import difflib
+import re
 from pathlib import Path
 
 import yaml
@@ -19,6 +20,15 @@ from avcil.sounding_objects import Corpus
 
 class ParameterError(ValueError):
     """params.yaml holds something that cannot be used; the message names the key and the way out."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads `1e-05`, which DVC writes, as the number that it is in YAML 1.2; in 1.1, without a point, it is text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
 
 
 class Search(Section):
@@ -126,11 +136,15 @@ def parse(raw: dict, source: str = "params.yaml") -> Params:
         raise ParameterError(f"{source}: {where}: {message}{hint}{more}") from None
 
 
+def mapping(text: str, source: str = "params.yaml") -> dict:
+    """The text of params.yaml, read but not checked; raises ParameterError if it is not YAML."""
+    try:
+        return _Loader(text).get_single_data()
+    except yaml.YAMLError as error:
+        raise ParameterError(f"{source}: not YAML: {' '.join(str(error).split())}") from None
+
+
 def load(path: Path = Path("params.yaml")) -> Params:
     """Read and check params.yaml; raises ParameterError."""
     path = Path(path)
-    try:
-        raw = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ParameterError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    return parse(raw, path.name)
+    return parse(mapping(path.read_text(), str(path)), path.name)

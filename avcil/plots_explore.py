@@ -8,6 +8,8 @@ from matplotlib.figure import Figure
 
 from avcil.plots import PALETTE, colour_of, outline, overlay, short_name_of
 
+MARGINS = (0.12, 0.15, 0.88, 0.91)  # left, bottom, right, top of pictures that grow: nothing else in them moves
+
 
 def class_changes(accuracy: pd.DataFrame, confusion: np.ndarray, labels: list[str], *, title: str) -> Figure:
     """Accuracy of each class (rows, in the order learnt) after each task, and which tasks' classes clips are taken for.
@@ -26,29 +28,45 @@ def class_changes(accuracy: pd.DataFrame, confusion: np.ndarray, labels: list[st
     return figure
 
 
-def live(now: pd.DataFrame, stored: pd.DataFrame, losses: pd.DataFrame, *, tasks: int, title: str) -> Figure:
-    """A run that is being learnt beside stored ones, and its losses.
+def live(now: pd.DataFrame, stored: pd.DataFrame, *, tasks: int, title: str) -> Figure:
+    """A run that is being learnt beside stored ones.
 
-    now: task, accuracy, past_accuracy, new_accuracy; stored: variant, task, accuracy; losses: columns task, epoch and
-    one a loss.
+    now: task, accuracy, past_accuracy, new_accuracy; stored: variant, task, accuracy.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(10, 3.4), width_ratios=(1.15, 1))
+    figure, axes = plt.subplots(figsize=(5.6, 3.4))
     for variant, rows in stored.groupby("variant", sort=False):
         name = short_name_of(variant)
-        axes[0].plot(rows.task, rows.accuracy, "--", color=colour_of(variant), linewidth=1.4, label=f"{name}, stored")
-    axes[0].plot(now.task, now.accuracy, "-o", color="black", linewidth=2.2, markersize=5, label="this run")
-    axes[0].plot(now.task, now.past_accuracy, ":", color="0.35", linewidth=1.4, label="this run, past classes")
-    axes[0].set(xlabel="task", ylabel="accuracy on all classes seen", ylim=(0, 1.02), xlim=(-0.2, tasks - 0.8))
-    axes[0].set(xticks=range(tasks), title=title)
-    axes[0].legend(frameon=False, fontsize="small", loc="lower left")
-    for number, name in enumerate(c for c in losses if c not in ("task", "epoch")):
-        axes[1].plot(losses[name].to_numpy(), color=PALETTE[number % len(PALETTE)], label=name.replace("_", " "))
-    for start in np.flatnonzero(losses.epoch == 0) if len(losses) else []:
-        axes[1].axvline(start, color="0.85", linewidth=1, zorder=0)
-    axes[1].set(xlabel="epoch, task after task", ylabel="loss", title="Losses")
-    if len(losses):
-        axes[1].legend(frameon=False, fontsize="small")
-    figure.tight_layout()
+        axes.plot(rows.task, rows.accuracy, "--", color=colour_of(variant), linewidth=1.4, label=f"{name}, stored")
+    axes.plot(now.task, now.accuracy, "-o", color="black", linewidth=2.2, markersize=5, label="this run")
+    axes.plot(now.task, now.past_accuracy, ":", color="0.35", linewidth=1.4, label="this run, past classes")
+    axes.set(xlabel="task", ylabel="accuracy on all classes seen", ylim=(0, 1.02), xlim=(-0.2, tasks - 0.8))
+    axes.set(xticks=range(tasks), title=title)
+    axes.legend(frameon=False, fontsize="small", loc="lower left")
+    figure.subplots_adjust(*MARGINS)
+    return figure
+
+
+def live_losses(losses: pd.DataFrame) -> Figure:
+    """The losses of a run so far, epoch by epoch: columns task, epoch, and one a loss.
+
+    Where epochs were scored on validation clips, ``validation_accuracy`` has an axis of its own.
+    """
+    figure, axes = plt.subplots(figsize=(5.2, 3.4))
+    dots = {"marker": "."} if len(losses) < 10 else {}  # one epoch makes no line
+    for number, name in enumerate(c for c in losses if c not in ("task", "epoch", "validation_accuracy")):
+        colour = PALETTE[number % len(PALETTE)]
+        axes.plot(losses[name].to_numpy(), color=colour, label=name.replace("_", " "), **dots)
+    for start in np.flatnonzero(losses.epoch == 0):
+        axes.axvline(start, color="0.85", linewidth=1, zorder=0)
+    axes.set(xlabel="epoch, task after task", ylabel="loss", title="Losses", ylim=(0, None))
+    axes.set(xlim=(-0.2, max(len(losses), 10) - 0.8))
+    axes.legend(edgecolor="none", fontsize="small", loc="upper right")
+    if "validation_accuracy" in losses:
+        beside = axes.twinx()
+        beside.plot(losses.validation_accuracy.to_numpy(), ":", color="black", linewidth=1.4, **dots)
+        beside.set(ylim=(0, 1.02), ylabel="validation accuracy (dotted)")
+        beside.spines.right.set_visible(True)
+    figure.subplots_adjust(*MARGINS)
     return figure
 
 

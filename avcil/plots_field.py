@@ -41,11 +41,9 @@ def field_ranking(seeds: pd.DataFrame, *, title: str) -> Figure:
     seeds: row, seed, last_accuracy, forgetting_last.
     """
     means = seeds.groupby("row").last_accuracy.mean()
-    order = [
-        row
-        for _, rows in FAMILIES.values()
-        for row in sorted((row for row in rows if row in means.index), key=lambda row: -means[row])
-    ]
+    families, listed = list(FAMILIES), [row for _, rows in FAMILIES.values() for row in rows]
+    known = sorted(means.index, key=lambda row: listed.index(row) if row in listed else len(listed))
+    order = sorted(known, key=lambda row: (families.index(family_of(row)), -means[row]))
     figure, axes = plt.subplots(1, 2, figsize=(9.6, 0.9 + 0.24 * len(order)), sharey=True, width_ratios=[3, 2])
     for y, row in enumerate(order):
         mine = seeds[seeds.row == row]

@@ -328,7 +328,7 @@ ROOMS = {
     "plots_explore": {"plots"},
     "explore": {
         "attention", "checkpoint", "clips", "dataset", "evaluate", "explore", "manifest", "methods", "metrics", "model",
-        "params", "plots", "plots_explore", "prior", "runs", "tables", "tokens", "train",
+        "params", "plots", "plots_explore", "plots_field", "prior", "runs", "tables", "tokens", "train",
     },
     "search": {"methods", "params", "sweep", "tables"},
     "project": {"params", "smoke"},

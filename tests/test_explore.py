@@ -17,14 +17,16 @@ import torch
 import yaml
 from dvc.utils.hydra import apply_overrides
 
-from avcil import explore
-from avcil.checkpoint import Checkpoint, save_checkpoint
+from avcil import explore, plots_explore
+from avcil.checkpoint import EMPTY, Checkpoint, save_checkpoint
+from avcil.explore import training
 from avcil.explore.clip import prior_maps, wav
 from avcil.explore.results import class_accuracy, measures, task_confusion
 from avcil.explore.rows import Learning, with_row
 from avcil.explore.training import Trainer
-from avcil.params import load, parse
-from avcil.train import run_tasks
+from avcil.methods import Method, Training
+from avcil.params import Params, load, parse
+from avcil.train import run_task, run_tasks
 from conftest import ROOT, toy_dataset
 
 
@@ -134,6 +136,48 @@ def test_what_is_stored_of_a_panel_is_one_line_and_a_picture(places, params):
     assert stored["image/png"].startswith("iVBOR") and "application/vnd.jupyter.widget-view+json" in stored
 
 
+def test_the_field_is_browsed_setting_by_setting(places, params):
+    panel = explore.Results(places, params)
+    numbers, words, curves = panel.numbers, panel.table.value, panel.curves.value
+    summary = pd.read_csv(ROOT / "metrics/field_sounding_objects.csv").set_index(["setting", "row"])
+    settings = [setting for _, (_, setting) in panel.source.options if setting]
+    assert settings == list(params.protocols["sounding_objects"].settings)
+    for setting in settings:
+        panel.source.value = ("sounding_objects", setting)
+        names = [name for _, name in panel.variants.options]
+        assert set(names) == set(summary.loc[setting].index)
+        panel.variants.value = names
+        stored = summary.loc[setting].loc[names]
+        for column in panel.numbers:
+            assert (panel.numbers[column] - stored[column]).abs().max() < 2e-4
+        assert "notebook 10" in panel.note.value and panel.matrices.value == panel.classes.value == b""
+        assert panel.task.disabled and panel.matrices.layout.display == "none" and not panel.more.value
+    panel.variants.value, one = ("lll",), panel.curves.value
+    panel.seeds.value = (0,)
+    run = pd.read_csv(ROOT / "metrics/field_sounding_objects_seeds.csv").query(
+        "setting == @setting and row == 'lll' and seed == 0"
+    )
+    assert panel.numbers.loc["lll", "last_accuracy"] == run.last_accuracy.item() and panel.curves.value != one
+    panel.source.value = panel.source.options[0][1]
+    panel.variants.value = list(numbers.index)
+    assert panel.numbers.equals(numbers) and panel.table.value == words and panel.curves.value == curves
+    assert not panel.task.disabled and panel.matrices.layout.display is None and not panel.note.value.count("notebook")
+
+
+def test_rows_that_a_setting_lacks_leave_the_choice(places, params):
+    panel = explore.Results(places, params)
+    assert "finetune" in panel.variants.value
+    panel.source.value = ("sounding_objects", "tasks_10")
+    assert panel.variants.value == ("lll", "replay") == tuple(panel.numbers.index)
+
+
+def test_without_tables_of_the_field_the_pipeline_is_the_only_source(places, params, tmp_path):
+    for name in ("runs.csv", "accuracy_matrix.csv"):
+        (tmp_path / name).write_text((ROOT / "metrics" / name).read_text())
+    panel = explore.Results(places._replace(metrics=tmp_path), params)
+    assert [label for label, _ in panel.source.options] == ["the pipeline  [sounding_objects]"]
+
+
 def test_without_metrics_one_line_says_how_to_get_them(places, params, tmp_path):
     with pytest.raises(ValueError, match=r"runs\.csv: not there; `git checkout metrics`") as error:
         explore.Results(places._replace(metrics=tmp_path), params)
@@ -151,7 +195,82 @@ def test_a_live_run_gives_the_bits_of_the_pipeline(toy, trainer):
     thread.start()
     thread.join()
     assert learning.results == expected and learning.share == 1.0
-    assert [loss["epoch"] for loss in learning.losses] == [0, 1, 2] * 3
+    assert [(loss["task"], loss["epoch"]) for loss in learning.losses] == [(t, e) for t in range(3) for e in range(3)]
+    *_, losses = run_task(toy, method, trainer.params.training, trainer.params.tasks, 0, 0, EMPTY)
+    assert learning.losses[:3] == [{"task": 0, "epoch": epoch} | values for epoch, values in enumerate(losses)]
+
+
+@pytest.fixture
+def drawings(monkeypatch) -> list[tuple[float, float, int]]:
+    """Of each picture of losses: when it was begun, how long it computed (0.05 s at least), how many epochs it has."""
+    found, draw = [], plots_explore.live_losses
+
+    def live_losses(losses):
+        began, computed = time.monotonic(), time.thread_time()
+        figure = draw(losses)
+        while time.thread_time() < computed + 0.05:
+            pass
+        found.append((began, time.thread_time() - computed, len(losses)))
+        return figure
+
+    monkeypatch.setattr(plots_explore, "live_losses", live_losses)
+    return found
+
+
+def test_losses_grow_while_a_task_is_learnt(trainer, drawings, monkeypatch):
+    monkeypatch.setattr(training, "REST", 0)
+    pictures = []
+    trainer.losses.observe(lambda change: pictures.append(change.new), "value")
+    trainer.epochs.value = 1000
+    assert trainer.losses.layout.display == "none"
+
+    async def scenario():
+        trainer.train.click()
+        while len(pictures) < 3:
+            await asyncio.sleep(0.01)
+        told, learnt = trainer.status.value, len(trainer.learning.results)
+        trainer.stop.click()
+        await trainer.job
+        return told, learnt
+
+    told, learnt = asyncio.run(asyncio.wait_for(scenario(), 60))
+    epochs = [count for *_, count in drawings]
+    assert learnt == 0 and epochs[0] < epochs[1] < epochs[2] <= epochs[-1] == len(trainer.learning.losses)
+    assert len(set(pictures)) >= 3 and trainer.losses.layout.display is None
+    assert int(re.search(r"task 0 of 0 to 2, epoch (\d+) of 1000", told)[1]) in range(1, epochs[-1] + 1)
+
+
+def test_drawing_leaves_learning_its_time(trainer, drawings):
+    """At most twice a second, and then a rest of many times what the drawing took; but the end is always drawn."""
+    trainer.epochs.value = 1000
+
+    async def scenario():
+        trainer.train.click()
+        while len(drawings) < 3:
+            await asyncio.sleep(0.01)
+        trainer.stop.click()
+        await trainer.job
+
+    asyncio.run(asyncio.wait_for(scenario(), 60))
+    *during, (*_, epochs) = drawings
+    assert epochs == len(trainer.learning.losses)
+    for (start, took, _), (later, *_) in pairwise(during):
+        assert later - start >= max(training.DRAW, (training.REST + 1) * took)
+
+
+def test_validation_accuracy_is_drawn_beside_the_losses_not_among_them():
+    losses = pd.DataFrame({"task": 0, "epoch": [0, 1], "cross_entropy": [2.0, 1.0], "validation_accuracy": [0.5, 0.75]})
+    axes, beside = plots_explore.live_losses(losses).axes
+    drawn = [[list(line.get_ydata()) for line in axis.lines if len(line.get_ydata()) == 2] for axis in (axes, beside)]
+    assert drawn[1] == [[0.5, 0.75]] and [2.0, 1.0] in drawn[0] and [0.5, 0.75] not in drawn[0]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["cross entropy"]
+    assert len(plots_explore.live_losses(losses.drop(columns="validation_accuracy")).axes) == 1
+
+
+def test_a_solved_row_has_no_losses_to_draw(trainer):
+    trainer.base.value = "ridge"
+    asyncio.run(_pressed(trainer))
+    assert len(trainer.numbers) == 3 and trainer.losses.value == b"" and trainer.losses.layout.display == "none"
 
 
 def test_train_draws_tells_and_gives_the_row(trainer):
@@ -269,6 +388,39 @@ def test_the_row_goes_through_params_yaml_unchanged(places, params, tmp_path, ba
     assert now.model_copy(update={"variants": params.variants}) == params
 
 
+def _on_screen(widget) -> list:
+    """The widget and all below it, folded ones too."""
+    return [widget, *(found for child in getattr(widget, "children", ()) for found in _on_screen(child))]
+
+
+def test_every_parameter_of_a_row_and_of_training_has_a_widget_on_screen(trainer):
+    assert list(trainer.parts) == list(Method.model_fields) and list(trainer.shared) == list(Training.model_fields)
+    shown = _on_screen(trainer)
+    assert all(shown.count(widget) == 1 for widget in (*trainer.parts.values(), *trainer.shared.values()))
+
+
+def test_a_parameter_may_be_left_empty(trainer):
+    """What a page sends is text; an empty line is None, and what is no number is refused."""
+    for base, value, text in (("avcil", 4, "4"), ("lll", None, "")):
+        trainer.base.value = base
+        widget = trainer.parts["patches"]
+        assert widget.value == value and widget.get_state("value") == {"value": text}
+    for text, value in (("8", 8), (" 2 ", 2), ("", None), ("  ", None)):
+        widget.set_state({"value": text})
+        assert widget.value == value and type(widget.value) is type(value) and not trainer.train.disabled
+    for text, message in (("many", "Input should be a valid integer"), ("0", "Input should be greater than 0")):
+        widget.set_state({"value": text})
+        assert f"variants.my_row.patches: {message}" in trainer.status.value and trainer.train.disabled
+
+
+def _carried_out(panel, text: str, file) -> Params:
+    """params.yaml after the reader has done what the panel says: put the row there, run the command."""
+    words = shlex.split(panel.command)
+    file.write_text(with_row(text, panel.row))
+    apply_overrides(file, [word for flag, word in pairwise(words) if flag == "-S"])
+    return load(file)
+
+
 def test_the_command_makes_dvc_change_what_was_changed(places, params, tmp_path, monkeypatch):
     text = (ROOT / "params.yaml").read_text()
     monkeypatch.setattr(Trainer, "_missing", lambda *_: "")
@@ -276,12 +428,43 @@ def test_the_command_makes_dvc_change_what_was_changed(places, params, tmp_path,
     panel.shared["temperature"].value, panel.epochs.value = 3.0, 2
     words = shlex.split(panel.command)
     assert words[:5] == ["dvc", "exp", "run", "-n", "my_row"] and words[-1] == "variant@my_row"
-    file = tmp_path / "params.yaml"
-    file.write_text(with_row(text, panel.row))
-    apply_overrides(file, [word for flag, word in pairwise(words) if flag == "-S"])
-    now = load(file)
+    now = _carried_out(panel, text, tmp_path / "params.yaml")
     assert now.training == params.training.model_copy(update={"temperature": 3.0})
     assert {task.epochs for task in now.tasks} == {2} and now.variants["my_row"] == params.lll
+
+
+OTHERS = {"schedule": "constant", "optimiser": "adam", "keep": "best_new", "drop_last": True, "exemplar_batch": 16}
+"""Values other than those of params.yaml, of keys that are no plain numbers."""
+
+
+@pytest.mark.parametrize("key", Training.model_fields)
+def test_every_key_of_training_goes_through_the_command_unchanged(places, params, tmp_path, monkeypatch, key):
+    text = (ROOT / "params.yaml").read_text()
+    monkeypatch.setattr(Trainer, "_missing", lambda *_: "")
+    panel = explore.Trainer(places, params, text)
+    old = getattr(params.training, key)
+    values = [OTHERS[key]] if key in OTHERS else [2 * old] if isinstance(old, int) else [old / 4, 1e-05]
+    for value in values:
+        panel.shared[key].value = value
+        now = _carried_out(panel, text, tmp_path / "params.yaml")
+        assert now.training == params.training.model_copy(update={key: value})
+        assert now.model_copy(update={"training": params.training, "variants": params.variants}) == params
+
+
+def test_what_is_emptied_is_null_in_row_and_command(places, raw_params, tmp_path, monkeypatch):
+    """Where params.yaml has a number, leaving the key out would not make it None."""
+    raw = json.loads(json.dumps(raw_params))
+    raw["lll"]["patches"], raw["training"]["exemplar_batch"] = 4, 32
+    text = yaml.safe_dump(raw, sort_keys=False).replace("\nlll:\n", "\nlll: &lll\n")
+    monkeypatch.setattr(Trainer, "_missing", lambda *_: "")
+    panel = explore.Trainer(places, parse(raw), text)
+    panel.parts["patches"].set_state({"value": ""})
+    panel.shared["exemplar_batch"].set_state({"value": ""})
+    assert panel.row == "  my_row: {<<: *lll, patches: null}"
+    assert "-S training.exemplar_batch=null " in panel.command
+    now = _carried_out(panel, text, tmp_path / "params.yaml")
+    assert now.variants["my_row"].patches is None and now.lll.patches == 4
+    assert now.training.exemplar_batch is None
 
 
 # ---- clips

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 LABEL = {"description_width": "150px"}
@@ -30,10 +31,17 @@ class Places(NamedTuple):
     prior: Path
 
 
-def png(figure: Figure) -> bytes:
-    """The figure as a file; it is closed, so that a notebook shows it once, in its panel."""
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=80, metadata={"Software": None})
+def png(figure: Figure, *, live: bool = False) -> bytes:
+    """The figure as a file; it is closed, so that a notebook shows it once, in its panel.
+
+    live: for a picture that is drawn over and over: always of the same size, in less time.
+    """
+    content, metadata = io.BytesIO(), {"Software": None}
+    if live:
+        figure.set_dpi(80)
+        FigureCanvasAgg(figure).print_png(content, metadata=metadata)
+    else:
+        figure.savefig(content, format="png", dpi=80, metadata=metadata)
     plt.close(figure)
     return content.getvalue()
 
@@ -43,6 +51,11 @@ def picture() -> widgets.Image:
     return widgets.Image(
         format="png", layout=widgets.Layout(flex="0 0 auto", align_self="flex-start", max_width="100%")
     )
+
+
+def show(image: widgets.Image, content: bytes) -> None:
+    """Put a picture there, or take no room for none."""
+    image.value, image.layout.display = content, None if content else "none"
 
 
 def side_by_side(*children: widgets.Widget) -> widgets.HBox:

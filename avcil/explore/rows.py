@@ -8,6 +8,7 @@ from typing import Literal, get_args, get_origin
 import ipywidgets as widgets
 import pandas as pd
 import torch
+import traitlets
 import yaml
 from pydantic.fields import FieldInfo
 from torch.optim.optimizer import register_optimizer_step_post_hook
@@ -21,12 +22,33 @@ from avcil.tables import frames
 from avcil.train import run_task
 
 
-def control(name: str, field: FieldInfo, value) -> widgets.Widget | None:
-    """The widget for a parameter, by its type; None for one that may be absent, which has no plain widget."""
+class Maybe(widgets.Text):
+    """A value that may be absent: an empty line is None. What is no ``kind`` stays text, for the check to refuse."""
+
+    @staticmethod
+    def _read(text: str, widget: "Maybe"):
+        try:
+            return widget.kind(text) if text.strip() else None
+        except ValueError:
+            return text
+
+    @staticmethod
+    def _written(value, _) -> str:
+        return "" if value is None else str(value)
+
+    value = traitlets.Any(None).tag(sync=True, from_json=_read, to_json=_written)
+
+    def __init__(self, kind: type, **options):
+        self.kind = kind
+        super().__init__(placeholder="none", **options)
+
+
+def control(name: str, field: FieldInfo, value) -> widgets.Widget:
+    """The widget for a parameter, by its type."""
     kind = field.annotation
     options = {"description": name, "style": LABEL, "layout": WIDE, "tooltip": field.description or name}
     if NoneType in get_args(kind):
-        return None
+        return Maybe(next(one for one in get_args(kind) if one is not NoneType), value=value, **options)
     if get_origin(kind) is Literal:
         return widgets.Dropdown(options=get_args(kind), value=value, **options)
     if kind is bool:
@@ -68,8 +90,10 @@ def command(name: str, before: Params, now: Params) -> str:
     made anew, too.
     """
     changed = []
-    old, new = before.training.model_dump(), now.training.model_dump()
-    changed += [f"training.{key}={new[key]}" for key in new if new[key] != old[key]]
+    old, new, stands = before.training.model_dump(), now.training.model_dump(), before.training.model_fields_set
+    for key, value in new.items():
+        if value != old[key]:  # ++ adds what params.yaml leaves to its default
+            changed.append(f"{'' if key in stands else '++'}training.{key}={'null' if value is None else value}")
     if now.tasks != before.tasks:
         tasks = [task.model_dump(by_alias=True) for task in now.tasks]
         changed.append("tasks=" + yaml.safe_dump(tasks, default_flow_style=True, sort_keys=False, width=10_000).strip())
@@ -83,7 +107,11 @@ class _Stopped(Exception):
 
 
 class Learning:
-    """A run, task after task: how far it is, and what it gave so far. ``run`` may be called on another thread."""
+    """A run, task after task: how far it is, and what it gave so far. ``run`` may be called on another thread.
+
+    ``results`` and ``losses`` (a dict an epoch) only ever grow, by one whole entry at a time: other threads may read
+    them while it runs.
+    """
 
     def __init__(self, data: Dataset, method: Method, training: Training, tasks: list[Task], seed: int):
         self.given = (data, method, training, tasks)
@@ -105,7 +133,7 @@ class Learning:
         return self._stop.is_set()
 
     def stop(self) -> None:
-        """End the run after the step that it is at. What whole tasks gave stays."""
+        """End the run after the step that it is at. What whole tasks and epochs gave stays."""
         self._stop.set()
 
     def run(self) -> None:
@@ -127,14 +155,18 @@ class Learning:
                 if self.stopped:
                     return
                 self._expect(task)
-                checkpoint, result, losses = run_task(data, method, training, tasks, task.id, self.seed, checkpoint)
-                self.losses += [{"task": task.id, "epoch": epoch} | values for epoch, values in enumerate(losses)]
+                checkpoint, result, _ = run_task(
+                    data, method, training, tasks, task.id, self.seed, checkpoint, watch=self._watch
+                )
                 self.results.append(result)
                 self._steps = 0
         except _Stopped:
             return
         finally:
             handle.remove()
+
+    def _watch(self, task: int, epoch: int, told: dict[str, float]) -> None:
+        self.losses.append({"task": task, "epoch": epoch} | told)
 
     def _expect(self, task: Task) -> None:
         """Steps of a task, for the bar alone: its new clips, and with them what the memory holds."""

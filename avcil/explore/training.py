@@ -5,21 +5,22 @@ because neither pyplot nor widgets are made for several threads. Without a runni
 """
 
 import asyncio
+import time
 
 import ipywidgets as widgets
 import pandas as pd
-import yaml
 
 from avcil import plots, plots_explore
 from avcil.dataset import load_datasets
 from avcil.evaluate import Dataset
-from avcil.explore.panel import LABEL, WIDE, Panel, Places, choice, code, line, picture, png, side_by_side
+from avcil.explore.panel import LABEL, WIDE, Panel, Places, choice, code, line, picture, png, show, side_by_side
 from avcil.explore.rows import Learning, check, command, control, row_text
 from avcil.methods import Method, Training
-from avcil.params import ParameterError, Params
+from avcil.params import ParameterError, Params, mapping
 
-SHARED = ("temperature", "learning_rate", "later_learning_rate", "batch")
-TENTH = 0.1  # seconds between two looks at a run
+SHARED = ("temperature", "learning_rate", "later_learning_rate", "batch")  # those of training that are not folded away
+LOOK, DRAW = 0.1, 0.5  # seconds between two looks at a run, and at least between two drawings of it
+REST = 19  # times as long as a drawing took nothing is drawn: nineteen twentieths of the time are learning's own
 
 
 class Trainer(Panel):
@@ -27,7 +28,7 @@ class Trainer(Panel):
 
     def __init__(self, places: Places, params: Params, text: str):
         """text: params.yaml as it stands."""
-        self.places, self.params, self.raw = places, params, yaml.safe_load(text)
+        self.places, self.params, self.raw = places, params, mapping(text)
         stored = places.metrics / "runs.csv"
         self.runs = pd.read_csv(stored) if stored.exists() else pd.DataFrame(columns=["variant", "seed"])
         self.numbers, self.row, self.command = pd.DataFrame(), "", ""
@@ -53,12 +54,12 @@ class Trainer(Panel):
             style=LABEL, layout=WIDE,
         )  # fmt: skip
         self.parts = self._controls(Method, params.rows[names[0]], tokens=stores or ["mini"])
-        self.shared = {k: w for k, w in self._controls(Training, params.training).items() if k in SHARED}
+        self.shared = self._controls(Training, params.training)
         self.train = widgets.Button(description="Train", button_style="primary", icon="play")
         self.stop = widgets.Button(description="Stop", icon="stop", disabled=True)
         self.bar = widgets.FloatProgress(value=0.0, min=0.0, max=1.0, layout=widgets.Layout(width="420px"))
         self.status, self.saved = widgets.HTML(), widgets.HTML()
-        self.curves = picture()
+        self.curves, self.losses = picture(), picture()
 
         self.base.observe(self._restart, "value")
         for widget in (self.name, self.tasks, self.epochs, *self.parts.values(), *self.shared.values()):
@@ -69,26 +70,30 @@ class Trainer(Panel):
         self.stop.on_click(lambda _: self.learning and self.learning.stop())
 
         first = list(self.parts)[:12]
-        rest = [widget for key, widget in self.parts.items() if key not in first]
-        more = widgets.Accordion([widgets.VBox(rest)], titles=["more choices of the field"])
-        run = [self.base, self.name, self.seed, self.tasks, self.epochs, *self.shared.values(), self.beside]
+        rest = [[w for key, w in self.parts.items() if key not in first]]
+        rest += [[w for key, w in self.shared.items() if key not in SHARED]]
+        titles = ["more choices of the field", "more of training, which all rows share"]
+        more = widgets.Accordion([side_by_side(*folded) for folded in rest], titles=titles)
+        run = [self.base, self.name, self.seed, self.tasks, self.epochs, *(self.shared[key] for key in SHARED)]
         super().__init__(
             f"Train a row: {len(self.parts)} choices, {len(params.tasks)} tasks",
             self.curves,
             [
-                side_by_side(widgets.VBox(run), widgets.VBox([self.parts[key] for key in first]), more),
+                side_by_side(widgets.VBox([*run, self.beside]), widgets.VBox([self.parts[key] for key in first])),
+                more,
                 widgets.HBox([self.train, self.stop, self.bar]),
-                self.status, self.curves, self.saved,
+                self.status, side_by_side(self.curves, self.losses), self.saved,
             ],
         )  # fmt: skip
         self._check()
         self._draw()
+        self._draw_losses()
 
     def _controls(self, section, values, tokens: list[str] | None = None) -> dict[str, widgets.Widget]:
         found = {name: control(name, field, getattr(values, name)) for name, field in section.model_fields.items()}
         if tokens:
             found["tokens"] = choice(tokens, values.tokens, "tokens")
-        return {name: widget for name, widget in found.items() if widget is not None}
+        return found
 
     def _restart(self, _=None) -> None:
         """Show the choices of another row, checked once all stand."""
@@ -99,7 +104,7 @@ class Trainer(Panel):
         self._check()
 
     def _chosen(self) -> tuple[Params, Method]:
-        row = self.params.rows[self.base.value].model_dump() | {k: w.value for k, w in self.parts.items()}
+        row = {k: w.value for k, w in self.parts.items()}
         shared = {k: w.value for k, w in self.shared.items()}
         tasks = [task | {"epochs": self.epochs.value} for task in self.raw["tasks"][: self.tasks.value]]
         return check(self.raw, self.name.value, row, shared, tasks)
@@ -159,16 +164,10 @@ class Trainer(Panel):
         try:
             data = self._dataset(method.tokens, self.seed.value)
             self.learning = run = Learning(data, method, params.training, params.tasks, self.seed.value)
+            self._draw()
+            self._draw_losses()
             work = asyncio.get_running_loop().run_in_executor(None, run.run)
-            shown = -1
-            while not work.done():
-                self.bar.value = run.share
-                last = len(params.tasks) - 1
-                self.status.value = line(f"learning task {min(len(run.results), last)} of 0 to {last} …")
-                if len(run.results) != shown:
-                    shown = len(run.results)
-                    self._draw()
-                await asyncio.wait([work], timeout=TENTH)
+            await self._follow(run, work, params)
             work.result()
         except Exception as error:  # whatever a combination runs into is told here: nobody sees a task's traceback
             kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
@@ -178,9 +177,29 @@ class Trainer(Panel):
             self.train.disabled, self.stop.disabled = False, True
         self.bar.value = run.share
         self._draw()
+        self._draw_losses()
         self.status.value = line(self._told(run))
         self.saved.value = line("To keep it: this line goes under `variants:` in params.yaml") + code(row)
         self.saved.value += line("and this command trains it with all seeds:") + code(repeat)
+
+    async def _follow(self, run: Learning, work: asyncio.Future, params: Params) -> None:
+        """Show how far a run is until it ends, and draw what is new in it."""
+        drawn, due, last = (0, 0), 0.0, len(params.tasks) - 1
+        while not work.done():
+            now = len(run.results), len(run.losses)
+            task = min(now[0], last)
+            epochs = sum(told["task"] == task for told in run.losses[-params.tasks[task].epochs :])
+            self.bar.value = run.share
+            self.status.value = line(
+                f"learning task {task} of 0 to {last}, epoch {epochs} of {params.tasks[task].epochs} …"
+            )
+            if now != drawn and time.monotonic() >= due:
+                began = time.thread_time()
+                self._draw_losses()
+                if now[0] != drawn[0]:
+                    self._draw()
+                drawn, due = now, time.monotonic() + max(DRAW, REST * (time.thread_time() - began))
+            await asyncio.wait([work], timeout=LOOK)
 
     def _told(self, run: Learning) -> str:
         if not len(self.numbers):
@@ -199,10 +218,12 @@ class Trainer(Panel):
         return self.runs[chosen]
 
     def _draw(self, _=None) -> None:
-        run, losses = self.learning, pd.DataFrame(columns=["task", "epoch"])
+        run = self.learning
         self.numbers = run.accuracy() if run else pd.DataFrame(columns=["task", "accuracy", "past_accuracy"])
-        if run and run.losses:
-            losses = pd.DataFrame(run.losses)
         title = f"{self.name.value}, seed {run.seed if run else self.seed.value}"
-        tasks = len(self.params.tasks)
-        self.curves.value = png(plots_explore.live(self.numbers, self._stored(), losses, tasks=tasks, title=title))
+        figure = plots_explore.live(self.numbers, self._stored(), tasks=len(self.params.tasks), title=title)
+        self.curves.value = png(figure, live=True)
+
+    def _draw_losses(self) -> None:
+        losses = list(self.learning.losses) if self.learning else []
+        show(self.losses, png(plots_explore.live_losses(pd.DataFrame(losses)), live=True) if losses else b"")
