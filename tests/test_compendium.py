@@ -418,7 +418,8 @@ def test_notebook_form(path):
     assert sum(bool(line.strip()) for line in source.splitlines()) <= 110
     assert not re.search(r"^\s*(def|class) |sys\.path|!pip", source, re.M)
     assert notebook.cells[0].cell_type == "markdown" and notebook.cells[0].source.startswith("# ")
-    assert not any(out.output_type == "error" for cell in code for out in cell.outputs)
+    outputs = [out for cell in code for out in cell.outputs]
+    assert not any(out.output_type == "error" or out.get("name") == "stderr" for out in outputs)
     assert path.stat().st_size < 1.5e6
 
 
