@@ -21,13 +21,9 @@ from bs4 import BeautifulSoup
 from avcil.plots import name_of
 from avcil.report import lock, markup
 from avcil.report.__main__ import revision
-from conftest import ROOT
+from conftest import CHROMIUM, FLAGS, ROOT
 
 WIDTHS = (390, 1280)
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
 
 
 def _render(project: Path, name: str, hash_seed: int) -> Path:
@@ -185,12 +181,11 @@ def test_markup_leaves_code_alone():
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
     playwright = pytest.importorskip("playwright.sync_api", reason="needs the Python package playwright")
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if chromium is None:
+    if CHROMIUM is None:
         pytest.skip("needs Chromium: apt-get install chromium")
     with playwright.sync_playwright() as driver:
         context = driver.chromium.launch_persistent_context(
-            tmp_path_factory.mktemp("profile"), executable_path=chromium, headless=True, args=FLAGS
+            tmp_path_factory.mktemp("profile"), executable_path=CHROMIUM, headless=True, args=FLAGS
         )
         yield context
         context.close()
