@@ -6,11 +6,12 @@
 # make search      score the trials of params.yaml again, on validation clips (twenty minutes)
 # make corpus      render the clips of the embedded benchmark again
 # make notebooks   execute the notebooks in place and normalise them (after a change of code)
+# make lock        choose the exact version of every package again (after a change of pyproject.toml's ranges)
 # Each target first makes .venv, or says in one line why it cannot (.ci/setup, which also runs without make).
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: setup repro field smoke test lab search corpus notebooks clean
+.PHONY: setup repro field smoke test lab search corpus notebooks lock clean
 .DEFAULT_GOAL := repro
 
 setup:
@@ -41,6 +42,9 @@ corpus: setup
 
 notebooks: setup
 	.venv/bin/python -m avcil.nbtools notebooks/*.ipynb
+
+lock: setup
+	.venv/bin/python .ci/lock.py $(LOCK)
 
 clean:
 	rm -rf .venv build

@@ -1,6 +1,10 @@
 import os
 from pathlib import Path
 
+import avcil  # noqa: F401  before all else: tests, and the kernels that nbval starts, inherit avcil/portable.py's variables
+
+pytest_plugins = ["tests.nbval_form"]
+
 
 def pytest_configure(config):
     """Let `pytest` work from any folder: nbval resolves this option against the working directory."""

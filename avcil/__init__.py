@@ -12,8 +12,12 @@ What else is public stands in the modules below; `avcil.kernels` needs torch alo
 
 from typing import TYPE_CHECKING
 
+from avcil import portable
+
 if TYPE_CHECKING:
     from avcil.runs import AccuracyMatrix, Run, load_run
+
+portable.apply()
 
 __all__ = ["AccuracyMatrix", "Run", "load_run"]
 

@@ -17,6 +17,12 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be continued; the message names the folder and the way out."""
 
 
+def run_folder(runs: Path, row: str, task: int, seed: int) -> Path:
+    """Where the pipeline keeps checkpoint and result of a row after a task: `lll` is learnt task by task, in stages of
+    its own; all other rows by one sweep."""
+    return runs / ("lll" if row == "lll" else f"variants/{row}") / f"task{task}" / f"seed{seed}"
+
+
 class Checkpoint(NamedTuple):
     """model and readout: tensors by name; classes: labels in the order learnt; memory: clip_ids of the exemplars, in
     order of merit within each class; origin: everything that determined this checkpoint, by name."""

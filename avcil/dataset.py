@@ -9,7 +9,7 @@ import torch
 from avcil.evaluate import Dataset
 from avcil.files import digest
 from avcil.manifest import SPLITS, class_index, read_manifest
-from avcil.prior import patch_share
+from avcil.regions import patch_share
 from avcil.store import StoreError, read_store
 
 

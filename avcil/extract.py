@@ -2,7 +2,7 @@
 
     python -m avcil.extract BENCHMARK ENCODER [--sound-only]
 
-for a benchmark in imports/ (avcil/builders) and an encoder of params.yaml: `mini`, `random`, or one of `encoders`. It
+for a benchmark in imports/ (avcil/builders) and an encoder of params.yaml: `mini`, `mini-1`, `mini-2`, `random`, or one of `encoders`. It
 writes imports/BENCHMARK/features/ENCODER; a protocol reads them with ``tokens: ENCODER``. Killed, it goes on after its
 last whole shard.
 """
@@ -18,22 +18,22 @@ from avcil.encoders.base import Encoder, Reading, WeightsError
 from avcil.encoders.load import load_published
 from avcil.manifest import ManifestError, Media, media, read_manifest
 from avcil.params import ParameterError, Params, load, nearest
-from avcil.prior import load_prior
+from avcil.prior import load_prior, released
 from avcil.store import Header, StoreError, cost, quarantined
 
-OWN = ("mini", "random")
+PRIORS = Path("prior")
 
 
-def load_encoder(name: str, params: Params, priors: Path = Path("artifacts/prior")) -> Encoder:
-    """The encoder of that name, on `compute.device`.
+def load_encoder(name: str, params: Params, priors: Path = PRIORS) -> Encoder:
+    """The encoder of that name, on `compute.device`; `mini`, `mini-1` and so on are the released priors.
 
     Raises ParameterError for an unknown name, WeightsError or ImportError where weights or packages are missing.
     """
-    if name in OWN:
-        encoder, _ = load_prior(priors / f"{name}.safetensors", params.encoder)
+    if name in params.own_encoders:
+        encoder, _ = load_prior(released(name, priors), params.encoder)
         return encoder.watching(Reading(**params.film.model_dump()))
     if name not in params.encoders:
-        raise ParameterError(f"encoders: no `{name}`{nearest(name, [*OWN, *params.encoders])}")
+        raise ParameterError(f"encoders: no `{name}`{nearest(name, [*params.own_encoders, *params.encoders])}")
     return load_published(params.encoders[name], params.compute.device)
 
 
@@ -53,7 +53,7 @@ def extract(
     from avcil import cluster
 
     gpus = float(compute.device != "cpu")
-    make = partial(load_encoder, name, params, Path("artifacts/prior").absolute())
+    make = partial(load_encoder, name, params, PRIORS.absolute())
     return cluster.extract(
         encoder, make, name, clips, config, store, actors=compute.actors, workers=compute.workers, gpus=gpus,
         streams=streams, replace=replace,

@@ -146,8 +146,8 @@ class RanPac(RecursiveRidge):
     four fifths of the task's own clips errs least, in mean square, on the last fifth. So λ, unlike G and Q, depends on
     how clips are cut into tasks; that is the published method. State: G and Q, and λ where it was chosen.
     Source: McDonnell et al., RanPAC, NeurIPS 2023, arXiv 2307.02251, and its authors' code. Deviation: features come
-    from a frozen encoder without the first task's fine-tuning ("Phase 1"); a task of one clip, which cannot be split,
-    keeps the λ before it, at first 1.
+    from a frozen encoder without the first task's fine-tuning ("Phase 1"); rows have M = 2,000 (`expansion`), the paper
+    10,000; a task of one clip, which cannot be split, keeps the λ before it, at first 1.
     """
 
     def __init__(self, size: int, seed: int, penalty: float | None = None, state: dict[str, Tensor] | None = None):

@@ -69,7 +69,7 @@ class Method(Section):
             (self.dark_replay and self.readout != "classifier", "dark_replay needs readout: classifier"),
             (self.readout == "carried_ridge" and self.restart, "carried_ridge has nothing to carry with restart: true"),
             (self.readout == "carried_ridge" and self.fusion in FROZEN, "carried_ridge needs a fusion that learns"),
-            (self.weight_aligning and self.classifier == "proxies", "weight_aligning needs a linear classifier"),
+            (self.weight_aligning and self.classifier != "linear", "weight_aligning needs a linear classifier"),
             (
                 self.feature_distance == "importance" and not (attends and self.cross_entropy == "nca"),
                 "feature_distance: importance needs cross_entropy: nca and fusion: guided or channelwise",
@@ -123,6 +123,7 @@ class Training(Section):
     exemplar_batch: int | None = Field(None, gt=0, description="of the paired sampler; as `batch` if left out")
     keep: Literal["last", "best_all", "best_new"] = Field(
         "last",
-        description="the epoch whose weights stay: the last, or best on validation clips of all or of new classes",
+        description="the epoch whose weights stay: the last, or best on validation clips of all or of new classes, "
+        "by the trained classifier as it then is: before weights are aligned, and also where a solved head reads out",
     )
     covered: float = Field(gt=0, le=1, description="share of a patch the object must cover for a hit")

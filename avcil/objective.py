@@ -19,6 +19,11 @@ def held_features(output: Output) -> tuple[Tensor, ...]:
     return output.features.audio, output.features.visual, output.attended
 
 
+def distils(method: Method) -> bool:
+    """Whether a loss of this row reads what the old model says."""
+    return bool(method.logit_distillation or method.feature_distillation or method.attention_distillation)
+
+
 def importance(model: IncrementalClassifier, feed: Feed, labels: Tensor, batch: int = 64) -> Tensor:
     """Norm of the gradient of the model's own NCA loss with respect to each held feature, [N,F]."""
     parts = []
@@ -50,37 +55,44 @@ def objective(
 
     Distillation weights grow with √(P / (C − P)), past over new classes, as in LUCIR (Hou et al., CVPR 2019), with
     √(task + 1), as in AFC, or not at all. In task 0 there is cross-entropy alone.
+
+    Raises ValueError where the row distils and ``old`` has nothing to hold on to.
     """
     past, task = sum(blocks[:-1]), len(blocks) - 1
     growth = {"ratio": (past / blocks[-1]) ** 0.5, "task": (task + 1) ** 0.5, "none": 1.0}
     growth = growth[method.growth]
-    said, logits = old.said, output.logits
-    old_logits = said.logits[rows][:, :past] if task else logits[:, :0]
-    by_direction = bool(task and method.feature_distillation and method.feature_distance == "cosine")
+    said, logits = old.said if task else None, output.logits
+    if task and said is None and distils(method):
+        raise ValueError(f"task {task} distils, but the old model was not asked; ask it (avcil/old_model.py)")
+    # where nobody was asked, the logit level, which then nothing reads, holds the new model to itself
+    old_logits = (logits.detach() if said is None else said.logits[rows])[:, :past]
+    held, held_to = (), ()
+    if said is not None and method.feature_distillation and method.feature_distance == "cosine":
+        held, held_to = tuple(output.features), tuple(feature[rows] for feature in said.features)
     dual = dual_distillation(
         logits,
         labels,
         old_logits,
         blocks[:-1] if method.logit_blocks == "task" else [past] * (past > 0),
-        tuple(output.features) if by_direction else (),
-        tuple(feature[rows] for feature in said.features) if by_direction else (),
+        held,
+        held_to,
         temperature=training.temperature,
         separated=method.cross_entropy == "separated",
     )
     nca = method.cross_entropy == "nca"
     found = {"cross_entropy": losses.nca(logits, labels, scale) if nca else dual.cross_entropy}
-    if method.logit_distillation and task:
+    if method.logit_distillation and said is not None:
         kept = dual.logit
         if method.logit_blocks == "sigmoid":
             kept = losses.sigmoid_distillation(logits, old_logits, as_published=method.as_published)
         found["logit_distillation"] = growth * method.logit_distillation * kept
-    if method.feature_distillation and task:
+    if method.feature_distillation and said is not None:
         kept = dual.feature
         if old.importance is not None:
             before = tuple(feature[rows] for feature in held_features(said))
             kept = losses.importance_distillation(held_features(output), before, old.importance[rows])
         found["feature_distillation"] = growth * method.feature_distillation * kept
-    if method.attention_distillation and task:
+    if method.attention_distillation and said is not None:
         if method.fusion == "channelwise":
             kept = losses.channel_attention_distillation(output.divergence, labels < past)
         else:

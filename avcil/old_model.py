@@ -23,13 +23,13 @@ Recall = Callable[[Tensor], tuple[OldAttention, Tensor]]
 class Old(NamedTuple):
     """What is known of the N clips at hand before a task is learnt.
 
-    said: the old model's output, its logits [N,P]; recall: gives, for rows [B] of the clips at hand, the old model's
+    said: the old model's output, its logits [N,P], None where nothing reads it; recall: gives, for rows [B] of the clips at hand, the old model's
     channel-wise attention of some clips, and for each row which of them it is, or -1 for a new clip; importance [N,F]
     of the old features (AFC) and stored [N,P], the exemplars' logits as they were when stored, NaN where there is none:
     each None where the method does not use it.
     """
 
-    said: Output
+    said: Output | None
     recall: Recall | None
     importance: Tensor | None
     stored: Tensor | None

@@ -3,6 +3,7 @@
 import difflib
 import re
 from pathlib import Path
+from typing import Literal
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -53,6 +54,7 @@ class Params(Section):
     features: FeatureConfig
     compute: Compute
     training: Training
+    compare: list[str] | Literal["all"] = Field(description="variants to learn beside lll, and to compare with it")
     lll: Method
     variants: dict[str, Method]
     field: dict[str, Method]
@@ -74,7 +76,10 @@ class Params(Section):
             raise ValueError("variants and field: `lll` has a section of its own")
         if twice := sorted(self.variants.keys() & self.field.keys()):
             raise ValueError(f"field: `{twice[0]}` is a variant too; give one of them another name")
-        known = ["mini", "random", *self.encoders]
+        for name in [] if self.compare == "all" else self.compare:
+            if name not in self.variants:
+                raise ValueError(f"compare: no variant `{name}`{nearest(name, self.variants)}")
+        known = [*self.own_encoders, *self.encoders]
         for name, row in self.rows.items():
             if row.tokens not in known:
                 raise ValueError(f"{name}: no encoder `{row.tokens}`{nearest(row.tokens, known)}")
@@ -84,6 +89,16 @@ class Params(Section):
                 if row not in self.rows:
                     raise ValueError(f"protocols.{name}: no row `{row}`{nearest(row, self.rows)}")
         return self
+
+    @property
+    def compared(self) -> list[str]:
+        """The variants that are learnt, in the order of params.yaml."""
+        return [name for name in self.variants if self.compare == "all" or name in self.compare]
+
+    @property
+    def own_encoders(self) -> list[str]:
+        """Names of the encoders whose weights stand in prior/."""
+        return ["mini", *(f"mini-{seed}" for seed in self.prior.seeds if seed), "random"]
 
     @property
     def rows(self) -> dict[str, Method]:

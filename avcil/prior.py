@@ -1,15 +1,6 @@
-"""Pre-training of the `mini` encoder: a SAM-Audio in miniature.
+"""The `mini` encoder's released weights, and what they know by themselves: separation, and where a sound comes from.
 
-Scenes come from *other* worlds (other seeds: no class of the benchmark occurs). In each, two objects with one
-timbre sound at once. Three losses:
-
-1. **Visually prompted separation.** The tokens under one object, slot by slot, are the prompt; from the mixture of
-   both sounds and another clip's sound the model predicts the share of each time-frequency bin that belongs to the
-   prompted object: binary cross-entropy against the ideal ratio mask, weighted by log(1 + 10 |mixture|).
-2. **Naming.** Cross-entropy of the tokens under an object against the names of all classes of the pre-training world,
-   and of the mean audio token against the names of all timbres: the place that captions have in PE-AV.
-3. **Patch matching.** For each slot, cross-entropy of the audio token against the patches of that slot, the
-   patches under the sounding object being right. This is what guidance starts from.
+Weights stand in prior/ with their card; avcil/pretraining.py trained them.
 
 Dimension letters as in avcil/encoders/mini.py; ``O`` = 2 sounding objects.
 """
@@ -28,15 +19,14 @@ from torch import Tensor, nn
 from avcil.config import Section
 from avcil.encoders.mini import Mini, MiniConfig
 from avcil.files import read_tensors, write_tensors
-from avcil.progress import progress
+from avcil.regions import patch_share
 from avcil.scenes import Film, World, pair_scene
-from avcil.tokens import frame_audio
 
 
 class PriorConfig(Section):
-    """Pre-training."""
+    """Pre-training (avcil/pretraining.py)."""
 
-    seed: int = Field(ge=0)
+    seeds: list[int] = Field(min_length=1, description="of the released priors: scenes, first weights and batches")
     world: World = Field(description="the world of the pre-training scenes; its seed differs from the benchmark's")
     scenes: int = Field(gt=0, description="pre-training scenes rendered")
     held_out: int = Field(gt=0, description="scenes kept aside to measure separation and localisation")
@@ -59,18 +49,11 @@ class Scenes(NamedTuple):
     classes: Tensor
 
 
-def patch_share(regions: np.ndarray, slots: int, side: int) -> np.ndarray:
-    """Mean the region grid [..., F,G,G] over frames of a slot and cells of a patch: [..., L, side*side]."""
-    *lead, frames, cells, _ = regions.shape
-    shape = (*lead, slots, frames // slots, side, cells // side, side, cells // side)
-    return regions.reshape(shape).mean((-5, -3, -1)).reshape(*lead, slots, side * side)
-
-
-def render_scenes(world: World, film: Film, seed: int, count: int, *, workers: int = 2) -> Scenes:
-    """Render ``count`` pair scenes of ``world``; patches are 12 pixels wide."""
+def render_scenes(world: World, film: Film, seed: int, count: int, *, first: int = 0, workers: int = 2) -> Scenes:
+    """Render ``count`` pair scenes of ``world``, from number ``first`` on; patches are 12 pixels wide."""
     job = partial(pair_scene, world, film, seed)
     with ProcessPoolExecutor(workers) as pool:
-        scenes = list(pool.map(job, range(count), chunksize=16))
+        scenes = list(pool.map(job, range(first, first + count), chunksize=16))
     regions = np.stack([s.regions for s in scenes])
     return Scenes(
         torch.from_numpy(np.stack([s.frames for s in scenes])),
@@ -97,100 +80,9 @@ class Separator(nn.Module):
         return x.unflatten(2, (self.mel_bands, 8)).permute(0, 2, 1, 3).flatten(2)
 
 
-class Namer(nn.Module):
-    """A direction for each class's look and for each timbre, learnt with the encoder and thrown away after."""
-
-    def __init__(self, channels: int, world: World):
-        super().__init__()
-        self.looks = nn.Linear(channels, world.classes, bias=False)
-        self.sounds = nn.Linear(channels, world.timbres, bias=False)
-        self.log_scale = nn.Parameter(torch.tensor(2.3))
-
-
 def prompt_tokens(visual: Tensor, regions: Tensor) -> Tensor:
     """Mean of the tokens [B,L,S,D] under a region [B,L,S]: [B,L,D]."""
     return torch.einsum("bls,blsd->bld", regions, visual) / (regions.sum(-1, keepdim=True) + 1e-3)
-
-
-def _fast_context():
-    """bfloat16 where the CPU multiplies it natively, else float32."""
-    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.autocast("cpu", torch.bfloat16, enabled=native)
-
-
-class PriorLoss(NamedTuple):
-    separation: Tensor
-    naming: Tensor
-    patches: Tensor
-
-
-def prior_loss(encoder: Mini, separator: Separator, namer: Namer, scenes: Scenes) -> PriorLoss:
-    """The three losses of the module docstring on a batch of scenes."""
-    count = len(scenes.frames)
-    with _fast_context():
-        visual = encoder.visual(scenes.frames)
-    visual = visual.float()
-    # alternate which of the two objects is prompted, so that both are seen as target and as interference
-    target = torch.arange(count) % 2
-    rows = torch.arange(count)
-    waveforms = scenes.waveforms.float()
-    kept, other = waveforms[rows, target], waveforms[rows, 1 - target]
-    mixture = encoder.spectrogram(kept + other + 0.5 * other.roll(1, 0))
-    rest = encoder.spectrogram(other + 0.5 * other.roll(1, 0))
-    kept_mel = encoder.spectrogram(kept)
-    with _fast_context():
-        tokens = encoder.audio(torch.cat([mixture, kept_mel]))
-    mixed, clean = tokens.float().chunk(2)
-
-    prompt = prompt_tokens(visual, scenes.regions[rows, target])
-    ideal = kept_mel / (kept_mel + rest + 1e-3)
-    weight = torch.log1p(10 * mixture)
-    mask = separator(mixed, prompt)
-    separation = (F.binary_cross_entropy_with_logits(mask, ideal, reduction="none") * weight).sum() / weight.sum()
-
-    shown, heard = F.normalize(prompt, dim=-1), F.normalize(clean.mean(1), dim=-1)
-    right = scenes.classes[rows, target]
-    scale = namer.log_scale.exp()
-    naming = F.cross_entropy((namer.looks(shown) * scale).flatten(0, 1), right.repeat_interleave(visual.shape[1]))
-    naming = naming + F.cross_entropy(namer.sounds(heard) * scale, right % namer.sounds.out_features)
-
-    share = scenes.regions[rows, target]
-    visible = share.sum(-1) > 0
-    score = encoder.similarity(visual, clean)
-    log_right = (score + torch.log(share.clamp_min(1e-6))).logsumexp(-1) - score.logsumexp(-1)
-    loud = frame_audio(kept_mel.mean(1)[..., None], visual.shape[1])[..., 0]
-    weight = visible * loud
-    patches = -(log_right * weight).sum() / weight.sum()
-    return PriorLoss(separation, naming, patches)
-
-
-def pretrain(config: PriorConfig, encoder: Mini, separator: Separator, namer: Namer, scenes: Scenes) -> list[dict]:
-    """Train in place; returns the three losses every 20 steps."""
-    generator = torch.Generator().manual_seed(config.seed)
-    parameters = [*encoder.parameters(), *separator.parameters(), *namer.parameters()]
-    optimiser = torch.optim.AdamW(parameters, config.learning_rate, weight_decay=config.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.learning_rate, total_steps=config.steps)
-    weights = torch.tensor([config.separation_weight, config.naming_weight, config.patch_weight])
-    history = []
-    for step in progress(range(config.steps), desc="prior"):
-        rows = torch.randperm(len(scenes.frames), generator=generator)[: config.batch]
-        losses = prior_loss(encoder, separator, namer, Scenes(*(field[rows] for field in scenes)))
-        optimiser.zero_grad()
-        (torch.stack(losses) * weights).sum().backward()
-        optimiser.step()
-        schedule.step()
-        if step % 20 == 0 or step == config.steps - 1:
-            history.append({"step": step} | {name: loss.item() for name, loss in losses._asdict().items()})
-    return history
-
-
-@torch.no_grad()
-def standardise(encoder: Mini, scenes: Scenes) -> None:
-    """Set the encoder's standardisation from its tokens of ``scenes``, one object of each sounding."""
-    frames, waveforms = scenes.frames.split(50), scenes.waveforms[:, 0].float().split(50)
-    visual = torch.cat([encoder.visual(part) for part in frames])
-    audio = torch.cat([encoder.audio(encoder.spectrogram(part)) for part in waveforms])
-    encoder.standardise(visual, audio)
 
 
 class Localised(NamedTuple):
@@ -220,6 +112,11 @@ def save_prior(path: Path, encoder: Mini, separator: Separator | None = None) ->
     write_tensors(path, half)
 
 
+def released(name: str, folder: Path) -> Path:
+    """The weights of an own encoder: `mini` is the prior of seed 0, `mini-1` that of seed 1, `random` is untrained."""
+    return folder / f"{'mini-0' if name == 'mini' else name}.safetensors"
+
+
 def load_prior(path: Path, config: MiniConfig) -> tuple[Mini, Separator]:
     """The frozen encoder and, where the file has one, its separator. Raises ValueError for a file of another layout."""
     tensors = {name: value.float() for name, value in read_tensors(path).items()}
@@ -231,7 +128,7 @@ def load_prior(path: Path, config: MiniConfig) -> tuple[Mini, Separator]:
                 module.load_state_dict(state)
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:120]
-            raise ValueError(f"{path}: not a prior of the `encoder` section ({reason}); run the prior stage") from None
+            raise ValueError(f"{path}: not a prior of the `encoder` section ({reason}); take it from git, or train it: make prior") from None
         module.eval().requires_grad_(False)
     return encoder, separator
 

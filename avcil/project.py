@@ -6,10 +6,12 @@ working directory, never from ``__file__``: in ``dvc exp run --temp`` the packag
 """
 
 import os
+import warnings
 from pathlib import Path
 
 import torch
 
+from avcil import portable
 from avcil.params import Params, load
 
 
@@ -27,9 +29,16 @@ def enter(workdir: str = ".") -> Params:
 
     `.` is the project itself, as DVC runs it. `build/smoke/<notebook>` is a small sandbox, made on demand, in which the
     notebook has all that it reads: what it shows when it is opened and run by hand.
-    Two threads, always: the same bits on the same machine.
+    One thread: the same bits however many cores there are (avcil/portable.py). Where the arithmetic is the processor's
+    own all the same, a warning says so.
     """
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
+    if portable.possible() and not portable.in_force():
+        warnings.warn(
+            "not the portable arithmetic: results may differ in the last bits from those in git. Start by `make lab`, "
+            "or `python -m avcil.portable jupyter lab`",
+            stacklevel=2,
+        )
     top = root()
     if workdir != ".":
         from avcil import smoke

@@ -75,7 +75,8 @@ def comparisons(folder: Path) -> str:
 def remarks(folder: Path) -> str:
     """Attention as tasks go by, and the prior by itself."""
     summary = pd.read_csv(folder / "summary.csv").set_index("variant")
-    prior = json.loads((folder / "prior.json").read_text())
+    priors = pd.read_csv(folder / "prior.csv").set_index("prior")
+    trained = priors.drop(index="random")
     change = 100 * summary.localisation_change_first_task
     attention = (
         "From the first task to the last, the share of task 0's clips on which attention peaks on the sounding object "
@@ -83,11 +84,12 @@ def remarks(folder: Path) -> str:
         f"and {change['replay']:+.1f} for replay."
     )
     alone = (
-        f"The prior by itself, on {prior['held_out_scenes']} held-out scenes of its own world: prompted separation "
-        f"raises the median SI-SDR from {prior['si_sdr_mixture']:.1f} dB (the mixture) to "
-        f"{prior['si_sdr_estimate']:.1f} dB (an ideal mask: {prior['si_sdr_ideal_mask']:.1f} dB), and its similarity "
-        f"peaks on the sounding object in {100 * prior['localisation_hit']:.0f} % of scenes "
-        f"(chance: {100 * prior['localisation_hit_chance']:.0f} %)."
+        f"The three priors by themselves, on {trained.scenes.iloc[0]} held-out scenes of their own world: prompted "
+        f"separation raises the median SI-SDR from {trained.si_sdr_mixture.mean():.1f} dB (the mixture) to "
+        f"{', '.join(f'{value:.1f}' for value in trained.si_sdr_estimate)} dB (an ideal mask: "
+        f"{trained.si_sdr_ideal_mask.mean():.1f} dB), and their similarity peaks on the sounding object in "
+        f"{', '.join(f'{100 * value:.0f}' for value in trained.hit)} % of scenes (untrained: "
+        f"{100 * priors.hit['random']:.0f} %, chance: {100 * priors.chance.iloc[0]:.0f} %)."
     )
     return f"{attention}\n\n{alone}"
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from avcil import project, tables
-from avcil.checkpoint import Checkpoint, load_checkpoint
+from avcil.checkpoint import Checkpoint, load_checkpoint, run_folder
 from avcil.evaluate import TaskResult
 from avcil.params import ParameterError, load, nearest
 from avcil.plots import name_of
@@ -134,8 +134,8 @@ def load_run(variant: str, *, root: Path | None = None) -> Run:
     known = ["lll", *params.variants]
     if variant not in known:
         raise ParameterError(f"no run of `{variant}`{nearest(variant, known)}; those of the field are in metrics/")
-    folder = root / "artifacts/runs" / variant
-    places = {(s, t.id): folder / f"task{t.id}" / f"seed{s}" for s in params.seeds for t in params.tasks}
+    runs = root / "artifacts/runs"
+    places = {(s, t.id): run_folder(runs, variant, t.id, s) for s in params.seeds for t in params.tasks}
     missing = [place for place in places.values() if not (place / "result.json").is_file()]
     if missing:
         note = f"from metrics/ alone: no {missing[0].relative_to(root)}; `dvc repro` gives predictions and checkpoints"

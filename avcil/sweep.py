@@ -7,6 +7,7 @@ code, clips or parameters have changed since is run again.
 import json
 import multiprocessing
 import os
+import shutil
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -43,7 +44,11 @@ class Source(NamedTuple):
 
 
 class Job(NamedTuple):
-    """One run: a method on all tasks with one seed, scored on ``split``. file: where its results are kept, or None."""
+    """One run: a method on all tasks with one seed, scored on ``split``.
+
+    file: where its results are kept, or None. folder: where checkpoints and results of single tasks are kept too, as
+    ``task{t}/seed{seed}``, or None.
+    """
 
     name: tuple[str, ...]
     source: Source
@@ -53,6 +58,7 @@ class Job(NamedTuple):
     seed: int
     split: str = "test"
     file: Path | None = None
+    folder: Path | None = None
 
 
 class Done(NamedTuple):
@@ -99,13 +105,39 @@ def _run(job: Job) -> Done:
         done, made_from = load_run(job.file)
         if made_from == stamp:
             return done
+    if job.folder:
+        _begin_folder(job.folder, job.seed, stamp)
     started = time.perf_counter()
-    results = run_tasks(data, job.method, job.training, job.tasks, job.seed, None, split=job.split)
+    results = run_tasks(data, job.method, job.training, job.tasks, job.seed, job.folder, split=job.split)
     seconds = time.perf_counter() - started
     if job.file:
         content = {"origin": stamp, "results": [result._asdict() for result in results], "seconds": seconds}
         write_json(job.file, content)
     return Done(results, seconds)
+
+
+def _begin_folder(folder: Path, seed: int, stamp: dict) -> None:
+    """Drop a seed's checkpoints that were made from something else: they would be taken for finished tasks."""
+    origin_file = folder / f"origin-seed{seed}.json"
+    if origin_file.exists() and json.loads(origin_file.read_text()) == stamp:
+        return
+    for stale in folder.glob(f"task*/seed{seed}"):
+        shutil.rmtree(stale)
+    write_json(origin_file, stamp)
+
+
+def drop_others(folder: Path, jobs: Iterable[Job]) -> None:
+    """Delete below ``folder`` what is of none of the jobs: rows, settings and seeds that there are no more."""
+    wanted, seeds = set(), set()
+    for job in jobs:
+        wanted |= {job.file, job.source.manifest, job.source.orders}
+        seeds |= {(job.folder, f"seed{job.seed}"), (job.folder, f"origin-seed{job.seed}.json")}
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if path.is_dir():
+            if not any(path.iterdir()):
+                path.rmdir()
+        elif path not in wanted and not any((above, part) in seeds for above in path.parents for part in path.parts):
+            path.unlink()
 
 
 def run(

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from avcil import metrics
+from avcil.checkpoint import run_folder
 from avcil.evaluate import TaskResult
 from avcil.files import write_json
 from avcil.train import load_result
@@ -70,9 +71,9 @@ def frames(results: dict[tuple[str, int], list[TaskResult]], benchmark: str) -> 
 
 
 def collect(folder: Path, benchmark: str, variants: list[str], seeds: list[int], tasks: int) -> Tables:
-    """Read ``folder/<variant>/task<t>/seed<s>/result.json`` of exactly the runs named."""
+    """Read the results below ``folder`` of exactly the runs named."""
     results = {
-        (variant, seed): [load_result(folder / variant / f"task{t}" / f"seed{seed}") for t in range(tasks)]
+        (variant, seed): [load_result(run_folder(folder, variant, t, seed)) for t in range(tasks)]
         for variant in variants
         for seed in seeds
     }
@@ -195,9 +196,14 @@ def intervals(differences: pd.DataFrame, *, draws: int = 10_000, seed: int = 0) 
     return pd.DataFrame(rows).T.rename_axis("LLL minus").infer_objects()
 
 
+def accuracy_after(result: TaskResult) -> float:
+    """Accuracy on all clips of the classes seen so far."""
+    return float(np.average(result.accuracy, weights=result.clips))
+
+
 def last_accuracy(results: list[TaskResult]) -> float:
     """Accuracy on all clips after the last task."""
-    return float(np.average(results[-1].accuracy, weights=results[-1].clips))
+    return accuracy_after(results[-1])
 
 
 def correctness(results: dict[int, list[TaskResult]], labels: dict[int, dict[str, int]]) -> np.ndarray:

@@ -73,7 +73,9 @@ class Tokens(NamedTuple):
         return visual, audio, similarity
 
     def to(self, device: torch.device | str) -> "Tokens":
-        return Tokens(*(stream.to(device, non_blocking=True) for stream in self))
+        # a copy to the CPU that nobody waits for could be read before it is there
+        away = torch.device(device).type != "cpu"
+        return Tokens(*(stream.to(device, non_blocking=away) for stream in self))
 
     def clips(self, index: Tensor | slice) -> "Tokens":
         if isinstance(index, slice):

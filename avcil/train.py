@@ -24,8 +24,8 @@ from avcil.files import digest, write_json
 from avcil.heads import CarriedRidge
 from avcil.memory import quota, select
 from avcil.methods import Method, Task, Training
-from avcil.model import FROZEN, PROXIES, Features, IncrementalClassifier, ProxyClassifier
-from avcil.objective import importance, objective
+from avcil.model import ATTENDING, FROZEN, PROXIES, Features, IncrementalClassifier, ProxyClassifier
+from avcil.objective import distils, importance, objective
 from avcil.old_model import Old
 from avcil.progress import progress
 from avcil.tokens import TokenSource
@@ -103,6 +103,10 @@ def optimise(
             reduce(torch.add, losses.values()).backward()
             parallel.sum_gradients(parameters)
             optimiser.step()
+            if method.weight_aligning:
+                # norms are aligned afterwards: they say how large logits are only where nothing cancels
+                with torch.no_grad():
+                    model.classifier.weight.clamp_(min=0)
             if schedule is not None:
                 schedule.step()
             for name, loss in losses.items():
@@ -142,13 +146,18 @@ def _imprint(
 
 
 def _align(model: IncrementalClassifier, past: int) -> None:
-    """Scale new classes' weights so that their mean norm is that of past ones'.
+    """Scale new classes' weights down so that their mean norm is that of past ones': w ← min(1, γ) w for new w,
 
+        γ = mean ‖w_past‖ / mean ‖w_new‖
+
+    Fused features are non-negative (a ReLU), and ``optimise`` keeps weights so too: a larger norm is a larger logit.
     Source: Zhao et al., Maintaining discrimination and fairness, CVPR 2020, arXiv 1911.07053 (weight aligning).
+    Deviation: the paper corrects a preference for new classes, with γ < 1 throughout; where exemplars are drawn as often
+    as new clips γ can be above 1, and scaling up would make such a preference, so weights then stay as they are.
     """
     with torch.no_grad():
         norms = model.classifier.weight.norm(dim=1)
-        model.classifier.weight[past:] *= norms[:past].mean() / norms[past:].mean()
+        model.classifier.weight[past:] *= (norms[:past].mean() / norms[past:].mean()).clamp(max=1)
 
 
 def origin(data: Dataset, method: Method, training: Training, tasks: list[Task], task: int, seed: int) -> dict:
@@ -180,7 +189,7 @@ def run_task(
     losses by epoch.
 
     A pure function of its arguments: the same inputs give the same bits on the same machine. ``precision``: what visual
-    tokens are held in while learning (avcil/feed.py).
+    tokens are held in while attention learns (avcil/feed.py); other fusions take float32.
 
     Raises ValueError if ``start`` does not hold exactly the classes of the tasks before, or if there is no validation
     clip to choose an epoch on.
@@ -201,19 +210,25 @@ def run_task(
     position = {clip: row for row, clip in enumerate(data.clip_ids)}
     memory = [position[clip] for clip in start.memory]
     rows = torch.cat([new, torch.tensor(memory, dtype=torch.long)])
-    at_hand, labels = Feed(tokens, rows, device, precision=precision), data.labels[rows]
+    # the kernels of learnt attention add a centre and take halves; means and linear layers do neither
+    learns_attention = method.fusion in ATTENDING and method.fusion not in FROZEN
+    at_hand = Feed(tokens, rows, device, precision=precision if learns_attention else "float32")
+    labels = data.labels[rows]
     everything = torch.arange(len(rows))
 
     history: list[dict] = []
-    maps = bool(past and method.attention_distillation and method.fusion == "channelwise")
-    clips = f"{data.encoder} {method.patches} {digest(' '.join(data.clip_ids[i] for i in rows).encode())}"
-    said, recall = old_model.ask(before.to(device), at_hand, len(new), clips, maps=maps)
+    # with restart and in task 0 there is no old model
+    first = past == 0 or method.restart
+    said, recall = None, None
+    if not first and method.fusion not in FROZEN and (distils(method) or method.readout == "carried_ridge"):
+        maps = bool(method.attention_distillation and method.fusion == "channelwise")
+        clips = f"{data.encoder} {method.patches} {digest(' '.join(data.clip_ids[i] for i in rows).encode())}"
+        said, recall = old_model.ask(before.to(device), at_hand, len(new), clips, maps=maps)
+    model, on_device = model.to(device), labels.to(device)
     if method.fusion not in FROZEN:
-        first = past == 0 or method.restart
-        model, on_device = model.to(device), labels.to(device)
         important = method.feature_distance == "importance" and past
         old = Old(
-            said=said.to(device),
+            said=said.to(device) if said is not None else None,
             recall=recall,
             importance=importance(model, at_hand, on_device) if important else None,
             stored=_stored(start, len(new), past).to(device) if method.dark_replay else None,
@@ -248,12 +263,13 @@ def run_task(
     head = solved_head(method, training, {} if method.restart else start.readout)
     if head is not None:
         features = solved_features(method, tokens, rows, learnt.features)
-        use = everything[: len(new)]  # of past clips the head holds sums
+        # of past clips the head holds sums, unless it starts anew as the model does
+        use = everything if method.restart else everything[: len(new)]
         if method.readout == "nearest_mean":
             use = everything
         elif method.readout == "nearest_exemplars":
             use = everything[torch.isin(rows, torch.tensor(chosen, dtype=torch.long))]
-        elif isinstance(head, CarriedRidge) and past:
+        elif isinstance(head, CarriedRidge) and said is not None:
             head.carry(solved_features(method, tokens, rows, said.features), features)
         head.update(Features(*(feature[use] for feature in features)), labels[use], seen)
         readout = head.state

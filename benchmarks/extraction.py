@@ -89,7 +89,7 @@ def plain(path: Path, reading: Reading) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def encoder(reading: Reading):
-    prior, _ = load_prior(ROOT / "artifacts/prior/mini.safetensors", load(ROOT / "params.yaml").encoder)
+    prior, _ = load_prior(ROOT / "prior/mini-0.safetensors", load(ROOT / "params.yaml").encoder)
     return prior.watching(reading)
 
 

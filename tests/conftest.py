@@ -25,8 +25,9 @@ FLAGS = [
 
 
 @pytest.fixture(autouse=True)
-def two_threads():
-    torch.set_num_threads(2)
+def one_thread():
+    """As everything of the project computes (avcil/portable.py)."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -375,7 +375,7 @@ def test_si_sdr_closed_form():
 
 def test_the_shipped_prior_separates_and_localises(params):
     """On scenes with a seed of their own, from the pre-training world."""
-    encoder, separator = prior.load_prior(ROOT / "artifacts/prior/mini.safetensors", params.encoder)
+    encoder, separator = prior.load_prior(ROOT / "prior/mini-0.safetensors", params.encoder)
     scenes = prior.render_scenes(params.prior.world, params.film, 77, 32)
     separated = prior.separate(encoder, separator, scenes).waveforms
     gain = prior.si_sdr(separated["estimate"], separated["target"]) - prior.si_sdr(

@@ -33,12 +33,6 @@ TINY_BIND = {
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def two_threads():
-    """One, in place of the two of the other tests: networks this small only wait for a second."""
-    torch.set_num_threads(1)
-
-
 def random_audio_mae(norm: str) -> dict[str, torch.Tensor]:
     """Weights under the names of the AudioMAE repository; a pre-trained file also has a decoder."""
     generator = torch.Generator().manual_seed(0)

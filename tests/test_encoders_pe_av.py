@@ -69,12 +69,6 @@ def config(weights="tiny", **changes) -> PeAvConfig:
     return PeAvConfig(**(fields | changes))
 
 
-@pytest.fixture(autouse=True)
-def two_threads():
-    """One, in place of the two of the other tests: networks this small only wait for a second."""
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="module")
 def model() -> PeAudioVideo:
     return tiny()

@@ -37,12 +37,6 @@ TINY = {
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def two_threads():
-    """One, in place of the two of the other tests: networks this small only wait for a second."""
-    torch.set_num_threads(1)
-
-
 def config(weights="tiny", **changes) -> SamAudioConfig:
     fields = {"kind": "sam_audio", "weights": str(weights), "frames": FRAMES, "seconds": SECONDS}
     return SamAudioConfig(**(fields | {"audio": "hidden", "layer": 1} | changes))

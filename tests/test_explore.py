@@ -39,7 +39,7 @@ def places(tmp_path):
         features=tmp_path / "features",
         splits=tmp_path / "splits",
         corpus=ROOT / "corpus/sounding_objects",
-        prior=ROOT / "artifacts/prior/mini.safetensors",
+        prior=ROOT / "prior/mini-0.safetensors",
     )
 
 
@@ -427,7 +427,7 @@ def test_the_command_makes_dvc_change_what_was_changed(places, params, tmp_path,
     panel = explore.Trainer(places, params, text)
     panel.shared["temperature"].value, panel.epochs.value = 3.0, 2
     words = shlex.split(panel.command)
-    assert words[:5] == ["dvc", "exp", "run", "-n", "my_row"] and words[-1] == "variant@my_row"
+    assert words[:5] == ["dvc", "exp", "run", "-n", "my_row"] and words[-1] == "variants"
     now = _carried_out(panel, text, tmp_path / "params.yaml")
     assert now.training == params.training.model_copy(update={"temperature": 3.0})
     assert {task.epochs for task in now.tasks} == {2} and now.variants["my_row"] == params.lll
@@ -448,7 +448,8 @@ def test_every_key_of_training_goes_through_the_command_unchanged(places, params
         panel.shared[key].value = value
         now = _carried_out(panel, text, tmp_path / "params.yaml")
         assert now.training == params.training.model_copy(update={key: value})
-        assert now.model_copy(update={"training": params.training, "variants": params.variants}) == params
+        rest = {"training": params.training, "variants": params.variants, "compare": "all"}
+        assert now.compared == ["my_row"] and now.model_copy(update=rest) == params
 
 
 def test_what_is_emptied_is_null_in_row_and_command(places, raw_params, tmp_path, monkeypatch):

@@ -224,7 +224,7 @@ from pathlib import Path
 sys.path.insert(0, "tests")
 from test_extraction import CONFIG, features, Media, Mini, Reading
 from avcil.params import load
-torch.set_num_threads(2)
+torch.set_num_threads(1)
 torch.manual_seed(0)
 encoder = Mini(load(Path("params.yaml")).encoder).watching(Reading(8, 4.0, 48, 16000)).eval()
 media = {p.stem: Media(p) for p in sorted(Path(sys.argv[1]).glob("*.mp4"))}
@@ -264,7 +264,7 @@ def test_ray_writes_the_same_bytes_as_one_machine(params, corpus, tmp_path):
     pytest.importorskip("ray", reason="the extra avcil[ray] is not installed")
     from avcil import cluster
 
-    make = partial(extract.load_encoder, "mini", params, ROOT / "artifacts/prior")
+    make = partial(extract.load_encoder, "mini", params, ROOT / "prior")
     features.extract(make(), "mini", corpus, CONFIG, tmp_path / "here", workers=0)
     cluster.extract(make(), make, "mini", corpus, CONFIG, tmp_path / "ray", actors=2, workers=0)
     assert _bytes(tmp_path / "ray") == _bytes(tmp_path / "here")

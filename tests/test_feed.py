@@ -16,6 +16,7 @@ from avcil.files import write_tensors
 from avcil.objective import objective
 from avcil.old_model import Old, ask
 from avcil.params import load
+from avcil.tokens import Tokens
 from avcil.store import Header, MappedTokens, StoreError, finish, open_store, read_store, write_shard
 from conftest import ROOT
 
@@ -134,6 +135,67 @@ def test_learning_in_half_precision_is_nearly_learning_in_float32(toy, method, p
 
     for exact, half in zip(run("float32"), run(precision), strict=True):
         assert half == pytest.approx(exact, rel=0.05, abs=0.02)
+
+
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+@pytest.mark.parametrize("fusion", ["mean", "audio", "frozen", "frozen_guided"])
+def test_rows_without_learnt_attention_learn_from_float32_whatever_is_asked_for(toy, fusion, precision):
+    """Their linear layers take no halves, and nothing adds a centre to their means again."""
+    readout = "ridge" if fusion.startswith("frozen") else "classifier"
+    shifted = toy._replace(tokens=toy.tokens._replace(visual=toy.tokens.visual + 20))
+    method = row(fusion=fusion, readout=readout)
+    found = [
+        train.run_task(shifted, method, TRAINING, TASKS, 0, 0, EMPTY, precision=asked)[0]
+        for asked in ("float32", precision)
+    ]
+    torch.testing.assert_close(found[1].model | found[1].readout, found[0].model | found[0].readout, rtol=0, atol=0)
+
+
+# ---- another device
+
+
+class Reached(Exception):
+    """The run came to what is looked at."""
+
+
+@pytest.mark.parametrize("method", [FIELD["ridge_guided"], FIELD["slda"], row()], ids=["guided", "frozen", "lll"])
+def test_the_model_is_where_its_clips_are(toy, monkeypatch, method):
+    """The meta device stands for a GPU: it has shapes, and no numbers."""
+    seen = []
+
+    def looked_at(model, tokens, rows, *a, **k):
+        seen.append((model.classifier.weight.device.type, tokens.clips(rows[:1]).visual.device.type))
+        raise Reached
+
+    monkeypatch.setattr(train, "predict", looked_at)
+    monkeypatch.setattr(train, "optimise", lambda *a, **k: [])
+    with pytest.raises(Reached):
+        train.run_task(toy, method, TRAINING, TASKS, 0, 0, EMPTY, device="meta")
+    assert seen == [("meta", "meta")]
+
+
+class Copies(TorchDispatchMode):
+    """Writes down where tensors are copied to and whether anybody waits; answers with zeros."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func.overloadpacket.__name__ != "_to_copy":
+            return func(*args, **kwargs)
+        self.found.append((kwargs["device"].type, bool(kwargs.get("non_blocking"))))
+        return torch.zeros(args[0].shape, device=kwargs["device"])
+
+
+def test_a_copy_to_the_cpu_is_there_before_it_is_read(toy):
+    """A copy from a GPU that nobody waits for gives whatever stood in memory; a copy to it may be under way."""
+    away = Tokens(*(stream.to("meta") for stream in toy.tokens))
+    with Copies() as copies:
+        away.to("cpu")
+        toy.tokens.to("meta")
+    assert copies.found == [("cpu", False)] * 3 + [("meta", True)] * 3
 
 
 # ---- the old model

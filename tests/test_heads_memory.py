@@ -1,5 +1,7 @@
 """Solved heads against scikit-learn, SciPy and NumPy, exemplar selection against hand-made cases."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,8 @@ from sklearn.linear_model import Ridge
 from avcil.heads import Acil, FeCam, Mmal, NearestMean, RanPac, RecursiveRidge, Slda
 from avcil.memory import herding, quota, select
 from avcil.model import Features
+from avcil.plots import name_of
+from conftest import ROOT
 
 # 8 classes of different size, the last of a single clip
 LABELS = np.repeat(np.arange(8), [9, 7, 12, 5, 8, 6, 12, 1])
@@ -122,6 +126,20 @@ def test_recursive_ridge_equals_ridge_on_all_data_at_once():
     oracle = Ridge(alpha=3.0, fit_intercept=False).fit(x, ONE_HOT)
     found = _learn(HEADS["ridge"], TRAIN, CUTS["tasks"]).logits(TEST)
     np.testing.assert_allclose(found, oracle.predict(test), atol=1e-5)
+
+
+def test_names_in_tables_say_what_the_rows_lack(params):
+    """The paper has 10,000 random features; of MMAL's paper only the abstract could be read."""
+    for row in ("ranpac", "ranpac_guided"):
+        assert f"{params.training.expansion:,} random features, not 10,000" in name_of(row)
+    for row in ("mmal", "mmal_guided"):
+        assert "our equations" in name_of(row)
+    notebook = json.loads((ROOT / "notebooks/09_field.ipynb").read_text())
+    lines = [line for cell in notebook["cells"] if cell["cell_type"] == "markdown" for line in cell["source"]]
+    (ranpac,) = (line for line in lines if line.startswith("| `ranpac` |"))
+    (mmal,) = (line for line in lines if line.startswith("| `mmal` |"))
+    assert f"{params.training.expansion:,} random features instead of 10,000" in ranpac
+    assert "our equations" in mmal and f"{params.training.expansion // 2:,} random features a stream" in mmal
 
 
 def test_ranpac_equals_ridge_on_projected_features():

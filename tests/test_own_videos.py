@@ -35,8 +35,8 @@ def project(tmp_path_factory) -> Path:
     entry = {"kind": "pe_av", "weights": "weights", "frames": 4, "seconds": 2.0, "patches": 2, "joint": False}
     raw["encoders"]["small_pe_av"] = entry
     (folder / "params.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
-    (folder / "artifacts/prior").mkdir(parents=True)
-    shutil.copy(ROOT / "artifacts/prior/mini.safetensors", folder / "artifacts/prior")
+    (folder / "prior").mkdir(parents=True)
+    shutil.copy(ROOT / "prior/mini-0.safetensors", folder / "prior")
     table = pd.read_csv(CORPUS / "manifest.csv")
     table = table[table.label.isin(sorted(table.label.unique())[:4]) & (table.split == "train")]
     table = table[table.groupby("label").cumcount() < 15]

@@ -8,15 +8,17 @@ import torch
 import torch.nn.functional as F
 import yaml
 
+from avcil import model as model_module
 from avcil import old_model, train
 from avcil.checkpoint import EMPTY, CheckpointError, load_checkpoint, save_checkpoint
 from avcil.evaluate import build, predict, restore, solved_features, tokens_of
 from avcil.feed import Feed
 from avcil.heads import CarriedRidge, RecursiveRidge
+from avcil.kernels import separated_cross_entropy
 from avcil.losses import importance_distillation
 from avcil.methods import Method, Task, Training
 from avcil.model import ATTENDING, PROXIES, Classifier, Features, IncrementalClassifier
-from avcil.objective import importance
+from avcil.objective import importance, objective
 from avcil.old_model import Old
 from avcil.tokens import Tokens
 from conftest import ROOT
@@ -65,14 +67,28 @@ VARIANTS = {
 }
 
 
+def assert_accuracy_is_of_its_predictions(data, result):
+    """All test clips of the tasks so far are predicted, as seen classes, and accuracy is the share that is right."""
+    right = [[] for _ in range(result.task + 1)]
+    for clip, predicted in result.predictions.items():
+        label = int(data.labels[data.clip_ids.index(clip)])
+        assert 0 <= predicted < 2 * len(right)
+        right[label // 2].append(predicted == label)
+    assert [len(of_task) for of_task in right] == result.clips == [12] * len(right)
+    assert result.accuracy == pytest.approx([sum(of_task) / 12 for of_task in right])
+
+
 @pytest.mark.parametrize("name", VARIANTS)
-def test_every_kind_of_row_runs_and_keeps_its_memory_budget(toy, name):
+def test_every_kind_of_row_learns_and_keeps_its_memory_budget(toy, name):
     method = VARIANTS[name]
-    results = train.run_tasks(toy, method, TRAINING, TASKS, 0, None)
-    assert [len(r.accuracy) for r in results] == [1, 2, 3]
-    assert all(0 <= a <= 1 for r in results for a in r.accuracy)
-    assert (results[-1].hit is None) == (method.fusion != "guided")
-    assert len(results[-1].predictions) == sum(results[-1].clips) == len(toy.splits["test"])
+    made = learn(toy, method, TRAINING, TASKS)
+    a_class = {"none": 0, "all": 12}.get(method.memory, 3)
+    for task, (checkpoint, result, _) in enumerate(made):
+        assert_accuracy_is_of_its_predictions(toy, result)
+        assert kept_a_class(toy, checkpoint) == Counter({c: a_class for c in range(2 * task + 2) if a_class})
+    # chance is a sixth
+    assert sum(result.accuracy) / 3 > 0.25
+    assert (result.hit is None) == (method.fusion != "guided")
 
 
 def test_guided_attention_finds_what_pooling_drowns(toy):
@@ -246,8 +262,10 @@ def test_every_row_of_the_field_runs_keeps_its_budget_and_repeats_itself(toy, na
     for task, (checkpoint, result, _) in enumerate(made):
         seen = 2 * task + 2
         assert kept_a_class(toy, checkpoint) == Counter({c: a_class for c in range(seen) if a_class})
-        assert len(result.accuracy) == task + 1 and all(0 <= a <= 1 for a in result.accuracy)
-        assert set(result.predictions.values()) <= set(range(seen))
+        assert_accuracy_is_of_its_predictions(toy, result)
+    # two epochs are enough for two classes, and with a mean or a solved head for all
+    assert made[0][1].accuracy[0] > 0.9
+    assert sum(result.accuracy) / 3 > (0.2 if method.readout == "classifier" else 0.9)
     assert (result.hit is None) == (method.fusion not in ATTENDING or method.patches is not None)
 
 
@@ -389,16 +407,118 @@ def test_the_epoch_kept_is_the_best_on_validation_clips_of_all_or_of_new_classes
 # ---- parts of methods
 
 
-def test_weight_aligning_gives_new_classes_the_mean_norm_of_past_ones(toy):
-    aligned, plain = (
-        learn(toy, row(classifier="linear", weight_aligning=on), SMALL, SHORT[:2])[1][0].model for on in (True, False)
-    )
-    (past, new), (_, before) = (m["classifier.weight"].norm(dim=1).split(2) for m in (aligned, plain))
-    assert new.mean().item() == pytest.approx(past.mean().item(), rel=1e-5)
-    assert before.mean().item() != pytest.approx(past.mean().item(), rel=1e-3)
-    # nothing else is changed, and new classes keep their proportions
-    torch.testing.assert_close(new / new.sum(), before / before.sum())
-    same_tensors(aligned["classifier.weight"][:2], plain["classifier.weight"][:2])
+@pytest.mark.parametrize(
+    ("past", "new", "factor"),
+    [((1.0, 3.0), (2.0, 6.0), 0.5), ((2.0, 6.0), (1.0, 3.0), 1.0)],
+    ids=["new classes are larger", "new classes are smaller"],
+)
+def test_weight_aligning_scales_new_classes_down_to_the_mean_norm_of_past_ones_and_never_up(past, new, factor):
+    model = build(row(classifier="linear"), TRAINING, (16, 16))
+    model.classifier.grow(4)
+    directions = torch.rand(4, 16)
+    norms = torch.tensor([*past, *new])
+    with torch.no_grad():
+        model.classifier.weight.copy_(norms[:, None] * directions / directions.norm(dim=1, keepdim=True))
+        model.classifier.bias.copy_(torch.arange(4.0))
+    before = model.classifier.weight.detach().clone()
+    train._align(model, 2)
+    same_tensors(model.classifier.weight.detach()[:2], before[:2])
+    torch.testing.assert_close(model.classifier.weight.detach()[2:], factor * before[2:])
+    assert model.classifier.bias.tolist() == [0, 1, 2, 3]
+
+
+def test_weights_that_will_be_aligned_are_learnt_without_negative_ones(toy, monkeypatch):
+    """Every fused feature is a ReLU's, so a longer weight without negative entries is a larger logit."""
+    before = []
+    align = train._align
+
+    def watched(model, past):
+        before.append(model.classifier.weight.detach().clone())
+        align(model, past)
+
+    monkeypatch.setattr(train, "_align", watched)
+    made = learn(toy, FIELD["wa"])
+    weights = [checkpoint.model["classifier.weight"] for checkpoint, _, _ in made]
+    assert all((weight >= 0).all() and (weight > 0).any(1).all() for weight in [*weights, *before])
+    # task 0 has nothing to align; afterwards no new class is longer than past ones are in the mean
+    assert [len(weight) for weight in before] == [4, 6]
+    for task, weight in enumerate(weights[1:], 1):
+        norms = weight.norm(dim=1)
+        assert norms[2 * task :].mean() <= norms[: 2 * task].mean() * (1 + 1e-6)
+    model = restore(made[-1][0], FIELD["wa"], SMALL, (16, 16))
+    assert (predict(model, toy.tokens, torch.arange(120)).features.fused >= 0).all()
+    plain = learn(toy, FIELD["wa"].model_copy(update={"weight_aligning": False}))[0][0]
+    assert (plain.model["classifier.weight"] < 0).any()
+
+
+# ---- what is started anew, and what is asked
+
+
+@pytest.mark.parametrize("fusion", ["guided", "frozen"])
+@pytest.mark.parametrize("readout", ["ridge", "slda", "acil", "nearest_mean"])
+def test_a_solved_head_that_restarts_knows_all_clips_at_hand(toy, fusion, readout):
+    """Not those of the last task alone: of what was learnt before, nothing is kept."""
+    method = row(fusion=fusion, readout=readout, restart=True, memory="all", classifier="linear")
+    for _, result, _ in learn(toy, method):
+        assert min(result.accuracy) > 0.8
+
+
+def test_the_sums_of_a_head_that_restarts_are_of_all_clips_at_hand(toy):
+    method = row(readout="ridge", restart=True, memory="all")
+    checkpoint = learn(toy, method)[-1][0]
+    rows = toy.splits["train"]
+    said = predict(restore(checkpoint, method, SMALL, (16, 16)), toy.tokens, rows)
+    exact = RecursiveRidge(1.0)
+    exact.update(said.features, toy.labels[rows], 6)
+    torch.testing.assert_close(checkpoint.readout, exact.state)
+
+
+@pytest.mark.parametrize(
+    ("method", "times"),
+    [
+        (FIELD["lwf"], 2),
+        (FIELD["avcil_without_logit_distillation"], 2),  # its attention is held
+        (FIELD["afc_lsc"], 2),
+        (FIELD["lll_analytic"], 2),
+        (row(readout="carried_ridge", feature_distillation=0, logit_distillation=0, attention_distillation=0), 2),
+        (FIELD["derpp"], 0),
+        (FIELD["avcil_finetune"], 0),
+        (FIELD["avcil_joint"], 0),
+        (FIELD["ranpac_guided"], 0),
+        (row(restart=True), 0),
+        (row(fusion="frozen", readout="ridge"), 0),
+    ],
+    ids=["lwf", "attention", "afc", "analytic", "carried", "dark", "finetune", "joint", "frozen", "restart", "distils"],
+)
+def test_the_old_model_is_asked_only_where_something_reads_its_answer(toy, monkeypatch, method, times):
+    asked, ask = [], old_model.ask
+    monkeypatch.setattr(old_model, "ask", lambda *a, **k: asked.append(1) or ask(*a, **k))
+    made = learn(toy, method)
+    assert len(made) == 3 and len(asked) == times
+
+
+def test_a_row_that_distils_from_a_model_that_nobody_asked_is_refused(toy):
+    rows = toy.rows("train", 0, 4)
+    model = build(row(), TRAINING, (16, 16))
+    model.classifier.grow(4)
+    output = model(toy.tokens.clips(rows))
+    nothing = Old(None, None, None, None)
+    arguments = output, torch.arange(len(rows)), toy.labels[rows], nothing
+    with pytest.raises(ValueError, match=r"task 1 distils, but the old model was not asked"):
+        objective(*arguments, row(), TRAINING, [2, 2], model.classifier.scale)
+    # a separated softmax needs to know the past classes, and nothing of the old model
+    plain = row(feature_distillation=0, logit_distillation=0, attention_distillation=0, cross_entropy="separated")
+    found = objective(*arguments, plain, TRAINING, [2, 2], model.classifier.scale)
+    expected = separated_cross_entropy(output.logits, toy.labels[rows], 2)
+    assert list(found) == ["cross_entropy"] and found["cross_entropy"].item() == pytest.approx(expected.item())
+
+
+def test_choosing_an_epoch_builds_no_map_a_channel(toy, monkeypatch):
+    """Nothing reads the maps of validation clips; with ``patches`` nothing reads those of test clips either."""
+    monkeypatch.setattr(model_module, "channelwise_maps", lambda *a: pytest.fail("maps were built"))
+    training = SMALL.model_copy(update={"keep": "best_all"})
+    made = learn(toy, FIELD["avcil_finetune"].model_copy(update={"patches": 2}), training, SHORT[:2])
+    assert len(made[-1][2]) == 2
 
 
 def test_stored_logits_stay_with_their_clip_as_they_were(toy):
@@ -546,6 +666,7 @@ def test_the_training_loop_carries_the_ridge_to_the_features_of_the_new_model(to
         ({"readout": "carried_ridge", "restart": True}, "nothing to carry with restart"),
         ({"readout": "carried_ridge", "fusion": "frozen"}, "carried_ridge needs a fusion that learns"),
         ({"weight_aligning": True, "classifier": "proxies"}, "weight_aligning needs a linear classifier"),
+        ({"weight_aligning": True, "classifier": "cosine"}, "weight_aligning needs a linear classifier"),
         ({"feature_distance": "importance"}, "needs cross_entropy: nca"),
         ({"feature_distance": "importance", "cross_entropy": "nca", "fusion": "mean"}, "fusion: guided or channelwise"),
     ],

@@ -12,14 +12,15 @@ from torch import Tensor
 
 from avcil import plots, plots_explore
 from avcil.attention import slot_frames
-from avcil.checkpoint import load_checkpoint
+from avcil.checkpoint import load_checkpoint, run_folder
 from avcil.clips import read_clip
 from avcil.evaluate import predict, restore
 from avcil.explore.panel import LABEL, WIDE, Panel, Places, choice, line, picture, png, side_by_side, small_table
 from avcil.manifest import class_order, read_manifest
 from avcil.model import ATTENDING, Output
 from avcil.params import Params
-from avcil.prior import Scenes, Separated, load_prior, patch_share, separate, si_sdr
+from avcil.prior import Scenes, Separated, load_prior, separate, si_sdr
+from avcil.regions import patch_share
 from avcil.tokens import Tokens
 
 ALONE = "the prior alone"
@@ -94,7 +95,7 @@ class ClipView(Panel):
         self._list()
 
     def _folder(self, variant: str, task: int, seed: int):
-        return self.places.runs / variant / f"task{task}" / f"seed{seed}"
+        return run_folder(self.places.runs, variant, task, seed)
 
     def _list(self, _=None) -> None:
         """The test clips of the chosen task."""

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from avcil import plots, plots_explore, plots_field
+from avcil.checkpoint import run_folder
 from avcil.explore.panel import LABEL, WIDE, Panel, Places, choice, line, picture, png, show, side_by_side, small_table
 from avcil.manifest import class_index, class_order, read_manifest
 from avcil.params import Params
@@ -168,7 +169,7 @@ class Results(Panel):
 
     def _files(self, variant: str, seed: int) -> list[Path]:
         tasks = range(self.task.value + 1)
-        return [self.places.runs / variant / f"task{task}" / f"seed{seed}" / "result.json" for task in tasks]
+        return [run_folder(self.places.runs, variant, task, seed) / "result.json" for task in tasks]
 
     def _update_classes(self, _=None) -> None:
         if self._quiet:

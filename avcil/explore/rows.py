@@ -89,7 +89,7 @@ def command(name: str, before: Params, now: Params) -> str:
     All rows share `training` and `tasks`: where these differ, the row alone is trained with them; else the tables are
     made anew, too.
     """
-    changed = []
+    changed: list[str] = []
     old, new, stands = before.training.model_dump(), now.training.model_dump(), before.training.model_fields_set
     for key, value in new.items():
         if value != old[key]:  # ++ adds what params.yaml leaves to its default
@@ -97,9 +97,11 @@ def command(name: str, before: Params, now: Params) -> str:
     if now.tasks != before.tasks:
         tasks = [task.model_dump(by_alias=True) for task in now.tasks]
         changed.append("tasks=" + yaml.safe_dump(tasks, default_flow_style=True, sort_keys=False, width=10_000).strip())
+    if changed:
+        changed.append(f"compare=[{name}]")
     words = ["dvc", "exp", "run", "-n", name]
     words += [word for change in changed for word in ("-S", change)]
-    return shlex.join([*words, f"variant@{name}" if changed else "ablations"])
+    return shlex.join([*words, "variants" if changed else "ablations"])
 
 
 class _Stopped(Exception):

@@ -113,7 +113,6 @@ def paper(report: Report, pages: list[notebooks.Page]) -> str:
         limits=paragraph(text, "**Not claimed.**"),
         params=params,
         summary=pd.read_csv(metrics / "summary.csv").set_index("variant"),
-        prior=json.loads((metrics / "prior.json").read_text()),
         citation=citation["references"][0],
         name_of=name_of,
         pages=notebooks.listing(pages),

@@ -1,0 +1,30 @@
+"""Where the sounding object is: cells of a frame, averaged to the patches of an encoder. Only measurements read it.
+
+Dimension letters: ``F`` video frames, ``G`` cells of a side of the region grid, ``L`` slots, ``S`` patches of a slot.
+"""
+
+import numpy as np
+
+
+def _shares(cells: int, parts: int) -> np.ndarray:
+    """[parts, cells]: how much of each part of a line each cell is; rows sum to 1."""
+    edges = np.arange(parts + 1) * (cells / parts)
+    starts = np.arange(cells)
+    overlap = np.minimum(edges[1:, None], starts + 1) - np.maximum(edges[:-1, None], starts)
+    return np.clip(overlap, 0, None) * (parts / cells)
+
+
+def patch_share(regions: np.ndarray, slots: int, side: int) -> np.ndarray:
+    """Mean of the region grid [..., F,G,G] over the frames of a slot and the area of a patch: [..., L, side * side].
+
+    Where edges of patches or slots cut cells or frames, these count by the part that lies inside, so that any encoder's
+    grid (7 x 7, 14 x 14) can be measured on the renderer's 24 x 24 cells. Integers come out as floating-point numbers.
+    """
+    regions = regions.astype(np.result_type(regions, np.float32), copy=False)
+    *lead, frames, cells, _ = regions.shape
+    if frames % slots == 0 and cells % side == 0:
+        shape = (*lead, slots, frames // slots, side, cells // side, side, cells // side)
+        return regions.reshape(shape).mean((-5, -3, -1)).reshape(*lead, slots, side * side)
+    time, space = _shares(frames, slots), _shares(cells, side)
+    share = np.einsum("lf,...fgh,yg,xh->...lyx", time, regions, space, space, optimize=True)
+    return share.reshape(*lead, slots, side * side).astype(regions.dtype)
