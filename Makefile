@@ -25,7 +25,7 @@ field: setup
 	.venv/bin/dvc repro benchmarks/dvc.yaml
 
 smoke: setup
-	.venv/bin/python -m avcil.smoke
+	.venv/bin/python -m avcil.workshop.smoke
 
 test: setup
 	.venv/bin/pytest
@@ -38,10 +38,10 @@ search: setup
 	.venv/bin/papermill --engine plain --log-level WARNING -p workdir . notebooks/08_search.ipynb build/08_search.ipynb
 
 corpus: setup
-	.venv/bin/python -m avcil.sounding_objects corpus
+	.venv/bin/python -m avcil.world.sounding_objects corpus
 
 notebooks: setup
-	.venv/bin/python -m avcil.nbtools notebooks/*.ipynb
+	.venv/bin/python -m avcil.workshop.nbtools notebooks/*.ipynb
 
 lock: setup
 	.venv/bin/python .ci/lock.py $(LOCK)

@@ -1,7 +1,7 @@
 import os
 from pathlib import Path
 
-import avcil  # noqa: F401  before all else: tests, and the kernels that nbval starts, inherit avcil/portable.py's variables
+import avcil  # noqa: F401  before all else: tests, and the kernels that nbval starts, inherit avcil/base/portable.py's variables
 
 pytest_plugins = ["tests.nbval_form"]
 

@@ -12,10 +12,10 @@ What else is public stands in the modules below; `avcil.kernels` needs torch alo
 
 from typing import TYPE_CHECKING
 
-from avcil import portable
+from avcil.base import portable
 
 if TYPE_CHECKING:
-    from avcil.runs import AccuracyMatrix, Run, load_run
+    from avcil.results.runs import AccuracyMatrix, Run, load_run
 
 portable.apply()
 
@@ -25,7 +25,7 @@ __all__ = ["AccuracyMatrix", "Run", "load_run"]
 def __getattr__(name: str):
     # on first use: `import avcil` and `import avcil.kernels` load neither pandas nor anything of the project
     if name in __all__:
-        from avcil import runs
+        from avcil.results import runs
 
         return getattr(runs, name)
     raise AttributeError(f"module `avcil` has no attribute `{name}`")

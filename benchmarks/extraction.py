@@ -6,9 +6,10 @@ Side by side in one run, on clips like those of AVE and VGGSound (10 s, 30 pictu
 44.1 kHz), made here with PyAV from moving noise:
 
 - decoding to what an encoder wants (16 pictures of 224 x 224 pixels, mono at 16 kHz): a plain loop that decodes every
-  picture with PyAV and resizes and resamples with torchvision and torchaudio; `avcil.clips.read_clip` in a loop; and
-  `avcil.features.decode` with a worker a processor.
-- extraction with the `mini` encoder: the plain loop and the encoder, clip by clip; and `avcil.features.extract`.
+  picture with PyAV and resizes and resamples with torchvision and torchaudio; `avcil.extraction.clips.read_clip` in a
+  loop; and `avcil.extraction.features.decode` with a worker a processor.
+- extraction with the `mini` encoder: the plain loop and the encoder, clip by clip; and
+  `avcil.extraction.features.extract`.
 
 Then the peak memory of an extraction of many clips, processes together, against one of a tenth of them; and an
 extraction that is killed at random moments and started again, whose store must have the bytes of an unbroken one.
@@ -36,14 +37,14 @@ import torch
 import torchaudio
 from torchvision.transforms.v2 import functional
 
-from avcil import features
-from avcil.clips import read_clip
+from avcil.base.files import write_bytes, write_json
 from avcil.encoders.base import Reading
-from avcil.features import FeatureConfig
-from avcil.files import write_bytes, write_json
-from avcil.manifest import Media
+from avcil.encoders.prior import load_prior
+from avcil.extraction import features
+from avcil.extraction.clips import read_clip
 from avcil.params import load
-from avcil.prior import load_prior
+from avcil.params.extraction import FeatureConfig
+from avcil.tokens.manifest import Media
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks/results"

@@ -125,8 +125,8 @@ def standardise(features: np.ndarray, train: np.ndarray) -> np.ndarray:
 
 def embedded_features(folder: Path, side: int = 2) -> Path:
     """Sounding Objects in the authors' layout: patches averaged to side x side, mean audio, lifted and standardised."""
-    from avcil.dataset import load_datasets
-    from avcil.manifest import class_order, read_manifest
+    from avcil.tokens.dataset import load_datasets
+    from avcil.tokens.manifest import class_order, read_manifest
 
     manifest = ROOT / "data/sounding_objects/manifest.csv"
     table = read_manifest(manifest)
@@ -149,9 +149,9 @@ def read_features(folder: Path):
     """The clips of a folder in the authors' layout as our `Dataset`, in their order, in float32 as they are."""
     import torch
 
-    from avcil.evaluate import Dataset
-    from avcil.npydict import index_npy
-    from avcil.tokens import Tokens
+    from avcil.tokens.dataset import Dataset
+    from avcil.tokens.tokens import Tokens
+    from avcil.workshop.npydict import index_npy
 
     names = ("category_encode_dict", "all_classId_vid_dict", authors.VISUAL, authors.AUDIO)
     ids, members, *stored = (index_npy(Path(folder, f"{name}.npy")) for name in names)
@@ -178,7 +178,7 @@ def read_features(folder: Path):
 
 def count_classes(folder: Path) -> int:
     """Classes of a folder in the authors' layout."""
-    from avcil.npydict import index_npy
+    from avcil.workshop.npydict import index_npy
 
     return len(index_npy(Path(folder, "category_encode_dict.npy")))
 
@@ -243,8 +243,8 @@ def child(features: str, row: dict, training: dict, setup: dict, seed: int, prec
     """What `run_ours` starts: learn all tasks; the fields of Run that it can know."""
     import torch
 
-    from avcil import metrics, train
-    from avcil.methods import Method, Training, chain
+    from avcil.learn import metrics, train
+    from avcil.params.learning import Method, Training, chain
 
     setup = Setup(**setup)
     torch.set_num_threads(setup.threads)
@@ -270,7 +270,7 @@ def child(features: str, row: dict, training: dict, setup: dict, seed: int, prec
 
 
 def timed(optimise: Callable, spans: list[list[tuple[float, float]]]) -> Callable:
-    """`avcil.train.optimise`, with the seconds of each epoch's training pass and of all of it added to ``spans``.
+    """`avcil.learn.train.optimise`, with the seconds of each epoch's training pass and of all of it added to ``spans``.
 
     As in the authors' logs, copying the weights of an epoch that was the best counts to the epoch that follows.
     """

@@ -190,7 +190,7 @@ def authors_step(authors: Authors, weights: list[dict], data: Data) -> Training:
 class Guided(nn.Module):
     """Guided attention where (patches of a frame) and when (frames), and a cosine classifier.
 
-    Source: arXiv 2606.10887, as avcil/model.py has it, without the frozen prior.
+    Source: arXiv 2606.10887, as avcil/learn/model.py has it, without the frozen prior.
     """
 
     def __init__(self, sizes: Sizes, classes: int):

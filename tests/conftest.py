@@ -6,9 +6,9 @@ import pytest
 import torch
 import yaml
 
-from avcil.evaluate import Dataset
 from avcil.params import parse
-from avcil.tokens import Tokens
+from avcil.tokens.dataset import Dataset
+from avcil.tokens.tokens import Tokens
 
 # before the first import of triton: without a GPU its kernels run in its interpreter
 if not torch.cuda.is_available():
@@ -26,7 +26,7 @@ FLAGS = [
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """As everything of the project computes (avcil/portable.py)."""
+    """As everything of the project computes (avcil/base/portable.py)."""
     torch.set_num_threads(1)
 
 

@@ -1,7 +1,7 @@
 """Stored notebook outputs, compared digit by digit where the arithmetic is that of the store, else by form.
 
-Under the portable arithmetic (avcil/portable.py) a notebook gives the bytes that are stored in it, and nbval compares
-them as they are. On a processor that cannot compute so, or where `AVCIL_PORTABLE=0` says not to, training ends
+Under the portable arithmetic (avcil/base/portable.py) a notebook gives the bytes that are stored in it, and nbval
+compares them as they are. On a processor that cannot compute so, or where `AVCIL_PORTABLE=0` says not to, training ends
 elsewhere: accuracies differ by points, rows of a sorted table change places, classes are taken for other ones. Form is
 what remains, and is what is compared there:
 
@@ -20,7 +20,7 @@ from itertools import groupby
 
 from nbval.plugin import IPyNbCell
 
-from avcil import portable
+from avcil.base import portable
 
 _ALONE = r"(?<![\w.])[-+]?{}(?!\w|\.\d)"  # not a part of a name, a hash or a version
 DECIMAL = re.compile(_ALONE.format(r"(\d+\.\d*(e[-+]\d+)?|\d+e[-+]\d+)"))

@@ -9,12 +9,12 @@ import torch.distributed as dist
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from avcil import parallel, train
-from avcil.checkpoint import EMPTY
-from avcil.evaluate import build
-from avcil.losses import nca
-from avcil.methods import Task
+from avcil.learn import parallel, train
+from avcil.learn.checkpoint import EMPTY
+from avcil.learn.evaluate import build
+from avcil.learn.losses import nca
 from avcil.params import load
+from avcil.params.learning import Task
 from conftest import ROOT, toy_dataset
 
 torch.set_num_threads(1)

@@ -14,7 +14,7 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 from nbval.plugin import IPyNbCell, nocolors
 from nbval_form import pytest_itemcollected
 
-from avcil import portable
+from avcil.base import portable
 from conftest import ROOT
 
 

@@ -17,7 +17,7 @@ import urllib.request
 import nbformat
 import pytest
 
-from avcil import smoke
+from avcil.workshop import smoke
 from conftest import CHROMIUM, FLAGS, ROOT
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright; pip install -e '.[test]' brings it")

@@ -18,9 +18,9 @@ import pytest
 import yaml
 from bs4 import BeautifulSoup
 
-from avcil.plots import name_of
-from avcil.report import lock, markup
-from avcil.report.__main__ import revision
+from avcil.results.plots import name_of
+from avcil.workshop.report import lock, markup
+from avcil.workshop.report.__main__ import revision
 from conftest import CHROMIUM, FLAGS, ROOT
 
 WIDTHS = (390, 1280)
@@ -29,7 +29,7 @@ WIDTHS = (390, 1280)
 def _render(project: Path, name: str, hash_seed: int) -> Path:
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     environment = os.environ | {"PYTHONHASHSEED": str(hash_seed), "PYTHONPATH": paths}
-    command = [sys.executable, "-m", "avcil.report", name]
+    command = [sys.executable, "-m", "avcil.workshop.report", name]
     done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return project / name
@@ -101,7 +101,7 @@ def test_nothing_is_fetched_from_elsewhere(site, pages):
 
 def test_equations_are_mathml(pages, site):
     assert len(pages[site / "index.html"].select("main math[display=block]")) >= 10
-    assert pages[site / "api/avcil.losses.html"].select("math")
+    assert pages[site / "api/avcil.learn.losses.html"].select("math")
     for path, page in pages.items():
         text = "".join(part for part in page.find_all(string=True) if not part.find_parent(["pre", "code"]))
         assert not re.search(r"\$\$|\\frac|MATHQ\d", text), path.name

@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from avcil.builders import ave, draw, fsd, kinetics_sounds, report, vggsound
-from avcil.builders.__main__ import BUILDERS, main
-from avcil.builders.annotation import BuilderError
-from avcil.builders.report import build, media_index
-from avcil.manifest import SPLITS, media, read_manifest
+from avcil.tokens.manifest import SPLITS, media, read_manifest
+from avcil.workshop.builders import ave, draw, fsd, kinetics_sounds, report, vggsound
+from avcil.workshop.builders.__main__ import BUILDERS, main
+from avcil.workshop.builders.annotation import BuilderError
+from avcil.workshop.builders.report import build, media_index
 
 CATS, HEADER = ("Church bell", "Bus, red", "Cat"), "Category&VideoID&Quality&StartTime&EndTime"
 COUNTS = {"train": 4, "val": 1, "test": 2}

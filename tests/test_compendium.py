@@ -14,8 +14,9 @@ import pandas as pd
 import pytest
 import yaml
 
-from avcil import search, smoke
+from avcil.comparison import search
 from avcil.params import ParameterError, load, parse
+from avcil.workshop import smoke
 from conftest import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -141,13 +142,13 @@ def _stale(folder: Path) -> dict[str, str]:
 def test_dvc_lock_matches_the_committed_inputs(copy):
     """Fails when code, notebooks, clips or parameters changed without `dvc repro`."""
     assert _stale(copy) == {}
-    kept = {name: (copy / name).read_text() for name in ("params.yaml", "avcil/losses.py")}
+    kept = {name: (copy / name).read_text() for name in ("params.yaml", "avcil/learn/losses.py")}
     (copy / "params.yaml").write_text(kept["params.yaml"].replace("width: 128", "width: 64"))
-    (copy / "avcil/losses.py").write_text(kept["avcil/losses.py"] + "\n")
+    (copy / "avcil/learn/losses.py").write_text(kept["avcil/learn/losses.py"] + "\n")
     changed = _stale(copy)
     for name, text in kept.items():
         (copy / name).write_text(text)
-    assert changed["train@task0: avcil/losses.py"] == "modified"
+    assert changed["train@task0: avcil/learn/losses.py"] == "modified"
     assert "training.width" in changed["train@task0: params.yaml"] or "training" in changed["train@task0: params.yaml"]
 
 
@@ -226,8 +227,8 @@ def test_the_field_is_of_exactly_the_declared_runs(params):
 
 
 def test_every_row_of_the_field_has_a_name_and_a_family(params):
-    from avcil.plots import NAMES
-    from avcil.plots_field import FAMILIES
+    from avcil.results.plots import NAMES
+    from avcil.results.plots_field import FAMILIES
 
     rows = {row for protocol in params.protocols.values() for row in protocol.rows}
     assert rows <= set(NAMES) and rows <= {row for _, family in FAMILIES.values() for row in family}
@@ -265,8 +266,8 @@ def test_a_bad_field_is_one_clear_line(raw_params, path, value, message):
 
 
 def test_readme_numbers_are_those_of_the_metrics():
-    """The block between the markers is what `python -m avcil.readme` writes from metrics/."""
-    from avcil import readme
+    """The block between the markers is what `python -m avcil.workshop.readme` writes from metrics/."""
+    from avcil.workshop import readme
 
     text = (ROOT / "README.md").read_text()
     assert readme.updated(text, ROOT / "metrics") == text
@@ -363,7 +364,7 @@ def test_rooms_import_only_what_they_may(path):
 
 
 def test_plots_know_no_torch_and_models_no_numpy():
-    assert not any(name.split(".")[0] == "torch" for name in _imports(ROOT / "avcil/plots.py"))
+    assert not any(name.split(".")[0] == "torch" for name in _imports(ROOT / "avcil/results/plots.py"))
     for room in ("model", "losses", "heads", "memory", "objective"):
         foreign = {n.split(".")[0] for n in _imports(ROOT / f"avcil/{room}.py")} - {
             "avcil",
@@ -383,10 +384,10 @@ def test_nothing_unpickles():
 
 
 def test_progress_bars_come_from_one_place():
-    """`tqdm.auto` through avcil/progress.py: a widget in JupyterLab, a line in a terminal, silence elsewhere."""
+    """`tqdm.auto` through avcil/base/progress.py: a widget in JupyterLab, a line in a terminal, silence elsewhere."""
     for path in MODULES:
         assert path.stem == "progress" or not any(name.split(".")[0] == "tqdm" for name in _imports(path)), path
-    assert "tqdm.auto.tqdm" in _imports(ROOT / "avcil/progress.py")
+    assert "tqdm.auto.tqdm" in _imports(ROOT / "avcil/base/progress.py")
 
 
 def test_no_module_escapes_the_type_checks():

@@ -9,15 +9,18 @@ import pandas as pd
 import pytest
 import torch
 
-from avcil import features, manifest, prior, store
-from avcil.clips import ClipError, read_clip, write_clip
+from avcil.encoders import prior
 from avcil.encoders.base import Reading
 from avcil.encoders.mini import Mini
-from avcil.features import FeatureConfig
-from avcil.manifest import Media
-from avcil.scenes import SPLITS, appearance, benchmark_scene, pair_scene, timbre
-from avcil.sounding_objects import clip_id
-from avcil.store import StoreError, read_store
+from avcil.extraction import features
+from avcil.extraction.clips import ClipError, read_clip, write_clip
+from avcil.params.extraction import FeatureConfig
+from avcil.tokens import manifest, store
+from avcil.tokens.manifest import Media
+from avcil.tokens.store import StoreError, read_store
+from avcil.world import separation
+from avcil.world.scenes import SPLITS, appearance, benchmark_scene, pair_scene, timbre
+from avcil.world.sounding_objects import clip_id
 from conftest import ROOT
 
 CORPUS = ROOT / "corpus/sounding_objects"
@@ -370,19 +373,19 @@ def test_prior_round_trip_and_another_layout(encoder, params, tmp_path):
 def test_si_sdr_closed_form():
     target = torch.tensor([[1.0, 0.0, 1.0, 0.0]])
     noise = torch.tensor([[0.0, 0.1, 0.0, 0.1]])  # orthogonal, 100 times weaker
-    assert prior.si_sdr(3 * (target + noise), target).item() == pytest.approx(20, abs=1e-3)
+    assert separation.si_sdr(3 * (target + noise), target).item() == pytest.approx(20, abs=1e-3)
 
 
 def test_the_shipped_prior_separates_and_localises(params):
     """On scenes with a seed of their own, from the pre-training world."""
     encoder, separator = prior.load_prior(ROOT / "prior/mini-0.safetensors", params.encoder)
-    scenes = prior.render_scenes(params.prior.world, params.film, 77, 32)
-    separated = prior.separate(encoder, separator, scenes).waveforms
-    gain = prior.si_sdr(separated["estimate"], separated["target"]) - prior.si_sdr(
+    scenes = separation.render_scenes(params.prior.world, params.film, 77, 32)
+    separated = separation.separate(encoder, separator, scenes).waveforms
+    gain = separation.si_sdr(separated["estimate"], separated["target"]) - separation.si_sdr(
         separated["mixture"], separated["target"]
     )
     assert gain.median() > 1.5
-    from avcil.metrics import attention_hit
+    from avcil.learn.metrics import attention_hit
 
-    localised = prior.localise(encoder, scenes)
+    localised = separation.localise(encoder, scenes)
     assert attention_hit(*localised, params.training.covered).mean() > 0.6

@@ -15,11 +15,12 @@ from torch import nn
 from torchaudio.compliance import kaldi
 
 from avcil.encoders import clip_clap, imagebind, videomae_audiomae
-from avcil.encoders.base import Layout, WeightsError
+from avcil.encoders.base import WeightsError
 from avcil.encoders.clip_clap import ClipClap, ClipClapConfig, clap_log_mel
 from avcil.encoders.imagebind import ImageBind, ImageBindConfig, network
 from avcil.encoders.inputs import log_mel, pixels
 from avcil.encoders.videomae_audiomae import VideoMAEAudioMAE, VideoMAEAudioMAEConfig, audio_mae
+from avcil.tokens.tokens import Layout
 
 transformers.logging.set_verbosity_error()
 IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}

@@ -17,16 +17,17 @@ import torch
 import yaml
 from dvc.utils.hydra import apply_overrides
 
-from avcil import explore, plots_explore
-from avcil.checkpoint import EMPTY, Checkpoint, save_checkpoint
-from avcil.explore import training
-from avcil.explore.clip import prior_maps, wav
-from avcil.explore.results import class_accuracy, measures, task_confusion
-from avcil.explore.rows import Learning, with_row
-from avcil.explore.training import Trainer
-from avcil.methods import Method, Training
+from avcil.learn.checkpoint import EMPTY, Checkpoint, save_checkpoint
+from avcil.learn.train import run_task, run_tasks
 from avcil.params import Params, load, parse
-from avcil.train import run_task, run_tasks
+from avcil.params.learning import Method, Training
+from avcil.results import plots_explore
+from avcil.workshop import explore
+from avcil.workshop.explore import training
+from avcil.workshop.explore.clip import prior_maps, wav
+from avcil.workshop.explore.results import class_accuracy, measures, task_confusion
+from avcil.workshop.explore.rows import Learning, with_row
+from avcil.workshop.explore.training import Trainer
 from conftest import ROOT, toy_dataset
 
 

@@ -13,13 +13,15 @@ import pytest
 import torch
 from media import tone, write
 
-from avcil import extract, features, store
-from avcil.clips import ClipError, read_clip
-from avcil.encoders.base import Layout, Reading
+from avcil.encoders.base import Reading
 from avcil.encoders.mini import Mini
-from avcil.features import FeatureConfig
-from avcil.manifest import Media
-from avcil.store import StoreError, read_store
+from avcil.extraction import extract, features
+from avcil.extraction.clips import ClipError, read_clip
+from avcil.params.extraction import FeatureConfig
+from avcil.tokens import store
+from avcil.tokens.manifest import Media
+from avcil.tokens.store import StoreError, read_store
+from avcil.tokens.tokens import Layout
 from conftest import ROOT
 
 READ = {"frames": 8, "fps": 4.0, "size": 32, "sample_rate": 16000}
@@ -262,7 +264,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_bytes(encoder, tmp_path):
 
 def test_ray_writes_the_same_bytes_as_one_machine(params, corpus, tmp_path):
     pytest.importorskip("ray", reason="the extra avcil[ray] is not installed")
-    from avcil import cluster
+    from avcil.extraction import cluster
 
     make = partial(extract.load_encoder, "mini", params, ROOT / "prior")
     features.extract(make(), "mini", corpus, CONFIG, tmp_path / "here", workers=0)

@@ -7,17 +7,17 @@ import torch
 from test_train import TASKS, TRAINING, row
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from avcil import kernels, old_model, train
-from avcil.checkpoint import EMPTY
-from avcil.encoders.base import Layout
-from avcil.evaluate import predict, restore
-from avcil.feed import Feed
-from avcil.files import write_tensors
-from avcil.objective import objective
-from avcil.old_model import Old, ask
+from avcil import kernels
+from avcil.base.files import write_tensors
+from avcil.learn import old_model, train
+from avcil.learn.checkpoint import EMPTY
+from avcil.learn.evaluate import predict, restore
+from avcil.learn.feed import Feed
+from avcil.learn.objective import objective
+from avcil.learn.old_model import Old, ask
 from avcil.params import load
-from avcil.tokens import Tokens
-from avcil.store import Header, MappedTokens, StoreError, finish, open_store, read_store, write_shard
+from avcil.tokens.store import Header, MappedTokens, StoreError, finish, open_store, read_store, write_shard
+from avcil.tokens.tokens import Layout, Tokens
 from conftest import ROOT
 
 FIELD = {name: method.model_copy(update={"patches": None}) for name, method in load(ROOT / "params.yaml").field.items()}

@@ -13,12 +13,12 @@ import pandas as pd
 import pytest
 import torch
 
-from avcil import field, sweep
-from avcil.checkpoint import EMPTY
-from avcil.field import Protocol
-from avcil.manifest import read_manifest
-from avcil.official import import_features
-from avcil.train import run_task
+from avcil.comparison import field, sweep
+from avcil.learn.checkpoint import EMPTY
+from avcil.learn.train import run_task
+from avcil.params.comparison import Protocol
+from avcil.tokens.manifest import read_manifest
+from avcil.workshop.official import import_features
 
 CLASSES = ["whistle", "Bark", "car, red", "accordion", "zither", "Mower"]
 COUNTS = {"train": 8, "val": 3, "test": 4}

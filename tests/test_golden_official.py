@@ -15,20 +15,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from avcil import losses
-from avcil.feed import Feed
-from avcil.heads import NearestMean
-from avcil.kernels import (
-    channelwise_attention,
-    logit_distillation,
-    remember_attention,
-    separated_cross_entropy,
-)
-from avcil.memory import herding, select
-from avcil.model import Features, IncrementalClassifier, Output
-from avcil.objective import held_features, importance, objective
-from avcil.old_model import Old, ask
-from avcil.tokens import Tokens
+from avcil.kernels import channelwise_attention, logit_distillation, remember_attention, separated_cross_entropy
+from avcil.learn import losses
+from avcil.learn.feed import Feed
+from avcil.learn.heads import NearestMean
+from avcil.learn.memory import herding, select
+from avcil.learn.model import Features, IncrementalClassifier, Output
+from avcil.learn.objective import held_features, importance, objective
+from avcil.learn.old_model import Old, ask
+from avcil.tokens.tokens import Tokens
 
 NEW, EXEMPLARS, L, S, D, C, P, K = 5, 4, 8, 4, 768, 8, 6, 10
 PROJECTIONS = ("audio_proj", "visual_proj", "attn_audio_proj", "attn_visual_proj")

@@ -9,10 +9,10 @@ from scipy.spatial.distance import mahalanobis
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import Ridge
 
-from avcil.heads import Acil, FeCam, Mmal, NearestMean, RanPac, RecursiveRidge, Slda
-from avcil.memory import herding, quota, select
-from avcil.model import Features
-from avcil.plots import name_of
+from avcil.learn.heads import Acil, FeCam, Mmal, NearestMean, RanPac, RecursiveRidge, Slda
+from avcil.learn.memory import herding, quota, select
+from avcil.learn.model import Features
+from avcil.results.plots import name_of
 from conftest import ROOT
 
 # 8 classes of different size, the last of a single clip

@@ -6,8 +6,8 @@ import pandas as pd
 import torch
 from test_train import TASKS, TRAINING, digest, row
 
-from avcil import live, train
-from avcil.checkpoint import EMPTY
+from avcil.learn import live, train
+from avcil.learn.checkpoint import EMPTY
 
 
 def watched(toy, method, training=TRAINING, seed=0):

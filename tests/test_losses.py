@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from avcil.kernels import feature_distillation, logit_distillation, separated_cross_entropy
-from avcil.losses import (
+from avcil.learn.losses import (
     attention_distillation,
     channel_attention_distillation,
     class_contrast,
@@ -17,7 +17,7 @@ from avcil.losses import (
     nca,
     sigmoid_distillation,
 )
-from avcil.model import Features
+from avcil.learn.model import Features
 
 NAN = math.nan
 

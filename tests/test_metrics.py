@@ -5,15 +5,15 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from avcil import metrics
-from avcil.checkpoint import EMPTY
-from avcil.evaluate import TaskResult
-from avcil.field import Protocol, Setting
-from avcil.field_tables import read
-from avcil.field_tables import summarise as field_summary
-from avcil.files import write_json
-from avcil.tables import accuracy_matrix, collect, compare, correctness, intervals, paired, summarise, write
-from avcil.train import save_task
+from avcil.base.files import write_json
+from avcil.comparison.field_tables import read
+from avcil.comparison.field_tables import summarise as field_summary
+from avcil.comparison.tables import accuracy_matrix, collect, compare, correctness, intervals, paired, summarise, write
+from avcil.learn import metrics
+from avcil.learn.checkpoint import EMPTY
+from avcil.learn.evaluate import TaskResult
+from avcil.learn.train import save_task
+from avcil.params.comparison import Protocol, Setting
 
 NAN = np.nan
 R = np.array([[0.8, NAN, NAN], [0.9, 0.6, NAN], [0.5, 0.7, 1.0]])

@@ -6,7 +6,7 @@ import sys
 import nbformat
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
-from avcil.nbtools import normalise
+from avcil.workshop.nbtools import normalise
 
 
 def _notebook(path, source: str):

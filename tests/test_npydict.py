@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from avcil.npydict import NpyError, Stored, index_npy
+from avcil.workshop.npydict import NpyError, Stored, index_npy
 
 
 def _npy(path: Path, stream: bytes) -> Path:
@@ -197,7 +197,7 @@ def test_what_is_no_dictionary_is_one_clear_line(tmp_path, write, message):
 
 MEASURE = """
 import resource, sys
-from avcil.npydict import index_npy
+from avcil.workshop.npydict import index_npy
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 before = peak()
 content = index_npy(sys.argv[1])

@@ -14,11 +14,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from avcil import official, store
-from avcil.manifest import read_manifest
-from avcil.npydict import NpyError, index_npy
-from avcil.official import OfficialError, import_features, inspect
-from avcil.store import StoreError, read_store
+from avcil.tokens import store
+from avcil.tokens.manifest import read_manifest
+from avcil.tokens.store import StoreError, read_store
+from avcil.workshop import official
+from avcil.workshop.npydict import NpyError, index_npy
+from avcil.workshop.official import OfficialError, import_features, inspect
 
 AUDIO = "audio_pretrained_feature/audio_pretrained_feature_dict.npy"
 VISUAL = "visual_pretrained_feature/visual_pretrained_feature_dict.npy"
@@ -370,7 +371,16 @@ def test_video_disjoint_drops_what_shares_a_video_with_a_test_clip(source, tmp_p
 def test_command_line(source, tmp_path, capsys):
     official.main([str(source)])
     assert capsys.readouterr().out == f"{inspect(source)}\n"
-    command = [sys.executable, "-m", "avcil.official", source, tmp_path / "out", "--patches", "2", "--video-disjoint"]
+    command = [
+        sys.executable,
+        "-m",
+        "avcil.workshop.official",
+        source,
+        tmp_path / "out",
+        "--patches",
+        "2",
+        "--video-disjoint",
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0 and done.stderr == "", done.stderr
     assert f"GB for {CLIPS} clips" in done.stdout and "dropped: train: 0" in done.stdout

@@ -12,11 +12,12 @@ import pytest
 import yaml
 from test_encoders_pe_av import tiny
 
-from avcil import extract, field, field_tables, sweep
-from avcil.builders.__main__ import main as build
+from avcil.comparison import field, field_tables, sweep
+from avcil.extraction import extract
+from avcil.learn.train import run_tasks
 from avcil.params import load
-from avcil.store import read_store
-from avcil.train import run_tasks
+from avcil.tokens.store import read_store
+from avcil.workshop.builders.__main__ import main as build
 from conftest import ROOT
 
 CORPUS = ROOT / "corpus/sounding_objects"
@@ -100,7 +101,11 @@ def test_several_processes_learn_a_row(extracted):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*command, "-m", "avcil.launch", "lll"], cwd=extracted, env=environment, capture_output=True, text=True
+        [*command, "-m", "avcil.comparison.launch", "lll"],
+        cwd=extracted,
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     lines = done.stdout.strip().splitlines()

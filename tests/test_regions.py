@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 import torch
 
-from avcil.dataset import load_datasets
-from avcil.encoders.base import Layout
-from avcil.metrics import attention_hit
-from avcil.regions import patch_share
-from avcil.scenes import SPLITS
-from avcil.store import Header, finish, open_store, write_shard
+from avcil.learn.metrics import attention_hit
+from avcil.tokens.dataset import load_datasets
+from avcil.tokens.regions import patch_share
+from avcil.tokens.store import Header, finish, open_store, write_shard
+from avcil.tokens.tokens import Layout
+from avcil.world.scenes import SPLITS
 
 
 def oracle(regions: np.ndarray, slots: int, side: int) -> np.ndarray:
@@ -93,5 +93,7 @@ def test_attention_is_measured_on_stores_whose_patches_cut_cells(tmp_path, slots
     best = torch.nn.functional.one_hot(data.share.argmax(-1), side**2).float()
     temporal = torch.full((len(table), slots), 1 / slots)
     for looked, hit in ((best, 1.0), (1 - best, 0.0)):
-        found = attention_hit((looked / looked.sum(-1, keepdim=True)).numpy(), temporal.numpy(), data.share.numpy(), 0.5)
+        found = attention_hit(
+            (looked / looked.sum(-1, keepdim=True)).numpy(), temporal.numpy(), data.share.numpy(), 0.5
+        )
         assert (found == hit).all() or hit == 0

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 import avcil
-from avcil import metrics
-from avcil.checkpoint import Checkpoint
-from avcil.evaluate import TaskResult
+from avcil.learn import metrics
+from avcil.learn.checkpoint import Checkpoint
+from avcil.learn.evaluate import TaskResult
+from avcil.learn.train import save_task
 from avcil.params import ParameterError
-from avcil.train import save_task
 from conftest import ROOT
 
 # accuracy on past tasks by task learnt; the tasks have unequal numbers of clips
@@ -54,9 +54,9 @@ def _modules(code: str) -> set[str]:
 
 def test_importing_is_light():
     loaded = _modules("import avcil")
-    assert not {"torch", "numpy", "pandas"} & loaded and "avcil.runs" not in loaded
+    assert not {"torch", "numpy", "pandas"} & loaded and "avcil.results.runs" not in loaded
     loaded = _modules("import avcil.kernels")
-    assert "torch" in loaded and not {"pandas", "pydantic", "avcil.runs", "avcil.params"} & loaded
+    assert "torch" in loaded and not {"pandas", "pydantic", "avcil.results.runs", "avcil.params"} & loaded
     assert "load_run" in dir(avcil)
     with pytest.raises(AttributeError, match="no attribute `lode_run`"):
         avcil.lode_run  # noqa: B018
@@ -107,7 +107,7 @@ def test_without_artifacts_the_committed_metrics_speak(bare):
 
 def test_metrics_do_not_assume_tasks_of_equal_size(run_before):
     """Last accuracy weighs tasks by their clips, which metrics/ does not hold."""
-    from avcil import tables
+    from avcil.comparison import tables
 
     whole = avcil.load_run("replay", root=run_before)
     tables.write(run_before / "metrics", whole.tables, tables.summarise(whole.tables))

@@ -8,19 +8,19 @@ import torch
 import torch.nn.functional as F
 import yaml
 
-from avcil import model as model_module
-from avcil import old_model, train
-from avcil.checkpoint import EMPTY, CheckpointError, load_checkpoint, save_checkpoint
-from avcil.evaluate import build, predict, restore, solved_features, tokens_of
-from avcil.feed import Feed
-from avcil.heads import CarriedRidge, RecursiveRidge
 from avcil.kernels import separated_cross_entropy
-from avcil.losses import importance_distillation
-from avcil.methods import Method, Task, Training
-from avcil.model import ATTENDING, PROXIES, Classifier, Features, IncrementalClassifier
-from avcil.objective import importance, objective
-from avcil.old_model import Old
-from avcil.tokens import Tokens
+from avcil.learn import model as model_module
+from avcil.learn import old_model, train
+from avcil.learn.checkpoint import EMPTY, CheckpointError, load_checkpoint, save_checkpoint
+from avcil.learn.evaluate import build, predict, restore, solved_features, tokens_of
+from avcil.learn.feed import Feed
+from avcil.learn.heads import CarriedRidge, RecursiveRidge
+from avcil.learn.losses import importance_distillation
+from avcil.learn.model import PROXIES, Classifier, Features, IncrementalClassifier
+from avcil.learn.objective import importance, objective
+from avcil.learn.old_model import Old
+from avcil.params.learning import ATTENDING, Method, Task, Training
+from avcil.tokens.tokens import Tokens
 from conftest import ROOT
 
 TASKS = [Task(**{"id": t, "from": "init" if t == 0 else f"task{t - 1}", "classes": 2, "epochs": 8}) for t in range(3)]

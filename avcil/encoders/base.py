@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
-from pydantic import Field
 from safetensors import SafetensorError
 from torch import Tensor
 
-from avcil.config import Section
-from avcil.tokens import Tokens
+from avcil.params.encoders import Pretrained
+from avcil.tokens.tokens import Tokens
+from avcil.tokens.tokens.tokens import Layout
 
 
 class Reading(NamedTuple):
-    """How a clip is decoded for an encoder; the keyword arguments of `avcil.clips.read_clip`.
+    """How a clip is decoded for an encoder; the keyword arguments of `avcil.extraction.clips.read_clip`.
 
     ``frames`` pictures, evenly spread over ``frames / fps`` seconds, of ``size`` x ``size`` pixels: the whole picture
     stretched, or the middle of one whose shorter side is ``size``. ``resize``: FFmpeg's own (fast), or torchvision's
@@ -36,26 +36,6 @@ class Reading(NamedTuple):
         return self.frames / self.fps
 
 
-class Layout(NamedTuple):
-    """Shape of a clip's tokens: visual [L,S,visual_channels], audio [A,audio_channels], similarity [L,S]."""
-
-    slots: int
-    patches: int
-    audio_tokens: int
-    visual_channels: int
-    audio_channels: int
-
-    @property
-    def clip_bytes(self) -> int:
-        """Bytes of a clip in the feature store, which keeps two to a number."""
-        visual = self.slots * self.patches * (self.visual_channels + 1)
-        return 2 * (visual + self.audio_tokens * self.audio_channels)
-
-    def without(self, stream: Literal["visual", "audio"]) -> "Layout":
-        """The layout where a stream is absent: one token, zero, stands for it."""
-        return self._replace(slots=1, patches=1) if stream == "visual" else self._replace(audio_tokens=1)
-
-
 class Encoder(Protocol):
     """A frozen encoder; implementations are `torch.nn.Module`s.
 
@@ -71,17 +51,6 @@ class Encoder(Protocol):
     def encode(self, frames: Tensor | None, waveform: Tensor | None) -> Tokens: ...
 
     def state_dict(self) -> dict[str, Any]: ...
-
-
-class Pretrained(Section):
-    """What all encoders with published weights can be told."""
-
-    weights: str = Field(description="a local folder (or file), or the name of a repository on the Hugging Face hub")
-    revision: str | None = Field(None, description="commit, branch or tag on the hub")
-    frames: int = Field(gt=0, description="pictures of a clip, evenly spread over its seconds")
-    seconds: float = Field(gt=0, description="of each clip that are read")
-    patches: int | None = Field(None, gt=0, description="average each slot's patches to this many a side; null: all")
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
 
 
 class WeightsError(ValueError):

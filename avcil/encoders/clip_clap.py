@@ -21,10 +21,11 @@ from transformers import (
     CLIPVisionModel,
 )
 
-from avcil.encoders.base import Layout, Reading, WeightsError, pretrained
-from avcil.encoders.configs import ClipClapConfig
+from avcil.encoders.base import Reading, WeightsError, pretrained
 from avcil.encoders.inputs import pixels, processor, side
 from avcil.encoders.pair import Pair
+from avcil.params.encoders import ClipClapConfig
+from avcil.tokens.tokens import Layout
 
 TERMS = "Licence: the model's page on the hub."
 

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor, nn
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from avcil.encoders.base import Layout, Reading, absent
-from avcil.encoders.configs import ImageBindConfig
+from avcil.encoders.base import Reading, absent
 from avcil.encoders.inputs import log_mel, pixels, side
 from avcil.encoders.pth import filled, read_pth
-from avcil.tokens import Tokens, frame_audio
+from avcil.params.encoders import ImageBindConfig
+from avcil.tokens.tokens import Layout, Tokens, frame_audio
 
 HOME = "https://github.com/facebookresearch/ImageBind"
 TERMS = f"ImageBind's weights (imagebind_huge.pth, linked from {HOME}) are under CC-BY-NC-SA 4.0."

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchaudio.compliance import kaldi
 
-from avcil.encoders.base import Pretrained, WeightsError
+from avcil.encoders.base import WeightsError
+from avcil.params.encoders import Pretrained
 
 
 def processor(processor_class, config: Pretrained):

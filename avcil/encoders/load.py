@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from avcil.encoders.base import Encoder
-from avcil.encoders.configs import EncoderConfig
+from avcil.params.encoders import EncoderConfig
 
 
 def load_published(config: EncoderConfig, device: str) -> Encoder:

@@ -1,4 +1,4 @@
-"""`mini`: a SAM-Audio-like encoder of about a million parameters, pre-trained here (see avcil/prior.py).
+"""`mini`: a SAM-Audio-like encoder of about a million parameters, pre-trained here (see avcil/world/separation.py).
 
 Dense visual and audio tokens live in one space, so that the cosine of an audio token and a patch token says how
 likely that patch is what sounds at that moment.
@@ -10,22 +10,13 @@ tokens, ``D`` channels, ``M`` mel bands, ``N`` audio samples.
 import torch
 import torch.nn.functional as F
 import torchaudio
-from pydantic import Field
 from torch import Tensor, nn
 
-from avcil.config import Section
-from avcil.encoders.base import Layout, Reading, absent
-from avcil.tokens import Tokens, frame_audio
+from avcil.encoders.base import Reading, absent
+from avcil.params.world import MiniConfig
+from avcil.tokens.tokens import Layout, Tokens, frame_audio
 
 PATCH = 12  # pixels a side
-
-
-class MiniConfig(Section):
-    """Layout of the encoder."""
-
-    channels: int = Field(ge=16, multiple_of=16, description="D, channels of a token")
-    mel_bands: int = Field(ge=16, multiple_of=16)
-    sample_rate: int = Field(gt=0, description="Hz")
 
 
 def _block(inputs: int, outputs: int, kernel: int, stride) -> nn.Sequential:

@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from avcil.encoders.base import Layout, Pretrained, absent
-from avcil.tokens import Tokens
+from avcil.encoders.base import absent
+from avcil.params.encoders import Pretrained
+from avcil.tokens.tokens import Layout, Tokens
 
 
 class Pair(nn.Module):

@@ -26,10 +26,10 @@ from torch import Tensor, nn
 from transformers import PeAudioVideoModel
 from transformers.modeling_outputs import ImageClassifierOutput
 
-from avcil.encoders.base import Layout, Reading, absent, pretrained
-from avcil.encoders.configs import PeAvConfig
+from avcil.encoders.base import Reading, absent, pretrained
 from avcil.encoders.inputs import pixels, side
-from avcil.tokens import Tokens, coarse_grid, frame_audio
+from avcil.params.encoders import PeAvConfig
+from avcil.tokens.tokens import Layout, Tokens, coarse_grid, frame_audio
 
 # what PeAudioFeatureExtractor takes; the checkpoint's DAC section may hold DacConfig's default of 16 kHz instead
 SAMPLE_RATE = 48_000  # Hz

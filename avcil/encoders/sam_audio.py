@@ -27,11 +27,11 @@ import torch.nn.functional as F
 from huggingface_hub import hf_hub_download
 from torch import Tensor, nn
 
-from avcil.encoders.base import Layout, Reading, WeightsError, absent
-from avcil.encoders.configs import SamAudioConfig
+from avcil.encoders.base import Reading, WeightsError, absent
 from avcil.encoders.inputs import pixels, side
 from avcil.encoders.pth import filled
-from avcil.tokens import Tokens
+from avcil.params.encoders import SamAudioConfig
+from avcil.tokens.tokens import Layout, Tokens
 
 HOME = "https://github.com/facebookresearch/sam-audio"
 TERMS = (

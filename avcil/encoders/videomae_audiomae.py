@@ -15,11 +15,12 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from transformers import VideoMAEImageProcessor, VideoMAEModel
 
-from avcil.encoders.base import Layout, Reading, WeightsError, pretrained
-from avcil.encoders.configs import VideoMAEAudioMAEConfig
+from avcil.encoders.base import Reading, WeightsError, pretrained
 from avcil.encoders.inputs import log_mel, pixels, processor, side
 from avcil.encoders.pair import Pair
 from avcil.encoders.pth import filled, read_pth
+from avcil.params.encoders import VideoMAEAudioMAEConfig
+from avcil.tokens.tokens import Layout
 
 VIDEO_TERMS = "Licence: the model's page on the hub."
 AUDIO_TERMS = "The ViT-B files are linked from https://github.com/facebookresearch/AudioMAE, under CC-BY-NC 4.0."

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from avcil.kernels import channelwise, reference
-from avcil.kernels.reference import Channelwise, Distillation, OldAttention
+from avcil.kernels.reference import FEW, Channelwise, Distillation, OldAttention
 
-FEW = 32  # rows H Q up to which one Triton program holds all queries of a set
 PROVEN: frozenset[str] = frozenset()
 """Names of GPUs on which benchmarks/kernels.py found a Triton kernel faster than `torch.compile` of its reference; on
 others ``auto`` never picks Triton."""

@@ -25,8 +25,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from avcil.kernels.ops import FEW
-from avcil.kernels.reference import Pooled
+from avcil.kernels.reference import FEW, Pooled
 
 # rows of a program: 32 spill registers in the backward; two programs of a set run together and share its tokens in L2
 ROWS = 16

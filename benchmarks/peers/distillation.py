@@ -12,13 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from avcil.kernels import (
-    Distillation,
-    dual_distillation,
-    feature_distillation,
-    reference,
-    separated_cross_entropy,
-)
+from avcil.kernels import Distillation, dual_distillation, feature_distillation, reference, separated_cross_entropy
 from peers import Options, shape
 from timing import Group, Variant, Work, differentiated
 

@@ -1,0 +1,44 @@
+"""The validation-only search for hyper-parameters: a trial overrides keys of a row or of the shared training."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from avcil.comparison import tables
+from avcil.comparison.sweep import Job, Source, run
+from avcil.params import ParameterError, Params, nearest
+from avcil.params.learning import Method, Training
+
+
+def trials(params: Params) -> dict[str, tuple[Method, Training]]:
+    """Name to method and training of each trial, `lll` as it stands first.
+
+    A trial names the row it is `of` (by default lll) and keys of that row or of `training` to change. Raises
+    ParameterError for a key of neither.
+    """
+    found = {"lll": (params.lll, params.training)}
+    for name, changes in params.search.trials.items():
+        row = params.method(str(changes.get("of", "lll"))).model_dump()
+        shared = params.training.model_dump()
+        for key, value in changes.items():
+            if key == "of":
+                continue
+            if key not in row and key not in shared:
+                hint = nearest(key, [*row, *shared])
+                raise ParameterError(f"search.trials.{name}.{key}: neither of a row nor of `training`{hint}")
+            (row if key in row else shared)[key] = value
+        found[name] = (Method(**row), Training(**shared))
+    return found
+
+
+def scores(params: Params, source: Source, seeds: list[int], folder: Path | None = None) -> pd.DataFrame:
+    """Mean over ``seeds`` of each trial's measures on validation clips. ``folder`` keeps finished runs."""
+    jobs = [
+        Job((name,), source, method, training, params.tasks, seed, "val",
+            file=folder / name / f"seed{seed}.json" if folder else None)
+        for name, (method, training) in trials(params).items()
+        for seed in seeds
+    ]  # fmt: skip
+    done = {(name, seed): found.results for ((name,), seed), found in run(jobs).items()}
+    summary = tables.summarise(tables.frames(done, params.benchmark))
+    return summary.set_index("variant")[tables.MAIN].rename_axis("trial")

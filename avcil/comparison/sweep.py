@@ -1,0 +1,175 @@
+"""Many runs, each on one thread, as many at a time as there are processors: the same bits however many that is.
+
+What a run gave is kept in a file of its own, so that a sweep that was killed goes on where it stopped; a run whose
+code, clips or parameters have changed since is run again.
+"""
+
+import json
+import multiprocessing
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import lru_cache
+from multiprocessing.connection import wait
+from pathlib import Path
+from threading import Thread
+from typing import NamedTuple
+
+import torch
+
+from avcil.base.files import digest, write_json
+from avcil.base.progress import progress
+from avcil.base.ray import each
+from avcil.learn.evaluate import TaskResult
+from avcil.learn.train import origin, run_tasks
+from avcil.params.learning import Method, Task, Training
+from avcil.tokens.dataset import Dataset, load_datasets
+
+LEARNING = ("base", "params", "kernels", "tokens", "learn")
+
+
+class Source(NamedTuple):
+    """Where a dataset is read from; see `load_datasets`."""
+
+    manifest: Path
+    orders: Path
+    store: Path
+    regions: Path | None = None
+
+
+class Job(NamedTuple):
+    """One run: a method on all tasks with one seed, scored on ``split``.
+
+    file: where its results are kept, or None. folder: where checkpoints and results of single tasks are kept too, as
+    ``task{t}/seed{seed}``, or None.
+    """
+
+    name: tuple[str, ...]
+    source: Source
+    method: Method
+    training: Training
+    tasks: list[Task]
+    seed: int
+    split: str = "test"
+    file: Path | None = None
+    folder: Path | None = None
+
+
+class Done(NamedTuple):
+    """Results of a run by task, and the seconds that learning and evaluation took on one thread."""
+
+    results: list[TaskResult]
+    seconds: float
+
+
+@lru_cache(maxsize=1)
+def datasets(source: Source) -> dict[int, Dataset]:
+    """The dataset of a source by seed; the last one read is kept."""
+    seeds = [int(seed) for seed in json.loads(source.orders.read_text())]
+    return load_datasets(source.manifest, source.orders, source.store, seeds, regions=source.regions)
+
+
+@lru_cache(maxsize=1)
+def _code() -> str:
+    """Of the rooms that decide a result; the store's digest is in the dataset's own stamp."""
+    files = [file for room in LEARNING for file in sorted((Path(__file__).parents[1] / room).glob("*.py"))]
+    return digest(b"".join(file.read_bytes() for file in files))
+
+
+def load_run(file: Path) -> tuple[Done, dict]:
+    """What a job left in its file, and everything that determined it, by name."""
+    kept = json.loads(file.read_text())
+    return Done([TaskResult(**result) for result in kept["results"]], kept["seconds"]), kept["origin"]
+
+
+def _begin() -> None:
+    """One thread; and a worker whose parent was killed ends too, instead of waiting for work for ever."""
+    torch.set_num_threads(1)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()
+
+
+def _run(job: Job) -> Done:
+    data = datasets(job.source)[job.seed]
+    stamp = origin(data, job.method, job.training, job.tasks, len(job.tasks) - 1, job.seed)
+    files = digest(b"".join(file.read_bytes() for file in (job.source.manifest, job.source.regions) if file))
+    stamp |= {"split": job.split, "code": _code(), "order": data.order, "files": files}
+    stamp = json.loads(json.dumps(stamp))
+    if job.file and job.file.exists():
+        done, made_from = load_run(job.file)
+        if made_from == stamp:
+            return done
+    if job.folder:
+        _begin_folder(job.folder, job.seed, stamp)
+    started = time.perf_counter()
+    results = run_tasks(data, job.method, job.training, job.tasks, job.seed, job.folder, split=job.split)
+    seconds = time.perf_counter() - started
+    if job.file:
+        content = {"origin": stamp, "results": [result._asdict() for result in results], "seconds": seconds}
+        write_json(job.file, content)
+    return Done(results, seconds)
+
+
+def _begin_folder(folder: Path, seed: int, stamp: dict) -> None:
+    """Drop a seed's checkpoints that were made from something else: they would be taken for finished tasks."""
+    origin_file = folder / f"origin-seed{seed}.json"
+    if origin_file.exists() and json.loads(origin_file.read_text()) == stamp:
+        return
+    for stale in folder.glob(f"task*/seed{seed}"):
+        shutil.rmtree(stale)
+    write_json(origin_file, stamp)
+
+
+def drop_others(folder: Path, jobs: Iterable[Job]) -> None:
+    """Delete below ``folder`` what is of none of the jobs: rows, settings and seeds that there are no more."""
+    wanted, seeds = set(), set()
+    for job in jobs:
+        wanted |= {job.file, job.source.manifest, job.source.orders}
+        seeds |= {(job.folder, f"seed{job.seed}"), (job.folder, f"origin-seed{job.seed}.json")}
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if path.is_dir():
+            if not any(path.iterdir()):
+                path.rmdir()
+        elif path not in wanted and not any((above, part) in seeds for above in path.parents for part in path.parts):
+            path.unlink()
+
+
+def run(
+    jobs: Iterable[Job], *, workers: int | None = None, engine: str = "local"
+) -> dict[tuple[tuple[str, ...], int], Done]:
+    """What each job gave, by its name and seed, in the order of the jobs.
+
+    Args:
+        workers: processes at once; all processors if left out.
+        engine: `local`, or `ray` (avcil/base/ray.py), where the cluster says how many.
+    """
+    jobs = list(jobs)
+    done: dict[tuple[tuple[str, ...], int], Done] = {}
+    found = each(_run, jobs) if engine == "ray" else _each(jobs, min(workers or os.cpu_count() or 1, len(jobs)))
+    for number, result in progress(found, total=len(jobs), desc="runs"):
+        done[jobs[number].name, jobs[number].seed] = result
+    return {(job.name, job.seed): done[job.name, job.seed] for job in jobs}
+
+
+def _each(jobs: list[Job], workers: int) -> Iterator[tuple[int, Done]]:
+    """(number, result) as they are done, in processes of this machine."""
+    if not jobs:
+        return
+    os.environ["OMP_NUM_THREADS"], before = "1", os.environ.get("OMP_NUM_THREADS")
+    try:  # workers read the variable when they import torch
+        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin) as pool:
+            futures = {pool.submit(_run, job): number for number, job in enumerate(jobs)}
+            try:
+                for future in as_completed(futures):
+                    yield futures[future], future.result()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+    finally:
+        if before is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = before

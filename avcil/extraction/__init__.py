@@ -1,0 +1,1 @@
+"""From clips to feature stores, on one machine or on Ray."""

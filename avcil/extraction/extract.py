@@ -1,0 +1,88 @@
+"""From a benchmark's clips to the tokens of an encoder: what the features notebook calls, and a command of its own.
+
+    python -m avcil.extraction.extract BENCHMARK ENCODER [--sound-only]
+
+for a benchmark in imports/ (avcil/workshop/builders) and an encoder of params.yaml: `mini`, `mini-1`, `mini-2`,
+`random`, or one of `encoders`. It writes imports/BENCHMARK/features/ENCODER; a protocol reads them with ``tokens:
+ENCODER``. Killed, it goes on after its last whole shard.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from avcil.encoders.base import Encoder, Reading, WeightsError
+from avcil.encoders.load import load_published
+from avcil.encoders.prior import load_prior, released
+from avcil.extraction import features
+from avcil.params import ParameterError, Params, load, nearest
+from avcil.tokens.manifest import ManifestError, Media, media, read_manifest
+from avcil.tokens.store import Header, StoreError, cost, quarantined
+
+PRIORS = Path("prior")
+
+
+def load_encoder(name: str, params: Params, priors: Path = PRIORS) -> Encoder:
+    """The encoder of that name, on `compute.device`; `mini`, `mini-1` and so on are the released priors.
+
+    Raises ParameterError for an unknown name, WeightsError or ImportError where weights or packages are missing.
+    """
+    if name in params.own_encoders:
+        encoder, _ = load_prior(released(name, priors), params.encoder)
+        return encoder.watching(Reading(**params.film.model_dump()))
+    if name not in params.encoders:
+        raise ParameterError(f"encoders: no `{name}`{nearest(name, [*params.own_encoders, *params.encoders])}")
+    return load_published(params.encoders[name], params.compute.device)
+
+
+def extract(
+    name: str, clips: dict[str, Media], params: Params, store: Path, *, replace: bool = False,
+    streams: Sequence[str] = ("visual", "audio"),
+) -> Header:  # fmt: skip
+    """`avcil.extraction.features.extract`, or the same on Ray, as `compute` says; prints what the store takes
+    beforehand."""
+    compute, config = params.compute, params.features
+    encoder = load_encoder(name, params)
+    print(f"{name}: {cost(encoder.layout, len(clips))}", flush=True)
+    streams = tuple(streams)
+    if compute.engine == "local":
+        return features.extract(
+            encoder, name, clips, config, store, workers=compute.workers, streams=streams, replace=replace
+        )
+    from avcil.extraction import cluster
+
+    gpus = float(compute.device != "cpu")
+    make = partial(load_encoder, name, params, PRIORS.absolute())
+    return cluster.extract(
+        encoder, make, name, clips, config, store, actors=compute.actors, workers=compute.workers, gpus=gpus,
+        streams=streams, replace=replace,
+    )  # fmt: skip
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m avcil.extraction.extract", description="Extract a benchmark's tokens."
+    )
+    parser.add_argument("benchmark", help="a folder of imports/")
+    parser.add_argument("encoder", help="mini, random, or a name under `encoders` in params.yaml")
+    parser.add_argument("--sound-only", action="store_true", help="clips have no pictures")
+    given = parser.parse_args(arguments)
+    folder = Path("imports") / given.benchmark
+    streams = ("audio",) if given.sound_only else ("visual", "audio")
+    try:
+        params = load(Path("params.yaml"))
+        table = read_manifest(folder / "manifest.csv")
+        store = folder / "features" / given.encoder
+        header = extract(given.encoder, media(table, folder), params, store, streams=streams)
+    except (ParameterError, ManifestError, StoreError, WeightsError, ImportError, OSError, ValueError) as error:
+        sys.exit(str(error))
+    unusable = quarantined(store, range(len(header.shards)))
+    print(f"{store}: {len(table)} clips, {len(unusable)} unusable")
+    for clip, reason in unusable.items():
+        print(f"  {clip}: {reason}")
+
+
+if __name__ == "__main__":
+    main()

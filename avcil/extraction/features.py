@@ -1,0 +1,235 @@
+"""Extraction: clips decoded by worker processes, encoded in batches, kept in a feature store.
+
+Workers are ahead of the encoder by a few clips each: memory stays constant, however many clips there are. A shard whose
+clip files have changed is encoded again.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from avcil.base.files import digest
+from avcil.base.progress import progress
+from avcil.encoders.base import Encoder
+from avcil.extraction.clips import Clip, ClipError, read_clip
+from avcil.params.extraction import FeatureConfig
+from avcil.tokens.manifest import Media
+from avcil.tokens.store import Header, StoreError, finish, open_store, quarantined, stale_shards, write_shard
+from avcil.tokens.tokens import Layout, Tokens
+
+_EDGE = 1 << 16  # bytes
+
+
+def checksum(encoder: Encoder) -> str:
+    """Digest of an encoder's weights and buffers."""
+    total = hashlib.sha256()
+    for name, tensor in sorted(encoder.state_dict().items()):
+        total.update(name.encode())
+        total.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return total.hexdigest()[:16]
+
+
+def header_of(
+    encoder: Encoder,
+    name: str,
+    clip_ids: list[str],
+    config: FeatureConfig,
+    *,
+    streams: tuple[str, ...] = ("visual", "audio"),
+) -> Header:
+    """The header of the store that ``extract`` writes with the same arguments."""
+    layout = encoder.layout
+    if "visual" not in streams:
+        layout = layout.without("visual")
+    if "audio" not in streams:
+        layout = layout.without("audio")
+    reading = encoder.reading._asdict() | {"streams": list(streams), "silence": config.silence}
+    return Header(name, encoder.revision, checksum(encoder), reading, layout, list(clip_ids), config.clips_per_shard)
+
+
+def fingerprint(files: list[Path]) -> str:
+    """Digest of each file's size, first and last 64 KiB: all of a small file, of a large one what a new cut changes."""
+    total = hashlib.sha256()
+    for path in files:
+        if not path.is_file():
+            total.update(b"missing")
+            continue
+        size = path.stat().st_size
+        total.update(str(size).encode())
+        with path.open("rb") as file:
+            total.update(file.read(_EDGE))
+            if size > _EDGE:
+                file.seek(max(_EDGE, size - _EDGE))
+                total.update(file.read())
+    return total.hexdigest()[:16]
+
+
+class _Clips(torch.utils.data.Dataset):
+    """What a worker process does: decode clip number i, or say why it cannot be used."""
+
+    def __init__(self, media: list[Media], reading: dict):
+        self.media, self.reading = media, {k: v for k, v in reading.items() if k != "silence"}
+        self.silence = reading["silence"]
+
+    def __len__(self) -> int:
+        return len(self.media)
+
+    def __getitem__(self, number: int) -> Clip | str:
+        path, start = self.media[number]
+        try:
+            clip = read_clip(path, start=start, **self.reading)
+        except ClipError as error:
+            return str(error)
+        if clip.waveform is not None and np.abs(clip.waveform).max(initial=0) < self.silence:
+            return f"{path}: silent (no sample reaches {self.silence}, features.silence); drop its row"
+        return clip
+
+
+def _identity(item):
+    return item
+
+
+def decode(media: list[Media], reading: dict, workers: int) -> Iterator[Clip | str]:
+    """Clips in order, decoded by ``workers`` processes (0: in this one), or why they cannot be used."""
+    # arrays travel through pipes: a container's /dev/shm is often too small for pictures
+    loader = DataLoader(
+        _Clips(media, reading), batch_size=None, num_workers=workers, collate_fn=_identity,
+        prefetch_factor=4 if workers else None,
+    )  # fmt: skip
+    return iter(loader)
+
+
+def make_shard(
+    encoder: Encoder, ids: list[str], layout: Layout, decoded: Iterator[Clip | str], batch: int
+) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Tokens of the clips ``ids``, taken from ``decoded``, and why some are zero.
+
+    Raises StoreError for tokens that are not finite in float16.
+    """
+    patches = (len(ids), layout.slots, layout.patches)
+    shapes = {
+        "visual": (*patches, layout.visual_channels),
+        "audio": (len(ids), layout.audio_tokens, layout.audio_channels),
+        "similarity": patches,
+    }
+    shard = {name: torch.zeros(shape, dtype=torch.float16) for name, shape in shapes.items()}
+    bad: dict[str, str] = {}
+    for start in range(0, len(ids), batch):
+        rows, usable = [], []
+        for row in range(start, min(start + batch, len(ids))):
+            clip = next(decoded)
+            if isinstance(clip, str):
+                bad[ids[row]] = clip
+            else:
+                rows.append(row)
+                usable.append(clip)
+        if not usable:
+            continue
+        for name, values in _encode(encoder, usable)._asdict().items():
+            values = values.half().cpu()
+            finite = values.flatten(1).isfinite().all(1)
+            if not finite.all():
+                clip = ids[rows[int((~finite).nonzero()[0, 0])]]
+                raise StoreError(f"clip `{clip}`: the encoder gave NaN, or more than float16 holds, in {name}")
+            if values.shape[1:] != shard[name].shape[1:]:
+                expected = f"{tuple(values.shape[1:])}, not the {tuple(shard[name].shape[1:])} of its layout"
+                raise StoreError(f"the encoder gave {name} tokens of shape {expected}")
+            shard[name][rows] = values
+    return shard, bad
+
+
+def _encode(encoder: Encoder, clips: list[Clip]) -> Tokens:
+    def stack(parts: list[np.ndarray | None]) -> torch.Tensor | None:
+        there = [part for part in parts if part is not None]
+        return torch.from_numpy(np.stack(there)) if there else None
+
+    return encoder.encode(stack([clip.frames for clip in clips]), stack([clip.waveform for clip in clips]))
+
+
+def extract(
+    encoder: Encoder,
+    name: str,
+    media: dict[str, Media],
+    config: FeatureConfig,
+    store: Path,
+    *,
+    workers: int = 2,
+    streams: tuple[str, ...] = ("visual", "audio"),
+    replace: bool = False,
+) -> Header:
+    """Encode the clips of ``media`` into ``store``; what is there already is kept.
+
+    An unusable clip is quarantined: its tokens are zero and `index.json` gives the reason.
+
+    Args:
+        workers: processes that decode; the store's bytes do not depend on them.
+        streams: what clips have; an absent stream becomes one zero token.
+        replace: start a store of other features over.
+
+    Raises:
+        StoreError: if the store holds other features, the disk is too small, features are not finite, or more than
+            ``config.quarantine_share`` of the clips are unusable.
+    """
+    header, stale, unusable = begin(encoder, name, media, config, store, streams=streams, replace=replace)
+    shards = header.shards
+    ahead = [clip for number in stale for clip in shards[number]]
+    decoded = decode([media[clip] for clip in ahead], header.reading, workers)
+    with progress(total=len(media), desc=name, unit="clip", initial=len(media) - len(ahead)) as bar:
+        for number, source in stale.items():
+            ids = shards[number]
+            tensors, bad = make_shard(encoder, ids, header.layout, decoded, config.batch)
+            write_shard(store, number, tensors, bad, source)
+            unusable |= bad
+            check_quarantine(unusable, header, config)
+            bar.update(len(ids))
+    finish(store, header)
+    return header
+
+
+class Begun(NamedTuple):
+    """A store that is open; its stale shards by number, each with its source; unusable clips of the others."""
+
+    header: Header
+    stale: dict[int, str]
+    unusable: dict[str, str]
+
+
+def begin(
+    encoder: Encoder,
+    name: str,
+    media: dict[str, Media],
+    config: FeatureConfig,
+    store: Path,
+    *,
+    streams: tuple[str, ...],
+    replace: bool,
+) -> Begun:
+    """Open a store and say what is missing. Arguments and errors as of ``extract``."""
+    header = header_of(encoder, name, list(media), config, streams=streams)
+    open_store(store, header, replace=replace)
+    sources = fingerprints(header, media)
+    stale = stale_shards(store, sources)
+    return Begun(header, stale, quarantined(store, set(range(len(sources))) - stale.keys()))
+
+
+def fingerprints(header: Header, media: dict[str, Media]) -> list[str]:
+    """Of each shard, what its clips are made from."""
+    sources = []
+    for ids in header.shards:
+        starts = json.dumps([media[clip].start for clip in ids])
+        sources.append(digest((fingerprint([media[clip].path for clip in ids]) + starts).encode()))
+    return sources
+
+
+def check_quarantine(unusable: dict[str, str], header: Header, config: FeatureConfig) -> None:
+    """Raises StoreError if more clips are unusable than ``config`` allows."""
+    allowed = int(config.quarantine_share * len(header.clip_ids))
+    if len(unusable) > allowed:
+        message = f"{len(unusable)} unusable clips, {allowed} allowed (features.quarantine_share); the first: "
+        raise StoreError(message + next(iter(unusable.values())))

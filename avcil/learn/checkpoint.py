@@ -1,0 +1,62 @@
+"""What is carried from one task to the next: weights, solved heads, the class order so far and the exemplars' names.
+
+A checkpoint is a folder: ``tensors.safetensors`` and ``checkpoint.json``, each written atomically. The empty
+checkpoint, with no class, is where task 0 starts.
+"""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor
+
+from avcil.base.files import read_tensors, write_json, write_tensors
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be continued; the message names the folder and the way out."""
+
+
+def run_folder(runs: Path, row: str, task: int, seed: int) -> Path:
+    """Where the pipeline keeps checkpoint and result of a row after a task: `lll` is learnt task by task, in stages of
+    its own; all other rows by one sweep."""
+    return runs / ("lll" if row == "lll" else f"variants/{row}") / f"task{task}" / f"seed{seed}"
+
+
+class Checkpoint(NamedTuple):
+    """model and readout: tensors by name; classes: labels in the order learnt; memory: clip_ids of the exemplars, in
+    order of merit within each class; origin: everything that determined this checkpoint, by name."""
+
+    model: dict[str, Tensor]
+    readout: dict[str, Tensor]
+    classes: list[str]
+    memory: list[str]
+    origin: dict
+
+
+EMPTY = Checkpoint({}, {}, [], [], {})
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
+    """The JSON file is written last: a folder that has it is whole."""
+    tensors = {f"model.{name}": value for name, value in checkpoint.model.items()}
+    tensors |= {f"readout.{name}": value for name, value in checkpoint.readout.items()}
+    write_tensors(folder / "tensors.safetensors", tensors)
+    state = {"classes": checkpoint.classes, "memory": checkpoint.memory, "origin": checkpoint.origin}
+    write_json(folder / "checkpoint.json", state)
+
+
+def load_checkpoint(folder: Path, *, order: list[str] | None = None) -> Checkpoint:
+    """Raises CheckpointError if the folder holds none, or one whose classes are not the first of ``order``."""
+    try:
+        state = json.loads((folder / "checkpoint.json").read_text())
+    except (OSError, json.JSONDecodeError):
+        raise CheckpointError(f"{folder}: no whole checkpoint; run the task that makes it") from None
+    if order is not None and state["classes"] != order[: len(state["classes"])]:
+        raise CheckpointError(f"{folder}: learnt in another class order; delete it and run from the first task")
+    tensors = read_tensors(folder / "tensors.safetensors")
+    model, readout = (
+        {name.removeprefix(part): value for name, value in tensors.items() if name.startswith(part)}
+        for part in ("model.", "readout.")
+    )
+    return Checkpoint(model, readout, **state)

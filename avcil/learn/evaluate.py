@@ -1,0 +1,174 @@
+"""From a checkpoint to what is reported: restore the model, predict, measure accuracy and attention.
+
+Dimension letters: ``N`` clips, ``C`` classes seen, ``L`` slots, ``S`` patches of a slot.
+"""
+
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from avcil.learn import metrics
+from avcil.learn.checkpoint import Checkpoint
+from avcil.learn.heads import Acil, CarriedRidge, FeCam, Head, Mmal, NearestMean, RanPac, RecursiveRidge, Slda
+from avcil.learn.model import PROXIES, Features, IncrementalClassifier, Output
+from avcil.params.learning import ATTENDING, FROZEN, Method, Task, Training
+from avcil.tokens.tokens import ClipSource, TokenSource
+from avcil.tokens.tokens.dataset import Dataset
+
+
+class TaskResult(NamedTuple):
+    """After one task: R[t, :t+1] with clips per task, attention measures per task (None without attention)."""
+
+    task: int
+    accuracy: list[float]
+    clips: list[int]
+    hit: list[float] | None
+    auc: list[float] | None
+    predictions: dict[str, int]
+    memory_bytes: int
+    trained_parameters: int
+
+
+def build(method: Method, training: Training, channels: tuple[int, int]) -> IncrementalClassifier:
+    """A model of no classes, for visual and audio tokens of so many channels."""
+    return IncrementalClassifier(
+        channels,
+        fusion=method.fusion,
+        classifier=method.classifier,
+        width=training.width,
+        heads=training.heads,
+        prior_guidance=method.prior_guidance,
+        learnt_guidance=training.learnt_guidance,
+    )
+
+
+def restore(
+    checkpoint: Checkpoint, method: Method, training: Training, channels: tuple[int, int]
+) -> IncrementalClassifier:
+    """The model of a checkpoint, ready to predict."""
+    model = build(method, training, channels)
+    if "classifier.kept" in checkpoint.model:
+        model.classifier.grow(len(checkpoint.model["classifier.kept"]) // PROXIES)
+    model.classifier.grow(len(checkpoint.classes))
+    if checkpoint.model:
+        model.load_state_dict(checkpoint.model)
+    return model.eval()
+
+
+@torch.no_grad()
+def predict(
+    model: IncrementalClassifier, tokens: ClipSource, rows: Tensor, batch: int = 200, *, maps: bool = False
+) -> Output:
+    """Outputs for the clips at ``rows``, without gradients and on the CPU.
+
+    Batches go to the model's device. ``maps``: build channel-wise maps too; their mean over channels is given.
+    """
+    model.eval()
+    device = model.classifier.weight.device
+    parts = []
+    for chunk in rows.split(batch):
+        output = model(tokens.clips(chunk).to(device), centre=tokens.centre, maps=maps)
+        if output.spatial.dim() == 4:  # a map a channel
+            output = output._replace(spatial=output.spatial.mean(-1), temporal=output.temporal.mean(-1))
+        parts.append(output.to("cpu"))
+    features = Features(*(torch.cat(f) for f in zip(*(p.features for p in parts), strict=True)))
+    whole = {name: torch.cat([getattr(p, name) for p in parts]) for name in Output._fields if name != "features"}
+    return Output(features=features, **whole)
+
+
+def tokens_of(data: Dataset, method: Method) -> TokenSource:
+    """The tokens that a method looks at: all of them, coarser patches, or, without attention, one a stream."""
+    if method.fusion not in ATTENDING:
+        return data.tokens.pooled()
+    if method.patches is None or method.patches**2 >= data.tokens.shape[2]:
+        return data.tokens
+    return data.tokens.coarse(method.patches)
+
+
+def solved_head(method: Method, training: Training, state: dict[str, Tensor]) -> Head | None:
+    """The solved read-out of a method, or None where the trained classifier is the read-out."""
+    t = training
+    heads = {
+        "nearest_mean": lambda: NearestMean(state),
+        "nearest_exemplars": lambda: NearestMean(state),
+        "ridge": lambda: RecursiveRidge(t.ridge_penalty, state),
+        "carried_ridge": lambda: CarriedRidge(t.ridge_penalty, t.drift_damping, state),
+        "slda": lambda: Slda(t.slda_shrinkage, state),
+        "fecam": lambda: FeCam(t.fecam_power, t.fecam_shrinkage, t.fecam_shrinkage, state),
+        "ranpac": lambda: RanPac(t.expansion, 0, None, state),
+        "acil": lambda: Acil(t.expansion, 0, t.acil_penalty, state),
+        "mmal": lambda: Mmal(t.expansion // 2, 0, t.mmal_penalty, state=state),
+    }
+    return heads[method.readout]() if method.readout in heads else None
+
+
+def solved_features(method: Method, tokens: TokenSource, rows: Tensor, features: Features) -> Features:
+    """What a solved head reads: the model's features of the clips at ``rows`` and, for `carried_ridge`, frozen ones.
+
+    Those are the mean audio token and the visual tokens' mean under the prior's own attention. With them the head has
+    all that a closed form on frozen tokens has.
+    """
+    if method.readout != "carried_ridge":
+        return features
+    frozen = IncrementalClassifier(
+        tokens.channels, fusion="frozen_guided", classifier="linear", width=1, heads=1,
+        prior_guidance=method.prior_guidance, learnt_guidance=0.0,
+    )  # fmt: skip
+    beside = predict(frozen, tokens, rows).features.fused
+    return features._replace(fused=torch.cat([beside, features.fused], 1))
+
+
+def evaluate(
+    data: Dataset,
+    tokens: TokenSource,
+    method: Method,
+    training: Training,
+    tasks: list[Task],
+    task: int,
+    checkpoint: Checkpoint,
+    split: str,
+    device: torch.device | str = "cpu",
+) -> TaskResult:
+    """Accuracy and attention on the clips of each task so far, all seen classes being candidates."""
+    model = restore(checkpoint, method, training, tokens.channels).to(device)
+    bounds = np.cumsum([0, *(t.classes for t in tasks[: task + 1])])
+    rows = data.rows(split, 0, int(bounds[-1]))
+    share = data.share if method.fusion in ATTENDING and method.patches is None else None
+    output = predict(model, tokens, rows, maps=share is not None)
+    head = solved_head(method, training, checkpoint.readout)
+    solved = output.features if head is None else solved_features(method, tokens, rows, output.features)
+    logits = output.logits if head is None else head.logits(solved)
+    predicted, labels = logits.argmax(1), data.labels[rows]
+    of_task = [(labels >= a) & (labels < b) for a, b in pairwise(bounds)]
+    hit = auc = None
+    if share is not None:
+        maps = output.spatial.numpy(), output.temporal.numpy(), share[rows].numpy()
+        hits = metrics.attention_hit(*maps, training.covered)
+        aucs = metrics.attention_auc(maps[0], maps[2], training.covered)
+        hit = [float(hits[m.numpy()].mean()) for m in of_task]
+        auc = [float(np.nanmean(aucs[m.numpy()])) for m in of_task]
+    return TaskResult(
+        task=task,
+        accuracy=[float((predicted == labels)[m].float().mean()) for m in of_task],
+        clips=[int(m.sum()) for m in of_task],
+        hit=hit,
+        auc=auc,
+        predictions={data.clip_ids[i]: int(p) for i, p in zip(rows.tolist(), predicted, strict=True)},
+        memory_bytes=_memory_bytes(tokens, method, checkpoint),
+        trained_parameters=0
+        if method.fusion in FROZEN
+        else sum(p.numel() for p in model.parameters() if p.requires_grad),
+    )
+
+
+def _memory_bytes(tokens: TokenSource, method: Method, checkpoint: Checkpoint) -> int:
+    """Bytes kept between tasks besides the model: exemplars' tokens in float16, and a solved head's statistics."""
+    visual, audio, similarity = tokens.sizes
+    guided = visual + audio + similarity
+    streams = {"visual": visual, "audio": audio, "guided": guided, "frozen_guided": guided}
+    clip = 2 * streams.get(method.fusion, visual + audio)
+    statistics = sum(value.numel() * value.element_size() for value in checkpoint.readout.values())
+    return clip * len(checkpoint.memory) + statistics

@@ -1,0 +1,95 @@
+"""How the clips at hand reach the model: from memory, from the device, or streamed from the store.
+
+Dimension letters: ``N`` clips at hand, ``B`` clips of a batch, ``D`` token channels.
+"""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import psutil
+import torch
+from torch import Tensor
+
+from avcil.params.section import Precision
+from avcil.tokens.tokens import Tokens, TokenSource
+
+SHARE = 0.8  # of the free memory that tokens may take; the rest is for the model and its activations
+
+
+class Feed:
+    """The N clips at hand, as the model takes them.
+
+    Visual tokens are held as ``precision``, the other streams as float32. float16 is how stores keep tokens; bfloat16
+    is centred: minus ``centre``, the mean of some of the clips, which the kernels add again exactly.
+
+    Clips that are in this machine's memory and wanted there as float32 are read where they are. Others are moved to the
+    device once if they fit into ``room`` bytes; if not, they are streamed: a batch is read while the one before it is
+    learnt, and copied to a GPU from pinned memory.
+    """
+
+    def __init__(
+        self,
+        tokens: TokenSource,
+        rows: Tensor,
+        device: torch.device | str = "cpu",
+        *,
+        precision: Precision = "float32",
+        room: int | None = None,
+    ):
+        """rows [N] of ``tokens``; ``room``: by default ``SHARE`` of what is free on the device."""
+        self.source, self.rows, self.device = tokens, rows, torch.device(device)
+        self.dtype = getattr(torch, precision)
+        visual, audio, similarity = tokens.sizes
+        self.map_bytes = visual * self.dtype.itemsize
+        self.bytes = len(rows) * (self.map_bytes + 4 * (audio + similarity))
+        self._mean = self.centre = None
+        if precision == "bfloat16" and len(rows):
+            self._mean = tokens.clips(rows[:: max(1, len(rows) // 64)]).visual.mean((0, 1, 2))
+            self.centre = self._mean.to(self.device)
+        in_place = isinstance(tokens, Tokens) and self.device.type == "cpu" and precision == "float32"
+        self.streamed = not in_place and self.bytes > (_free(self.device) if room is None else room)
+        self._held = None
+        if not in_place and not self.streamed:
+            parts = [self._read(part) for part in torch.arange(len(rows)).split(256)]
+            self._held = Tokens(*(torch.cat(stream).to(self.device) for stream in zip(*parts, strict=True)))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def clips(self, index: Tensor) -> Tokens:
+        """The clips at ``index`` [B] of the N, on the device."""
+        if self._held is None:
+            return self._read(index).to(self.device)
+        index = index.to(self.device)
+        return Tokens(*(stream.index_select(0, index) for stream in self._held))
+
+    def batches(self, indices: Sequence[Tensor]) -> Iterator[Tokens]:
+        """``clips`` of each; where they are streamed, the next ones are read meanwhile."""
+        if not self.streamed:
+            yield from map(self.clips, indices)
+            return
+        with ThreadPoolExecutor(1) as reader:
+            coming = [reader.submit(self._staged, index) for index in indices[:1]]
+            for index in [*indices[1:], None]:
+                ready = coming.pop().result()
+                if index is not None:
+                    coming.append(reader.submit(self._staged, index))
+                yield ready.to(self.device)
+
+    def _read(self, index: Tensor) -> Tokens:
+        """The clips at ``index``, on the CPU."""
+        clips = self.source.clips(self.rows[index.cpu()])
+        visual = clips.visual if self._mean is None else clips.visual - self._mean
+        return clips._replace(visual=visual.to(self.dtype))
+
+    def _staged(self, index: Tensor) -> Tokens:
+        clips = self._read(index)
+        if self.device.type == "cpu":
+            return clips
+        # the allocator gives a pinned block back only when its copy is done: two blocks alternate
+        return Tokens(*(stream.pin_memory() for stream in clips))
+
+
+def _free(device: torch.device) -> int:
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    return int(SHARE * free)

@@ -1,0 +1,26 @@
+"""How clips become features, and where work is done."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from avcil.params.section import Precision, Section
+
+
+class FeatureConfig(Section):
+    """Extraction."""
+
+    clips_per_shard: int = Field(gt=0)
+    batch: int = Field(gt=0, description="clips that the encoder is given at once")
+    quarantine_share: float = Field(ge=0, le=1, description="largest share of unusable clips that is tolerated")
+    silence: float = Field(ge=0, lt=1, description="a clip whose samples are all smaller is unusable")
+
+
+class Compute(Section):
+    """Where work is done. Results depend on it by rounding at most, so no stage of the pipeline does."""
+
+    engine: Literal["local", "ray"] = Field(description="ray: extraction and sweeps on a Ray cluster, or started here")
+    workers: int = Field(ge=0, description="processes that decode clips, for each encoder")
+    actors: int = Field(gt=0, description="encoders at once, on Ray")
+    device: str = Field(description="of encoders: cpu, cuda, cuda:1, ...")
+    tokens: Precision = Field(description="what learning under torchrun holds visual tokens in")

@@ -1,0 +1,59 @@
+"""The rendered world: format of a clip, its classes, the embedded benchmark, the `mini` encoder and its prior."""
+
+from pydantic import Field
+
+from avcil.params.section import Section
+
+
+class Film(Section):
+    """Format of a clip. Pixels and samples are what an encoder is given, so both sides read it from here."""
+
+    frames: int = Field(gt=0, description="video frames in a clip")
+    fps: int = Field(gt=0, description="video frames a second")
+    size: int = Field(ge=32, multiple_of=24, description="width and height in pixels")
+    sample_rate: int = Field(gt=0, description="audio samples a second")
+
+    @property
+    def samples(self) -> int:
+        return self.frames * self.sample_rate // self.fps
+
+
+class World(Section):
+    """Which classes exist and how scenes are composed."""
+
+    seed: int = Field(ge=0, description="seed of the classes")
+    classes: int = Field(ge=4)
+    timbres: int = Field(ge=1, description="class c sounds with timbre c % timbres")
+    silent_objects: tuple[int, int] = Field(strict=False, description="fewest and most silent objects of a scene")
+    twin_in_view: float = Field(ge=0, le=1, description="share of clips in which a silent twin is in view")
+
+
+class Corpus(Section):
+    """How many clips of each class the benchmark has."""
+
+    seed: int = Field(ge=0, description="seed of the scenes")
+    clips_per_class: dict[str, int]
+
+
+class MiniConfig(Section):
+    """Layout of the encoder."""
+
+    channels: int = Field(ge=16, multiple_of=16, description="D, channels of a token")
+    mel_bands: int = Field(ge=16, multiple_of=16)
+    sample_rate: int = Field(gt=0, description="Hz")
+
+
+class PriorConfig(Section):
+    """Pre-training (avcil/world/pretraining.py)."""
+
+    seeds: list[int] = Field(min_length=1, description="of the released priors: scenes, first weights and batches")
+    world: World = Field(description="the world of the pre-training scenes; its seed differs from the benchmark's")
+    scenes: int = Field(gt=0, description="pre-training scenes rendered")
+    held_out: int = Field(gt=0, description="scenes kept aside to measure separation and localisation")
+    steps: int = Field(gt=0, description="optimiser steps")
+    batch: int = Field(gt=1, description="scenes a step")
+    learning_rate: float = Field(gt=0, description="peak of the one-cycle schedule")
+    weight_decay: float = Field(ge=0)
+    separation_weight: float = Field(ge=0)
+    naming_weight: float = Field(ge=0)
+    patch_weight: float = Field(ge=0)

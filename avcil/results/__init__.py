@@ -1,0 +1,1 @@
+"""What came out: runs, figures, attention maps, live curves."""

@@ -1,0 +1,60 @@
+"""Looking at what the model looks at: maps of one clip, its frames, and a small animation."""
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+
+from avcil.extraction.clips import read_clip
+from avcil.learn.checkpoint import load_checkpoint
+from avcil.learn.evaluate import predict, restore
+from avcil.learn.model import Output
+from avcil.params.learning import Method, Training
+from avcil.params.world import Film
+from avcil.results.plots import outline, overlay
+from avcil.tokens.dataset import Dataset
+
+
+def _output(data: Dataset, clip: int, folder: Path, method: Method, training: Training) -> Output:
+    checkpoint = load_checkpoint(folder, order=data.order)
+    model = restore(checkpoint, method, training, data.tokens.channels)
+    return predict(model, data.tokens, torch.tensor([clip]), maps=True)
+
+
+def spatial_map(data: Dataset, clip: int, folder: Path, method: Method, training: Training) -> np.ndarray:
+    """Spatial attention [L,S] of the checkpoint in ``folder`` on clip number ``clip`` of the data."""
+    return _output(data, clip, folder, method, training).spatial[0].numpy()
+
+
+def probabilities(data: Dataset, clip: int, folder: Path, method: Method, training: Training) -> pd.Series:
+    """What the trained classifier of that checkpoint says of the clip, by label."""
+    logits = _output(data, clip, folder, method, training).logits[0]
+    return pd.Series(logits.softmax(0).numpy(), index=data.order[: len(logits)])
+
+
+def slot_frames(path: Path, film: Film) -> np.ndarray:
+    """The frames [L,H,W,3] that stand for the temporal slots: every second one of the clip."""
+    frames = read_clip(path, **film.model_dump()).frames
+    assert frames is not None  # only a clip read for its sound alone has none
+    return frames[::2]
+
+
+def write_gif(path: Path, frames: np.ndarray, maps: list[np.ndarray], share: np.ndarray, fps: float) -> None:
+    """Clip, then the clip under each map, side by side; outlined is what truly sounds."""
+    pictures = []
+    for slot, frame in enumerate(frames):
+        figure, axes = plt.subplots(1, 1 + len(maps), figsize=(2 * (1 + len(maps)), 2), dpi=80)
+        panels = [frame, *(overlay(frame, weights[slot]) for weights in maps)]
+        for number, (axis, panel) in enumerate(zip(axes, panels, strict=True)):
+            axis.imshow(panel)
+            axis.axis("off")
+            outline(axis, share[slot], frame.shape[0], colour="black" if number else "white")
+        figure.subplots_adjust(0, 0, 1, 1, 0.02, 0)
+        figure.canvas.draw()
+        pictures.append(Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3]))
+        plt.close(figure)
+    options = {"save_all": True, "append_images": pictures[1:], "duration": round(1000 / fps), "loop": 0}
+    pictures[0].save(path, **options)

@@ -1,0 +1,64 @@
+"""From files to the one object that training reads: tokens, labels in class order, splits, and sounding regions."""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from avcil.base.files import digest
+from avcil.tokens.manifest import SPLITS, class_index, read_manifest
+from avcil.tokens.regions import patch_share
+from avcil.tokens.store import StoreError, read_store
+from avcil.tokens.tokens import TokenSource
+
+
+class Dataset(NamedTuple):
+    """tokens of all N clips; labels [N], positions in ``order``; rows of each split; share [N,L,S] or None: the visible
+    share of the sounding object in each patch, which only the evaluation of attention reads."""
+
+    clip_ids: list[str]
+    tokens: TokenSource
+    labels: Tensor
+    splits: dict[str, Tensor]
+    order: list[str]
+    encoder: str
+    share: Tensor | None
+
+    def rows(self, split: str, first: int, last: int) -> Tensor:
+        """Rows of a split whose class is in [first, last)."""
+        rows = self.splits[split]
+        return rows[(self.labels[rows] >= first) & (self.labels[rows] < last)]
+
+
+def load_datasets(
+    manifest: Path, orders: Path, store: Path, seeds: list[int], *, regions: Path | None = None
+) -> dict[int, Dataset]:
+    """For each seed the clips of ``manifest`` with the tokens of ``store``, labelled in that seed's class order.
+
+    The tokens are read once and shared. ``regions`` (see avcil/world/sounding_objects.py) is read for the evaluation of
+    attention only. Quarantined clips are left out. Raises ManifestError or StoreError when the files do not belong
+    together.
+    """
+    table = read_manifest(manifest)
+    content = read_store(store)
+    if list(table.clip_id) != content.header.clip_ids:
+        raise StoreError(f"{store}: made from another manifest than {manifest}; run the features stage")
+    share = None
+    if regions is not None:
+        with np.load(regions) as arrays:
+            row = {clip: i for i, clip in enumerate(arrays["clip_id"])}
+            grid = arrays["region"][[row[clip] for clip in table.clip_id]]
+        _, slots, patches, _ = content.tokens.shape
+        share = torch.from_numpy(patch_share(grid.astype(np.float32) / 255, slots, round(patches**0.5)))
+    usable = ~table.clip_id.isin(content.quarantined).to_numpy()
+    splits = {s: torch.from_numpy(np.flatnonzero((table.split == s).to_numpy() & usable)) for s in SPLITS}
+    encoder = f"{content.header.encoder}:{content.header.checksum}:{digest((store / 'index.json').read_bytes())}"
+    datasets = {}
+    for seed in seeds:
+        order = json.loads(Path(orders).read_text())[str(seed)]
+        labels = torch.from_numpy(class_index(table, order))
+        datasets[seed] = Dataset(list(table.clip_id), content.tokens, labels, splits, order, encoder, share)
+    return datasets

@@ -1,0 +1,111 @@
+"""The manifest: one row a clip. Class orders, and the checks that come before any long work.
+
+Columns: ``clip_id`` (unique), ``path`` (relative to the manifest's folder), ``label``, ``split`` (train, val or test),
+and, where clips are parts of longer files, ``start`` (seconds into the file).
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from avcil.base.files import digest
+
+COLUMNS = ("clip_id", "path", "label", "split")
+SPLITS = ("train", "val", "test")
+
+
+class Media(NamedTuple):
+    """Where a clip is: a file, and the second at which it begins."""
+
+    path: Path
+    start: float = 0.0
+
+
+class ManifestError(ValueError):
+    """A manifest that contradicts itself; the message names the row and the way out."""
+
+
+def read_manifest(path: Path) -> pd.DataFrame:
+    """Read and check a manifest.
+
+    Raises ManifestError for a missing file or column, an empty cell, a repeated clip_id or path, an unknown split, or a
+    class without training or test clips. Rows are counted as in an editor: the header is row 1.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ManifestError(f"{path}: no such file; `dvc repro data.dvc` imports it")
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    missing = [column for column in COLUMNS if column not in table]
+    if missing:
+        raise ManifestError(f"{path}: no column `{missing[0]}`; it needs {', '.join(COLUMNS)}")
+
+    def refuse(rows: pd.Series, what: str, way_out: str) -> None:
+        if rows.any():
+            first = int(np.flatnonzero(rows)[0])
+            shown = table.iloc[first]
+            raise ManifestError(f"{path}, row {first + 2}: clip `{shown.clip_id}` {what.format(**shown)}; {way_out}")
+
+    for column in COLUMNS:
+        refuse(table[column] == "", f"has no {column}", "fill it in or drop the row")
+    refuse(table.clip_id.duplicated(), "occurs twice", "drop one of the rows")
+    if "start" in table:
+        table["start"] = pd.to_numeric(table.start, errors="coerce")
+        refuse(~(table.start >= 0), "has no start in seconds, 0 or later", "give one or drop the column")
+    place = [column for column in ("path", "start") if column in table]
+    refuse(table.duplicated(place), "has the path `{path}` of an earlier row", "drop one of the rows")
+    refuse(~table.split.isin(SPLITS), "has split `{split}`", "use train, val or test")
+    for split in ("train", "test"):
+        known = set(table.label[table.split == split])
+        refuse(
+            ~table.label.isin(known), "has label `{label}`" + f" without any {split} clip", "add some or drop the row"
+        )
+    return table
+
+
+def media(table: pd.DataFrame, folder: Path) -> dict[str, Media]:
+    """Where each clip of a manifest in ``folder`` is, by clip_id."""
+    starts = table.start if "start" in table else np.zeros(len(table))
+    rows = zip(table.clip_id, table.path, starts, strict=True)
+    return {clip: Media(folder / path, float(start)) for clip, path, start in rows}
+
+
+def find_leaks(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """Pairs of clips with the same bytes in different splits: columns clip_id, split, twin, twin_split.
+
+    Raises ManifestError for a row whose file is missing.
+    """
+    seen: dict[str, tuple[str, str]] = {}
+    leaks = []
+    for row in table.itertuples():
+        file = folder / row.path
+        if not file.is_file():
+            raise ManifestError(
+                f"row {row.Index + 2}: clip `{row.clip_id}`: no file {file}; restore it or drop the row"
+            )
+        key = digest(file.read_bytes())
+        twin, twin_split = seen.setdefault(key, (row.clip_id, row.split))
+        if twin_split != row.split:
+            leaks.append((row.clip_id, row.split, twin, twin_split))
+    return pd.DataFrame(leaks, columns=["clip_id", "split", "twin", "twin_split"])
+
+
+def class_order(table: pd.DataFrame, seed: int) -> list[str]:
+    """The labels in the order in which they are learnt: a permutation drawn from ``seed``."""
+    labels = sorted(table.label.unique())
+    return [labels[i] for i in np.random.default_rng((seed, 0)).permutation(len(labels))]
+
+
+def class_index(table: pd.DataFrame, order: list[str]) -> np.ndarray:
+    """Position of each row's label in ``order``. Raises ManifestError for a label that is not in it."""
+    position = {label: i for i, label in enumerate(order)}
+    unknown = ~table.label.isin(position)
+    if unknown.any():
+        row = int(np.flatnonzero(unknown)[0])
+        label, clip = table.label.iloc[row], table.clip_id.iloc[row]
+        message = (
+            f"manifest row {row + 2}: clip `{clip}` has label `{label}`, not in the class order; add it or drop the row"
+        )
+        raise ManifestError(message)
+    return table.label.map(position).to_numpy()

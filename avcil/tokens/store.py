@@ -1,0 +1,229 @@
+"""The feature store: tokens of every clip, computed once, in memory-mapped safetensors shards.
+
+    store/header.json      encoder, revision and checksum of its weights, how clips are read, layout of their tokens,
+                           clip ids in order, clips a shard
+    store/00000.safetensors, ...   visual [n,L,S,D], audio [n,A,D'], similarity [n,L,S], all float16
+    store/00000.json       checksum of that shard, what it was made from, clips that could not be used and why
+    store/index.json       checksum of each shard, quarantined clips with reasons; written last
+
+A shard is written whole or not at all: what was killed goes on after its last shard.
+"""
+
+import json
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+import torch
+from safetensors import safe_open
+
+from avcil.base.files import digest, write_json, write_tensors
+from avcil.tokens.tokens import Layout, Tokens, TokenSource
+
+HALF_ABOVE = 1 << 31  # bytes that tokens would take as float32; above, they stay in half precision
+
+
+class StoreError(ValueError):
+    """A feature store that cannot be used; the message names the file and the way out."""
+
+
+class Header(NamedTuple):
+    """What a store is of. Two stores with equal headers hold the same features of the same clip ids."""
+
+    encoder: str
+    revision: str
+    checksum: str
+    reading: dict
+    layout: Layout
+    clip_ids: list[str]
+    clips_per_shard: int
+
+    def as_json(self) -> dict:
+        return json.loads(json.dumps(self._asdict() | {"layout": self.layout._asdict()}))
+
+    @property
+    def shards(self) -> list[list[str]]:
+        """The clips of each shard."""
+        size = self.clips_per_shard
+        return [self.clip_ids[start : start + size] for start in range(0, len(self.clip_ids), size)]
+
+
+def load_header(store: Path) -> Header:
+    content = json.loads((store / "header.json").read_text())
+    try:
+        return Header(**content | {"layout": Layout(**content["layout"])})
+    except (TypeError, KeyError):
+        raise StoreError(f"{store}: of an older version; delete the folder and run the features stage") from None
+
+
+def cost(layout: Layout, clips: int) -> str:
+    """What a store will take, and what it would take with fewer patches; to be read before extraction starts."""
+    lines = [f"{layout.clip_bytes / 1e6:.2f} MB a clip, {clips * layout.clip_bytes / 1e9:.2f} GB for {clips} clips"]
+    if clips * layout.clip_bytes > 1e11:
+        for side in (7, 4):
+            fewer = layout._replace(patches=min(side**2, layout.patches))
+            lines.append(f"with patches: {side}, {clips * fewer.clip_bytes / 1e9:.2f} GB")
+    return "; ".join(lines)
+
+
+def open_store(store: Path, header: Header, *, replace: bool = False) -> None:
+    """Begin a store, or go on with one. Raises StoreError if other features are there or the disk is too small."""
+    head, wanted = store / "header.json", header.as_json()
+    begun = json.loads(head.read_text()) if head.exists() else wanted
+    if begun != wanted:
+        if not replace:
+            changed = [key for key, value in wanted.items() if begun.get(key) != value]
+            raise StoreError(f"{store}: holds other features ({', '.join(changed)} differ); delete the folder")
+        shutil.rmtree(store)
+    there = sum(shard.stat().st_size for shard in store.glob("*.safetensors"))
+    needed = max(0, len(header.clip_ids) * header.layout.clip_bytes - there)
+    free = shutil.disk_usage(next(p for p in store.absolute().parents if p.exists())).free
+    if needed > free:
+        sizes = f"{needed / 1e9:.2f} GB to write, {free / 1e9:.2f} GB free"
+        raise StoreError(
+            f"{store}: {sizes} ({cost(header.layout, len(header.clip_ids))}); average patches or make room"
+        )
+    write_json(head, wanted)
+
+
+def _files(store: Path, number: int) -> tuple[Path, Path]:
+    return store / f"{number:05d}.safetensors", store / f"{number:05d}.json"
+
+
+def _note(store: Path, number: int) -> dict | None:
+    tensors, note = _files(store, number)
+    return json.loads(note.read_text()) if note.exists() and tensors.exists() else None
+
+
+def stale_shards(store: Path, sources: list[str]) -> dict[int, str]:
+    """Numbers of the shards that are missing or were not made from what ``sources`` say, each with its source."""
+    notes = (_note(store, number) for number in range(len(sources)))
+    made_from = [note and note["source"] for note in notes]
+    return {n: source for n, source in enumerate(sources) if source != made_from[n]}
+
+
+def write_shard(store: Path, number: int, tensors: dict[str, torch.Tensor], bad: dict[str, str], source: str) -> None:
+    """The note comes last: a shard counts once it is there. Until all are, the store has no index."""
+    file, note = _files(store, number)
+    for stale in (store / "index.json", note):
+        stale.unlink(missing_ok=True)
+    written = write_tensors(file, tensors)
+    write_json(note, {"checksum": written, "source": source, "quarantined": bad})
+
+
+def quarantined(store: Path, numbers: Iterable[int]) -> dict[str, str]:
+    """Unusable clips of the shards of those numbers, with reasons."""
+    notes = [_note(store, number) for number in numbers]
+    return {clip: reason for note in notes if note for clip, reason in note["quarantined"].items()}
+
+
+def finish(store: Path, header: Header) -> dict[str, str]:
+    """Write the index of a store whose shards are all there; returns its quarantined clips with reasons."""
+    sums: dict[str, str] = {}
+    bad: dict[str, str] = {}
+    for number in range(len(header.shards)):
+        file, note = _files(store, number)[0], _note(store, number)
+        if note is None:
+            raise StoreError(f"{file}: missing; run the extraction again, it goes on where it stopped")
+        sums[file.name] = note["checksum"]
+        bad |= note["quarantined"]
+    own = {"header.json", "index.json", *sums, *(f"{Path(name).stem}.json" for name in sums)}
+    for path in store.iterdir():
+        if path.name not in own:
+            path.unlink()  # of an older layout, or half written: DVC would take it for a result
+    write_json(store / "index.json", {"shards": sums, "quarantined": bad})
+    return bad
+
+
+class Store(NamedTuple):
+    """An open store: header, quarantined clips, and all tokens."""
+
+    header: Header
+    quarantined: dict[str, str]
+    tokens: TokenSource
+
+
+class MappedTokens:
+    """Tokens of a store that is too large for memory: its files are mapped, and clips read when they are asked for."""
+
+    centre = None
+
+    def __init__(self, header: Header, files: list[Path]):
+        self._count, self._per_shard, self._layout = len(header.clip_ids), header.clips_per_shard, header.layout
+        self._shards = [safe_open(file, framework="pt") for file in files]
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return self._count, self._layout.slots, self._layout.patches, self._layout.visual_channels
+
+    @property
+    def channels(self) -> tuple[int, int]:
+        return self._layout.visual_channels, self._layout.audio_channels
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        patches = self._layout.slots * self._layout.patches
+        return patches * self.channels[0], self._layout.audio_tokens * self.channels[1], patches
+
+    def clips(self, index: torch.Tensor | slice) -> Tokens:
+        rows = range(self._count)[index] if isinstance(index, slice) else index.tolist()
+        return Tokens(*(torch.cat([self._row(stream, row) for row in rows]).float() for stream in Tokens._fields))
+
+    def _row(self, stream: str, row: int) -> torch.Tensor:
+        shard, row = divmod(row, self._per_shard)
+        return self._shards[shard].get_slice(stream)[row : row + 1]
+
+    def clips_by_shard(self) -> list[int]:
+        return [shard.get_slice("audio").get_shape()[0] for shard in self._shards]
+
+    def shards(self) -> Iterator[Tokens]:
+        """All clips, a shard at a time, as stored."""
+        for shard in self._shards:
+            yield Tokens(*(shard.get_tensor(stream) for stream in Tokens._fields))
+
+    def coarse(self, side: int) -> Tokens:
+        return _together((shard.coarse(side) for shard in self.shards()), self._count)
+
+    def pooled(self) -> Tokens:
+        return _together((shard.pooled() for shard in self.shards()), self._count)
+
+
+def read_store(store: Path, *, encoder: str | None = None, verify: bool = False, room: int | None = None) -> Store:
+    """Open a store. Its tokens are read as float32; if that takes more than ``HALF_ABOVE`` bytes, as stored; if that
+    takes more than ``room`` bytes (by default half of the memory that is free), they are mapped.
+
+    Peak memory is one copy and one shard. Raises StoreError for an unfinished or damaged store, or one of another
+    encoder than ``encoder``.
+    """
+    index = store / "index.json"
+    if not index.exists():
+        raise StoreError(f"{store}: unfinished; run the features stage again, it goes on where it stopped")
+    header = load_header(store)
+    if encoder is not None and header.encoder != encoder:
+        raise StoreError(f"{store}: features of encoder `{header.encoder}`, not `{encoder}`; run the features stage")
+    content = json.loads(index.read_text())
+    for name, expected in content["shards"].items() if verify else ():
+        if digest((store / name).read_bytes()) != expected:
+            raise StoreError(f"{store / name}: checksum differs; delete the file and run the features stage")
+    mapped = MappedTokens(header, [store / name for name in content["shards"]])
+    clips, count = sum(mapped.clips_by_shard()), len(header.clip_ids)
+    if clips != count:
+        raise StoreError(f"{store}: {clips} clips, not the {count} of its header; delete the folder")
+    fits = count * header.layout.clip_bytes <= (psutil.virtual_memory().available // 2 if room is None else room)
+    return Store(header, content["quarantined"], _together(mapped.shards(), count) if fits else mapped)
+
+
+def _together(shards: Iterable[Tokens], count: int) -> Tokens:
+    """The tokens of ``count`` clips from those of each shard."""
+    whole: list[torch.Tensor] = []
+    start = 0
+    for shard in shards:
+        if not whole:
+            half = 4 * count * sum(shard.sizes) > HALF_ABOVE
+            whole = [s.new_empty(count, *s.shape[1:], dtype=None if half else torch.float32) for s in shard]
+        for into, part in zip(whole, shard, strict=True):
+            into[start : start + len(part)] = part
+        start += len(shard.audio)
+    return Tokens(*whole)

@@ -1,0 +1,1 @@
+"""What serves people rather than results: builders and imports, the playground, the report, tools for notebooks."""

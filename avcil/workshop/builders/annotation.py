@@ -1,0 +1,140 @@
+"""What annotation files say, row by row, before any medium is looked for."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from avcil.tokens.manifest import SPLITS
+from avcil.workshop.npydict import index_npy
+
+
+class BuilderError(ValueError):
+    """Annotations or media that make no benchmark; one line: the file, the row as in an editor, and the way out."""
+
+
+class Clip(NamedTuple):
+    """A clip as it is annotated. Clips of one ``video`` are parts of one recording. ``places``: files that hold the
+    clip, best first, by a name of `report.media_index`, each with the second at which the clip begins."""
+
+    clip_id: str
+    label: str
+    split: str
+    video: str
+    places: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """All that a data set's own files say.
+
+    classes: those to keep, in the order in which they are learnt; None: all, in an order that a seed draws.
+    renamed: official names of labels that some files spell otherwise. redraw: for a split that the files leave open,
+    the shares of the splits to draw from it. shots: how many training clips to keep of a class.
+    files: .json files that belong beside the manifest, by name. notes: what the report adds.
+    """
+
+    source: Path
+    clips: list[Clip]
+    classes: list[str] | None = None
+    renamed: dict[str, str] = field(default_factory=dict)
+    redraw: dict[str, dict[str, float]] = field(default_factory=dict)
+    shots: dict[str, int] = field(default_factory=dict)
+    files: dict[str, object] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+
+
+def read_rows(
+    path: Path, columns: Sequence[str], *, headless: bool = False, delimiter: str = ","
+) -> Iterator[tuple[str, dict[str, str]]]:
+    """Of each row its place, for messages, and its cells. Rows are counted as in an editor.
+
+    headless: the header may be missing; then there are exactly ``columns``.
+    """
+    try:
+        text = path.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BuilderError(f"{path}: cannot be read ({error}); --help shows what is expected") from None
+    lines = io.StringIO(text, newline="")
+    reader = csv.reader(lines) if delimiter == "," else csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE)
+    try:
+        rows = [(f"{path}, row {reader.line_num}", cells) for cells in reader if any(cell.strip() for cell in cells)]
+    except csv.Error as error:
+        raise BuilderError(f"{path}, row {reader.line_num}: {error}; mend the quotes in or before it") from None
+    names = None
+    for where, cells in rows:
+        if names is None:
+            header = [cell.strip() for cell in cells]
+            lacking = [column for column in columns if column not in header]
+            if lacking and not headless:
+                raise BuilderError(f"{where}: no column `{lacking[0]}`; {', '.join(columns)} are expected")
+            names = list(columns) if lacking else header
+            if not lacking:
+                continue
+        if len(cells) != len(names):
+            wanted = delimiter.join(names)
+            raise BuilderError(f"{where}: {len(cells)} fields where {wanted} are expected; mend or delete the row")
+        row = dict(zip(names, cells, strict=True))
+        # of labels the report tells how they were written
+        row |= {name: cell.strip() for name, cell in row.items() if name not in ("label", "Category")}
+        if empty := [column for column in columns if not row[column].strip()]:
+            raise BuilderError(f"{where}: no {empty[0]}; fill it in or delete the row")
+        yield where, row
+
+
+def time(where: str, text: str) -> float:
+    """A time in a file. Raises BuilderError unless it is a number, 0 or more."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise BuilderError(f"{where}: `{text}` is no time in seconds; mend or delete the row")
+    return value
+
+
+def one_of(where: str, text: str, known: Sequence[str]) -> str:
+    """``text``. Raises BuilderError if it is not known."""
+    if text not in known:
+        raise BuilderError(f"{where}: `{text}` is not one of {', '.join(known)}; mend or delete the row")
+    return text
+
+
+def read_classes(path: Path) -> list[str]:
+    """Class names in the order of a .json list or of a `category_encode_dict.npy`, {name: place in the order}."""
+    if path.suffix == ".npy":
+        ids = index_npy(path)
+        if {type(i) for i in ids.values()} != {int} or sorted(ids.values()) != list(range(len(ids))):
+            raise BuilderError(f"{path}: the class ids are not 0, 1, 2, ...; give category_encode_dict.npy")
+        names = sorted(ids, key=lambda name: ids[name])
+    else:
+        try:
+            names = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise BuilderError(f"{path}: cannot be read ({error}); give a JSON list of class names") from None
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) and name.strip() for name in names):
+        raise BuilderError(f"{path}: not a list of class names; give one, in the order in which they are learnt")
+    if twice := [name for i, name in enumerate(names) if name in names[:i]]:
+        raise BuilderError(f"{path}: `{twice[0]}` occurs twice; delete one")
+    return names
+
+
+def read_avcil(folder: Path, val_share: float | None = None) -> tuple[list[tuple[str, str, str]], list[str]] | None:
+    """Clip, label and split as AV-CIL's authors released them (data/AVE and others), and the labels in their order;
+    None if ``folder`` is none of theirs. Raises BuilderError if another share of val clips is wanted."""
+    path = folder / "all_id_category_dict.npy"
+    if not path.is_file():
+        return None
+    if val_share is not None:
+        raise BuilderError(f"{folder}: has its own val clips; leave out --val-share")
+    labels = index_npy(path)
+    for split in SPLITS:
+        pairs = labels.get(split)
+        if type(pairs) is not dict or not all(isinstance(text, str) for pair in pairs.items() for text in pair):
+            raise BuilderError(f"{path}: no clips and labels of split `{split}`; download it again")
+    clips = [(clip, label, split) for split in SPLITS for clip, label in labels[split].items()]
+    return clips, read_classes(folder / "category_encode_dict.npy")

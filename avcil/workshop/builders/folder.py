@@ -1,0 +1,37 @@
+"""Any folder of films or sounds with a list of labels."""
+
+from pathlib import Path, PurePosixPath
+
+from avcil.tokens.manifest import SPLITS
+from avcil.workshop.builders.annotation import Annotation, BuilderError, Clip, one_of, read_rows, time
+from avcil.workshop.builders.draw import SHARES
+
+
+def read(annotations: Path) -> Annotation:
+    """A benchmark of your own.
+
+    ANNOTATIONS  a .csv file beside the media, with a header and columns
+                 path    of the film or sound, relative to the .csv file
+                 label   its class
+                 split   train, val or test; without this column 70 % of each class are drawn as train, 10 % as val,
+                         20 % as test
+                 video   of which recording it is a part; clips of one recording are drawn together (optional)
+                 start   second at which the clip begins, where a file holds several (optional)
+    """
+    clips: list[Clip] = []
+    seen: dict[str, str] = {}
+    notes: dict[str, str] = {}
+    for where, row in read_rows(annotations, ("path", "label")):
+        path = row["path"].replace("\\", "/").removeprefix("./")
+        if path.startswith("/") or ".." in PurePosixPath(path).parts:
+            raise BuilderError(f"{where}: `{path}` is not in {annotations.parent}; give a path as seen from there")
+        start = time(where, row.get("start", "0"))
+        clip_id = f"{path}@{start:.10g}" if "start" in row else path
+        if clip_id in seen:
+            raise BuilderError(f"{where}: `{clip_id}` is also in {seen[clip_id]}; delete one of the rows")
+        seen[clip_id] = where.rpartition(", ")[2]
+        if "split" not in row:
+            notes["split"] = "drawn by class: 70 % train, 10 % val, 20 % test"
+        split = one_of(where, row["split"], SPLITS) if "split" in row else "open"
+        clips.append(Clip(clip_id, row["label"], split, row.get("video") or path, ((path, start),)))
+    return Annotation(annotations, clips, redraw={"open": SHARES}, notes=notes)

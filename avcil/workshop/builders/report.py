@@ -1,0 +1,231 @@
+"""The part that all builders share: from annotations and media to a benchmark, and what is wrong with them.
+
+A benchmark is a folder:
+
+    clips          a link to the folder of media
+    manifest.csv   clip_id, path (clips/<file>), label, split, start (seconds into the file)
+    order.json     the labels in the order in which they are learnt
+    report.json    a `Report`; written last
+
+What is drawn, or left out to keep videos apart, depends on annotations alone, whatever media are missing.
+"""
+
+import os
+import re
+from difflib import get_close_matches
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from avcil.base.files import write_bytes, write_json
+from avcil.base.progress import progress
+from avcil.tokens.manifest import SPLITS, class_order
+from avcil.workshop.builders import draw
+from avcil.workshop.builders.annotation import Annotation, BuilderError, Clip
+
+VIDEO = {".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".flv"}
+AUDIO = {".wav", ".flac", ".mp3", ".ogg", ".m4a"}
+
+
+class Report(NamedTuple):
+    """What a benchmark holds, and what was wrong with its annotations and media.
+
+    missing: clips without a medium, left out. repeated: listed more than once, kept once. two_labels: by clip, in the
+    order of the files; the last is kept. two_splits: listed in two splits, left out. mended_labels: what became of
+    labels spelled otherwise. leaks: clips of one split whose video has a clip in another, their share, and how many of
+    them are of the same class. dropped: by video_disjoint.
+    """
+
+    benchmark: str
+    source: str
+    order: list[str]
+    clips: dict[str, int]
+    per_class: dict[str, dict[str, int]]
+    missing: list[str]
+    repeated: list[str]
+    two_labels: dict[str, list[str]]
+    two_splits: list[str]
+    mended_labels: dict[str, str]
+    leaks: dict[str, dict[str, float]]
+    dropped: dict[str, int]
+    notes: dict[str, str]
+
+    def __str__(self) -> str:
+        found = self._asdict()
+        found["two_labels"] = {clip: " / ".join(labels) for clip, labels in self.two_labels.items()}
+        counts = pd.DataFrame(self.per_class).T
+        found["per_class"] = {
+            split: f"{column.min()} (`{column.idxmin()}`) to {column.max()}, median {column.median():g}"
+            for split, column in counts.items()
+        }
+        found["leaks"] = {
+            pair: "{clips} ({share:.1%}), {same_class} of the same class".format(**leak)
+            for pair, leak in self.leaks.items()
+        }
+        head = f"{found.pop('benchmark')}, from {found.pop('source')}"
+        return as_text(head, found)
+
+
+def as_text(head: str, found: dict[str, list | dict]) -> str:
+    """A line for each thing found; of many items the first three."""
+
+    def shown(value) -> str:
+        items = [f"{key}: {item}" for key, item in value.items()] if isinstance(value, dict) else value
+        return "; ".join(items) if len(items) <= 6 else f"{len(items)}, such as {'; '.join(items[:3])}"
+
+    return "\n".join([head, *(f"{name}: {shown(value) or 'none'}" for name, value in found.items())])
+
+
+def media_index(folder: Path) -> dict[str, str]:
+    """Files under ``folder`` by their relative path, and media also without suffix, without folder, and by YouTube id
+    alone where start and end follow it (Kinetics). Of files of one name a video comes before a sound."""
+    if not folder.is_dir():
+        raise BuilderError(f"{folder}: no such folder; give the one with the media")
+    walk = progress(os.walk(folder), desc="media", unit=" folders")
+    files = [Path(place, name).relative_to(folder) for place, _, names in walk for name in names]
+    index: dict[str, str] = {}
+    for file in sorted(files, key=lambda file: (file.suffix.lower() in AUDIO, file)):
+        path = file.as_posix()
+        index.setdefault(path, path)
+        if file.suffix.lower() in VIDEO | AUDIO:
+            timed = re.fullmatch(r"(.{11})_\d{6}_\d{6}", file.stem)
+            for name in (path.removesuffix(file.suffix), file.stem, *(timed.groups() if timed else ())):
+                index.setdefault(name, path)
+    return index
+
+
+def _tidy(labels: pd.Series, renamed: dict[str, str]) -> tuple[pd.Series, dict[str, str]]:
+    """Labels without stray blanks, under their official names, and of names that differ in case only the commonest;
+    and what became of the others."""
+    tidy = labels.str.split().str.join(" ").replace(renamed)
+    tidy = tidy.groupby(tidy.str.casefold()).transform(lambda names: names.mode()[0])
+    changed = tidy != labels
+    return tidy, dict(zip(labels[changed], tidy[changed], strict=True))
+
+
+def _order(annotation: Annotation, labels: set[str], seed: int | None) -> list[str]:
+    """The classes in the order in which they are learnt. Raises BuilderError for one without clips."""
+    order = [annotation.renamed.get(name, name) for name in annotation.classes or sorted(labels)]
+    if unknown := [name for name in order if name not in labels]:
+        nearest = [f"`{name}` (nearest: `{get_close_matches(name, labels, 1, 0)[0]}`)" for name in unknown]
+        raise BuilderError(f"{annotation.source}: no clip of {', '.join(nearest)}; correct or drop these classes")
+    if twice := [name for i, name in enumerate(order) if name in order[:i]]:
+        raise BuilderError(f"{annotation.source}: `{twice[0]}` is listed under two names; drop one from the classes")
+    if annotation.classes and seed is None:
+        return order
+    return class_order(pd.DataFrame({"label": order}), seed or 0)
+
+
+def _unique(clips: pd.DataFrame) -> tuple[pd.DataFrame, dict]:
+    """Every clip once, and what `Report` says of the others."""
+    by_clip = clips.groupby("clip_id", sort=False)
+    torn = by_clip.split.transform("nunique") > 1
+    ambiguous = by_clip.label.transform("nunique") > 1
+    again = clips.duplicated("clip_id") & ~torn & ~ambiguous
+    found = {
+        "repeated": sorted(set(clips.clip_id[again])),
+        "two_labels": {clip: list(dict.fromkeys(same.label)) for clip, same in clips[ambiguous].groupby("clip_id")},
+        "two_splits": sorted(set(clips.clip_id[torn])),
+    }
+    return clips[~torn].drop_duplicates("clip_id", keep="last"), found
+
+
+def _leaks(clips: pd.DataFrame) -> dict[str, dict[str, float]]:
+    found = {}
+    for split, other in (("test", "train"), ("test", "val"), ("val", "train")):
+        own, others = clips[clips.split == split], clips[clips.split == other]
+        shared = own[own.video.isin(others.video)]
+        same = len(shared.merge(others[["video", "label"]].drop_duplicates()))
+        share = round(len(shared) / max(1, len(own)), 4)
+        found[f"{split} and {other}"] = {"clips": len(shared), "share": share, "same_class": same}
+    return found
+
+
+def _locate(clips: pd.DataFrame, media: Path) -> tuple[pd.DataFrame, list[str]]:
+    """The clips that are in ``media``, with path and start; and those that are not."""
+    index = media_index(media)
+    found = [next(((index[name], start) for name, start in places if name in index), None) for places in clips.places]
+    there = pd.Series([place is not None for place in found], clips.index, bool)
+    if not there.any():
+        what = f"none of the {len(clips)} clips, such as `{clips.places.iloc[0][0][0]}`"
+        raise BuilderError(f"{media}: holds {what}; give the folder that does (--help shows the layout)")
+    places = [place for place in found if place]
+    path, start = [f"clips/{name}" for name, _ in places], [f"{second:.10g}" for _, second in places]
+    return clips[there].assign(path=path, start=start), sorted(clips.clip_id[~there])
+
+
+def _write(destination: Path, media: Path, manifest: bytes, contents: dict[str, object]) -> None:
+    link, old = destination / "clips", destination / "manifest.csv"
+    if link.exists() and not link.is_symlink():
+        raise BuilderError(f"{link}: not a link to media; choose another destination")
+    if (destination / "features").exists() and not (old.is_file() and old.read_bytes() == manifest):
+        raise BuilderError(f"{destination}: holds features of other clips; delete them or choose another destination")
+    destination.mkdir(parents=True, exist_ok=True)
+    fresh = destination / f".clips.{os.getpid()}"
+    fresh.symlink_to(media.resolve(), target_is_directory=True)
+    fresh.replace(link)
+    write_bytes(old, manifest)
+    for name, content in contents.items():
+        write_json(destination / name, content)
+
+
+def _selected(
+    annotation: Annotation, order_seed: int | None, split_seed: int, video_disjoint: bool
+) -> tuple[pd.DataFrame, dict]:
+    """The clips to look for among the media, and what `Report` says of the annotation."""
+    clips = pd.DataFrame(annotation.clips, columns=Clip._fields)
+    clips["label"], mended = _tidy(clips.label, annotation.renamed)
+    order = _order(annotation, set(clips.label), order_seed)
+    clips, found = _unique(clips[clips.label.isin(order)])
+    clips = clips.assign(split=draw.split(clips, annotation.redraw, split_seed))
+    tested = clips.video[clips.split == "test"]
+    shared = (clips.split != "test") & clips.video.isin(tested) & video_disjoint
+    found |= {"order": order, "mended_labels": mended, "dropped": clips.split[shared].value_counts().to_dict()}
+    return draw.few(clips[~shared], annotation.shots, split_seed), found
+
+
+def build(
+    benchmark: str,
+    annotation: Annotation,
+    media: Path,
+    destination: Path,
+    *,
+    order_seed: int | None = None,
+    split_seed: int = 0,
+    video_disjoint: bool = False,
+) -> Report:
+    """Write the benchmark of the annotated clips that are in ``media``. The same input gives the same bytes.
+
+    Args:
+        order_seed: draw the order of classes from it, even if the annotation has one.
+        split_seed: of what the annotation leaves open.
+        video_disjoint: leave out train and val clips whose video also has a test clip.
+
+    Raises BuilderError, before anything is written, for classes that are unknown or lack training or test clips, media
+    that are not there, or a destination in use.
+    """
+    if not annotation.clips:
+        raise BuilderError(f"{annotation.source}: no clips; --help shows what is expected")
+    clips, found = _selected(annotation, order_seed, split_seed, video_disjoint)
+    clips, missing = _locate(clips, media)
+    per_class = pd.crosstab(clips.label, clips.split).reindex(index=found["order"], columns=SPLITS, fill_value=0)
+    lacking = {split: per_class.index[per_class[split] == 0] for split in ("train", "test")}
+    if what := [f"no {split} clip of `{'`, `'.join(labels)}`" for split, labels in lacking.items() if len(labels)]:
+        why = f"{len(missing)} clips have no medium: get theirs" if missing else "annotate some"
+        raise BuilderError(f"{annotation.source}: {'; '.join(what)}; {why}, or leave the classes out")
+    clips = clips.sort_values(["split", "clip_id"], key=lambda c: c.map(SPLITS.index) if c.name == "split" else c)
+    report = Report(
+        benchmark=benchmark,
+        source=str(annotation.source),
+        clips=per_class.sum().to_dict(),
+        per_class=per_class.T.to_dict(),
+        missing=missing,
+        leaks=_leaks(clips),
+        notes=annotation.notes,
+        **found,
+    )
+    table = clips[["clip_id", "path", "label", "split", "start"]]
+    contents = {"order.json": report.order, **annotation.files, "report.json": report._asdict()}
+    _write(destination, media, table.to_csv(index=False, lineterminator="\n").encode(), contents)
+    return report

@@ -1,0 +1,87 @@
+"""VGGSound (Chen et al., ICASSP 2020): 309 classes in ten-second clips; VGGSounder's several labels of test clips."""
+
+import json
+from collections import defaultdict
+from pathlib import Path
+
+from avcil.workshop.builders.annotation import (
+    Annotation,
+    BuilderError,
+    Clip,
+    one_of,
+    read_avcil,
+    read_classes,
+    read_rows,
+    time,
+)
+
+# cut short in VGGSound_100 of AV-CIL
+RENAMED = {"subway, metr": "subway, metro, underground"}
+MULTILABEL = "multilabel.json"
+
+
+def read(
+    annotations: Path, *, classes: Path | None = None, val_share: float | None = None, vggsounder: Path | None = None
+) -> Annotation:
+    """VGGSound, or a part of its classes.
+
+    ANNOTATIONS  vggsound.csv, without header: YouTube ID, start seconds, label, train/test split. 10 % of the train
+                 clips (--val-share) are drawn by class as val, all clips of a video together;
+                 or AV-CIL's data/VGGSound_100 with its .npy dictionaries: its own split, which is not VGGSound's, and
+                 its class order. For its 100 classes in VGGSound's split give vggsound.csv, and its
+                 category_encode_dict.npy as --classes
+    MEDIA        a folder with <YouTube ID>_<start>.mp4, start of six digits, in any subfolders
+
+    --vggsounder FILE: a csv of VGGSounder (in vggsounder/data/ of the Python package `vggsounder`), with columns
+    video_id, label, modality (A, V or AV). Its labels of the test clips, if among the classes, go to multilabel.json.
+    """
+    order = read_classes(classes) if classes else None
+    redraw, notes = {}, {}
+    if released := read_avcil(annotations, val_share):
+        clips, order = [_clip(*row) for row in released[0]], order or released[1]
+    else:
+        share = val_share or 0.1
+        clips, redraw = [], {"train": {"train": 1 - share, "val": share}}
+        notes["split"] = f"VGGSound's; {share:g} of its train, drawn by class and video, is val"
+        columns = ("YouTube ID", "start seconds", "label", "train/test split")
+        for where, row in read_rows(annotations, columns, headless=True):
+            begin = int(time(where, row["start seconds"]))
+            split = one_of(where, row["train/test split"], ("train", "test"))
+            clips.append(_clip(f"{row['YouTube ID']}_{begin:06d}", row["label"], split))
+    files: dict[str, object] = {}
+    if vggsounder:
+        files[MULTILABEL], notes["VGGSounder"] = _multilabel(vggsounder, clips, order)
+    return Annotation(annotations, clips, order, RENAMED, redraw, files=files, notes=notes)
+
+
+def _clip(clip_id: str, label: str, split: str) -> Clip:
+    return Clip(clip_id, label, split, clip_id.rpartition("_")[0], ((clip_id, 0.0),))
+
+
+def _multilabel(path: Path, clips: list[Clip], order: list[str] | None) -> tuple[dict[str, dict[str, str]], str]:
+    """Modality by label by test clip, and a line for the report."""
+    official = {clip.clip_id: RENAMED.get(clip.label, clip.label) for clip in clips if clip.split == "test"}
+    classes = {RENAMED.get(name, name) for name in order or official.values()}
+    found: dict[str, dict[str, str]] = defaultdict(dict)
+    for where, row in read_rows(path, ("video_id", "label", "modality")):
+        modality = one_of(where, row["modality"], ("A", "V", "AV"))
+        if official.get(row["video_id"]) in classes and row["label"] in classes:
+            found[row["video_id"]][row["label"]] = modality
+    tested = sum(label in classes for label in official.values())
+    if not found:
+        raise BuilderError(f"{path}: none of the {tested} test clips is in it; give vggsounder.csv of VGGSounder")
+    agreed = sum(official[clip] in labels for clip, labels in found.items())
+    labels = sum(map(len, found.values()))
+    return found, f"{labels} labels of {len(found)} of {tested} test clips; VGGSound's own label is one in {agreed}"
+
+
+def read_multilabel(folder: Path) -> dict[str, list[str]]:
+    """All labels of the test clips that VGGSounder annotated anew: a prediction is right if it is among them. Of the
+    other test clips there is only the manifest's label.
+
+    Raises BuilderError if the benchmark in ``folder`` was built without.
+    """
+    path = Path(folder) / MULTILABEL
+    if not path.is_file():
+        raise BuilderError(f"{path}: no such file; build the benchmark with --vggsounder")
+    return {clip: list(labels) for clip, labels in json.loads(path.read_text()).items()}

@@ -1,0 +1,210 @@
+"""Writes the results of README.md from metrics/: `python -m avcil.workshop.readme`.
+
+What stands between two markers is never edited by hand, and a test compares it with metrics/.
+"""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from avcil.comparison import tables
+from avcil.results.plots import name_of
+from avcil.results.plots_field import FAMILIES
+from avcil.tokens.tokens import Layout
+
+
+def _cell(row, measure: str) -> str:
+    return tables.percent(row[measure], row[f"{measure}_std"])
+
+
+def results(folder: Path) -> str:
+    """The table in Markdown, best last accuracy first within each group, in percent: mean ± standard deviation."""
+    summary = pd.read_csv(folder / "summary.csv")
+    measures = [
+        "average_accuracy",
+        "last_accuracy",
+        "forgetting_mean",
+        "forgetting_last",
+        "localisation_hit_first_task",
+    ]
+    head = ["variant", "average", "last", "forgetting (mean)", "forgetting (last)", "attention hit, task 0"]
+    lines = ["| " + " | ".join(head) + " |", "|---" + "|---:" * len(measures) + "|"]
+    order = summary.sort_values("last_accuracy", ascending=False)
+    bounds = order.variant.str.startswith("joint_")
+    for group in (order[bounds], order[~bounds]):
+        for _, row in group.iterrows():
+            name = name_of(row.variant)
+            name = f"**{name}**" if row.variant == "lll" else name
+            lines.append(f"| {name} | " + " | ".join(_cell(row, m) for m in measures) + " |")
+    seeds = int(summary.seeds.min())
+    note = f"Test clips, in percent: mean ± standard deviation over {seeds} seeds, each with its own class order. "
+    note += "The `joint` rows are upper bounds: all classes seen so far, learnt again from scratch after each task."
+    return "\n".join([*lines, "", note])
+
+
+# what the project set out to compare: first minus second
+_COMPARISONS = [
+    ("guidance, all data at once", "joint_guided", "joint_naive"),
+    ("guidance, incrementally", "lll", "naive_fusion"),
+    ("LLL over ridge regression on frozen tokens", "lll", "ridge"),
+    ("LLL over fine-tuning", "lll", "finetune"),
+    ("LLL over replay with the same memory", "lll", "replay"),
+    ("both levels of distillation", "lll", "without_both_levels"),
+    ("the feature level, beside the logit level", "lll", "without_feature_level"),
+    ("the logit level, beside the feature level", "lll", "without_logit_level"),
+    ("the prior", "lll", "without_prior"),
+    ("the prior's similarity as a start for attention", "lll", "without_prior_guidance"),
+    ("left to gain: the upper bound over LLL", "joint_guided", "lll"),
+]
+
+
+def comparisons(folder: Path) -> str:
+    """A table of differences in points, paired by seed, with whatever sign they came out."""
+    summary = pd.read_csv(folder / "summary.csv").set_index("variant")
+    runs = pd.read_csv(folder / "runs.csv")
+    lines = ["| what it is worth | last accuracy | seeds ahead | forgetting (last) |", "|---|---:|---:|---:|"]
+    for what, a, b in _COMPARISONS:
+        difference = tables.paired(runs, a, [b]).difference
+        forgotten = 100 * (summary.forgetting_last[a] - summary.forgetting_last[b])
+        ahead = f"{(difference > 0).sum()} of {len(difference)}"
+        lines.append(f"| {what} | {100 * difference.mean():+.1f} | {ahead} | {forgotten:+.1f} |")
+    return "\n".join(lines)
+
+
+def remarks(folder: Path) -> str:
+    """Attention as tasks go by, and the prior by itself."""
+    summary = pd.read_csv(folder / "summary.csv").set_index("variant")
+    priors = pd.read_csv(folder / "prior.csv").set_index("prior")
+    trained = priors.drop(index="random")
+    change = 100 * summary.localisation_change_first_task
+    attention = (
+        "From the first task to the last, the share of task 0's clips on which attention peaks on the sounding object "
+        f"changes by {change['lll']:+.1f} points for LLL, {change['without_both_levels']:+.1f} without distillation "
+        f"and {change['replay']:+.1f} for replay."
+    )
+    alone = (
+        f"The three priors by themselves, on {trained.scenes.iloc[0]} held-out scenes of their own world: prompted "
+        f"separation raises the median SI-SDR from {trained.si_sdr_mixture.mean():.1f} dB (the mixture) to "
+        f"{', '.join(f'{value:.1f}' for value in trained.si_sdr_estimate)} dB (an ideal mask: "
+        f"{trained.si_sdr_ideal_mask.mean():.1f} dB), and their similarity peaks on the sounding object in "
+        f"{', '.join(f'{100 * value:.0f}' for value in trained.hit)} % of scenes (untrained: "
+        f"{100 * priors.hit['random']:.0f} %, chance: {100 * priors.chance.iloc[0]:.0f} %)."
+    )
+    return f"{attention}\n\n{alone}"
+
+
+def field(folder: Path) -> str:
+    """The field on Sounding Objects: every row, by family, best first, with what `lll_analytic` is ahead by."""
+    summary = pd.read_csv(folder / "field_sounding_objects.csv")
+    ahead = pd.read_csv(folder / "field_sounding_objects_differences.csv").set_index("row")
+    table = summary[summary.setting == "standard"].set_index("row")
+    measures = ["average_accuracy", "last_accuracy", "forgetting_mean", "forgetting_last"]
+    lines = [
+        "| method | average | last | forgetting (mean) | forgetting (last) | behind LLL, solved | kB kept |",
+        "|---" + "|---:" * 6 + "|",
+    ]
+    for family, (_, rows) in FAMILIES.items():
+        lines.append(f"| *{family}* |" + " |" * 6)
+        for name, row in table.loc[table.index.isin(rows)].sort_values("last_accuracy", ascending=False).iterrows():
+            cells = [_cell(row, measure) for measure in measures]
+            if name in ahead.index:
+                difference, low, high = 100 * ahead.loc[name, ["difference", "low", "high"]]
+                cells.append(f"{difference:+.1f} [{low:+.1f}, {high:+.1f}]")
+            else:
+                cells.append("")
+            title = f"**{name_of(name)}**" if name in ("lll", "lll_analytic") else name_of(name)
+            lines.append(f"| {title} | " + " | ".join([*cells, f"{row.memory_bytes / 1000:,.0f}"]) + " |")
+    note = (
+        f"Test clips, in percent: mean ± standard deviation over {int(table.seeds.min())} seeds. Behind: points of "
+        "last accuracy, with a 95 % interval of a paired bootstrap over seeds and clips. Kept: between tasks, "
+        "exemplars' tokens and a solved head's sums."
+    )
+    return "\n".join([*lines, "", note])
+
+
+def settings(folder: Path) -> str:
+    """Last accuracy and forgetting of a few rows in harder settings."""
+    summary = pd.read_csv(folder / "field_sounding_objects.csv")
+    harder = [name for name in summary.setting.unique() if name != "standard"]
+    rows = [
+        r for _, family in FAMILIES.values() for r in family if r in set(summary[summary.setting != "standard"].row)
+    ]
+    cells = summary.set_index(["setting", "row"])
+    lines = ["| last accuracy (forgetting) | " + " | ".join(name.replace("_", " ") for name in harder) + " |"]
+    lines.append("|---" + "|---:" * len(harder) + "|")
+    for row in rows:
+        found = []
+        for setting in harder:
+            if (setting, row) not in cells.index:
+                found.append("")
+                continue
+            line = cells.loc[setting, row]
+            found.append(f"{100 * line.last_accuracy:.1f} ({100 * line.forgetting_last:.1f})")
+        lines.append(f"| {name_of(row)} | " + " | ".join(found) + " |")
+    return "\n".join(lines)
+
+
+def storage() -> str:
+    """Gigabytes of 200,000 clips of 10 s, 16 frames each, by encoder and patches a frame."""
+    layouts = {
+        "pe_av, all 24 x 24 patches": Layout(16, 576, 250, 1024, 1024),
+        "pe_av, 8 x 8": Layout(16, 64, 250, 1024, 1024),
+        "pe_av, 4 x 4": Layout(16, 16, 250, 1024, 1024),
+        "videomae_audiomae, all 14 x 14": Layout(8, 196, 63, 768, 768),
+        "videomae_audiomae, 7 x 7": Layout(8, 49, 63, 768, 768),
+        "clip_clap, all 14 x 14": Layout(16, 196, 32, 768, 768),
+        "imagebind, all 16 x 16": Layout(16, 256, 60, 1280, 768),
+    }
+    lines = ["| encoder | MB a clip | GB in all |", "|---|---:|---:|"]
+    for name, layout in layouts.items():
+        size = layout.clip_bytes
+        lines.append(f"| `{name.replace(',', '`,', 1)} | {size / 1e6:.2f} | {200_000 * size / 1e9:,.0f} |")
+    return "\n".join(lines)
+
+
+def kernels(benchmarks: Path) -> str:
+    """The goals of the kernels and of a training step, by device, and seconds an epoch."""
+    blocks = []
+    for kind in ("kernels", "training_step"):
+        for path in sorted(benchmarks.glob(f"{kind}_*.json")):
+            found = json.loads(path.read_text())
+            about = found["machine"]
+            lines = [f"| {about['device']}, {about['threads']} threads | wanted | reached | |", "|---|---:|---:|---|"]
+            for goal in found["goals"]:
+                met = {True: "", False: "**missed**", None: "not measured"}[goal["met"]]
+                reached = "" if goal["reached"] is None else f"{goal['reached']:.3g}"
+                lines.append(f"| {goal['goal']} | {goal['wanted']} | {reached} | {met} |")
+            blocks.append("\n".join(lines))
+    epochs = (benchmarks / "training_epoch.md").read_text().split("\n", 2)[2].strip().replace("## ", "**")
+    epochs = "\n".join(f"{line}**" if line.startswith("**") else line for line in epochs.splitlines())
+    return "\n\n".join([*blocks, "AV-CIL from its features to its last task. " + epochs])
+
+
+def _sections(folder: Path) -> dict[str, str]:
+    found = {"results": "\n\n".join([results(folder), comparisons(folder), remarks(folder)])}
+    found["field"] = field(folder)
+    found["settings"] = settings(folder)
+    found["storage"] = storage()
+    found["kernels"] = kernels(folder.parent / "benchmarks/results")
+    # the conditions and the table of means; by task, and costs, are read there
+    parity = (folder.parent / "benchmarks/results/parity.md").read_text()
+    found["parity"] = parity.split("\n", 2)[2].split("Accuracy on all classes seen")[0].strip()
+    return found
+
+
+def updated(text: str, folder: Path) -> str:
+    """README.md with fresh results. Raises ValueError if a marker is missing."""
+    for name, content in _sections(folder).items():
+        begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+        if begin not in text or end not in text:
+            raise ValueError(f"README.md: the markers `{begin}` and `{end}` are gone; put them back round the table")
+        before, rest = text.split(begin)
+        text = before + begin + "\n" + content + "\n" + end + rest.split(end)[1]
+    return text
+
+
+if __name__ == "__main__":
+    path = Path("README.md")
+    path.write_text(updated(path.read_text(), Path("metrics")))
+    print(f"{path}: results written")

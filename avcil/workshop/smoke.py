@@ -1,0 +1,231 @@
+"""A small sandbox in which any notebook runs alone: real clips, the shipped prior, few classes, minutes cut to seconds.
+
+The sandbox of a notebook is the project as it stands before that notebook: `build/smoke/<notebook>` holds what the
+stages before it made. They are run once, by papermill, and kept until code, notebooks or parameters change. That of
+`11_experiments` is a repository of its own, with the results of a pipeline of two tasks.
+
+`python -m avcil.workshop.smoke` builds it all and says how long each notebook took; with a folder's name, that one
+alone.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import yaml
+
+from avcil.base.files import digest
+from avcil.params.project import root
+
+CLASSES, TRAIN_CLIPS, TEST_CLIPS = 8, 20, 10
+VARIANTS = ("visual_only", "audio_only", "naive_fusion", "without_both_levels", "joint_guided", "replay")
+REPOSITORY = ("without_both_levels",)  # beside `lll`, in the sandbox of 11_experiments
+FIELD = ("joint_guided", "lll_analytic", "replay", "acil_guided", "acil", "avcil")
+# the stages in order; the tour comes after everything, whatever its number
+STEPS: list[tuple[str, dict]] = [
+    ("01_splits", {}),
+    ("03_features", {}),
+    ("04_train", {"task": 0}),
+    ("04_train", {"task": 1}),
+    ("04_train", {"task": 2}),
+    ("04_train", {"task": 3}),
+    ("05_variants", {}),
+    ("06_ablations", {}),
+    ("09_field", {}),
+]
+
+
+def parameters(raw: dict) -> dict:
+    """params.yaml cut down: 8 classes (four pairs of twins) in 4 tasks, one seed, a few variants."""
+    small = json.loads(json.dumps(raw))
+    small["seeds"] = raw["seeds"][:1]
+    small["tasks"] = [{**task, "classes": CLASSES // 4, "epochs": 30} for task in raw["tasks"][:4]]
+    small["prior"] |= {"held_out": 16}
+    small["variants"] = {name: row for name, row in raw["variants"].items() if name in VARIANTS}
+    small["search"]["trials"] = {"replay": {"of": "replay"}, "ridge": {"of": "ridge_guided"}}
+    embedded = small["protocols"][small["benchmark"]]
+    embedded |= {"classes_per_task": CLASSES // 4, "epochs": 4, "seeds": small["seeds"], "rows": list(FIELD)}
+    few = {"rows": ["lll_analytic", "replay"]}
+    embedded["settings"] = {
+        "standard": {},
+        "exemplars_1": few | {"exemplars": 1},
+        "exemplars_10": few | {"exemplars": 10},
+    }
+    small["protocols"] = {small["benchmark"]: embedded}
+    return small
+
+
+def _few_clips(corpus: Path, timbres: int) -> pd.DataFrame:
+    """The rows of the corpus's manifest that a sandbox has."""
+    manifest = pd.read_csv(corpus / "manifest.csv")
+    labels = sorted(manifest.label.unique())
+    kept = [*labels[: CLASSES // 2], *labels[timbres : timbres + CLASSES // 2]]
+    manifest = manifest[manifest.label.isin(kept)]
+    most = manifest.split.map({"train": TRAIN_CLIPS, "val": TEST_CLIPS, "test": TEST_CLIPS})
+    return manifest[manifest.groupby(["split", "label"]).cumcount() < most]
+
+
+def _write_inputs(top: Path, sandbox: Path) -> None:
+    raw = yaml.safe_load((top / "params.yaml").read_text())
+    sandbox.mkdir(parents=True)
+    (sandbox / "params.yaml").write_text(yaml.safe_dump(parameters(raw), sort_keys=False))
+    corpus, data = top / "corpus" / raw["benchmark"], sandbox / "data" / raw["benchmark"]
+    data.mkdir(parents=True)
+    _few_clips(corpus, raw["world"]["timbres"]).to_csv(data / "manifest.csv", index=False)
+    for shared in ("clips", "regions.npz"):
+        (data / shared).symlink_to(corpus / shared)
+    (sandbox / "prior").symlink_to(top / "prior")
+    _make_output_folders(sandbox)
+
+
+def _make_output_folders(sandbox: Path) -> None:
+    for folder in ("artifacts/notebooks", "metrics", "figures"):
+        (sandbox / folder).mkdir(parents=True, exist_ok=True)
+
+
+def _stamp(top: Path) -> str:
+    """Changes whenever something that the sandbox is made of does; stored outputs of notebooks do not count."""
+    parts = [path.read_bytes() for path in sorted((top / "avcil").rglob("*.py"))]
+    parts += [(top / name).read_bytes() for name in ("params.yaml", "dvc.yaml", "prior/mini-0.safetensors")]
+    for path in sorted((top / "notebooks").glob("*.ipynb")):
+        cells = nbformat.read(path, as_version=4).cells
+        parts.append(json.dumps([c.source for c in cells if c.cell_type == "code"]).encode())
+    return digest(b"".join(parts))
+
+
+def _run(top: Path, sandbox: Path, notebook: str, arguments: dict) -> None:
+    command = [sys.executable, "-m", "papermill", "--engine", "plain", "--no-progress-bar", "--log-level", "WARNING"]
+    command += ["-p", "workdir", str(sandbox.relative_to(top))]
+    for name, value in arguments.items():
+        command += ["-p", name, str(value)]
+    output = sandbox / "artifacts/notebooks" / f"{'-'.join([notebook, *map(str, arguments.values())])}.ipynb"
+    _call([*command, str(top / "notebooks" / f"{notebook}.ipynb"), str(output)], top, f"{notebook} in {sandbox}")
+
+
+def _call(command: list[str], folder: Path, what: str) -> None:
+    binaries = Path(sys.executable).parent  # of papermill and dvc, wherever this was started from
+    environment = os.environ | {
+        "TQDM_DISABLE": "1",
+        "AVCIL_SANDBOX": "ready",
+        "PATH": f"{binaries}:{os.environ['PATH']}",
+    }
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{what} failed: {' '.join(command)}\n{done.stdout[-1000:]}{done.stderr[-3000:]}")
+
+
+def _files(sandbox: Path) -> list[str]:
+    return sorted(str(path.relative_to(sandbox)) for path in sandbox.rglob("*") if path.is_file() or path.is_symlink())
+
+
+def build_base(top: Path, *, report=lambda *_: None) -> Path:
+    """Run all STEPS in `build/smoke/.base-<stamp>`; returns the folder.
+
+    `before.json` lists the files that stood before the last run of each notebook, which is the one it shows by default.
+    """
+    base = top / "build" / "smoke" / f".base-{_stamp(top)}"
+    if (base / "before.json").exists():
+        return base
+    for stale in base.parent.glob(".base-*"):
+        shutil.rmtree(stale)
+    _write_inputs(top, base)
+    before: dict[str, list[str]] = {}
+    for notebook, arguments in STEPS:
+        before[notebook] = _files(base)
+        started = time.perf_counter()
+        _run(top, base, notebook, arguments)
+        report(f"{time.perf_counter() - started:5.1f} s  {notebook} {arguments or ''}")
+    before["end"] = _files(base)
+    (base / "before.json").write_text(json.dumps(before))
+    return base
+
+
+def _write_repository(top: Path, sandbox: Path) -> None:
+    """A project of its own, with copies of code, notebooks and a few clips: two tasks, and one row beside `lll`."""
+    raw = yaml.safe_load((top / "params.yaml").read_text())
+    small = parameters(raw)
+    small["tasks"] = small["tasks"][:2]
+    small["variants"] = {name: small["variants"][name] for name in REPOSITORY}
+    small["protocols"][raw["benchmark"]] |= {"rows": list(REPOSITORY), "settings": {"standard": {}}}
+    corpus, copy = top / "corpus" / raw["benchmark"], sandbox / "corpus" / raw["benchmark"]
+    (copy / "clips").mkdir(parents=True)
+    manifest = _few_clips(corpus, raw["world"]["timbres"])
+    manifest.to_csv(copy / "manifest.csv", index=False)
+    for name in [*manifest.path, "regions.npz"]:
+        shutil.copy(corpus / name, copy / name)
+    for name in ("avcil", "notebooks", "prior"):
+        shutil.copytree(top / name, sandbox / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+    (sandbox / ".dvc").mkdir()
+    dvc = [".dvc/.gitignore", ".dvc/config", ".dvc/plots.html", "data.dvc", "dvc.yaml"]
+    for name in (".gitignore", ".dvcignore", *dvc):
+        shutil.copy(top / name, sandbox / name)
+    text = yaml.safe_dump(small, sort_keys=False)
+    (sandbox / "params.yaml").write_text(text.replace("\nlll:\n", "\nlll: &lll\n"))  # for rows that are added by hand
+    pipeline = yaml.safe_load((top / "dvc.yaml").read_text())
+    stages = list(pipeline["stages"])
+    for stage in stages[stages.index("ablations") + 1 :]:
+        del pipeline["stages"][stage]
+    (sandbox / "dvc.yaml").write_text(yaml.safe_dump(pipeline, sort_keys=False))
+    _make_output_folders(sandbox)
+
+
+def build_repository(top: Path) -> Path:
+    """`build/smoke/.repository-<stamp>`: a small project whose pipeline has run up to its tables. Returns it."""
+    place = top / "build" / "smoke" / f".repository-{_stamp(top)}"
+    if place.exists():
+        return place
+    for stale in place.parent.glob(".repository-*"):
+        shutil.rmtree(stale)
+    unfinished = place.with_suffix(".part")
+    _write_repository(top, unfinished)
+    for command in (
+        ["git", "init", "--quiet", "--initial-branch=main"],
+        ["git", "config", "user.name", "avcil"],
+        ["git", "config", "user.email", "avcil@example.org"],
+        ["git", "config", "commit.gpgsign", "false"],
+        ["git", "add", "--all"],
+        ["git", "commit", "--quiet", "--message", "A small project"],
+        [sys.executable, "-m", "dvc", "repro", "--quiet"],
+        ["git", "add", "--all"],
+        ["git", "commit", "--quiet", "--message", "Its results"],
+    ):
+        _call(command, unfinished, "the small project")
+    return unfinished.rename(place)
+
+
+def prepare(top: Path, sandbox: Path) -> None:
+    """Make ``sandbox`` the project as it stands before the notebook it is named after."""
+    if os.environ.get("AVCIL_SANDBOX") == "ready":
+        return
+    shutil.rmtree(sandbox, ignore_errors=True)
+    if sandbox.name == "11_experiments":
+        shutil.copytree(build_repository(top), sandbox, symlinks=True)
+        return
+    base = build_base(top)
+    before = json.loads((base / "before.json").read_text())
+    later = [name for name in before if name >= sandbox.name and name != "end"]
+    files = before["end"] if sandbox.name == "00_tour" or not later else before[min(later)]
+    for name in files:
+        (sandbox / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(base / name, sandbox / name, follow_symlinks=False)
+    _make_output_folders(sandbox)
+
+
+if __name__ == "__main__":
+    project = root()
+    if sys.argv[1:]:
+        prepare(project, project / sys.argv[1])
+        sys.exit()
+    shutil.rmtree(project / "build" / "smoke", ignore_errors=True)
+    build_base(project, report=print)
+    for last in ("02_prior", "07_figures", "08_search", "10_field_tables", "11_experiments", "00_tour", "explore"):
+        place = project / "build" / "smoke" / last
+        prepare(project, place)
+        _run(project, place, last, {})
+        print(f"         {last}")

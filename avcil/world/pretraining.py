@@ -1,0 +1,225 @@
+"""Pre-training of the `mini` encoder: a SAM-Audio in miniature.
+
+Its product is a released model: three priors, of three seeds, stand in prior/ with a card that says how they were made,
+and nothing else of the project trains one. ``make prior`` trains them again, into build/prior/, and says whether they
+are the released bytes.
+
+Scenes come from *other* worlds (other seeds: no class of the benchmark occurs). In each, two objects with one
+timbre sound at once. Three losses:
+
+1. **Visually prompted separation.** The tokens under one object, slot by slot, are the prompt; from the mixture of
+   both sounds and another clip's sound the model predicts the share of each time-frequency bin that belongs to the
+   prompted object: binary cross-entropy against the ideal ratio mask, weighted by log(1 + 10 |mixture|).
+2. **Naming.** Cross-entropy of the tokens under an object against the names of all classes of the pre-training world,
+   and of the mean audio token against the names of all timbres: the place that captions have in PE-AV.
+3. **Patch matching.** For each slot, cross-entropy of the audio token against the patches of that slot, the
+   patches under the sounding object being right: the renderer's own knowledge of where that is. This is what guidance
+   starts from.
+
+Dimension letters as in avcil/encoders/mini.py; ``O`` = 2 sounding objects.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from avcil.base.files import digest, write_bytes
+from avcil.base.progress import progress
+from avcil.encoders.mini import Mini
+from avcil.encoders.prior import Separator, save_prior
+from avcil.params import Params, load
+from avcil.params.world import PriorConfig, World
+from avcil.tokens.tokens import frame_audio
+from avcil.world.separation import Scenes, prompt_tokens, render_scenes
+
+SAVED_EVERY = 50  # steps: what a kill can cost
+STANDARDISED = 200  # scenes from whose tokens an encoder takes mean and spread
+
+
+class Namer(nn.Module):
+    """A direction for each class's look and for each timbre, learnt with the encoder and thrown away after."""
+
+    def __init__(self, channels: int, world: World):
+        super().__init__()
+        self.looks = nn.Linear(channels, world.classes, bias=False)
+        self.sounds = nn.Linear(channels, world.timbres, bias=False)
+        self.log_scale = nn.Parameter(torch.tensor(2.3))
+
+
+class Learner(nn.Module):
+    """All that is trained together; ``encoder`` and ``separator`` are what is kept of it."""
+
+    def __init__(self, params: Params):
+        super().__init__()
+        channels, bands = params.encoder.channels, params.encoder.mel_bands
+        self.encoder = Mini(params.encoder)
+        self.separator = Separator(channels, bands)
+        self.namer = Namer(channels, params.prior.world)
+
+
+class PriorLoss(NamedTuple):
+    separation: Tensor
+    naming: Tensor
+    patches: Tensor
+
+
+def prior_loss(learner: Learner, scenes: Scenes) -> PriorLoss:
+    """The three losses of the module docstring on a batch of scenes."""
+    encoder, separator, namer = learner.encoder, learner.separator, learner.namer
+    rows = torch.arange(len(scenes.frames))
+    visual = encoder.visual(scenes.frames)
+    # alternate which of the two objects is prompted, so that both are seen as target and as interference
+    target = rows % 2
+    waveforms = scenes.waveforms.float()
+    kept, other = waveforms[rows, target], waveforms[rows, 1 - target]
+    mixture = encoder.spectrogram(kept + other + 0.5 * other.roll(1, 0))
+    rest = encoder.spectrogram(other + 0.5 * other.roll(1, 0))
+    kept_mel = encoder.spectrogram(kept)
+    mixed, clean = encoder.audio(torch.cat([mixture, kept_mel])).chunk(2)
+
+    prompt = prompt_tokens(visual, scenes.regions[rows, target])
+    ideal = kept_mel / (kept_mel + rest + 1e-3)
+    weight = torch.log1p(10 * mixture)
+    mask = separator(mixed, prompt)
+    separation = (F.binary_cross_entropy_with_logits(mask, ideal, reduction="none") * weight).sum() / weight.sum()
+
+    shown, heard = F.normalize(prompt, dim=-1), F.normalize(clean.mean(1), dim=-1)
+    right = scenes.classes[rows, target]
+    scale = namer.log_scale.exp()
+    naming = F.cross_entropy((namer.looks(shown) * scale).flatten(0, 1), right.repeat_interleave(visual.shape[1]))
+    naming = naming + F.cross_entropy(namer.sounds(heard) * scale, right % namer.sounds.out_features)
+
+    share = scenes.regions[rows, target]
+    visible = share.sum(-1) > 0
+    score = encoder.similarity(visual, clean)
+    log_right = (score + torch.log(share.clamp_min(1e-6))).logsumexp(-1) - score.logsumexp(-1)
+    loud = frame_audio(kept_mel.mean(1)[..., None], visual.shape[1])[..., 0]
+    weight = visible * loud
+    patches = -(log_right * weight).sum() / weight.sum()
+    return PriorLoss(separation, naming, patches)
+
+
+def pretrain(
+    config: PriorConfig, seed: int, learner: Learner, scenes: Scenes, unfinished: Path | None = None
+) -> list[dict]:
+    """Train in place; returns the three losses every 20 steps.
+
+    With ``unfinished``, a file, all that a next attempt needs is kept there every 50 steps; that attempt goes on with
+    the same settings and scenes to the same bytes as an unbroken run. The file stays.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    optimiser = torch.optim.AdamW(learner.parameters(), config.learning_rate, weight_decay=config.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.learning_rate, total_steps=config.steps)
+    weights = torch.tensor([config.separation_weight, config.naming_weight, config.patch_weight])
+    made_from = digest(f"{config.model_dump_json()} {seed} {digest(scenes.waveforms.numpy())}".encode())
+    history, first = [], 0
+    if unfinished is not None and unfinished.exists():
+        kept = torch.load(unfinished, weights_only=True)
+        if kept["made_from"] == made_from:
+            learner.load_state_dict(kept["learner"])
+            optimiser.load_state_dict(kept["optimiser"])
+            schedule.load_state_dict(kept["schedule"])
+            generator.set_state(kept["generator"])
+            first, history = kept["step"], json.loads(kept["history"])
+
+    def save(step: int) -> None:
+        if unfinished is None:
+            return
+        unfinished.parent.mkdir(parents=True, exist_ok=True)
+        state = {
+            "learner": learner.state_dict(),
+            "optimiser": optimiser.state_dict(),
+            "schedule": schedule.state_dict(),
+            "generator": generator.get_state(),
+            "step": step,
+            "history": json.dumps(history),
+            "made_from": made_from,
+        }
+        temporary = unfinished.with_suffix(".part")
+        torch.save(state, temporary)
+        temporary.replace(unfinished)
+
+    for step in progress(range(first, config.steps), desc=f"prior {seed}", initial=first, total=config.steps):
+        rows = torch.randperm(len(scenes.frames), generator=generator)[: config.batch]
+        losses = prior_loss(learner, Scenes(*(field[rows] for field in scenes)))
+        optimiser.zero_grad()
+        (torch.stack(losses) * weights).sum().backward()
+        optimiser.step()
+        schedule.step()
+        if step % 20 == 0 or step == config.steps - 1:
+            history.append({"step": step} | {name: loss.item() for name, loss in losses._asdict().items()})
+        if (step + 1) % SAVED_EVERY == 0:
+            save(step + 1)
+    return history
+
+
+@torch.no_grad()
+def standardise(encoder: Mini, scenes: Scenes) -> None:
+    """Set the encoder's standardisation from its tokens of ``scenes``, one object of each sounding."""
+    frames, waveforms = scenes.frames.split(50), scenes.waveforms[:, 0].float().split(50)
+    visual = torch.cat([encoder.visual(part) for part in frames])
+    audio = torch.cat([encoder.audio(encoder.spectrogram(part)) for part in waveforms])
+    encoder.standardise(visual, audio)
+
+
+def train_prior(params: Params, seed: int, folder: Path) -> None:
+    """Render the scenes of a seed, train, and write ``mini-SEED.safetensors`` and ``history-SEED.csv``; a training that
+    was stopped goes on from ``unfinished-SEED.pt``."""
+    config = params.prior
+    scenes = render_scenes(config.world, params.film, seed, config.scenes)
+    torch.manual_seed(seed)
+    learner = Learner(params)
+    history = pretrain(config, seed, learner, scenes, folder / f"unfinished-{seed}.pt")
+    standardise(learner.encoder, Scenes(*(field[:STANDARDISED] for field in scenes)))
+    table = pd.DataFrame(history).round(4).to_csv(index=False)
+    write_bytes(folder / f"history-{seed}.csv", table.encode())
+    save_prior(folder / f"mini-{seed}.safetensors", learner.encoder, learner.separator)
+
+
+def untrained(params: Params, folder: Path) -> None:
+    """Write ``random.safetensors``: the same encoder with the weights that training starts from, standardised alike."""
+    scenes = render_scenes(params.prior.world, params.film, 0, STANDARDISED)
+    torch.manual_seed(1)
+    encoder = Mini(params.encoder)
+    standardise(encoder, scenes)
+    save_prior(folder / "random.safetensors", encoder)
+
+
+def _comparison(folder: Path, released: Path) -> str:
+    """What came out beside what is released, a line a file."""
+    lines = []
+    for path in sorted(folder.glob("*.safetensors")):
+        there = released / path.name
+        same = there.exists() and there.read_bytes() == path.read_bytes()
+        lines.append(f"{path}: {'the bytes of' if same else 'other bytes than'} {there}")
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m avcil.world.pretraining", description="Train the priors again.")
+    parser.add_argument("seeds", nargs="*", type=int, help="those of params.yaml if left out; half an hour each")
+    parser.add_argument("--folder", type=Path, default=Path("build/prior"), help="where weights and half-done work go")
+    asked = parser.parse_args(arguments)
+    params = load()
+    torch.set_num_threads(1)
+    # processes side by side: each computes on one thread
+    seeds = asked.seeds or params.prior.seeds
+    with ProcessPoolExecutor(min(len(seeds), os.cpu_count() or 1), multiprocessing.get_context("spawn")) as pool:
+        jobs = [pool.submit(train_prior, params, seed, asked.folder) for seed in seeds]
+        jobs.append(pool.submit(untrained, params, asked.folder))
+        for job in jobs:
+            job.result()
+    print(_comparison(asked.folder, Path("prior")))
+
+
+if __name__ == "__main__":
+    main()
