@@ -1,9 +1,11 @@
-# make repro       regenerate every result that is out of date; git status stays clean when it was reproduced
+# make repro       regenerate every result that is out of date
+# make verify      are the results here those in git? row by row, after make repro
 # make test        unit tests, and every notebook run again and compared with its stored output
 # make lab         open the playground in JupyterLab: results, live training, clips
 # make smoke       the whole pipeline, small, in a temporary copy: the workspace is untouched
 # make field       every method under one protocol, and in harder settings (half an hour), after make repro
 # make search      score the trials of params.yaml again, on validation clips (twenty minutes)
+# make prior       train the released priors again, into build/prior (an hour and a half); nothing else needs it
 # make corpus      render the clips of the embedded benchmark again
 # make notebooks   execute the notebooks in place and normalise them (after a change of code)
 # make lock        choose the exact version of every package again (after a change of pyproject.toml's ranges)
@@ -11,7 +13,7 @@
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: setup repro field smoke test lab search corpus notebooks lock clean
+.PHONY: setup repro verify field smoke test lab search prior corpus notebooks lock clean
 .DEFAULT_GOAL := repro
 
 setup:
@@ -21,6 +23,9 @@ repro:
 	@sh .ci/setup repro
 	.venv/bin/dvc repro
 
+verify: setup
+	.venv/bin/python -m avcil.workshop.verify
+
 field: setup
 	.venv/bin/dvc repro benchmarks/dvc.yaml
 
@@ -28,14 +33,17 @@ smoke: setup
 	.venv/bin/python -m avcil.workshop.smoke
 
 test: setup
-	.venv/bin/pytest
+	.venv/bin/pytest -n auto --dist loadfile $(PYTEST)
 
 lab: setup
-	.venv/bin/jupyter lab --LabApp.default_url=/lab/tree/explore.ipynb $(LAB) notebooks/explore.ipynb
+	.venv/bin/python -m avcil.base.portable jupyter lab --LabApp.default_url=/lab/tree/explore.ipynb $(LAB) notebooks/explore.ipynb
 
 search: setup
 	mkdir -p build
 	.venv/bin/papermill --engine plain --log-level WARNING -p workdir . notebooks/08_search.ipynb build/08_search.ipynb
+
+prior: setup
+	.venv/bin/python -m avcil.world.pretraining
 
 corpus: setup
 	.venv/bin/python -m avcil.world.sounding_objects corpus

@@ -58,7 +58,10 @@ def pytest_report_header() -> str:
 
 
 def pytest_itemcollected(item) -> None:
-    if isinstance(item, IPyNbCell) and not portable_arithmetic():
+    if not isinstance(item, IPyNbCell):
+        return
+    item.add_marker("arithmetic")
+    if not portable_arithmetic():
         sanitize = item.sanitize
         # what is no text (JSON of widgets) has been left alone by `sanitize` too
         item.sanitize = lambda output: form(sanitize(output)) if isinstance(output, str) else output

@@ -13,6 +13,7 @@ import nbformat
 import pandas as pd
 import pytest
 import yaml
+from test_rooms import imports
 
 from avcil.comparison import search
 from avcil.params import ParameterError, load, parse
@@ -281,98 +282,7 @@ def test_committed_files_are_small():
     assert not [name for name in sizes if name.endswith((".pt", ".pkl", ".pickle", ".pth"))]
 
 
-# ---- layering
-
-
-ROOMS = {
-    "kernels": {"kernels"},
-    "config": set(), "tokens": set(), "files": set(), "progress": set(), "plots": set(), "nbtools": set(),
-    "metrics": set(), "clips": set(), "plots_tokens": {"plots"},
-    "papermill_engine": {"nbtools"},
-    "plots_field": {"plots"},
-    "npydict": set(),
-    "manifest": {"files"},
-    "scenes": {"config"},
-    "sounding_objects": {"clips", "config", "params", "progress", "scenes"},
-    "encoders": {"encoders", "config", "tokens"},
-    "builders": {"builders", "files", "manifest", "npydict", "progress"},
-    "store": {"encoders", "files", "tokens"},
-    "features": {"clips", "config", "encoders", "files", "manifest", "progress", "store", "tokens"},
-    "cluster": {"encoders", "features", "manifest", "progress", "store"},
-    "extract": {"cluster", "encoders", "features", "manifest", "params", "prior", "store"},
-    "prior": {"config", "encoders", "files", "progress", "scenes", "tokens"},
-    "model": {"kernels", "tokens"},
-    "losses": set(),
-    "feed": {"config", "tokens"},
-    "old_model": {"evaluate", "feed", "files", "kernels", "model"},
-    "heads": {"model"},
-    "memory": set(),
-    "checkpoint": {"files"},
-    "methods": {"config", "memory", "model"},
-    "evaluate": {"checkpoint", "heads", "methods", "metrics", "model", "tokens"},
-    "objective": {"feed", "kernels", "losses", "methods", "model", "old_model"},
-    "train": {
-        "checkpoint", "config", "evaluate", "feed", "files", "heads", "memory", "methods", "model", "objective",
-        "old_model", "parallel", "progress", "tokens",
-    },
-    "parallel": {"model"},
-    "launch": {"field", "parallel", "params", "sweep", "train"},
-    "live": {"train"},
-    "sweep": {"cluster", "dataset", "evaluate", "files", "methods", "progress", "train"},
-    "field_tables": {"evaluate", "field", "manifest", "sweep", "tables"},
-    "field": {"config", "files", "manifest", "methods", "sweep"},
-    "official": {"builders", "encoders", "files", "manifest", "npydict", "progress", "store", "tokens"},
-    "dataset": {"evaluate", "files", "manifest", "prior", "store"},
-    "tables": {"evaluate", "files", "metrics", "train"},
-    "attention": {"checkpoint", "clips", "evaluate", "methods", "model", "plots", "scenes"},
-    "params": {"config", "encoders", "features", "field", "methods", "prior", "scenes", "sounding_objects"},
-    "plots_explore": {"plots"},
-    "explore": {
-        "attention", "checkpoint", "clips", "dataset", "evaluate", "explore", "manifest", "methods", "metrics", "model",
-        "params", "plots", "plots_explore", "plots_field", "prior", "runs", "tables", "tokens", "train",
-    },
-    "search": {"methods", "params", "sweep", "tables"},
-    "project": {"params", "smoke"},
-    "smoke": {"files", "project"},
-    "readme": {"encoders", "plots", "plots_field", "tables"},
-    "report": {"files", "params", "plots", "readme", "report"},
-    "runs": {"checkpoint", "evaluate", "params", "plots", "project", "tables", "train"},
-}  # fmt: skip
-
-
-def _imports(path: Path) -> set[str]:
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
-    return found
-
-
-def _room(path: Path) -> str:
-    return path.relative_to(ROOT / "avcil").parts[0].removesuffix(".py")
-
-
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_rooms_import_only_what_they_may(path):
-    room = _room(path)
-    if room == "__init__":
-        return
-    ours = {name.split(".")[1] for name in _imports(path) if name.startswith("avcil.")}
-    assert ours <= ROOMS[room], f"{room} may not import {sorted(ours - ROOMS[room])}"
-
-
-def test_plots_know_no_torch_and_models_no_numpy():
-    assert not any(name.split(".")[0] == "torch" for name in _imports(ROOT / "avcil/results/plots.py"))
-    for room in ("model", "losses", "heads", "memory", "objective"):
-        foreign = {n.split(".")[0] for n in _imports(ROOT / f"avcil/{room}.py")} - {
-            "avcil",
-            "collections",
-            "typing",
-            "torch",
-        }
-        assert not foreign, f"{room} imports {foreign}"
+# ---- habits
 
 
 def test_nothing_unpickles():
@@ -386,8 +296,9 @@ def test_nothing_unpickles():
 def test_progress_bars_come_from_one_place():
     """`tqdm.auto` through avcil/base/progress.py: a widget in JupyterLab, a line in a terminal, silence elsewhere."""
     for path in MODULES:
-        assert path.stem == "progress" or not any(name.split(".")[0] == "tqdm" for name in _imports(path)), path
-    assert "tqdm.auto.tqdm" in _imports(ROOT / "avcil/base/progress.py")
+        ours = path.stem == "progress"
+        assert ours or not any(name.split(".")[0] == "tqdm" for name in imports(path.read_text())), path
+    assert "tqdm.auto.tqdm" in imports((ROOT / "avcil/base/progress.py").read_text())
 
 
 def test_no_module_escapes_the_type_checks():

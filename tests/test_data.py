@@ -23,6 +23,8 @@ from avcil.world.scenes import SPLITS, appearance, benchmark_scene, pair_scene, 
 from avcil.world.sounding_objects import clip_id
 from conftest import ROOT
 
+pytestmark = pytest.mark.arithmetic
+
 CORPUS = ROOT / "corpus/sounding_objects"
 
 

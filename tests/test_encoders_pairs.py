@@ -22,6 +22,8 @@ from avcil.encoders.inputs import log_mel, pixels
 from avcil.encoders.videomae_audiomae import VideoMAEAudioMAE, VideoMAEAudioMAEConfig, audio_mae
 from avcil.tokens.tokens import Layout
 
+pytestmark = pytest.mark.arithmetic
+
 transformers.logging.set_verbosity_error()
 IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 TEXT = {"vocab_size": 9, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}

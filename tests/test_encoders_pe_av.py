@@ -21,6 +21,8 @@ from transformers import (
 from avcil.encoders.base import WeightsError
 from avcil.encoders.pe_av import PeAudioVideo, PeAv, PeAvConfig
 
+pytestmark = pytest.mark.arithmetic
+
 SIDE, FRAMES, SECONDS, CLOSE = 4, 3, 0.5, {"atol": 1e-4, "rtol": 1e-4}
 SIZE, SAMPLES = 14 * SIDE, 24_000
 

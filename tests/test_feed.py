@@ -20,6 +20,8 @@ from avcil.tokens.store import Header, MappedTokens, StoreError, finish, open_st
 from avcil.tokens.tokens import Layout, Tokens
 from conftest import ROOT
 
+pytestmark = pytest.mark.arithmetic
+
 FIELD = {name: method.model_copy(update={"patches": None}) for name, method in load(ROOT / "params.yaml").field.items()}
 ROWS = torch.tensor([5, 0, 17, 3])
 

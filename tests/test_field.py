@@ -20,6 +20,8 @@ from avcil.params.comparison import Protocol
 from avcil.tokens.manifest import read_manifest
 from avcil.workshop.official import import_features
 
+pytestmark = pytest.mark.arithmetic
+
 CLASSES = ["whistle", "Bark", "car, red", "accordion", "zither", "Mower"]
 COUNTS = {"train": 8, "val": 3, "test": 4}
 SLOTS, PATCHES, CHANNELS, BUDGET = 8, 4, 16, 8

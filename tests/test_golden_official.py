@@ -25,6 +25,8 @@ from avcil.learn.objective import held_features, importance, objective
 from avcil.learn.old_model import Old, ask
 from avcil.tokens.tokens import Tokens
 
+pytestmark = pytest.mark.arithmetic
+
 NEW, EXEMPLARS, L, S, D, C, P, K = 5, 4, 8, 4, 768, 8, 6, 10
 PROJECTIONS = ("audio_proj", "visual_proj", "attn_audio_proj", "attn_visual_proj")
 

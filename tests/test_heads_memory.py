@@ -15,6 +15,8 @@ from avcil.learn.model import Features
 from avcil.results.plots import name_of
 from conftest import ROOT
 
+pytestmark = pytest.mark.arithmetic
+
 # 8 classes of different size, the last of a single clip
 LABELS = np.repeat(np.arange(8), [9, 7, 12, 5, 8, 6, 12, 1])
 N = len(LABELS)

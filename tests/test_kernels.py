@@ -18,6 +18,8 @@ from avcil.kernels import (
 )
 from conftest import ROOT
 
+pytestmark = pytest.mark.arithmetic
+
 DOUBLE = {"dtype": torch.float64}
 
 

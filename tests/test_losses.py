@@ -19,6 +19,8 @@ from avcil.learn.losses import (
 )
 from avcil.learn.model import Features
 
+pytestmark = pytest.mark.arithmetic
+
 NAN = math.nan
 
 

@@ -63,7 +63,9 @@ def test_twelve_tasks_keep_their_order_through_files_and_tables(tmp_path):
         for task in range(12):
             matrix[task, : task + 1] = rng.uniform(size=task + 1)
             save_task(
-                tmp_path / "runs/v" / f"task{task}" / f"seed{seed}", EMPTY, _result(task, matrix[task, : task + 1])
+                tmp_path / "runs/variants/v" / f"task{task}" / f"seed{seed}",
+                EMPTY,
+                _result(task, matrix[task, : task + 1]),
             )
         truth[seed] = matrix
     tables = collect(tmp_path / "runs", "b", ["v"], [0, 1], 12)

@@ -43,7 +43,7 @@ def run_before(bare, params) -> Path:
             accuracy = [value - 0.01 * seed for value in MATRIX[task]]
             result = TaskResult(task, accuracy, CLIPS[: task + 1], None, None, {"clip": task}, 7, 8)
             state = Checkpoint({"w": torch.full((2,), float(task))}, {}, [f"c{task}"], ["clip"], {"seed": seed})
-            save_task(bare / f"artifacts/runs/replay/task{task}/seed{seed}", state, result)
+            save_task(bare / f"artifacts/runs/variants/replay/task{task}/seed{seed}", state, result)
     return bare
 
 
@@ -118,8 +118,8 @@ def test_metrics_do_not_assume_tasks_of_equal_size(run_before):
 
 
 def test_half_a_run_is_not_taken_for_a_whole_one(run_before):
-    (run_before / "artifacts/runs/replay/task4/seed1/result.json").unlink()
-    with pytest.warns(UserWarning, match="no artifacts/runs/replay/task4/seed1"):
+    (run_before / "artifacts/runs/variants/replay/task4/seed1/result.json").unlink()
+    with pytest.warns(UserWarning, match="no artifacts/runs/variants/replay/task4/seed1"):
         assert avcil.load_run("replay", root=run_before).results == {}
 
 

@@ -23,6 +23,8 @@ from avcil.params.learning import ATTENDING, Method, Task, Training
 from avcil.tokens.tokens import Tokens
 from conftest import ROOT
 
+pytestmark = pytest.mark.arithmetic
+
 TASKS = [Task(**{"id": t, "from": "init" if t == 0 else f"task{t - 1}", "classes": 2, "epochs": 8}) for t in range(3)]
 TRAINING = Training(
     batch=16, learning_rate=1e-2, later_learning_rate=1e-2, weight_decay=1e-2, temperature=2.0, width=16, heads=2,

@@ -12,8 +12,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from avcil.params.encoders import Pretrained
-from avcil.tokens.tokens import Tokens
-from avcil.tokens.tokens.tokens import Layout
+from avcil.tokens.tokens import Layout, Tokens
 
 
 class Reading(NamedTuple):

@@ -130,10 +130,23 @@ def _plan(function, tokens: Tensor):
     return functools.partial(function, torch.exp), pieces
 
 
+@functools.cache
+def _one_call(dtype: torch.dtype) -> bool:
+    """Whether oneDNN has a linear layer with tanh for this type: it has none for bfloat16 below AVX-512."""
+    if not torch.backends.mkldnn.is_available() or dtype not in (torch.float32, torch.bfloat16):
+        return False
+    tried = torch.zeros(2, 16, dtype=dtype)
+    try:
+        torch.ops.mkldnn._linear_pointwise(tried, tried, tried[:, 0].contiguous(), "tanh", [], "")
+    except RuntimeError:
+        return False
+    return True
+
+
 def _keys(tokens: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """tanh(W v + b) in the tokens' type, as one call of oneDNN where there is one."""
     weight, bias = weight.to(tokens.dtype), bias.to(tokens.dtype)
-    if torch.backends.mkldnn.is_available() and tokens.dtype in (torch.float32, torch.bfloat16):
+    if _one_call(tokens.dtype):
         return torch.ops.mkldnn._linear_pointwise(tokens, weight, bias, "tanh", [], "")
     return F.linear(tokens, weight, bias).tanh_()
 

@@ -15,8 +15,8 @@ from avcil.learn.checkpoint import Checkpoint
 from avcil.learn.heads import Acil, CarriedRidge, FeCam, Head, Mmal, NearestMean, RanPac, RecursiveRidge, Slda
 from avcil.learn.model import PROXIES, Features, IncrementalClassifier, Output
 from avcil.params.learning import ATTENDING, FROZEN, Method, Task, Training
+from avcil.tokens.dataset import Dataset
 from avcil.tokens.tokens import ClipSource, TokenSource
-from avcil.tokens.tokens.dataset import Dataset
 
 
 class TaskResult(NamedTuple):

@@ -1,9 +1,8 @@
-"""The processors that the project was computed on: what they are, what they compute, what they reproduced.
+"""The processors that the project was computed on: what they are, and what they compute.
 
-A file each, ``metrics/processors/NAME.json``: name, maker, instruction sets that matter, cores, versions of what
-computed; when and how it was `recorded`; digests of `operations` (avcil/workshop/probe.py) and, where someone ran it,
-of a `whole` way from clips to checkpoints, in `portable` arithmetic and in the processor's own, `default`; and
-`reproduced`, the tables that it made with the same bytes as another one (avcil/workshop/verify.py). null: not recorded.
+A file each, ``metrics/processors/NAME.json``: name, instruction sets that matter, versions of what computed; when and
+how it was `recorded`; digests of `operations` (avcil/workshop/probe.py) and, where someone ran it, of a `whole` way
+from clips to checkpoints, in `portable` arithmetic and in the processor's own, `default`. null: not recorded.
 """
 
 import datetime
@@ -25,17 +24,20 @@ from avcil.base.files import write_json
 FOLDER = Path("metrics/processors")
 
 
-def versions() -> dict[str, str | None]:
-    """Of Python and of what computes here; None for a package that is not installed."""
+def versions() -> dict[str, str]:
+    """Of Python and of what computes here."""
+    packages = ("torch", "numpy", "pandas", "scikit-learn")
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}
 
-    def version(package: str) -> str | None:
-        try:
-            return importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            return None
 
-    packages = ("torch", "numpy", "pandas", "scikit-learn", "triton")
-    return {"python": platform.python_version()} | {package: version(package) for package in packages}
+def arithmetic() -> str:
+    """`portable`, or why it is not."""
+    if portable.in_force():
+        return "portable"
+    if not portable.possible():
+        return "not portable: no AVX2"
+    other = [f"{name} is not {value}" for name, value in portable.VARIABLES.items() if os.environ.get(name) != value]
+    return f"not portable: {', '.join(other) or 'torch started before avcil did, or with more threads'}"
 
 
 def known(folder: Path = FOLDER) -> list[dict[str, Any]]:
@@ -44,69 +46,35 @@ def known(folder: Path = FOLDER) -> list[dict[str, Any]]:
     for file in sorted(folder.glob("*.json")):
         try:
             record = json.loads(file.read_text())
-            record["name"], record["operations"]["portable"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            record["name"], record["versions"]["torch"], record["operations"]["portable"]
+        except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{file}: no record of a processor ({error!r}); git checkout it, or delete it") from None
         found.append(record)
     return found
 
 
-def not_portable() -> list[str]:
-    """Why arithmetic in this process is not portable: a reason each, none if it is."""
-    if portable.in_force():
-        return []
-    if not portable.possible():
-        return ["this processor has no AVX2"]
-    if os.environ.get("AVCIL_PORTABLE") == "0":
-        return ["AVCIL_PORTABLE=0"]
-    reasons = [
-        f"{name}={os.environ.get(name, '')} instead of {value}"
-        for name, value in portable.VARIABLES.items()
-        if os.environ.get(name) != value
-    ]
-    if torch.get_num_threads() != 1:
-        reasons.append(f"{torch.get_num_threads()} threads")
-    return reasons or [f"torch computes with {torch.backends.cpu.get_cpu_capability()}: it started before avcil"]
-
-
-def file_of(processor: str, folder: Path = FOLDER) -> Path:
-    """`AMD EPYC (family 23, model 1)` to `amd_epyc_family_23_model_1.json`."""
-    return folder / (re.sub(r"[^a-z0-9]+", "_", processor.lower()).strip("_") + ".json")
-
-
-def _about() -> dict[str, Any]:
-    """The processor of this machine, as Linux tells it; None for what it does not tell."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
-        fields = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    except OSError:
-        fields = {}
-    flags = fields.get("flags", "").split()
-    sets = {name: name in flags if flags else None for name in ("avx2", "avx512f", "amx_tile")}
-    return {"maker": fields.get("vendor_id"), "instruction_sets": sets, "cores": os.cpu_count()}
-
-
-def _default_digests() -> dict[str, str]:
-    """Those of the processor's own arithmetic, one thread, from a process without the variables."""
-    own = {name: value for name, value in os.environ.items() if name not in portable.VARIABLES}
-    own |= {"AVCIL_PORTABLE": "0", "OMP_NUM_THREADS": "1"}
-    run = [sys.executable, "-m", "avcil.workshop.probe", "--json"]
-    return json.loads(subprocess.run(run, env=own, stdout=subprocess.PIPE, check=True).stdout)
-
-
 def save(mine: dict[str, str], folder: Path = FOLDER) -> Path:
-    """Keep this processor in ``folder``; what its file says of whole ways and of tables stays. Returns the file.
+    """Keep this processor in ``folder``; what its file says of whole ways stays. Returns the file.
 
     Raises ValueError if arithmetic is not portable, since ``mine`` would be compared as if it were.
     """
-    if reasons := not_portable():
-        raise ValueError(f"nothing saved, arithmetic is not portable here: {', '.join(reasons)}")
-    name = portable.processor()
-    file = file_of(name, folder)
+    if not portable.in_force():
+        raise ValueError(f"nothing kept, since arithmetic is {arithmetic()}")
+    name, able = portable.processor(), torch.cpu.get_capabilities()
+    file = folder / (re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") + ".json")
     before = json.loads(file.read_text()) if file.exists() else {}
-    record = {"name": name, **_about(), "versions": versions()}
-    record["recorded"] = f"{datetime.date.today().isoformat()}, python -m avcil.workshop.probe --save"
-    record["operations"] = {"portable": mine, "default": _default_digests()}
-    record |= {"whole": before.get("whole"), "reproduced": before.get("reproduced", {})}
+    # the processor's own arithmetic, on one thread, is that of a process without the variables
+    own = {variable: value for variable, value in os.environ.items() if variable not in portable.VARIABLES}
+    own |= {"AVCIL_PORTABLE": "0", "OMP_NUM_THREADS": "1"}
+    run = [sys.executable, "-m", "avcil.workshop.probe", "--json"]
+    default = json.loads(subprocess.run(run, env=own, stdout=subprocess.PIPE, check=True).stdout)
+    record = {
+        "name": name,
+        "instruction_sets": {name: able.get(name) for name in ("avx2", "avx512_f", "amx_tile")},
+        "versions": versions(),
+        "recorded": f"{datetime.date.today().isoformat()}, python -m avcil.workshop.probe --save",
+        "operations": {"portable": mine, "default": default},
+        "whole": before.get("whole"),
+    }
     write_json(file, record)
     return file

@@ -19,6 +19,7 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import yaml
+from filelock import FileLock
 
 from avcil.base.files import digest
 from avcil.params.project import root
@@ -200,9 +201,18 @@ def build_repository(top: Path) -> Path:
 
 
 def prepare(top: Path, sandbox: Path) -> None:
-    """Make ``sandbox`` the project as it stands before the notebook it is named after."""
+    """Make ``sandbox`` the project as it stands before the notebook it is named after.
+
+    One process at a time: who comes second finds built what both need.
+    """
     if os.environ.get("AVCIL_SANDBOX") == "ready":
         return
+    (top / "build/smoke").mkdir(parents=True, exist_ok=True)
+    with FileLock(top / "build/smoke/.lock"):
+        _prepare(top, sandbox)
+
+
+def _prepare(top: Path, sandbox: Path) -> None:
     shutil.rmtree(sandbox, ignore_errors=True)
     if sandbox.name == "11_experiments":
         shutil.copytree(build_repository(top), sandbox, symlinks=True)

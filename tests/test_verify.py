@@ -1,0 +1,258 @@
+"""`make verify`: tables made by hand, committed in a repository of their own, against others that stand there."""
+
+import csv
+import hashlib
+import io
+import json
+import subprocess
+
+import pytest
+import torch
+
+from avcil.base import portable
+from avcil.workshop import probe, provenance, verify
+from conftest import ROOT
+
+# three seeds: t(0.975, 2) = 4.303, so that half an interval of a spread of 0.02 is 4.303 x 0.02 / √3 = 0.0497
+MEANS = {
+    "last_accuracy": "0.7", "last_accuracy_std": "0.02", "average_accuracy": "0.8", "average_accuracy_std": "0.02",
+    "forgetting_mean": "0.2", "forgetting_mean_std": "0.02", "forgetting_last": "", "forgetting_last_std": "",
+    "retention": "0.5", "seeds": "3",
+}  # fmt: skip
+NO_SPREAD = {f"{measure}_std": "0.0" for measure in verify.MEASURES}
+ONE_SEED = {f"{measure}_std": "" for measure in verify.MEASURES} | {"seeds": "1"}
+
+
+def text(*lines: dict[str, str]) -> str:
+    out = io.StringIO()
+    writer = csv.DictWriter(out, lines[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return out.getvalue()
+
+
+def summary(**rows: dict[str, str]) -> str:
+    return text(*({"benchmark": "x", "variant": name} | MEANS | changed for name, changed in rows.items()))
+
+
+def runs(**rows: str) -> str:
+    """One accuracy a row; whose seeds are more than one, has them elsewhere."""
+    return text(*({"benchmark": "x", "variant": name, "seed": "0", "accuracy": a} for name, a in rows.items()))
+
+
+def field(seconds: str, **changed: str) -> str:
+    return text({"setting": "standard", "row": "acil"} | MEANS | changed | {"seconds": seconds, "memory_bytes": "9"})
+
+
+def field_seeds(seconds: str, accuracy: str = "0.7") -> str:
+    return text({"setting": "standard", "row": "acil", "seed": "0", "last_accuracy": accuracy, "seconds": seconds})
+
+
+class Project:
+    """A folder under git with four tables, those of two stages; and what `verify` says of it."""
+
+    def __init__(self, folder, capsys):
+        self.folder, self.capsys = folder, capsys
+        self.git("init", "-q")
+        self.write("summary.csv", summary(lll={}, replay={}))
+        self.write("runs.csv", runs(lll="0.7", replay="0.6"))
+        self.write("field_x.csv", field("1.5"))
+        self.write("field_x_seeds.csv", field_seeds("1.5"))
+
+    def git(self, *arguments):
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *arguments], cwd=self.folder, check=True)
+
+    def write(self, name, content):
+        (self.folder / "metrics").mkdir(exist_ok=True)
+        (self.folder / "metrics" / name).write_text(content)
+
+    def commit(self):
+        self.git("add", "metrics")
+        self.git("commit", "-q", "--allow-empty", "-m", "tables")
+
+    def run_stages(self, *notebooks):
+        """As DVC leaves it: executed notebooks, and their md5 in dvc.lock."""
+        outs = []
+        for name in notebooks:
+            file = self.folder / f"artifacts/notebooks/{name}.ipynb"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(f"{{{name}}}")
+            outs.append(f"    - path: {file.name}\n      md5: {hashlib.md5(file.read_bytes()).hexdigest()}\n")
+        (self.folder / "dvc.lock").write_text("".join(outs))
+
+    def verify(self, *arguments):
+        """Exit status, outcomes by row, and all that was said."""
+        with pytest.raises(SystemExit) as stopped:
+            verify.main(list(arguments))
+        said = self.capsys.readouterr().out
+        outcomes = (verify.SAME, verify.WITHIN, verify.OUTSIDE, verify.NOT_RUN)
+        found = {
+            line.split()[2]: outcome
+            for line in said.splitlines()
+            for outcome in outcomes
+            if " / " in line and line.endswith(outcome)
+        }
+        return stopped.value.code, found, said
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(probe, "digests", dict)
+    made = Project(tmp_path, capsys)
+    made.commit()
+    made.run_stages("06_ablations", "10_field_tables")
+    return made
+
+
+def test_the_same_bytes_whatever_the_seconds(project):
+    project.write("field_x.csv", field("99.0"))
+    project.write("field_x_seeds.csv", field_seeds("98.0"))
+    status, found, said = project.verify()
+    assert status == 0 and found == dict.fromkeys(("lll", "replay", "acil"), verify.SAME)
+    assert "3 rows: 3 same bytes" in said
+    # and yet git sees other bytes
+    assert "not as committed in metrics/ and figures/: metrics/field_x.csv, metrics/field_x_seeds.csv" in said
+
+
+@pytest.mark.parametrize(
+    ("committed", "here", "reason"),
+    {
+        "another column alone": ({}, {"retention": "0.9"}, None),
+        "just within": ({}, {"last_accuracy": "0.7496"}, None),
+        "just outside": (
+            {},
+            {"last_accuracy": "0.7498"},
+            "last_accuracy 70.0 committed, 75.0 here: +5.0, allowed ± 5.0",
+        ),
+        "outside, below": ({}, {"average_accuracy": "0.7"}, "average_accuracy 80.0 committed, 70.0 here: -10.0"),
+        "outside in forgetting": ({}, {"forgetting_mean": "0.3"}, "forgetting_mean 20.0 committed, 30.0 here: +10.0"),
+        "no spread, a clip": (NO_SPREAD, {"last_accuracy": "0.703"}, None),
+        "no spread, two clips": (NO_SPREAD, {"last_accuracy": "0.705"}, "last_accuracy 70.0 committed, 70.5 here"),
+        "one seed, a clip": (ONE_SEED, {"last_accuracy": "0.697"}, None),
+        "one seed, two clips": (ONE_SEED, {"last_accuracy": "0.695"}, "allowed ± 0.3"),
+        "fewer seeds": ({}, {"seeds": "2"}, "3 seeds committed, 2 here"),
+        "a measure too many": ({}, {"forgetting_last": "0.1"}, "forgetting_last is given on one side only"),
+        "not a number": ({}, {"last_accuracy": "nan"}, "last_accuracy 70.0 committed, nan here"),
+    }.values(),
+)
+def test_within_and_outside_the_interval(project, committed, here, reason):
+    project.write("summary.csv", summary(lll=committed, replay={}))
+    project.commit()
+    project.write("summary.csv", summary(lll=committed | here, replay={}))
+    status, found, said = project.verify()
+    outcome = verify.OUTSIDE if reason else verify.WITHIN
+    assert (status, found["lll"], found["replay"]) == (int(bool(reason)), outcome, verify.SAME)
+    assert (reason or "") in said and f"3 rows: 2 same bytes, 1 {outcome}" in said
+
+
+def test_single_seeds_count_where_means_agree(project):
+    project.write("runs.csv", runs(lll="0.7", replay="0.5"))
+    assert project.verify()[:2] == (0, {"lll": verify.SAME, "replay": verify.WITHIN, "acil": verify.SAME})
+    project.write("field_x_seeds.csv", field_seeds("1.5", accuracy="0.6"))
+    assert project.verify()[:2] == (0, {"lll": verify.SAME, "replay": verify.WITHIN, "acil": verify.WITHIN})
+
+
+def test_a_row_on_one_side_only_is_outside(project):
+    project.write("summary.csv", summary(lll={}, ncm={}))
+    status, found, said = project.verify()
+    assert status == 1
+    assert found == {"lll": verify.SAME, "replay": verify.OUTSIDE, "ncm": verify.OUTSIDE, "acil": verify.SAME}
+    assert "committed, but not here" in said and "not among the committed rows" in said
+
+
+def test_a_table_that_is_gone_is_outside(project):
+    (project.folder / "metrics/field_x.csv").unlink()
+    status, found, _ = project.verify()
+    assert status == 1 and found["acil"] == verify.OUTSIDE
+
+
+def test_what_git_put_there_is_no_result_of_this_machine(project):
+    project.run_stages("06_ablations")
+    (project.folder / "artifacts/notebooks/10_field_tables.ipynb").unlink()
+    status, found, said = project.verify()
+    assert status == 0 and found == {"lll": verify.SAME, "replay": verify.SAME}
+    assert "metrics/field_x.csv: not run here, 1 rows as committed" in said
+    # another run's results were pulled: dvc.lock names their notebook, and that of this machine stands there
+    (project.folder / "artifacts/notebooks/06_ablations.ipynb").write_text("{older}")
+    assert "3 rows: 3 not run here" in project.verify()[2]
+
+
+@pytest.mark.parametrize("nothing", ["no repository", "no commit", "no table committed", "no table here"])
+def test_where_there_is_nothing_to_compare_one_line_says_so(tmp_path, monkeypatch, capsys, nothing):
+    monkeypatch.chdir(tmp_path)
+    if nothing != "no repository":
+        project = Project(tmp_path, capsys)
+    if nothing == "no table committed":
+        project.git("commit", "-q", "--allow-empty", "-m", "nothing")
+    if nothing == "no table here":
+        project.commit()
+        (tmp_path / "metrics/summary.csv").unlink()
+    with pytest.raises(SystemExit) as stopped:
+        verify.main([])
+    expected = {
+        "no repository": "not a git repository",
+        "no commit": "with a commit of git",
+        "no table committed": "metrics/summary.csv is not committed",
+        "no table here": "metrics/summary.csv is missing: `make repro` makes it",
+    }
+    assert expected[nothing] in stopped.value.code and "\n" not in stopped.value.code
+
+
+def test_a_damaged_table_is_named(project):
+    project.write("summary.csv", summary(lll={"last_accuracy": "much"}, replay={}))
+    with pytest.raises(SystemExit) as stopped:
+        verify.main([])
+    assert "metrics/summary.csv cannot be compared" in stopped.value.code and "much" in stopped.value.code
+
+
+# ---- on what tables were made
+
+
+def made_on(project) -> dict:
+    return json.loads((project.folder / provenance.MADE_ON).read_text())
+
+
+def test_what_each_table_was_made_on_is_recorded_beside_it(project):
+    project.write("search.csv", "trial\nlll\n")
+    project.commit()
+    project.verify("--record")
+    first = made_on(project)
+    assert first["metrics/runs.csv"] == {
+        "sha256": hashlib.sha256(runs(lll="0.7", replay="0.6").encode()).hexdigest(),
+        "processor": portable.processor(), "portable": portable.in_force(), "threads": torch.get_num_threads(),
+        "versions": provenance.processors.versions(), "again_on": [],
+    }  # fmt: skip
+    # nothing tells that this one was made here
+    assert first["metrics/search.csv"]["processor"] is None and len(first) == 5
+    project.write("field_x.csv", field("99.0"))
+    assert "metrics/made_on.json: unchanged" in project.verify("--record")[2] and made_on(project) == first
+
+
+def test_same_bytes_keep_their_record_and_other_bytes_make_a_new_one(project, monkeypatch):
+    project.verify("--record")
+    first = made_on(project)
+    monkeypatch.setattr(portable, "processor", lambda: "another")
+    project.run_stages("06_ablations")
+    project.write("summary.csv", summary(lll={"retention": "0.6"}, replay={}))
+    said = project.verify("--record")[2]
+    second = made_on(project)
+    assert second["metrics/summary.csv"]["processor"] == "another"
+    assert second["metrics/summary.csv"]["sha256"] != first["metrics/summary.csv"]["sha256"]
+    assert second["metrics/runs.csv"] == first["metrics/runs.csv"] | {"again_on": ["another"]}
+    # not run there, so that it is no witness
+    assert second["metrics/field_x.csv"] == first["metrics/field_x.csv"]
+    assert "metrics/made_on.json: metrics/runs.csv, metrics/summary.csv" in said
+    # summary.csv is not as committed, so that three tables are left
+    project.git("checkout", "-q", "metrics/summary.csv")
+    assert f"3 of 4 committed tables were made on {first['metrics/runs.csv']['processor']}" in project.verify()[2]
+    assert "1 of 4 committed tables were made on another" in project.verify()[2]
+
+
+def test_the_committed_tables_are_those_of_the_record():
+    """After results are committed anew: `python -m avcil.workshop.verify --record`, and commit metrics/made_on.json."""
+    record = json.loads(provenance.git(ROOT, "show", f"HEAD:./{provenance.MADE_ON}"))
+    tables = {name: provenance.digest(content) for name, content in provenance.committed(ROOT).items()}
+    assert {name: made["sha256"] for name, made in record.items()} == tables
+    keys = {"sha256", "processor", "portable", "threads", "versions", "again_on"}
+    assert all(set(made) == keys for made in record.values() if made["processor"])
