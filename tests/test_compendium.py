@@ -96,16 +96,6 @@ def test_search_trials_are_checked(params):
 # ---- files at the top level
 
 
-def test_environment_yml_has_no_second_list_of_packages():
-    env = yaml.safe_load((ROOT / "environment.yml").read_text())
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert env["name"] == project["name"] and env["channels"] == ["conda-forge"]
-    assert [d for d in env["dependencies"] if isinstance(d, dict)] == [{"pip": ["-e .[test]"]}]
-    plain = {d.split("=")[0] for d in env["dependencies"] if isinstance(d, str)}
-    assert plain <= {"python", "pip", "git", "make"}
-    assert "python=3.11" in env["dependencies"] and project["requires-python"].startswith(">=3.11")
-
-
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory) -> Path:
     """The committed files and data/, as `dvc repro` first imports it from corpus/, without any result."""

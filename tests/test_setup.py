@@ -1,8 +1,9 @@
 """.ci/setup on machines that lack something: one line that says what and the way out, before any long work.
 
-Nothing is installed here: PATH is a folder of hand-picked tools, pip and uv are stand-ins or find a closed port.
+Next to nothing is installed: PATH is a folder of hand-picked tools, pip and uv are stand-ins or find a closed port.
 """
 
+import hashlib
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ import sys
 import tempfile
 import time
 import tomllib
+import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +25,8 @@ from conftest import ROOT
 TOOLS = ["awk", "cat", "cksum", "df", "dirname", "du", "git", "make", "mkdir", "readlink", "rm", "sed", "sh", "sleep"]
 GB = 1048576  # in the kB that df and du count in
 PYTHON = os.path.realpath(sys.executable)  # of no environment
+UV = "pip install --force-reinstall --require-hashes -r /dev/stdin"  # by pip, which makes the others faster
+LOCKED, OWN = "--require-hashes -r requirements.lock", "--no-deps --no-build-isolation -e ."
 
 
 class Done(NamedTuple):
@@ -39,7 +43,7 @@ class Machine:
         for name in TOOLS:
             (self.bin / name).symlink_to(shutil.which(name))
         (self.project / ".ci").mkdir(parents=True)
-        for name in (".ci/setup", "Makefile", "pyproject.toml"):
+        for name in (".ci/setup", "Makefile", "pyproject.toml", "requirements.lock"):
             shutil.copy(ROOT / name, self.project / name)
         self.run("git", "init", "-q")
         self.run("git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "--allow-empty", "-m", "start")
@@ -63,9 +67,9 @@ class Machine:
 
     def installed(self) -> None:
         """An environment whose pip and uv only write down what they were asked; `says` is what they then do."""
-        self.script(
-            ".venv/bin/python", f'[ "$1" = -c ] && exec {PYTHON} "$@"\necho "pip $*" >>.venv/asked; . .venv/pip_says'
-        )
+        given = 'case "$*" in */dev/stdin) cat >.venv/given;; esac'
+        python = f'[ "$1" = -c ] && exec {PYTHON} "$@"\necho "pip $*" >>.venv/asked; {given}; . .venv/pip_says'
+        self.script(".venv/bin/python", python)
         self.script(".venv/bin/uv", 'echo "uv $*" >>.venv/asked; . .venv/uv_says')
         self.says()
 
@@ -78,7 +82,8 @@ class Machine:
         path = self.project / ".venv/asked"
         lines = path.read_text().splitlines() if path.exists() else []
         path.unlink(missing_ok=True)
-        return [re.sub(r"-m pip |--\S+ (\d |\S*/python )?", "", line) for line in lines if " install " in line]
+        manner = "-m pip |--quiet |--retries 1 |--python .venv/bin/python "
+        return [re.sub(manner, "", line) for line in lines if " install " in line]
 
     def run(self, *command: str, user: int | None = None, **variables: str) -> Done:
         environment = {"PATH": str(self.bin), "HOME": str(self.project), "GIT_CONFIG_NOSYSTEM": "1"}
@@ -233,30 +238,70 @@ def test_an_environment_of_an_old_python(machine):
 def test_the_second_call_does_nothing(machine):
     machine.installed()
     assert machine.run().code == 0
-    assert machine.asked() == ["pip install uv", "uv pip install -e .[test]"]
+    assert machine.asked() == [UV, f"uv pip install {LOCKED}", f"uv pip install {OWN}"]
     started = time.perf_counter()
     assert machine.run() == (0, []) and machine.asked() == []
     assert time.perf_counter() - started < 1
-    (machine.project / "pyproject.toml").touch()
-    assert machine.run() == (0, []) and machine.asked() == []
-    with (machine.project / "pyproject.toml").open("a") as file:
-        file.write("# another package\n")
-    assert machine.run().code == 0 and machine.asked() == ["pip install uv", "uv pip install -e .[test]"]
+    for name in ("pyproject.toml", "requirements.lock"):
+        (machine.project / name).touch()
+        assert machine.run() == (0, []) and machine.asked() == []
+        with (machine.project / name).open("a") as file:
+            file.write("# another package\n")
+        assert machine.run().code == 0
+        assert machine.asked() == [UV, f"uv pip install {LOCKED}", f"uv pip install {OWN}"], name
 
 
-def test_pip_installs_what_uv_cannot(machine):
+def test_uv_is_of_the_lock_too(machine):
+    """Its one entry, with all hashes: pip takes nothing else from an index."""
     machine.installed()
-    machine.says(uv="exit 2")
     assert machine.run().code == 0
-    assert machine.asked() == ["pip install uv", "uv pip install -e .[test]", "pip install -e .[test]"]
+    entry, *hashes = (machine.project / ".venv/given").read_text().replace("\\\n", "").split()
+    assert re.fullmatch(r"uv==[\d.]+", entry) and len(hashes) > 5
+    assert all(re.fullmatch("--hash=sha256:[0-9a-f]{64}", value) for value in hashes)
+    assert sum(line.startswith("uv==") for line in (ROOT / "requirements.lock").read_text().splitlines()) == 1
+
+
+def test_a_clone_without_the_lock(machine):
+    machine.installed()
+    (machine.project / "requirements.lock").unlink()
+    machine.refuses("requirements.lock is missing, .*: git checkout requirements.lock")
+
+
+@pytest.mark.parametrize("fails", [LOCKED, OWN])
+def test_pip_installs_what_uv_cannot(machine, fails):
+    machine.installed()
+    machine.says(uv=f'case "$*" in *"{fails}") exit 2;; esac')
+    assert machine.run().code == 0
+    tried = [f"uv pip install {LOCKED}", f"uv pip install {OWN}"][: 1 + (fails == OWN)]
+    assert machine.asked() == [UV, *tried, f"pip install {LOCKED}", f"pip install {OWN}"]
     assert machine.run() == (0, []) and machine.asked() == []
 
 
-def test_a_failed_installation_ends_with_our_line(machine):
+@pytest.mark.parametrize("fails", [LOCKED, OWN])
+def test_a_failed_installation_ends_with_our_line(machine, fails):
     machine.installed()
-    machine.says(pip='case "$*" in *test*) echo "ERROR: no torch for this machine" >&2; exit 1;; esac', uv="exit 2")
+    machine.says(pip=f'case "$*" in *"{fails}") echo "ERROR: no torch here" >&2; exit 1;; esac', uv="exit 2")
     machine.refuses("the installation failed, for the reason above; the next attempt goes on", alone=False)
     assert (machine.project / ".venv/.installed").read_text().splitlines()[1] == "unfinished"
+
+
+def test_a_package_of_other_bytes_than_the_locked_is_refused(machine, tmp_path):
+    """With the real venv and pip, and a folder as index: it holds what the lock says, and then does not."""
+    wheel = tmp_path / "tiny-1-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as file:
+        file.writestr("tiny.py", "")
+        file.writestr("tiny-1.dist-info/METADATA", "Metadata-Version: 2.1\nName: tiny\nVersion: 1\n")
+        file.writestr("tiny-1.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        file.writestr("tiny-1.dist-info/RECORD", "")
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    index = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path)}
+    for value, there in ((digest, True), (digest[::-1], False)):
+        (machine.project / "requirements.lock").write_text(f"tiny==1 --hash=sha256:{value}\n")
+        done = machine.run(**index)
+        # there is no setuptools in that folder, so that both end with the same line
+        assert done.code == 1 and done.lines[-1].startswith("avcil: the installation failed, for the reason above")
+        assert bool(list((machine.project / ".venv").rglob("tiny.py"))) == there, done
+        assert any("DO NOT MATCH THE HASHES" in line for line in done.lines) != there, done
 
 
 def test_no_network_is_told_before_anything_long(machine, no_network):
@@ -274,7 +319,7 @@ def test_an_interruption_is_one_line_and_remembered(machine):
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
     until = time.monotonic() + 20
-    while "uv pip install -e .[test]" not in machine.asked() and time.monotonic() < until:
+    while f"uv pip install {LOCKED}" not in machine.asked() and time.monotonic() < until:
         time.sleep(0.05)
     os.killpg(running.pid, signal.SIGTERM)
     said = running.communicate(timeout=20)[1].splitlines()

@@ -13,26 +13,32 @@ def load_published(config: EncoderConfig, device: str) -> Encoder:
 
     Raises WeightsError or ImportError with the way out where weights or packages are missing.
     """
-    family: Any
-    # one family at a time: each imports packages that take seconds
-    if config.kind == "pe_av":
+    try:
+        family = _family(config.kind)
+    except ModuleNotFoundError as error:
+        message = f"no module {error.name}, which an encoder of kind {config.kind} needs"
+        raise ImportError(f"{message}: pip install 'avcil[encoders]'") from None
+    return family.load(config).to(device, getattr(torch, config.precision))
+
+
+def _family(kind: str) -> Any:
+    """Its class. One family at a time: each imports packages that take seconds."""
+    if kind == "pe_av":
         from avcil.encoders.pe_av import PeAv
 
-        family = PeAv
-    elif config.kind == "sam_audio":
+        return PeAv
+    if kind == "sam_audio":
         from avcil.encoders.sam_audio import SamAudio
 
-        family = SamAudio
-    elif config.kind == "videomae_audiomae":
+        return SamAudio
+    if kind == "videomae_audiomae":
         from avcil.encoders.videomae_audiomae import VideoMAEAudioMAE
 
-        family = VideoMAEAudioMAE
-    elif config.kind == "clip_clap":
+        return VideoMAEAudioMAE
+    if kind == "clip_clap":
         from avcil.encoders.clip_clap import ClipClap
 
-        family = ClipClap
-    else:
-        from avcil.encoders.imagebind import ImageBind
+        return ClipClap
+    from avcil.encoders.imagebind import ImageBind
 
-        family = ImageBind
-    return family.load(config).to(device, getattr(torch, config.precision))
+    return ImageBind

@@ -12,6 +12,7 @@ from avcil.comparison import tables
 from avcil.results.plots import name_of
 from avcil.results.plots_field import FAMILIES
 from avcil.tokens.tokens import Layout
+from avcil.workshop import processors
 
 
 def _cell(row, measure: str) -> str:
@@ -145,6 +146,41 @@ def settings(folder: Path) -> str:
     return "\n".join(lines)
 
 
+def machines(folder: Path) -> str:
+    """The processors that the project was computed on, and how much of it came out the same on them."""
+    records = processors.known(folder / "processors")
+    agree = {
+        kind: sum(
+            len({record["operations"][kind][name] for record in records}) == 1
+            for name in records[0]["operations"][kind]
+        )
+        for kind in ("portable", "default")
+    }
+    whole = [record["whole"] for record in records if record["whole"]]
+    steps = {
+        kind: sum(len({way[kind][step] for way in whole}) == 1 for step in whole[0][kind])
+        for kind in ("portable", "default")
+    }
+    lines = ["| processor | AVX-512 | torch | recorded |", "|---|---|---|---|"]
+    for record in records:
+        wide = {True: "yes", False: "no", None: "not recorded"}[record["instruction_sets"]["avx512_f"]]
+        lines.append(f"| {record['name']} | {wide} | {record['versions']['torch']} | {record['recorded']} |")
+    made_on = json.loads((folder / "made_on.json").read_text())
+    makers = sorted({str(entry["processor"]) for entry in made_on.values() if entry["processor"]})
+    again = sorted({name for entry in made_on.values() for name in entry.get("again_on", [])})
+    seen = f" and made again, byte for byte, on {', '.join(again)}" if again else ""
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"Of {len(records[0]['operations']['portable'])} operations (`python -m avcil.workshop.probe`) "
+            f"{agree['portable']} give the same bytes on all of them in portable arithmetic, and {agree['default']} in "
+            f"each one's own; of {len(whole[0]['portable'])} steps from clips to the checkpoints of `lll` and `ridge`, "
+            f"{steps['portable']} and {steps['default']}. The tables in git were made on {', '.join(makers)}{seen}.",
+        ]
+    )
+
+
 def storage() -> str:
     """Gigabytes of 200,000 clips of 10 s, 16 frames each, by encoder and patches a frame."""
     layouts = {
@@ -186,6 +222,7 @@ def _sections(folder: Path) -> dict[str, str]:
     found["field"] = field(folder)
     found["settings"] = settings(folder)
     found["storage"] = storage()
+    found["processors"] = machines(folder)
     found["kernels"] = kernels(folder.parent / "benchmarks/results")
     # the conditions and the table of means; by task, and costs, are read there
     parity = (folder.parent / "benchmarks/results/parity.md").read_text()

@@ -7,3 +7,11 @@ lock         which stage made a file, from what: dvc.lock
 notebooks    a page for each executed notebook
 reference    the API reference, from docstrings
 """
+
+from importlib.util import find_spec
+
+# said here, before any of the modules below is imported: all of them at once, and how to get them
+NEEDED = ("griffe", "jinja2", "latex2mathml", "mistune", "nbconvert", "pygments", "vl_convert")
+missing = [name for name in NEEDED if find_spec(name) is None]
+if missing:
+    raise ImportError(f"the report needs {', '.join(missing)}: pip install 'avcil[report]'")
