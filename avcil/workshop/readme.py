@@ -57,6 +57,8 @@ _COMPARISONS = [
     ("the prior", "lll", "without_prior"),
     ("the prior's similarity as a start for attention", "lll", "without_prior_guidance"),
     ("left to gain: the upper bound over LLL", "joint_guided", "lll"),
+    ("the luck of the prior: seed 1 over seed 0", "prior_1", "lll"),
+    ("the luck of the prior: seed 2 over seed 0", "prior_2", "lll"),
 ]
 
 
