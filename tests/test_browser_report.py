@@ -41,7 +41,7 @@ def project(tmp_path_factory) -> Path:
     for name in ("README.md", "CITATION.cff", "params.yaml", "dvc.lock", "benchmarks/dvc.lock"):
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
-    for name in ("metrics", "figures", "notebooks"):
+    for name in ("docs", "metrics", "figures", "notebooks"):
         shutil.copytree(ROOT / name, folder / name)
     executed = folder / "artifacts/notebooks"
     executed.mkdir(parents=True)

@@ -265,13 +265,20 @@ def test_readme_numbers_are_those_of_the_metrics(tmp_path):
     from avcil.workshop import readme
 
     folder = ROOT
-    if subprocess.run(["git", "diff", "--quiet", "HEAD", "--", "README.md"], cwd=ROOT).returncode == 0:
+    if subprocess.run(["git", "diff", "--quiet", "HEAD", "--", "README.md", "docs"], cwd=ROOT).returncode == 0:
         folder = tmp_path
-        wanted = ["README.md", "metrics", "benchmarks/results"]
+        wanted = ["README.md", "docs", "metrics", "benchmarks/results"]
         packed = subprocess.run(["git", "archive", "HEAD", *wanted], cwd=ROOT, capture_output=True, check=True).stdout
         subprocess.run(["tar", "-x"], cwd=folder, input=packed, check=True)
-    text = (folder / "README.md").read_text()
-    assert readme.updated(text, folder / "metrics") == text
+    texts = {path.name: path.read_text() for path in readme.files(folder)}
+    assert readme.updated(texts, folder / "metrics") == texts
+
+
+def test_readme_is_short_and_its_links_lead_somewhere():
+    assert (ROOT / "README.md").stat().st_size <= 12_000
+    for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", path.read_text()):
+            assert (path.parent / target).exists(), f"{path.name}: {target}"
 
 
 def test_committed_files_are_small():

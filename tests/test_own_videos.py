@@ -1,4 +1,4 @@
-"""A user's own videos, as README.md says: from a list of labels to the table, on one process and on several."""
+"""A user's own videos, as docs/own_data.md says: from a list of labels to the table, on one process and on several."""
 
 import os
 import re
@@ -25,10 +25,10 @@ CORPUS = ROOT / "corpus/sounding_objects"
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory) -> Path:
-    """params.yaml with README.md's protocol, shortened; four classes of the corpus as somebody's videos."""
+    """params.yaml with the protocol of docs/own_data.md, shortened; four classes of the corpus as somebody's videos."""
     folder = tmp_path_factory.mktemp("project")
     raw = yaml.safe_load((ROOT / "params.yaml").read_text())
-    example = re.search(r"```yaml\n(protocols:\n  mine:.*?)```", (ROOT / "README.md").read_text(), re.S)[1]
+    example = re.search(r"```yaml\n(protocols:\n  mine:.*?)```", (ROOT / "docs/own_data.md").read_text(), re.S)[1]
     protocol = yaml.safe_load(example)["protocols"]["mine"]
     raw["protocols"]["mine"] = protocol | {"tokens": "mini", "epochs": 2, "seeds": [0], "rows": ["lll", "ridge"]}
     raw["benchmark"] = "mine"
@@ -62,7 +62,7 @@ def extracted(project) -> Path:
 
 
 def test_the_example_of_the_readme_is_a_whole_protocol():
-    example = re.search(r"```yaml\n(protocols:\n  mine:.*?)```", (ROOT / "README.md").read_text(), re.S)[1]
+    example = re.search(r"```yaml\n(protocols:\n  mine:.*?)```", (ROOT / "docs/own_data.md").read_text(), re.S)[1]
     assert set(yaml.safe_load(example)["protocols"]["mine"]["rows"]) <= set(load(ROOT / "params.yaml").rows)
 
 

@@ -1,4 +1,4 @@
-"""Writes the results of README.md from metrics/: `python -m avcil.workshop.readme`.
+"""Writes the results of README.md and docs/ from metrics/: `python -m avcil.workshop.readme`.
 
 What stands between two markers is never edited by hand, and a test compares it with metrics/.
 """
@@ -41,6 +41,23 @@ def results(folder: Path) -> str:
     seeds = int(summary.seeds.min())
     note = f"Test clips, in percent: mean ± standard deviation over {seeds} seeds, each with its own class order. "
     note += "The `joint` rows are upper bounds: all classes seen so far, learnt again from scratch after each task."
+    return "\n".join([*lines, "", note])
+
+
+HEADLINE = ["joint_guided", "lll", "replay", "naive_fusion", "ridge", "finetune"]
+
+
+def headline(folder: Path) -> str:
+    """The six rows that say most: the upper bound, the method, and what it is measured against."""
+    summary = pd.read_csv(folder / "summary.csv").set_index("variant").loc[HEADLINE]
+    measures = ["average_accuracy", "last_accuracy", "forgetting_last", "localisation_hit_first_task"]
+    lines = ["| | average | last | forgetting | attention hit, task 0 |", "|---" + "|---:" * len(measures) + "|"]
+    for variant, row in summary.iterrows():
+        lines.append(f"| {name_of(variant)} | " + " | ".join(_cell(row, measure) for measure in measures) + " |")
+    note = (
+        f"Test clips of Sounding Objects, in percent: mean ± standard deviation over {int(summary.seeds.min())} class "
+        "orders. Average: over tasks of the accuracy on all classes seen; last: after the last task."
+    )
     return "\n".join([*lines, "", note])
 
 
@@ -221,6 +238,7 @@ def kernels(benchmarks: Path) -> str:
 
 def _sections(folder: Path) -> dict[str, str]:
     found = {"results": "\n\n".join([results(folder), comparisons(folder), remarks(folder)])}
+    found["headline"] = headline(folder)
     found["field"] = field(folder)
     found["settings"] = settings(folder)
     found["storage"] = storage()
@@ -232,18 +250,27 @@ def _sections(folder: Path) -> dict[str, str]:
     return found
 
 
-def updated(text: str, folder: Path) -> str:
-    """README.md with fresh results. Raises ValueError if a marker is missing."""
+def files(root: Path) -> list[Path]:
+    """README.md and the pages beside it."""
+    return [root / "README.md", *sorted((root / "docs").glob("*.md"))]
+
+
+def updated(texts: dict[str, str], folder: Path) -> dict[str, str]:
+    """The texts with fresh results. Raises ValueError if a marker is missing, or stands in two texts."""
+    texts = dict(texts)
     for name, content in _sections(folder).items():
         begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-        if begin not in text or end not in text:
-            raise ValueError(f"README.md: the markers `{begin}` and `{end}` are gone; put them back round the table")
-        before, rest = text.split(begin)
-        text = before + begin + "\n" + content + "\n" + end + rest.split(end)[1]
-    return text
+        places = [place for place, text in texts.items() if begin in text and end in text]
+        if len(places) != 1:
+            found = f"stand in {' and '.join(places)}" if places else "are gone"
+            raise ValueError(f"README.md, docs/: the markers `{begin}` and `{end}` {found}; put them round one table")
+        before, rest = texts[places[0]].split(begin)
+        texts[places[0]] = before + begin + "\n" + content + "\n" + end + rest.split(end)[1]
+    return texts
 
 
 if __name__ == "__main__":
-    path = Path("README.md")
-    path.write_text(updated(path.read_text(), Path("metrics")))
-    print(f"{path}: results written")
+    fresh = updated({str(path): path.read_text() for path in files(Path())}, Path("metrics"))
+    for name, text in fresh.items():
+        Path(name).write_text(text)
+        print(f"{name}: results written")

@@ -6,6 +6,7 @@ told to leave that file out (.dvcignore), or no two commits could share a report
 
 import html
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -89,7 +90,7 @@ def opening(text: str) -> str:
 
 
 def paragraph(text: str, begin: str) -> str:
-    """The paragraph of README.md that begins so, without that beginning; empty if there is none."""
+    """The paragraph of a text that begins so, without that beginning; empty if there is none."""
     found = (part for part in text.split("\n\n") if part.startswith(begin))
     return next(found, begin).removeprefix(begin).strip()
 
@@ -101,21 +102,22 @@ def methods_of_the_field(notebook: Path) -> str:
     return next((text.split("\n", 1)[1].strip() for text in texts if text.startswith("## The methods")), "")
 
 
-def paper(report: Report, pages: list[notebooks.Page]) -> str:
+def paper(report: Report, pages: list[notebooks.Page], titles: dict[str, str]) -> str:
     """The first page as HTML: paper.md, filled in."""
     root, metrics = report.root, report.root / "metrics"
-    text = (root / "README.md").read_text()
+    text, results = ((root / name).read_text() for name in ("README.md", "docs/results.md"))
     params = load(root / "params.yaml")
     citation = yaml.safe_load((root / "CITATION.cff").read_text())
     filled = report.templates.get_template("paper.md").render(
         abstract=opening(text),
-        reading=paragraph(text, "**How to read it.**"),
+        reading=paragraph(results, "**How to read it.**"),
         limits=paragraph(text, "**Not claimed.**"),
         params=params,
         summary=pd.read_csv(metrics / "summary.csv").set_index("variant"),
         citation=citation["references"][0],
         name_of=name_of,
         pages=notebooks.listing(pages),
+        titles=titles,
         field=(metrics / "field_sounding_objects.csv").is_file(),
         methods=methods_of_the_field(root / "notebooks/09_field.ipynb"),
         readme=readme,
@@ -124,6 +126,19 @@ def paper(report: Report, pages: list[notebooks.Page]) -> str:
         table=report.table,
     )
     return markup.render(filled)
+
+
+def further(report: Report) -> dict[str, str]:
+    """Name and title of the pages of docs/, which are written here, with the figures that they show."""
+    titles = {}
+    for path in sorted((report.root / "docs").glob("*.md")):
+        text = path.read_text()
+        for name in re.findall(r"\]\(\.\./figures/([^)]+)\)", text):
+            shutil.copy(report.root / "figures" / name, report.folder / "figures" / name)
+        titles[path.stem] = text.split("\n", 1)[0].removeprefix("# ")
+        body = re.sub(r'href="(\w+)\.md', r'href="\1.html', markup.render(text))
+        report.write(f"docs/{path.stem}.html", titles[path.stem], body, up="../")
+    return titles
 
 
 def provenance(report: Report) -> str:
@@ -136,7 +151,7 @@ def provenance(report: Report) -> str:
 def build(root: Path, folder: Path) -> None:
     """Render everything into ``folder``, which is emptied first."""
     shutil.rmtree(folder, ignore_errors=True)
-    for part in ("api", "figures", "notebooks"):
+    for part in ("api", "docs", "figures", "notebooks"):
         (folder / part).mkdir(parents=True)
     report = Report(root, folder)
     # those of the pipeline alone: the field's are there only where somebody ran it
@@ -160,7 +175,10 @@ def build(root: Path, folder: Path) -> None:
         origin = f'<p class="origin">{report.source(path)}.</p>'
         body = (origin + page.body).replace('href="provenance.html', 'href="../provenance.html')
         report.write(f"notebooks/{page.name}.html", page.title, body, up="../")
-    report.write("index.html", "avcil: audio-visual class-incremental learning", paper(report, [*pages.values()]))
+    titles = further(report)
+    report.write(
+        "index.html", "avcil: audio-visual class-incremental learning", paper(report, [*pages.values()], titles)
+    )
     for path in folder.rglob("*.html"):
         path.write_text(markup.without_dead_links(path.read_text(), path.parent))
 
