@@ -21,6 +21,10 @@ from itertools import groupby
 from nbval.plugin import IPyNbCell
 
 from avcil.base import portable
+from avcil.params import project
+from avcil.workshop import smoke
+
+prepared: set[str] = set()
 
 _ALONE = r"(?<![\w.])[-+]?{}(?!\w|\.\d)"  # not a part of a name, a hash or a version
 DECIMAL = re.compile(_ALONE.format(r"(\d+\.\d*(e[-+]\d+)?|\d+e[-+]\d+)"))
@@ -55,6 +59,15 @@ def _line(line: str) -> str:
 def pytest_report_header() -> str:
     how = "digit by digit" if portable_arithmetic() else "by form, since the arithmetic is not the portable one"
     return f"stored notebook outputs are compared {how}"
+
+
+def pytest_runtest_setup(item) -> None:
+    """A notebook's sandbox is there before its first cell, whose time is limited, asks for it."""
+    sandbox = f"build/smoke/{item.path.stem}"
+    if isinstance(item, IPyNbCell) and sandbox not in prepared and sandbox in item.path.read_text():
+        prepared.add(sandbox)
+        top = project.root()
+        smoke.prepare(top, top / sandbox)
 
 
 def pytest_itemcollected(item) -> None:

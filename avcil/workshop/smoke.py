@@ -21,7 +21,7 @@ import pandas as pd
 import yaml
 from filelock import FileLock
 
-from avcil.base.files import digest
+from avcil.base.files import digest, write_json
 from avcil.params.project import root
 
 CLASSES, TRAIN_CLIPS, TEST_CLIPS = 8, 20, 10
@@ -122,29 +122,37 @@ def _call(command: list[str], folder: Path, what: str) -> None:
 
 
 def _files(sandbox: Path) -> list[str]:
-    return sorted(str(path.relative_to(sandbox)) for path in sandbox.rglob("*") if path.is_file() or path.is_symlink())
+    found = (path for path in sandbox.rglob("*") if path.is_file() or path.is_symlink())
+    return sorted(str(path.relative_to(sandbox)) for path in found if path.name != "progress.json")
 
 
-def build_base(top: Path, *, report=lambda *_: None) -> Path:
-    """Run all STEPS in `build/smoke/.base-<stamp>`; returns the folder.
+def _steps_before(notebook: str) -> int:
+    """How many of STEPS stand before the last run of a notebook, which is the one that it shows by default."""
+    numbers = [number for number, (name, _) in enumerate(STEPS) if name == notebook]
+    later = [number for number, (name, _) in enumerate(STEPS) if name > notebook]
+    return len(STEPS) if notebook == "00_tour" else (numbers[-1:] or later or [len(STEPS)])[0]
 
-    `before.json` lists the files that stood before the last run of each notebook, which is the one it shows by default.
+
+def build_base(top: Path, steps: int = len(STEPS), *, report=lambda *_: None) -> tuple[Path, list[list[str]]]:
+    """Run the first of STEPS in `build/smoke/.base-<stamp>`, those that were not run yet; a build that was stopped goes
+    on. Returns the folder and, for each step and for what comes after the last one, the files that stood there before.
     """
     base = top / "build" / "smoke" / f".base-{_stamp(top)}"
-    if (base / "before.json").exists():
-        return base
-    for stale in base.parent.glob(".base-*"):
-        shutil.rmtree(stale)
-    _write_inputs(top, base)
-    before: dict[str, list[str]] = {}
-    for notebook, arguments in STEPS:
-        before[notebook] = _files(base)
+    progress = base / "progress.json"
+    if not progress.exists():
+        for stale in base.parent.glob(".base-*"):
+            shutil.rmtree(stale)
+        _write_inputs(top, base)
+        write_json(progress, [_files(base)])
+    before: list[list[str]] = json.loads(progress.read_text())
+    for number in range(len(before) - 1, steps):
+        notebook, arguments = STEPS[number]
         started = time.perf_counter()
         _run(top, base, notebook, arguments)
         report(f"{time.perf_counter() - started:5.1f} s  {notebook} {arguments or ''}")
-    before["end"] = _files(base)
-    (base / "before.json").write_text(json.dumps(before))
-    return base
+        before.append(_files(base))
+        write_json(progress, before)
+    return base, before
 
 
 def _write_repository(top: Path, sandbox: Path) -> None:
@@ -217,11 +225,9 @@ def _prepare(top: Path, sandbox: Path) -> None:
     if sandbox.name == "11_experiments":
         shutil.copytree(build_repository(top), sandbox, symlinks=True)
         return
-    base = build_base(top)
-    before = json.loads((base / "before.json").read_text())
-    later = [name for name in before if name >= sandbox.name and name != "end"]
-    files = before["end"] if sandbox.name == "00_tour" or not later else before[min(later)]
-    for name in files:
+    steps = _steps_before(sandbox.name)
+    base, before = build_base(top, steps)
+    for name in before[steps]:
         (sandbox / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(base / name, sandbox / name, follow_symlinks=False)
     _make_output_folders(sandbox)
