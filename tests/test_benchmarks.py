@@ -13,7 +13,7 @@ import torch
 from conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
-report, timing = map(importlib.import_module, ("report", "timing"))
+gpu, report, timing = map(importlib.import_module, ("gpu", "report", "timing"))
 CPU = torch.device("cpu")
 RATES = {"copy_gbs": 10.0, "matmul_gflops": {"fp32": 100.0, "bf16": 400.0}}
 # the script named first, without what a bare machine lacks
@@ -136,3 +136,26 @@ def test_goals():
         ("small", "at most 0.5", 0.6, False),
         ("unknown", "at least 1", None, None),
     ]
+
+
+def test_what_a_gpu_gave_is_written_and_a_failed_step_fails(tmp_path, monkeypatch, capsys):
+    steps = {"tests": [sys.executable, "-c", "print('4 passed'); print()"], "races": [sys.executable, "-c", "1 / 0"]}
+    monkeypatch.setattr(gpu, "commands", lambda *_: steps)
+    monkeypatch.setattr(gpu, "RESULTS", tmp_path)
+    monkeypatch.setattr(gpu, "machine", lambda _: {"device": "NVIDIA X", "slug": "nvidia_x"})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for only, status in (([], 1), (["--only", "tests"], 1)):
+        monkeypatch.setattr(sys, "argv", ["gpu.py", *only])
+        with pytest.raises(SystemExit) as ended:
+            gpu.main()
+        found = json.loads((tmp_path / "gpu_nvidia_x.json").read_text())
+        assert ended.value.code == status and set(found["steps"]) == {"tests", "races"}
+        assert found["steps"]["tests"]["last_lines"] == ["4 passed"]
+        assert (
+            found["steps"]["races"]["status"] == 1 and "ZeroDivisionError" in found["steps"]["races"]["last_lines"][-1]
+        )
+    assert "| tests | 0 |" in (tmp_path / "gpu_nvidia_x.md").read_text()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit) as ended:
+        gpu.main()
+    assert ended.value.code == 2 and "torch sees no GPU" in capsys.readouterr().err

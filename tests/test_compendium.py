@@ -339,7 +339,7 @@ def test_notebook_form(path):
     assert notebook.cells[0].cell_type == "markdown" and notebook.cells[0].source.startswith("# ")
     outputs = [out for cell in code for out in cell.outputs]
     assert not any(out.output_type == "error" or out.get("name") == "stderr" for out in outputs)
-    assert path.stat().st_size < 1.5e6
+    assert path.stat().st_size < 150e3
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)

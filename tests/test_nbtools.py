@@ -1,12 +1,16 @@
 """Executed notebooks: the same code gives the same bytes, and a failing cell fails the stage."""
 
+import base64
+import io
 import subprocess
 import sys
 
 import nbformat
+import numpy as np
 from nbformat.v4 import new_code_cell, new_notebook, new_output
+from PIL import Image
 
-from avcil.workshop.nbtools import normalise
+from avcil.workshop.nbtools import lighten, normalise
 
 
 def _notebook(path, source: str):
@@ -45,3 +49,18 @@ def test_text_that_came_in_pieces_is_kept_in_one(tmp_path):
     other = [new_output("stream", name="stderr", text="c"), new_output("stream", name="stdout", text="d")]
     cell = normalise(new_notebook(cells=[new_code_cell("1", outputs=[*pieces, *other])])).cells[0]
     assert [(out.name, out.text) for out in cell.outputs] == [("stdout", "ab\n"), ("stderr", "c"), ("stdout", "d")]
+
+
+def test_stored_pictures_are_made_light():
+    """Few colours stay exact, of a photograph enough is kept to be looked at, other outputs are left alone."""
+    noise = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    pictures = {"png": Image.new("RGB", (60, 40), "red"), "jpeg": Image.fromarray(noise)}
+    for kind, picture in pictures.items():
+        file = io.BytesIO()
+        picture.save(file, "png")
+        text = base64.b64encode(file.getvalue()).decode()
+        output = new_output("display_data", {"image/png": text, "text/plain": "<Figure>"})
+        data = lighten(new_notebook(cells=[new_code_cell("1", outputs=[output])])).cells[0].outputs[0].data
+        assert set(data) == {f"image/{kind}", "text/plain"} and len(data[f"image/{kind}"]) <= len(text)
+        stored = Image.open(io.BytesIO(base64.b64decode(data[f"image/{kind}"]))).convert("RGB")
+        assert stored.size == picture.size and (kind == "jpeg" or stored.tobytes() == picture.tobytes())

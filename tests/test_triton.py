@@ -280,8 +280,8 @@ def test_arguments_and_upstream_gradients_need_not_be_contiguous(kernel):
     ours, _, case = KERNELS[kernel]
     given = case(*SMALL[kernel])
     found, expected = (run(ours, *given, dtype=torch.float32, view=view) for view in (strided, lambda x: x))
-    for name in expected:
-        assert torch.equal(found[name], expected[name]), name
+    for name in expected:  # not bit by bit: products of strided matrices may take another way through BLAS
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-5, atol=1e-6, msg=name)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

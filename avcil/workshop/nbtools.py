@@ -5,12 +5,15 @@ between two runs (times, durations, random cell ids). avcil/workshop/papermill_e
 the pipeline.
 """
 
+import base64
+import io
 import os
 import sys
 from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
+from PIL import Image
 
 
 def normalise(notebook):
@@ -39,6 +42,24 @@ def _whole_streams(outputs: list) -> list:
     return found
 
 
+def lighten(notebook):
+    """Store each PNG with 256 colours, or as JPEG, whichever is smaller: notebooks are in git, each version of them.
+
+    For notebooks that are stored alone: the pipeline's executed copies, and the report made of them, keep every pixel.
+    """
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            if "image/png" in data:
+                picture = Image.open(io.BytesIO(base64.b64decode(data.pop("image/png")))).convert("RGB")
+                png, jpeg = io.BytesIO(), io.BytesIO()
+                picture.quantize(256).save(png, "png", optimize=True)
+                picture.save(jpeg, "jpeg", quality=80)
+                kind, smaller = min(("png", png), ("jpeg", jpeg), key=lambda way: len(way[1].getvalue()))
+                data[f"image/{kind}"] = base64.b64encode(smaller.getvalue()).decode()
+    return notebook
+
+
 def execute(path: Path) -> None:
     """Run a notebook in its own folder and store its normalised outputs in place."""
     notebook = nbformat.read(path, as_version=4)
@@ -50,7 +71,7 @@ def execute(path: Path) -> None:
         resources={"metadata": {"path": str(path.parent)}},
     )
     client.execute()
-    nbformat.write(normalise(notebook), path)
+    nbformat.write(lighten(normalise(notebook)), path)
 
 
 if __name__ == "__main__":
