@@ -42,7 +42,7 @@ def test_the_example_works(section, tmp_path):
     shutil.copytree(ROOT / "avcil", tmp_path / "avcil", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "tests").mkdir()
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
-    for name in ("params.yaml", "conftest.py", "tests/conftest.py", "tests/media.py"):
+    for name in ("params.yaml", "conftest.py", "tests/conftest.py", "tests/media.py", "tests/nbval_form.py"):
         shutil.copy(ROOT / name, tmp_path / name)
     tests = []
     for language, code in _blocks(section):

@@ -133,7 +133,7 @@ def test_classes_and_confusion_made_by_hand():
 def test_what_is_stored_of_a_panel_is_one_line_and_a_picture(places, params):
     panel = explore.Results(places, params)
     stored = panel._repr_mimebundle_()
-    assert stored["text/plain"] == "Results: 17 rows, 3 seeds, 5 tasks of sounding_objects"
+    assert stored["text/plain"] == f"Results: {1 + len(params.variants)} rows, 3 seeds, 5 tasks of sounding_objects"
     assert stored["image/png"].startswith("iVBOR") and "application/vnd.jupyter.widget-view+json" in stored
 
 
