@@ -82,7 +82,7 @@ class Machine:
         path = self.project / ".venv/asked"
         lines = path.read_text().splitlines() if path.exists() else []
         path.unlink(missing_ok=True)
-        manner = "-m pip |--quiet |--retries 1 |--python .venv/bin/python "
+        manner = "-m pip |--quiet |--retries 1 |--compile-bytecode |--python .venv/bin/python "
         return [re.sub(manner, "", line) for line in lines if " install " in line]
 
     def run(self, *command: str, user: int | None = None, **variables: str) -> Done:

@@ -211,12 +211,12 @@ def build_repository(top: Path) -> Path:
 def prepare(top: Path, sandbox: Path) -> None:
     """Make ``sandbox`` the project as it stands before the notebook it is named after.
 
-    One process at a time: who comes second finds built what both need.
+    One process at a time builds the base, and one the repository: who comes second finds built what both need.
     """
     if os.environ.get("AVCIL_SANDBOX") == "ready":
         return
     (top / "build/smoke").mkdir(parents=True, exist_ok=True)
-    with FileLock(top / "build/smoke/.lock"):
+    with FileLock(top / "build/smoke" / (".repository.lock" if sandbox.name == "11_experiments" else ".base.lock")):
         _prepare(top, sandbox)
 
 
