@@ -54,7 +54,7 @@ def lighten(notebook):
                 picture = Image.open(io.BytesIO(base64.b64decode(data.pop("image/png")))).convert("RGB")
                 png, jpeg = io.BytesIO(), io.BytesIO()
                 picture.quantize(256).save(png, "png", optimize=True)
-                picture.save(jpeg, "jpeg", quality=75)
+                picture.save(jpeg, "jpeg", quality=70)
                 kind, smaller = min(("png", png), ("jpeg", jpeg), key=lambda way: len(way[1].getvalue()))
                 data[f"image/{kind}"] = base64.b64encode(smaller.getvalue()).decode()
     return notebook
