@@ -24,6 +24,10 @@ from avcil.base import portable
 from avcil.params import project
 from avcil.workshop import smoke
 
+# what needs no result of training, and so no sandbox that takes minutes
+SMALL = {"01_splits", "02_prior", "03_features"}
+# a repository of its own and a dozen runs of DVC: only where everything is tested
+LONGEST = "11_experiments"
 prepared: set[str] = set()
 
 _ALONE = r"(?<![\w.])[-+]?{}(?!\w|\.\d)"  # not a part of a name, a hash or a version
@@ -72,13 +76,15 @@ def pytest_runtest_setup(item) -> None:
 
 def pytest_collection_modifyitems(items) -> None:
     """First what builds for minutes, one process each, so that in the end nobody waits for it."""
-    items.sort(key=lambda item: item.path.stem not in {"00_tour", "11_experiments"})
+    items.sort(key=lambda item: item.path.stem not in {"00_tour", LONGEST})
 
 
 def pytest_itemcollected(item) -> None:
     if not isinstance(item, IPyNbCell):
         return
-    item.add_marker("arithmetic")
+    stem = item.path.stem
+    for marker in ("notebook", *(["slow"] * (stem not in SMALL)), *(["arithmetic"] * (stem != LONGEST))):
+        item.add_marker(marker)
     if not portable_arithmetic():
         sanitize = item.sanitize
         # what is no text (JSON of widgets) has been left alone by `sanitize` too

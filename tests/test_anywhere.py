@@ -79,6 +79,7 @@ def _compared(stored: list, computed: list) -> bool:
     cell = IPyNbCell.__new__(IPyNbCell)
     cell.parent = SimpleNamespace(sanitize_patterns={}, skip_compare=("output_type", "name", "metadata"))
     cell.colors, cell.format_output_compare, cell.add_marker = nocolors, lambda *_: None, lambda *_: None
+    cell.path = Path("01_splits.ipynb")
     pytest_itemcollected(cell)
     return cell.compare_outputs(computed, stored)
 
@@ -129,6 +130,7 @@ def test_under_the_portable_arithmetic_all_digits_count(here, case):
     assert not _compared(*([new_output("stream", name="stdout", text=text)] for text in (stored, computed)))
 
 
+@pytest.mark.slow
 def test_pytest_compares_notebooks_so_and_starts_their_kernels_under_the_same_arithmetic():
     """Cell 0 knows what its kernel computes with, cell 1 has a stored digit that is wrong."""
     sources = {"import os; print(os.environ.get('MKL_CBWR'))": "COMPATIBLE\n", "print(0.75)": "0.5\n"}

@@ -39,6 +39,7 @@ def quick(script: str, folder) -> dict:
     return json.loads(path.read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("script", "groups"), [("kernels", 3), ("training_step", 2)])
 def test_benchmarks_run_with_torch_alone(script, groups, tmp_path):
     found = quick(script, tmp_path)

@@ -21,7 +21,11 @@ from avcil.workshop import smoke
 from conftest import CHROMIUM, FLAGS, ROOT
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright; pip install -e '.[test]' brings it")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium; apt-get install chromium brings it")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium; apt-get install chromium brings it"),
+]
 LAB = ROOT / "build" / "lab"
 MINUTE = 60_000  # milliseconds, playwright's unit
 

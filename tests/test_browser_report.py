@@ -23,6 +23,7 @@ from avcil.workshop.report import lock, markup
 from avcil.workshop.report.__main__ import revision
 from conftest import CHROMIUM, FLAGS, ROOT
 
+pytestmark = [pytest.mark.slow, pytest.mark.browser]  # the report is rendered three times
 WIDTHS = (390, 1280)
 
 

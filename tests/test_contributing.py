@@ -37,6 +37,7 @@ def test_each_takes_under_30_lines(section):
     assert 5 < len(_written(section)) < 30
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("section", SECTIONS)
 def test_the_example_works(section, tmp_path):
     shutil.copytree(ROOT / "avcil", tmp_path / "avcil", ignore=shutil.ignore_patterns("__pycache__"))

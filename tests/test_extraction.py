@@ -235,6 +235,7 @@ features.extract(encoder, "mini", media, CONFIG, Path(sys.argv[2]), workers=1)
 """
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_ends_with_the_same_bytes(encoder, tmp_path):
     """SIGKILL, workers and all, a little later each time, until a run gets through."""
     for number in range(24):
@@ -262,6 +263,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_bytes(encoder, tmp_path):
 # ---- Ray
 
 
+@pytest.mark.slow
 def test_ray_writes_the_same_bytes_as_one_machine(params, corpus, tmp_path):
     pytest.importorskip("ray", reason="the extra avcil[ray] is not installed")
     from avcil.extraction import cluster

@@ -212,6 +212,7 @@ def _check(row: str, results: list, members: dict) -> None:
         assert result.hit is None
 
 
+@pytest.mark.slow
 def test_a_sweep_is_the_same_whoever_runs_it_and_is_not_run_twice(jobs, params, tmp_path, monkeypatch, in_process):
     made = {workers: jobs(tmp_path / str(workers)) for workers in (1, 2)}
     done = {workers: sweep.run(todo, workers=workers) for workers, todo in made.items()}

@@ -257,6 +257,7 @@ def test_closed_form_is_the_reference_with_every_gradient(shape):
             torch.testing.assert_close(value, exact[name], rtol=1e-10, atol=1e-10, msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiled", [True, False])
 @pytest.mark.parametrize("tokens", [torch.float32, torch.bfloat16, torch.float16])
 def test_closed_form_errs_no_more_than_twice_what_eager_code_does(tokens, compiled, monkeypatch):

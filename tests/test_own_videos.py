@@ -66,6 +66,7 @@ def test_the_example_of_the_readme_is_a_whole_protocol():
     assert set(yaml.safe_load(example)["protocols"]["mine"]["rows"]) <= set(load(ROOT / "params.yaml").rows)
 
 
+@pytest.mark.slow
 def test_from_labels_to_the_table(extracted, monkeypatch):
     monkeypatch.chdir(extracted)
     store = read_store(Path("imports/mine/features/mini"), encoder="mini", verify=True)
@@ -78,6 +79,7 @@ def test_from_labels_to_the_table(extracted, monkeypatch):
     assert list(found.row) == ["lll", "ridge"] and (found.last_accuracy > 0.25).all()
 
 
+@pytest.mark.slow
 def test_a_published_family_from_weights_to_accuracy(extracted, monkeypatch):
     """PE-AV's own classes with few random weights in a local folder; patches are 48 wide, sounds 40."""
     monkeypatch.chdir(extracted)
@@ -97,6 +99,7 @@ def test_a_published_family_from_weights_to_accuracy(extracted, monkeypatch):
         extract.main(["mine", "small_pe_av"])
 
 
+@pytest.mark.slow
 def test_several_processes_learn_a_row(extracted):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -114,6 +117,7 @@ def test_several_processes_learn_a_row(extracted):
     assert (extracted / "artifacts/launched/mine/standard/lll/task1/seed0/result.json").exists()
 
 
+@pytest.mark.slow
 def test_ray_sweeps_to_the_same_results(extracted, monkeypatch):
     pytest.importorskip("ray", reason="the extra avcil[ray] is not installed")
     monkeypatch.chdir(extracted)

@@ -9,7 +9,7 @@ import pytest
 
 from conftest import ROOT
 
-pytestmark = pytest.mark.arithmetic
+pytestmark = [pytest.mark.slow, pytest.mark.arithmetic]
 
 
 def _torchrun(processes: int, *command: str) -> None:

@@ -26,6 +26,7 @@ def short(monkeypatch):
     monkeypatch.setattr(pretraining, "STANDARDISED", 8)
 
 
+@pytest.mark.slow
 def test_a_training_that_was_stopped_ends_with_the_same_bytes(small, tmp_path, monkeypatch):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     pretraining.train_prior(small, 3, whole)
@@ -48,6 +49,7 @@ def test_a_training_that_was_stopped_ends_with_the_same_bytes(small, tmp_path, m
         assert (whole / name).read_bytes() == (broken / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_what_was_begun_with_other_settings_is_not_gone_on_with(small, tmp_path):
     pretraining.train_prior(small, 3, tmp_path / "a")
     other = small.model_copy(update={"prior": small.prior.model_copy(update={"learning_rate": 1e-4})})
@@ -59,6 +61,7 @@ def test_what_was_begun_with_other_settings_is_not_gone_on_with(small, tmp_path)
     assert (tmp_path / "a/mini-3.safetensors").read_bytes() != (tmp_path / "b/mini-3.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_training_lowers_every_loss(small):
     config = small.prior.model_copy(update={"steps": 30, "batch": 6})
     scenes = separation.render_scenes(config.world, small.film, 0, config.scenes)
@@ -97,6 +100,7 @@ def test_every_released_prior_is_there_and_differs(params):
         assert (encoder.visual_std > 0.01).all() and encoder.visual_mean.abs().max() > 0
 
 
+@pytest.mark.slow
 def test_the_untrained_twin_is_what_the_release_has(params, monkeypatch, tmp_path):
     """In portable arithmetic it is made again to the byte, in seconds: rendering, first weights, tokens, spread."""
     from avcil.base import portable

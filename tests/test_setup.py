@@ -285,6 +285,7 @@ def test_a_failed_installation_ends_with_our_line(machine, fails):
     assert (machine.project / ".venv/.installed").read_text().splitlines()[1] == "unfinished"
 
 
+@pytest.mark.slow
 def test_a_package_of_other_bytes_than_the_locked_is_refused(machine, tmp_path):
     """With the real venv and pip, and a folder as index: it holds what the lock says, and then does not."""
     wheel = tmp_path / "tiny-1-py3-none-any.whl"

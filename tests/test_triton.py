@@ -509,6 +509,7 @@ def compiled(tmp_path_factory) -> dict:
     return json.loads(ran.stdout)
 
 
+@pytest.mark.slow
 def test_compiles_for_an_h100(compiled):
     """No register spills, no more shared memory than there is, no atomics, 64-bit offsets, products on tensor cores."""
     assert len(compiled) == 23
