@@ -180,10 +180,10 @@ def machines(folder: Path) -> str:
         kind: sum(len({way[kind][step] for way in whole}) == 1 for step in whole[0][kind])
         for kind in ("portable", "default")
     }
-    lines = ["| processor | AVX-512 | torch | recorded |", "|---|---|---|---|"]
+    lines = ["| processor | AVX-512 | torch |", "|---|---|---|"]
     for record in records:
         wide = {True: "yes", False: "no", None: "not recorded"}[record["instruction_sets"]["avx512_f"]]
-        lines.append(f"| {record['name']} | {wide} | {record['versions']['torch']} | {record['recorded']} |")
+        lines.append(f"| {record['name']} | {wide} | {record['versions']['torch']} |")
     made_on = json.loads((folder / "made_on.json").read_text())
     makers = sorted({str(entry["processor"]) for entry in made_on.values() if entry["processor"]})
     again = sorted({name for entry in made_on.values() for name in entry.get("again_on", [])})
