@@ -33,7 +33,7 @@ smoke: setup
 	.venv/bin/python -m avcil.workshop.smoke
 
 test: setup
-	.venv/bin/pytest -n auto --dist loadfile -m "" $(PYTEST)
+	.venv/bin/pytest -n auto --dist loadfile --no-loadscope-reorder -m "" $(PYTEST)
 
 lab: setup
 	.venv/bin/python -m avcil.base.portable jupyter lab --LabApp.default_url=/lab/tree/explore.ipynb $(LAB) notebooks/explore.ipynb

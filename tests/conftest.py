@@ -15,6 +15,10 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 ROOT = Path(__file__).resolve().parents[1]
+# the cache of torch.compile does not tell code for other instructions apart
+os.environ.setdefault(
+    "TORCHINDUCTOR_CACHE_DIR", str(ROOT / "build" / f"inductor-{os.environ.get('ATEN_CPU_CAPABILITY', 'native')}")
+)
 
 # for the tests that drive a browser: where it is, and how it runs in a container without asking anything of the network
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

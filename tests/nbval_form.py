@@ -26,8 +26,10 @@ from avcil.workshop import smoke
 
 # what needs no result of training, and so no sandbox that takes minutes
 SMALL = {"01_splits", "02_prior", "03_features"}
-# a repository of its own and a dozen runs of DVC: only where everything is tested
+# a repository of its own and a dozen runs of DVC
 LONGEST = "11_experiments"
+# what computes or learns anew; the others show what the sandbox holds, or take too long to be run twice
+ARITHMETIC = {"00_tour", "03_features", "04_train", "08_search"}
 prepared: set[str] = set()
 
 _ALONE = r"(?<![\w.])[-+]?{}(?!\w|\.\d)"  # not a part of a name, a hash or a version
@@ -83,7 +85,7 @@ def pytest_itemcollected(item) -> None:
     if not isinstance(item, IPyNbCell):
         return
     stem = item.path.stem
-    for marker in ("notebook", *(["slow"] * (stem not in SMALL)), *(["arithmetic"] * (stem != LONGEST))):
+    for marker in ("notebook", *(["slow"] * (stem not in SMALL)), *(["arithmetic"] * (stem in ARITHMETIC))):
         item.add_marker(marker)
     if not portable_arithmetic():
         sanitize = item.sanitize

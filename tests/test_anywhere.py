@@ -142,7 +142,7 @@ def test_pytest_compares_notebooks_so_and_starts_their_kernels_under_the_same_ar
     (ROOT / "build").mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=ROOT / "build") as folder:
         nbformat.write(new_notebook(cells=cells), Path(folder) / "n.ipynb")
-        command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", folder]
+        command = [sys.executable, "-m", "pytest", "-v", "-m", "", "-p", "no:cacheprovider", folder]
         for chosen, found in {"0": ["FAILED", "PASSED"], "1": ["PASSED", "FAILED"]}.items():
             if chosen == "0" or portable.possible():
                 environment = plain | {"AVCIL_PORTABLE": chosen}

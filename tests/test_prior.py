@@ -9,8 +9,6 @@ from avcil.params import parse
 from avcil.world import pretraining, separation
 from conftest import ROOT
 
-pytestmark = pytest.mark.arithmetic
-
 
 @pytest.fixture(scope="module")
 def small():

@@ -28,6 +28,7 @@ CLASSES, TRAIN_CLIPS, TEST_CLIPS = 8, 20, 10
 VARIANTS = ("visual_only", "audio_only", "naive_fusion", "without_both_levels", "joint_guided", "replay")
 REPOSITORY = ("without_both_levels",)  # beside `lll`, in the sandbox of 11_experiments
 FIELD = ("joint_guided", "lll_analytic", "replay", "acil_guided", "acil", "avcil")
+SWEEPS = ("05_variants", "09_field")
 # the stages in order; the tour comes after everything, whatever its number
 STEPS: list[tuple[str, dict]] = [
     ("01_splits", {}),
@@ -127,7 +128,12 @@ def _files(sandbox: Path) -> list[str]:
 
 
 def _steps_before(notebook: str) -> int:
-    """How many of STEPS stand before the last run of a notebook, which is the one that it shows by default."""
+    """How many of STEPS stand before the last run of a notebook, which is the one that it shows by default.
+
+    A sweep stands after its own: it finds its runs there, as it does in the pipeline, and learns what is missing.
+    """
+    if notebook in SWEEPS:
+        return STEPS.index((notebook, {})) + 1
     numbers = [number for number, (name, _) in enumerate(STEPS) if name == notebook]
     later = [number for number, (name, _) in enumerate(STEPS) if name > notebook]
     return len(STEPS) if notebook == "00_tour" else (numbers[-1:] or later or [len(STEPS)])[0]
@@ -178,7 +184,7 @@ def _write_repository(top: Path, sandbox: Path) -> None:
     (sandbox / "params.yaml").write_text(text.replace("\nlll:\n", "\nlll: &lll\n"))  # for rows that are added by hand
     pipeline = yaml.safe_load((top / "dvc.yaml").read_text())
     stages = list(pipeline["stages"])
-    for stage in stages[stages.index("ablations") + 1 :]:
+    for stage in ("prior", *stages[stages.index("ablations") + 1 :]):
         del pipeline["stages"][stage]
     (sandbox / "dvc.yaml").write_text(yaml.safe_dump(pipeline, sort_keys=False))
     _make_output_folders(sandbox)
