@@ -16,13 +16,14 @@ the form is taken.
 
 import os
 import re
+import subprocess
+import sys
 from itertools import groupby
 
 from nbval.plugin import IPyNbCell
 
 from avcil.base import portable
 from avcil.params import project
-from avcil.workshop import smoke
 
 # what needs no result of training, and so no sandbox that takes minutes
 SMALL = {"01_splits", "02_prior", "03_features"}
@@ -72,8 +73,8 @@ def pytest_runtest_setup(item) -> None:
     sandbox = f"build/smoke/{item.path.stem}"
     if isinstance(item, IPyNbCell) and sandbox not in prepared and sandbox in item.path.read_text():
         prepared.add(sandbox)
-        top = project.root()
-        smoke.prepare(top, top / sandbox)
+        command = [sys.executable, "-m", "avcil.workshop.smoke", sandbox]
+        subprocess.run(command, cwd=project.root(), check=True)
 
 
 def pytest_collection_modifyitems(items) -> None:

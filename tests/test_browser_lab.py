@@ -17,7 +17,6 @@ import urllib.request
 import nbformat
 import pytest
 
-from avcil.workshop import smoke
 from conftest import CHROMIUM, FLAGS, ROOT
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright; pip install -e '.[test]' brings it")
@@ -33,8 +32,7 @@ MINUTE = 60_000  # milliseconds, playwright's unit
 @pytest.fixture(scope="module")
 def server():
     """The address of a JupyterLab of our own, with a copy of the notebook that works in a small sandbox."""
-    sandbox = ROOT / "build/smoke/explore"
-    smoke.prepare(ROOT, sandbox)
+    subprocess.run([sys.executable, "-m", "avcil.workshop.smoke", "build/smoke/explore"], cwd=ROOT, check=True)
     shutil.rmtree(LAB, ignore_errors=True)
     LAB.mkdir(parents=True)
     notebook = nbformat.read(ROOT / "notebooks/explore.ipynb", as_version=4)

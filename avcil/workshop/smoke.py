@@ -1,13 +1,15 @@
 """A small sandbox in which any notebook runs alone: real clips, the shipped prior, few classes, minutes cut to seconds.
 
 The sandbox of a notebook is the project as it stands before that notebook: `build/smoke/<notebook>` holds what the
-stages before it made. They are run once, by papermill, and kept until code, notebooks or parameters change. That of
+stages before it made. They are run once, and kept until code, notebooks or parameters change. That of
 `11_experiments` is a repository of its own, with the results of a pipeline of two tasks.
 
 `python -m avcil.workshop.smoke` builds it all and says how long each notebook took; with a folder's name, that one
 alone.
 """
 
+import contextlib
+import io
 import json
 import os
 import shutil
@@ -15,11 +17,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
 
 import nbformat
 import pandas as pd
 import yaml
 from filelock import FileLock
+from IPython.core.interactiveshell import InteractiveShell
+from traitlets.config import Config
 
 from avcil.base.files import digest, write_json
 from avcil.params.project import root
@@ -101,22 +106,36 @@ def _stamp(top: Path) -> str:
     return digest(b"".join(parts))
 
 
+def _execute(notebook: Path, arguments: dict) -> None:
+    """Run the code cells of a notebook in this process.
+
+    Papermill starts two processes a notebook, and what they import takes longer than what a sandbox learns.
+    """
+    # a module of their own: as `__main__` they would hide this one from the processes that a sweep starts
+    cells = ModuleType("cells")
+    shell = InteractiveShell.instance(config=Config({"HistoryManager": {"enabled": False}}), user_module=cells)
+    shell.reset(new_session=False)
+    for cell in nbformat.read(notebook, as_version=4).cells:
+        if cell.cell_type == "code":
+            shell.run_cell(cell.source).raise_error()
+            if "parameters" in cell.metadata.get("tags", []):
+                shell.push(arguments)
+
+
 def _run(top: Path, sandbox: Path, notebook: str, arguments: dict) -> None:
-    command = [sys.executable, "-m", "papermill", "--engine", "plain", "--no-progress-bar", "--log-level", "WARNING"]
-    command += ["-p", "workdir", str(sandbox.relative_to(top))]
-    for name, value in arguments.items():
-        command += ["-p", name, str(value)]
-    output = sandbox / "artifacts/notebooks" / f"{'-'.join([notebook, *map(str, arguments.values())])}.ipynb"
-    _call([*command, str(top / "notebooks" / f"{notebook}.ipynb"), str(output)], top, f"{notebook} in {sandbox}")
+    """As it stands in the sandbox, with nothing shown. Raises RuntimeError with what failed."""
+    os.environ |= {"AVCIL_SANDBOX": "ready", "MPLBACKEND": "agg"}
+    arguments = {"workdir": str(sandbox.relative_to(top)), **arguments}
+    try:
+        with contextlib.chdir(top), contextlib.redirect_stdout(io.StringIO()):
+            _execute(top / "notebooks" / f"{notebook}.ipynb", arguments)
+    except Exception as error:
+        raise RuntimeError(f"{notebook} failed in {sandbox}: {error}") from error
 
 
 def _call(command: list[str], folder: Path, what: str) -> None:
     binaries = Path(sys.executable).parent  # of papermill and dvc, wherever this was started from
-    environment = os.environ | {
-        "TQDM_DISABLE": "1",
-        "AVCIL_SANDBOX": "ready",
-        "PATH": f"{binaries}:{os.environ['PATH']}",
-    }
+    environment = os.environ | {"TQDM_DISABLE": "1", "PATH": f"{binaries}:{os.environ['PATH']}"}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{what} failed: {' '.join(command)}\n{done.stdout[-1000:]}{done.stderr[-3000:]}")
@@ -248,6 +267,6 @@ if __name__ == "__main__":
     build_base(project, report=print)
     for last in ("02_prior", "07_figures", "08_search", "10_field_tables", "11_experiments", "00_tour", "explore"):
         place = project / "build" / "smoke" / last
-        prepare(project, place)
+        _prepare(project, place)
         _run(project, place, last, {})
         print(f"         {last}")
