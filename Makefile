@@ -3,7 +3,7 @@
 # make test        unit tests, and every notebook run again and compared with its stored output
 # make lab         open the playground in JupyterLab: results, live training, clips
 # make smoke       the whole pipeline, small, in a temporary copy: the workspace is untouched
-# make field       every method under one protocol, and in harder settings (half an hour), after make repro
+# make field       every method under one protocol, and in harder settings (half an hour or more), after make repro
 # make search      score the trials of params.yaml again, on validation clips (twenty minutes)
 # make prior       train the released priors again, into build/prior (an hour and a half); nothing else needs it
 # make corpus      render the clips of the embedded benchmark again
