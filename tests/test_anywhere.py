@@ -123,6 +123,16 @@ def test_elsewhere_another_kind_of_output_does_not_agree(elsewhere):
     assert all(_compared(a, b) == (i == k) for i, a in enumerate(shown) for k, b in enumerate(shown))
 
 
+def test_elsewhere_the_warning_of_it_is_no_output_and_other_ones_are(elsewhere):
+    stored = _outputs(TABLE)[0]
+    for text, same in {
+        "UserWarning: not the portable arithmetic: results may": True,
+        "RuntimeWarning: nan": False,
+    }.items():
+        warned = [*stored, new_output("stream", name="stderr", text=text)]
+        assert _compared(stored, warned) == same and not _compared(warned, stored)
+
+
 @pytest.mark.parametrize("case", SAME)
 def test_under_the_portable_arithmetic_all_digits_count(here, case):
     stored, computed = SAME[case]
