@@ -438,6 +438,7 @@ OTHERS = {"schedule": "constant", "optimiser": "adam", "keep": "best_new", "drop
 """Values other than those of params.yaml, of keys that are no plain numbers."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", Training.model_fields)
 def test_every_key_of_training_goes_through_the_command_unchanged(places, params, tmp_path, monkeypatch, key):
     text = (ROOT / "params.yaml").read_text()

@@ -21,7 +21,10 @@ pytest.importorskip("triton")
 from avcil.kernels import triton_channelwise, triton_distillation, triton_guided
 
 # numpy before 2.4 only warns of how triton 3.6 reads the bounds of a loop
-pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:Conversion of an array:DeprecationWarning"),
+]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 on_gpu = pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU: torch.cuda is not available")
 interpreted = pytest.mark.skipif(DEVICE == "cuda", reason="looks into the interpreter's memory, a GPU has its own")
@@ -509,7 +512,6 @@ def compiled(tmp_path_factory) -> dict:
     return json.loads(ran.stdout)
 
 
-@pytest.mark.slow
 def test_compiles_for_an_h100(compiled):
     """No register spills, no more shared memory than there is, no atomics, 64-bit offsets, products on tensor cores."""
     assert len(compiled) == 23
