@@ -27,8 +27,8 @@ from avcil.params import project
 
 # what needs no result of training, and so no sandbox that takes minutes
 SMALL = {"01_splits", "02_prior", "03_features"}
-# a repository of its own and a dozen runs of DVC
-LONGEST = "11_experiments"
+# whose sandboxes take longest: all that the others build, and a repository of its own
+FIRST = {"00_tour", "11_experiments"}
 # what computes or learns anew; the others show what the sandbox holds, or take too long to be run twice
 ARITHMETIC = {"00_tour", "03_features", "04_train", "08_search"}
 prepared: set[str] = set()
@@ -79,15 +79,17 @@ def pytest_runtest_setup(item) -> None:
 
 def pytest_collection_modifyitems(items) -> None:
     """First what builds for minutes, one process each, so that in the end nobody waits for it."""
-    items.sort(key=lambda item: item.path.stem not in {"00_tour", LONGEST})
+    items.sort(key=lambda item: item.path.stem not in FIRST)
 
 
 def pytest_itemcollected(item) -> None:
     if not isinstance(item, IPyNbCell):
         return
-    stem = item.path.stem
-    for marker in ("notebook", *(["slow"] * (stem not in SMALL)), *(["arithmetic"] * (stem in ARITHMETIC))):
-        item.add_marker(marker)
+    item.add_marker("notebook")
+    if item.path.stem not in SMALL:
+        item.add_marker("slow")
+    if item.path.stem in ARITHMETIC:
+        item.add_marker("arithmetic")
     if not portable_arithmetic():
         sanitize, compare = item.sanitize, item.compare_outputs
         # what is no text (JSON of widgets) has been left alone by `sanitize` too

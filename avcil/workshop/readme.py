@@ -19,6 +19,10 @@ def _cell(row, measure: str) -> str:
     return tables.percent(row[measure], row[f"{measure}_std"])
 
 
+def _line(name: str, row, measures: list[str]) -> str:
+    return f"| {name} | " + " | ".join(_cell(row, measure) for measure in measures) + " |"
+
+
 def results(folder: Path) -> str:
     """The table in Markdown, best last accuracy first within each group, in percent: mean ± standard deviation."""
     summary = pd.read_csv(folder / "summary.csv")
@@ -37,7 +41,7 @@ def results(folder: Path) -> str:
         for _, row in group.iterrows():
             name = name_of(row.variant)
             name = f"**{name}**" if row.variant == "lll" else name
-            lines.append(f"| {name} | " + " | ".join(_cell(row, m) for m in measures) + " |")
+            lines.append(_line(name, row, measures))
     seeds = int(summary.seeds.min())
     note = f"Test clips, in percent: mean ± standard deviation over {seeds} seeds, each with its own class order. "
     note += "The `joint` rows are upper bounds: all classes seen so far, learnt again from scratch after each task."
@@ -52,8 +56,7 @@ def headline(folder: Path) -> str:
     summary = pd.read_csv(folder / "summary.csv").set_index("variant").loc[HEADLINE]
     measures = ["average_accuracy", "last_accuracy", "forgetting_last", "localisation_hit_first_task"]
     lines = ["| | average | last | forgetting | attention hit, task 0 |", "|---" + "|---:" * len(measures) + "|"]
-    for variant, row in summary.iterrows():
-        lines.append(f"| {name_of(variant)} | " + " | ".join(_cell(row, measure) for measure in measures) + " |")
+    lines += [_line(name_of(variant), row, measures) for variant, row in summary.iterrows()]
     note = (
         f"Test clips of Sounding Objects, in percent: mean ± standard deviation over {int(summary.seeds.min())} class "
         "orders. Average: over tasks of the accuracy on all classes seen; last: after the last task."

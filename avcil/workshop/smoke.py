@@ -99,7 +99,8 @@ def _make_output_folders(sandbox: Path) -> None:
 def _stamp(top: Path) -> str:
     """Changes whenever something that the sandbox is made of does; stored outputs of notebooks do not count."""
     parts = [path.read_bytes() for path in sorted((top / "avcil").rglob("*.py"))]
-    parts += [(top / name).read_bytes() for name in ("params.yaml", "dvc.yaml", "prior/mini-0.safetensors")]
+    parts += [(top / name).read_bytes() for name in ("params.yaml", "dvc.yaml", "data.dvc")]  # data.dvc: of all clips
+    parts += [path.read_bytes() for path in sorted((top / "prior").iterdir())]
     for path in sorted((top / "notebooks").glob("*.ipynb")):
         cells = nbformat.read(path, as_version=4).cells
         parts.append(json.dumps([c.source for c in cells if c.cell_type == "code"]).encode())
@@ -120,6 +121,9 @@ def _execute(notebook: Path, arguments: dict) -> None:
             shell.run_cell(cell.source).raise_error()
             if "parameters" in cell.metadata.get("tags", []):
                 shell.push(arguments)
+    from matplotlib import pyplot  # reads MPLBACKEND when it is imported
+
+    pyplot.close("all")
 
 
 def _run(top: Path, sandbox: Path, notebook: str, arguments: dict) -> None:
@@ -151,11 +155,11 @@ def _steps_before(notebook: str) -> int:
 
     A sweep stands after its own: it finds its runs there, as it does in the pipeline, and learns what is missing.
     """
-    if notebook in SWEEPS:
-        return STEPS.index((notebook, {})) + 1
-    numbers = [number for number, (name, _) in enumerate(STEPS) if name == notebook]
+    own = [number for number, (name, _) in enumerate(STEPS) if name == notebook]
+    if own:
+        return own[-1] + (notebook in SWEEPS)
     later = [number for number, (name, _) in enumerate(STEPS) if name > notebook]
-    return len(STEPS) if notebook == "00_tour" else (numbers[-1:] or later or [len(STEPS)])[0]
+    return later[0] if later and notebook != "00_tour" else len(STEPS)
 
 
 def build_base(top: Path, steps: int = len(STEPS), *, report=lambda *_: None) -> tuple[Path, list[list[str]]]:
