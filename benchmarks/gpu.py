@@ -17,6 +17,7 @@ these are committed, `PROVEN` (avcil/kernels/ops.py) may name the device, and `i
 """
 
 import argparse
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -33,6 +34,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # without conftest.py, whose packages a machine with a GPU need not have
 PYTEST = ["-m", "pytest", "-q", "-c", os.devnull, "--rootdir=.", "--noconftest", "-p", "no:cacheprovider"]
 PYTEST += ["tests/test_triton.py"]
+AT_ONCE = ["-n", "8"] if importlib.util.find_spec("xdist") else []
 FEW = ["-k", "two_runs_give_equal_bits"]  # forwards and backwards, small: a sanitizer slows kernels a hundredfold
 SANITIZER = ["--tool", "racecheck", "--error-exitcode", "9"]
 LAST_LINES = 40
@@ -44,8 +46,8 @@ def commands(official: Path | None, rehearse: bool, out: Path) -> dict[str, list
     more = ["--out", str(out), *(["--quick", "--device", "cpu"] if rehearse else ["--device", "cuda"])]
     more += ["--official", str(official.resolve())] if official else []
     wanted = {
-        "tests": [sys.executable, *PYTEST, *(FEW if rehearse else [])],
-        "kernels": [sys.executable, "benchmarks/kernels.py", *more],
+        "tests": [sys.executable, *PYTEST, *(FEW if rehearse else AT_ONCE)],
+        "kernels": [sys.executable, "benchmarks/kernels.py", "--no-tune", "--rounds", "10", *more],
         "training": [sys.executable, "benchmarks/training_step.py", *more],
     }
     if found and not rehearse:

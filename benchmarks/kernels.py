@@ -259,6 +259,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=[""], help="groups whose name contains one of these")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out: it takes most of the time")
+    parser.add_argument("--no-tune", action="store_true", help="leave its max-autotune out: a minute or more a shape")
     parser.add_argument("--quick", action="store_true", help="tiny shapes, to see that everything runs")
     parser.add_argument("--figure", action="store_true", help="draw what was measured before; measures nothing")
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -280,7 +281,7 @@ def main() -> None:
         "rates": rates(device, given.quick),
         "groups": read(path).get("groups", {}),
     }
-    options = Options(device, authors, compiled=not (given.quick or given.no_compile))
+    options = Options(device, authors, compiled=not (given.quick or given.no_compile), tuned=not given.no_tune)
     known = CASES["quick" if given.quick else device.type]
     cases = [case for case in known if any(word in key(case) for word in given.only)]
     if not cases:

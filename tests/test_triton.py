@@ -192,11 +192,16 @@ def assert_same(found: dict, exact: dict, tolerance: float = 1e-12):
 def assert_as_good(found: dict, eager: dict, exact: dict, half: torch.dtype | None = None):
     """At most twice the error of plain PyTorch in the same types, and a floor: eight roundings to float32, or, of half
     types, an eighth of one, as much as chance moves sums of them."""
-    floor = torch.finfo(half).eps / 8 if half else 8 * torch.finfo(torch.float32).eps
-    # the interpreter cuts bfloat16 off where others round
-    times = 4 if half == torch.bfloat16 and DEVICE == "cpu" else 2
+    single = torch.finfo(torch.float32).eps
+    floor = torch.finfo(half).eps / 8 if half else 8 * single
+    # the interpreter cuts bfloat16 off where others round; on a GPU a float32 dot adds channel after channel, where
+    # cuBLAS adds sums of parts
+    times = 4 if half == {"cpu": torch.bfloat16, "cuda": None}[DEVICE] else 2
     for name in exact:
         allowed = times * error(eager[name], exact[name]) + floor
+        if name.endswith("divergence"):
+            # a difference of sums over the channels, rounded once each
+            allowed += single * len(exact["gradient of bias"])
         assert error(found[name], exact[name]) <= allowed, (name, error(found[name], exact[name]), allowed)
 
 

@@ -19,6 +19,8 @@ class Options(NamedTuple):
     authors: Authors | None
     compiled: bool
     """Whether torch.compile takes part."""
+    tuned: bool = True
+    """Whether max-autotune takes part too: on a GPU it searches for a minute or more at each shape."""
 
 
 def shape(case: NamedTuple) -> str:
@@ -31,7 +33,7 @@ def compilations(options: Options) -> dict[str, dict]:
         return {}
     # CUDA graphs would copy the tokens at each call
     tuned = {"torch.compile max-autotune": {"mode": "max-autotune-no-cudagraphs"}}
-    return {"torch.compile": {}} | (tuned if options.device.type == "cuda" else {})
+    return {"torch.compile": {}} | (tuned if options.tuned and options.device.type == "cuda" else {})
 
 
 def cast(run: Callable, precision: str, device: torch.device) -> Callable:

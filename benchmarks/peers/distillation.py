@@ -76,7 +76,8 @@ def group(case: Distil, options: Options) -> Group:
     ways = {name: partial(objective, way, leaves, old_logits, old_features) for name, way in ways.items()}
     if options.compiled:
         # inputs are small here, so that CUDA graphs may copy them
-        modes = {"torch.compile": {}} | ({"torch.compile max-autotune": {"mode": "max-autotune"}} if cuda else {})
+        tuned = {"torch.compile max-autotune": {"mode": "max-autotune"}} if cuda and options.tuned else {}
+        modes = {"torch.compile": {}} | tuned
         for name, how in modes.items():
             built = torch.compile(objective, dynamic=False, **how)
             ways[name, "peer"] = partial(built, reference.dual_distillation, leaves, old_logits, old_features)
