@@ -12,9 +12,10 @@ from torch import Tensor
 
 from avcil.learn import metrics
 from avcil.learn.checkpoint import Checkpoint
-from avcil.learn.heads import Acil, CarriedRidge, FeCam, Head, Mmal, NearestMean, RanPac, RecursiveRidge, Slda
-from avcil.learn.model import PROXIES, Features, IncrementalClassifier, Output
-from avcil.params.learning import ATTENDING, FROZEN, Method, Task, Training
+from avcil.learn.heads import CarriedRidge, Head, NearestMean, RecursiveRidge
+from avcil.learn.methods import find, options
+from avcil.learn.model import Features, IncrementalClassifier, Output, frozen_features
+from avcil.params.learning import FROZEN, FUSIONS, READOUTS, Method, Task, Training, attends
 from avcil.tokens.dataset import Dataset
 from avcil.tokens.tokens import ClipSource, TokenSource
 
@@ -50,9 +51,7 @@ def restore(
 ) -> IncrementalClassifier:
     """The model of a checkpoint, ready to predict."""
     model = build(method, training, channels)
-    if "classifier.kept" in checkpoint.model:
-        model.classifier.grow(len(checkpoint.model["classifier.kept"]) // PROXIES)
-    model.classifier.grow(len(checkpoint.classes))
+    model.classifier.grow_as(checkpoint.model, len(checkpoint.classes))
     if checkpoint.model:
         model.load_state_dict(checkpoint.model)
     return model.eval()
@@ -64,13 +63,15 @@ def predict(
 ) -> Output:
     """Outputs for the clips at ``rows``, without gradients and on the CPU.
 
-    Batches go to the model's device. ``maps``: build channel-wise maps too; their mean over channels is given.
+    Batches go to the model's device. ``maps``: build the maps of an attention with a map a channel too; their mean over
+    channels is given.
     """
     model.eval()
+    more = {"maps": True} if maps and model.fusion not in FUSIONS else {}
     device = model.classifier.weight.device
     parts = []
     for chunk in rows.split(batch):
-        output = model(tokens.clips(chunk).to(device), centre=tokens.centre, maps=maps)
+        output = model(tokens.clips(chunk).to(device), centre=tokens.centre, **more)
         if output.spatial.dim() == 4:  # a map a channel
             output = output._replace(spatial=output.spatial.mean(-1), temporal=output.temporal.mean(-1))
         parts.append(output.to("cpu"))
@@ -81,7 +82,7 @@ def predict(
 
 def tokens_of(data: Dataset, method: Method) -> TokenSource:
     """The tokens that a method looks at: all of them, coarser patches, or, without attention, one a stream."""
-    if method.fusion not in ATTENDING:
+    if not attends(method.fusion):
         return data.tokens.pooled()
     if method.patches is None or method.patches**2 >= data.tokens.shape[2]:
         return data.tokens
@@ -89,36 +90,29 @@ def tokens_of(data: Dataset, method: Method) -> TokenSource:
 
 
 def solved_head(method: Method, training: Training, state: dict[str, Tensor]) -> Head | None:
-    """The solved read-out of a method, or None where the trained classifier is the read-out."""
-    t = training
-    heads = {
-        "nearest_mean": lambda: NearestMean(state),
-        "nearest_exemplars": lambda: NearestMean(state),
-        "ridge": lambda: RecursiveRidge(t.ridge_penalty, state),
-        "carried_ridge": lambda: CarriedRidge(t.ridge_penalty, t.drift_damping, state),
-        "slda": lambda: Slda(t.slda_shrinkage, state),
-        "fecam": lambda: FeCam(t.fecam_power, t.fecam_shrinkage, t.fecam_shrinkage, state),
-        "ranpac": lambda: RanPac(t.expansion, 0, None, state),
-        "acil": lambda: Acil(t.expansion, 0, t.acil_penalty, state),
-        "mmal": lambda: Mmal(t.expansion // 2, 0, t.mmal_penalty, state=state),
-    }
-    return heads[method.readout]() if method.readout in heads else None
+    """The solved read-out of a method, or None where the trained classifier is the read-out; ``state``: what a
+    checkpoint keeps, hooks' tensors among it."""
+    if method.readout == "classifier":
+        return None
+    state = {name: value for name, value in state.items() if name.partition(".")[0] not in method.hooks}
+    if method.readout not in READOUTS:
+        return find(method.readout).build(options(method.readout, method.readout_options), state)
+    if method.readout == "ridge":
+        return RecursiveRidge(training.ridge_penalty, state)
+    if method.readout == "carried_ridge":
+        return CarriedRidge(training.ridge_penalty, training.drift_damping, state)
+    return NearestMean(state)
 
 
-def solved_features(method: Method, tokens: TokenSource, rows: Tensor, features: Features) -> Features:
-    """What a solved head reads: the model's features of the clips at ``rows`` and, for `carried_ridge`, frozen ones.
-
-    Those are the mean audio token and the visual tokens' mean under the prior's own attention. With them the head has
-    all that a closed form on frozen tokens has.
-    """
+def solved_features(method: Method, tokens: TokenSource, rows: Tensor, features: Features, batch: int = 200) -> Features:
+    """What a solved head reads: the model's features of the clips at ``rows`` and, for `carried_ridge`, in front of
+    them those that are frozen, so that the head has all that a closed form on frozen tokens has."""
     if method.readout != "carried_ridge":
         return features
-    frozen = IncrementalClassifier(
-        tokens.channels, fusion="frozen_guided", classifier="linear", width=1, heads=1,
-        prior_guidance=method.prior_guidance, learnt_guidance=0.0,
-    )  # fmt: skip
-    beside = predict(frozen, tokens, rows).features.fused
-    return features._replace(fused=torch.cat([beside, features.fused], 1))
+    parts = [
+        frozen_features(tokens.clips(chunk), "frozen_guided", method.prior_guidance)[0].fused for chunk in rows.split(batch)
+    ]
+    return features._replace(fused=torch.cat([torch.cat(parts), features.fused], 1))
 
 
 def evaluate(
@@ -136,7 +130,7 @@ def evaluate(
     model = restore(checkpoint, method, training, tokens.channels).to(device)
     bounds = np.cumsum([0, *(t.classes for t in tasks[: task + 1])])
     rows = data.rows(split, 0, int(bounds[-1]))
-    share = data.share if method.fusion in ATTENDING and method.patches is None else None
+    share = data.share if attends(method.fusion) and method.patches is None else None
     output = predict(model, tokens, rows, maps=share is not None)
     head = solved_head(method, training, checkpoint.readout)
     solved = output.features if head is None else solved_features(method, tokens, rows, output.features)

@@ -10,11 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from avcil.kernels import OldAttention, channelwise_attention, channelwise_maps, guided_attention
-from avcil.params.learning import FROZEN, ClassifierKind, Fusion
+from avcil.kernels import guided_attention
+from avcil.learn.methods import find
+from avcil.params.learning import CLASSIFIERS, FROZEN, FUSIONS
 from avcil.tokens.tokens import Tokens, frame_audio
-
-PROXIES = 10
 
 
 class Features(NamedTuple):
@@ -28,9 +27,8 @@ class Features(NamedTuple):
 class Output(NamedTuple):
     """logits [B,C]; features; spatial attention [B,L,S] (sums to 1 over S) and temporal attention [B,L].
 
-    Channel-wise attention has maps [B,L,S,D] and [B,L,D], built only where they are asked for: else they are empty.
-    ``divergence`` [B] tells how far they went from the old model's. ``attended``: the visual feature before its
-    projection.
+    An attention with a map a channel (avcil/learn/methods) has [B,L,S,D] and [B,L,D], empty unless they are asked for;
+    ``divergence`` [B] is how far they went from the old model's. ``attended``: the visual feature before its projection.
     """
 
     logits: Tensor
@@ -104,48 +102,10 @@ class GuidedAttention(nn.Module):
         return when.output[:, 0, 0], where.weights[:, :, 0], when.weights[:, 0, 0]
 
 
-class ChannelwiseAttention(nn.Module):
-    """Audio-guided attention with a map of its own for every channel.
-
-    With the mean audio token u and patches v_ls, products taken channel by channel:
-
-        a = tanh(W_a u + b_a),  k_ls = tanh(W_v v_ls + b_v)
-        w_ls = softmax_s(a k_ls),   α_l = softmax_l(a Σ_s w_ls k_ls),   visual = Σ_l α_l Σ_s w_ls v_ls
-
-    Source: Pian et al., ICCV 2023, arXiv 2308.11073, as their code has it.
-    """
-
-    def __init__(self, channels: tuple[int, int]):
-        super().__init__()
-        visual, audio = channels
-        if visual != audio:
-            raise ValueError(
-                f"channel-wise attention needs visual and audio tokens of equal width, not {visual} and {audio}; "
-                "use another fusion or another encoder"
-            )
-        self.audio = nn.Linear(audio, audio)
-        self.visual = nn.Linear(visual, visual)
-
-    def inputs(self, tokens: Tokens) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What the kernel takes: audio [B,D], visual tokens, weight and bias."""
-        return torch.tanh(self.audio(tokens.audio.mean(1))), tokens.visual, self.visual.weight, self.visual.bias
-
-    def forward(
-        self, tokens: Tokens, centre: Tensor | None, old: OldAttention | None, of: Tensor | None, maps: bool
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Returns the visual feature [B,D], spatial weights [B,L,S,D], temporal weights [B,L,D], and divergence [B]."""
-        inputs, batch = self.inputs(tokens), len(tokens.audio)
-        found = channelwise_attention(*inputs, centre=centre, old=old, of=of)
-        spatial, temporal = inputs[0].new_empty(batch, 0, 0), inputs[0].new_empty(batch, 0)
-        if maps:
-            _, spatial, temporal = channelwise_maps(*inputs, centre)
-        return found.output, spatial, temporal, found.spatial_divergence + found.temporal_divergence
-
-
 class Classifier(nn.Module):
     """Logits over the classes seen so far: W z + b (linear), or s cos(w_c, z) with a learnt scale (cosine)."""
 
-    def __init__(self, features: int, kind: ClassifierKind):
+    def __init__(self, features: int, kind: str):
         super().__init__()
         self.kind = kind
         self.weight = nn.Parameter(torch.empty(0, features))
@@ -160,6 +120,10 @@ class Classifier(nn.Module):
         zeros = torch.zeros(classes - old)
         self.bias = nn.Parameter(torch.cat([self.bias.detach(), zeros]), requires_grad=self.kind == "linear")
 
+    def grow_as(self, state: dict[str, Tensor], classes: int) -> None:
+        """Take the shapes of a checkpoint of so many classes."""
+        self.grow(classes)
+
     @property
     def classes(self) -> int:
         return len(self.weight)
@@ -170,56 +134,39 @@ class Classifier(nn.Module):
         return F.linear(features, self.weight, self.bias)
 
 
-class ProxyClassifier(nn.Module):
-    """Local similarity classifier: each class has K proxies, those of past classes stay as they are.
+def fuse(audio: Tensor, visual: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Audio, visual and fused feature, ReLU(audio + visual), each [B,E]."""
+    return audio, visual, F.relu(audio + visual)
 
-    s_ck = −‖ẑ − ŵ_ck‖², logit_c = Σ_k softmax_k(s_ck) s_ck, hats meaning unit length. ``scale`` is the learnt factor of
-    the NCA loss. Source: Douillard et al., PODNet, ECCV 2020, arXiv 2004.13513; used by AFC, Kang et al., CVPR 2022.
-    """
 
-    kept: Tensor
-
-    def __init__(self, features: int):
-        super().__init__()
-        self.register_buffer("kept", torch.empty(0, features))
-        self.weight = nn.Parameter(torch.empty(0, features))
-        self.scale = nn.Parameter(torch.tensor(1.0))
-
-    @property
-    def classes(self) -> int:
-        return (len(self.kept) + len(self.weight)) // PROXIES
-
-    def grow(self, classes: int) -> None:
-        """Keep all proxies there are; append freshly drawn ones until there are ``classes``."""
-        self.kept = torch.cat([self.kept, self.weight.detach()])
-        features = self.kept.shape[1]
-        self.weight = nn.Parameter(torch.randn(PROXIES * classes - len(self.kept), features) * features**-0.5)
-
-    def forward(self, features: Tensor) -> Tensor:
-        proxies = F.normalize(torch.cat([self.kept, self.weight]), dim=-1)
-        closeness = 2 * F.normalize(features, dim=-1) @ proxies.T - 2
-        closeness = closeness.unflatten(1, (-1, PROXIES))
-        return (closeness.softmax(-1) * closeness).sum(-1)
+def frozen_features(tokens: Tokens, fusion: str, prior_guidance: float) -> tuple[Features, Tensor]:
+    """Features of nothing learnt, and spatial weights [B,L,S]: the mean audio token, the mean of visual tokens (under
+    the prior's own attention softmax_s(τ m) for `frozen_guided`), and both side by side."""
+    batch, slots, patches = tokens.visual.shape[:3]
+    if fusion == "frozen_guided":
+        spatial = (prior_guidance * tokens.similarity).softmax(-1)
+        visual = torch.einsum("bls,blsd->bd", spatial, tokens.visual) / slots
+    else:
+        spatial = tokens.audio.new_full((batch, slots, patches), 1 / patches)
+        visual = tokens.visual.mean((1, 2))
+    audio = tokens.audio.mean(1)
+    return Features(audio, visual, torch.cat([audio, visual], 1)), spatial
 
 
 class IncrementalClassifier(nn.Module):
     """Tokens to logits; `fusion` says where the visual part comes from and what is learnt.
 
-    The fused feature is ReLU(audio + visual). `guided`: guided attention; `mean`: mean of all patches; `visual` and
-    `audio`: one stream alone (the other part is zero).
-    `channelwise` is the model of AV-CIL: ReLU(audio) + ReLU(visual) over channel-wise attention.
-    `frozen` and `frozen_guided` learn nothing: audio, visual and fused features are the mean audio token, the visual
-    tokens' mean (under the prior's own attention softmax_s(τ m), if guided), and both side by side.
+    `guided`: guided attention; `mean`: mean of all patches; `visual` and `audio`: one stream alone (the other part is
+    zero); `frozen` and `frozen_guided`: `frozen_features`. Another name is a file of avcil/learn/methods, whose
+    attention gives visual feature, maps and divergence, and whose ``fuse`` stands for the one here.
     """
-
-    attention: GuidedAttention | ChannelwiseAttention
 
     def __init__(
         self,
         channels: tuple[int, int],
         *,
-        fusion: Fusion,
-        classifier: ClassifierKind,
+        fusion: str,
+        classifier: str,
         width: int,
         heads: int,
         prior_guidance: float,
@@ -229,58 +176,44 @@ class IncrementalClassifier(nn.Module):
         self.fusion = fusion
         self.width = width
         self.prior_guidance = prior_guidance
+        visual = channels[0]
         if fusion == "guided":
             self.attention = GuidedAttention(
                 channels, width, heads, prior_guidance=prior_guidance, learnt_guidance=learnt_guidance
             )
-            self.visual = nn.Linear(width, width)
-        elif fusion == "channelwise":
-            self.attention = ChannelwiseAttention(channels)
-        if fusion in ("channelwise", "mean", "visual"):
-            self.visual = nn.Linear(channels[0], width)
-        if fusion in ("guided", "channelwise", "mean", "audio"):
+            visual = width
+        elif fusion not in FUSIONS:
+            self.attention = find(fusion).build(channels)
+            visual = self.attention.channels
+        if fusion not in ("audio", *FROZEN):
+            self.visual = nn.Linear(visual, width)
+        if fusion not in ("visual", *FROZEN):
             self.audio = nn.Linear(channels[1], width)
         features = sum(channels) if fusion in FROZEN else width
-        self.classifier = ProxyClassifier(features) if classifier == "proxies" else Classifier(features, classifier)
+        self.classifier = (
+            Classifier(features, classifier) if classifier in CLASSIFIERS else find(classifier).build(features)
+        )
 
-    def forward(
-        self,
-        tokens: Tokens,
-        *,
-        centre: Tensor | None = None,
-        old: OldAttention | None = None,
-        of: Tensor | None = None,
-        maps: bool = False,
-    ) -> Output:
-        """``centre`` [D]: what the true visual tokens are more than those given, for fusions with attention; ``old``:
-        channel-wise attention of an old model on some clips, ``of`` [B]: each clip's row there, or -1;
-        ``maps``: whether to build channel-wise maps."""
+    def forward(self, tokens: Tokens, *, centre: Tensor | None = None, **options) -> Output:
+        """``centre`` [D]: what the true visual tokens are more than those given, for fusions with attention; options:
+        what the attention of a method's file is given beside."""
         batch, slots, patches = tokens.visual.shape[:3]
         spatial = tokens.audio.new_full((batch, slots, patches), 1 / patches)
         temporal = tokens.audio.new_full((batch, slots), 1 / slots)
         divergence = tokens.audio.new_zeros(batch)
-        if self.fusion == "frozen_guided":
-            spatial = (self.prior_guidance * tokens.similarity).softmax(-1)
-            attended = torch.einsum("bls,blsd->bd", spatial, tokens.visual) / slots
-        elif self.fusion == "channelwise":
-            attended, spatial, temporal, divergence = self.attention(tokens, centre, old, of, maps)
-        elif self.fusion == "guided":
+        if self.fusion in FROZEN:
+            features, spatial = frozen_features(tokens, self.fusion, self.prior_guidance)
+            return Output(self.classifier(features.fused), features, spatial, temporal, features.visual, divergence)
+        if self.fusion == "guided":
             attended, spatial, temporal = self.attention(tokens, centre)
+        elif self.fusion not in FUSIONS:
+            attended, spatial, temporal, divergence = self.attention(tokens, centre, **options)
         else:
             attended = tokens.visual.mean((1, 2))
         audio = visual = tokens.audio.new_zeros(batch, self.width)
-        if self.fusion in FROZEN:
-            audio, visual = tokens.audio.mean(1), attended
-            fused = torch.cat([audio, visual], 1)
-        else:
-            if self.fusion != "audio":
-                visual = self.visual(attended)
-            if self.fusion != "visual":
-                audio = self.audio(tokens.audio.mean(1))
-            if self.fusion == "channelwise":
-                audio, visual = F.relu(audio), F.relu(visual)
-                fused = audio + visual
-            else:
-                fused = F.relu(audio + visual)
-        features = Features(audio, visual, fused)
-        return Output(self.classifier(fused), features, spatial, temporal, attended, divergence)
+        if self.fusion != "audio":
+            visual = self.visual(attended)
+        if self.fusion != "visual":
+            audio = self.audio(tokens.audio.mean(1))
+        features = Features(*(fuse if self.fusion in FUSIONS else self.attention.fuse)(audio, visual))
+        return Output(self.classifier(features.fused), features, spatial, temporal, attended, divergence)

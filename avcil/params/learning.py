@@ -1,35 +1,36 @@
 """A method is a row of choices; a task is an increment; training is what all methods share."""
 
+from pathlib import Path
 from typing import Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from avcil.params.section import Section
 
-Fusion = Literal["guided", "channelwise", "mean", "visual", "audio", "frozen", "frozen_guided"]
-ClassifierKind = Literal["linear", "cosine", "proxies"]
 FROZEN = ("frozen", "frozen_guided")
-ATTENDING = ("guided", "channelwise", "frozen_guided")
+FUSIONS = ("guided", "mean", "visual", "audio", *FROZEN)
+CLASSIFIERS = ("linear", "cosine")
+READOUTS = ("classifier", "nearest_mean", "nearest_exemplars", "ridge", "carried_ridge")
 Selection = Literal["none", "random", "herding", "all"]
-Readout = Literal[
-    "classifier",
-    "nearest_mean",
-    "nearest_exemplars",
-    "ridge",
-    "slda",
-    "ranpac",
-    "acil",
-    "fecam",
-    "mmal",
-    "carried_ridge",
-]
+
+METHODS = Path(__file__).parents[1] / "learn/methods"
+"""Where a choice that the core does not know has its file, by its name."""
+
+
+def attends(fusion: str) -> bool:
+    """Whether it weighs the patches of a slot, and so takes all of them."""
+    return fusion not in ("mean", "visual", "audio", "frozen")
 
 
 class Method(Section):
-    """A row of the comparison. A field that a row leaves out is off, as its default here says."""
+    """A row of the comparison. A field that a row leaves out is off, as its default here says.
+
+    `fusion`, `classifier`, `readout` and the keys of `hooks` may name a file of avcil/learn/methods, which then has the
+    code that only such rows need; CONTRIBUTING.md says how to write one.
+    """
 
     tokens: str = Field(description="whose tokens: `mini`, `random` (its untrained twin), or one of `encoders`")
-    fusion: Fusion
+    fusion: str = Field(description="guided, mean, visual, audio, frozen or frozen_guided, or a method's file")
     prior_guidance: float = Field(
         ge=0, description="first value of τ, the weight of the prior's similarity in the scores"
     )
@@ -41,42 +42,44 @@ class Method(Section):
     )
     feature_distillation: float = Field(ge=0, description="weight at as many past as new classes")
     logit_distillation: float = Field(ge=0, description="weight at as many past as new classes")
-    attention_distillation: float = Field(ge=0, description="weight at as many past as new classes")
-    classifier: ClassifierKind
-    readout: Readout
+    classifier: str = Field(description="linear or cosine, or a method's file")
+    readout: str = Field(
+        description="classifier, or a head that is solved: nearest_mean, nearest_exemplars, ridge, carried_ridge, or a "
+        "method's file"
+    )
     restart: bool = Field(description="forget the weights and learn all data at hand anew (upper bounds)")
 
     # what only rows of the field use
     patches: int | None = Field(None, gt=0, description="side of the grid that each slot's patches are averaged to")
-    cross_entropy: Literal["joint", "separated", "nca"] = Field(
+    cross_entropy: Literal["joint", "separated"] = Field(
         "joint", description="separated: new clips compete among new classes, exemplars among past ones (SS-IL)"
     )
-    logit_blocks: Literal["past", "task", "sigmoid"] = Field(
-        "past", description="one softmax over all past classes, one a task, or a sigmoid a class (iCaRL)"
-    )
-    feature_distance: Literal["cosine", "importance"] = "cosine"
+    logit_blocks: Literal["past", "task"] = Field("past", description="one softmax over all past classes, or one a task")
     growth: Literal["ratio", "task", "none"] = Field(
         "ratio", description="distillation weights grow with √(past / new classes), √(task + 1), or not"
     )
-    instance_contrast: float = Field(0.0, ge=0, description="weight; audio against visual features, clip by clip")
-    class_contrast: float = Field(0.0, ge=0, description="weight; audio against visual features, class by class")
-    contrast_temperature: float = Field(0.05, gt=0)
-    dark_replay: float = Field(0.0, ge=0, description="weight of the exemplars' logits as they were when stored")
-    weight_aligning: bool = Field(False, description="new classes' weights are scaled to the norm of past ones'")
-    as_published: bool = Field(False, description="with the deviations of the authors' code from their paper")
+    hooks: dict[str, dict[str, object]] = Field({}, description="methods' files that take part, with their options")
+    readout_options: dict[str, object] = Field({}, description="options of a read-out that is a method's file")
+
+    @field_validator("fusion", "classifier", "readout", "hooks")
+    @classmethod
+    def _exists(cls, value, info):
+        built_in = {"fusion": FUSIONS, "classifier": CLASSIFIERS, "readout": READOUTS, "hooks": ()}[info.field_name]
+        for name in value if isinstance(value, dict) else [value]:
+            if name not in built_in and not (METHODS / f"{name}.py").exists():
+                raise ValueError(
+                    f"`{name}` is none of {', '.join(built_in) or 'the files there'}, and avcil/learn/methods has no file "
+                    f"{name}.py"
+                )
+        return value
 
     @model_validator(mode="after")
     def _consistent(self):
-        attends = self.fusion in ("guided", "channelwise")
+        carried = self.readout == "carried_ridge"
         for wrong, message in (
-            (self.dark_replay and self.readout != "classifier", "dark_replay needs readout: classifier"),
-            (self.readout == "carried_ridge" and self.restart, "carried_ridge has nothing to carry with restart: true"),
-            (self.readout == "carried_ridge" and self.fusion in FROZEN, "carried_ridge needs a fusion that learns"),
-            (self.weight_aligning and self.classifier != "linear", "weight_aligning needs a linear classifier"),
-            (
-                self.feature_distance == "importance" and not (attends and self.cross_entropy == "nca"),
-                "feature_distance: importance needs cross_entropy: nca and fusion: guided or channelwise",
-            ),
+            (carried and self.restart, "carried_ridge has nothing to carry with restart: true"),
+            (carried and self.fusion in FROZEN, "carried_ridge needs a fusion that learns"),
+            (self.readout_options and self.readout in READOUTS, f"readout_options: `{self.readout}` has none"),
         ):
             if wrong:
                 raise ValueError(message)
@@ -112,13 +115,6 @@ class Training(Section):
     heads: int = Field(gt=0, description="attention heads")
     learnt_guidance: float = Field(gt=0, description="first value of g, the weight of learnt scores")
     ridge_penalty: float = Field(gt=0)
-    # of the other solved heads (avcil/learn/heads.py)
-    expansion: int = Field(2000, gt=0, description="random ReLU features: ranpac, acil; mmal has half as many a stream")
-    acil_penalty: float = Field(1.0, gt=0)
-    mmal_penalty: float = Field(1.0, gt=0)
-    slda_shrinkage: float = Field(1e-2, gt=0, le=1)
-    fecam_power: float = Field(0.5, gt=0)
-    fecam_shrinkage: float = Field(1.0, gt=0)
     drift_damping: float = Field(10.0, gt=0, description="of carried_ridge")
     optimiser: Literal["adamw", "adam"] = "adamw"
     schedule: Literal["cosine", "constant"] = "cosine"

@@ -16,7 +16,7 @@ from avcil.learn.checkpoint import load_checkpoint, run_folder
 from avcil.learn.evaluate import predict, restore
 from avcil.learn.model import Output
 from avcil.params import Params
-from avcil.params.learning import ATTENDING
+from avcil.params.learning import attends
 from avcil.results import plots, plots_explore
 from avcil.results.attention import slot_frames
 from avcil.tokens.manifest import class_order, read_manifest
@@ -68,7 +68,7 @@ class ClipView(Panel):
         rows = [
             name
             for name, row in params.rows.items()
-            if row.fusion in ATTENDING and row.tokens == "mini" and row.patches is None and row.readout == "classifier"
+            if attends(row.fusion) and row.tokens == "mini" and row.patches is None and row.readout == "classifier"
         ]
         trained = [name for name in rows if self._folder(name, 0, params.seeds[0]).exists()]
         seeds = [s for s in params.seeds if not trained or self._folder(trained[0], 0, s).exists()]

@@ -1,0 +1,98 @@
+"""Where a method may do what the core does not: before a task, in the loss, after a step, after a task, and in what the
+checkpoint keeps.
+
+Dimension letters: ``N`` clips at hand, ``B`` clips of a batch, ``C`` classes seen, ``P`` past classes.
+"""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from torch import Tensor
+
+from avcil.learn.feed import Feed
+from avcil.learn.methods import find, named, options
+from avcil.learn.model import IncrementalClassifier, Output
+from avcil.params.learning import READOUTS, Method, Training
+
+
+class Batch(NamedTuple):
+    """rows [B] of the clips at hand, their labels [B], what the model gives for them, and its classifier's learnt scale
+    as the loss is to use it (avcil/learn/parallel.py)."""
+
+    rows: Tensor
+    labels: Tensor
+    output: Output
+    scale: Tensor
+
+
+class Hooks:
+    """What a method's file adds to the core; each hook does nothing unless overridden."""
+
+    reads_old = False
+    """Whether ``losses`` reads what the old model gives for the clips at hand."""
+
+    def before_task(self, learning: "Learning") -> None:
+        """Before the first step; the model has its new classes already."""
+
+    def model_options(self, rows: Tensor) -> dict[str, object]:
+        """Keywords that the model's attention is given with the clips at ``rows`` [B] of those at hand."""
+        return {}
+
+    def losses(self, learning: "Learning", batch: Batch) -> dict[str, Tensor]:
+        """Weighted losses by name; one that the core has by that name is replaced."""
+        return {}
+
+    def after_step(self, model: IncrementalClassifier) -> None:
+        """After each step of the optimiser."""
+
+    def after_task(self, learning: "Learning") -> None:
+        """After the last step, before features are read for exemplars and solved heads."""
+
+    def state(self, learning: "Learning", learnt: Output, exemplars: Tensor) -> dict[str, Tensor]:
+        """Tensors that the checkpoint keeps, ``learning.state`` of the next task; ``learnt``: the output for the clips
+        at hand, ``exemplars``: rows of them that memory keeps."""
+        return {}
+
+
+@dataclass
+class Learning:
+    """One task while it is learnt.
+
+    blocks: classes of each task so far, the new one last; with `restart` all are of one. feed and labels [N]: the clips
+    at hand, on the device, ``new`` of them new, then exemplars. old_model and old_output, its output for the clips at
+    hand on the device: None in the first task and where nothing reads them. state: by hooks' names, what they left.
+    """
+
+    method: Method
+    training: Training
+    blocks: list[int]
+    model: IncrementalClassifier
+    feed: Feed
+    labels: Tensor
+    new: int
+    old_model: IncrementalClassifier | None = None
+    old_output: Output | None = None
+    hooks: dict[str, Hooks] = field(default_factory=dict)
+    state: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+
+    @property
+    def past(self) -> int:
+        """P."""
+        return sum(self.blocks[:-1])
+
+
+def hooks_of(method: Method) -> dict[str, Hooks]:
+    """The hooks of a row by name; raises ValueError if their options or the row itself do not suit them."""
+    return {name: find(name).build(options(name, given), method) for name, given in method.hooks.items()}
+
+
+def check(row: str, method: Method) -> None:
+    """Raises ValueError, naming the row, if a method's file does not take what the row gives it."""
+    try:
+        hooks_of(method)
+        if method.readout not in READOUTS:
+            options(method.readout, method.readout_options)
+        for name in named(method):
+            find(name).build  # noqa: B018 - that it is there
+    except (ValueError, AttributeError) as problem:
+        raise ValueError(f"{row}: {problem}") from None

@@ -1,0 +1,124 @@
+"""Hooks of AFC: features are held the more, the more the old model's own loss depends on them, beside the NCA loss.
+
+As `hooks: {afc: {weight: 0.5}}` with `classifier: proxies`. Source: Kang et al., Class-incremental learning by knowledge
+distillation with adaptive feature consolidation, CVPR 2022, arXiv 2204.00895, as AV-CIL's code adapts it to three
+features.
+
+Dimension letters: ``N`` clips at hand, ``B`` clips of a batch, ``C`` classes seen, ``F`` features of a clip.
+"""
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from avcil.learn.evaluate import predict
+from avcil.learn.feed import Feed
+from avcil.learn.hooks import Batch, Hooks, Learning
+from avcil.learn.losses import growth
+from avcil.learn.methods.proxies import PROXIES, ProxyClassifier
+from avcil.learn.model import IncrementalClassifier, Output
+from avcil.params.learning import FROZEN, Method, attends
+from avcil.params.section import Section
+
+
+class Options(Section):
+    weight: float = Field(gt=0, description="of the feature level")
+
+
+def nca(similarities: Tensor, labels: Tensor, scale: Tensor, margin: float = 0.6) -> Tensor:
+    r"""NCA loss over class similarities s, the true class y being left out of the denominator.
+
+    .. math:: -\frac{1}{B} \sum_b
+              \Big(\eta s_{by} - m_b - \log\big(1 + \sum_{c \ne y} \exp(\eta s_{bc} - m_b)\big)\Big),
+              \quad m_b = \max_c \eta s_{bc}
+
+    similarities [B,C], labels [B], scale η. The 1 stands where the true class was, and a margin subtracted from every
+    class cancels: both as in the code of PODNet, AFC and AV-CIL, whose published margin of 0.6 for the true class alone
+    is therefore never applied. Source: Douillard et al., PODNet, ECCV 2020, arXiv 2004.13513.
+    """
+    shifted = scale * (similarities - margin)
+    shifted = shifted - shifted.amax(1, keepdim=True)
+    true = shifted.gather(1, labels[:, None])
+    others = shifted.scatter(1, labels[:, None], 0.0)
+    return (others.logsumexp(1) - true[:, 0]).mean()
+
+
+def held_features(output: Output) -> tuple[Tensor, ...]:
+    """The F features: audio, visual, and the visual one before its projection."""
+    return output.features.audio, output.features.visual, output.attended
+
+
+def importance(model: IncrementalClassifier, feed: Feed, labels: Tensor, batch: int = 64) -> Tensor:
+    """Norm of the gradient of the model's own NCA loss with respect to each held feature, [N,F]."""
+    parts = []
+    for rows in torch.arange(len(labels), device=labels.device).split(batch):
+        output = model(feed.clips(rows), centre=feed.centre)
+        loss = nca(output.logits, labels[rows], model.classifier.scale)
+        gradients = torch.autograd.grad(loss, held_features(output))
+        parts.append(torch.stack([gradient.norm(dim=1) for gradient in gradients], 1))
+    return torch.cat(parts)
+
+
+def importance_distillation(features: tuple[Tensor, ...], old: tuple[Tensor, ...], weights: Tensor) -> Tensor:
+    r"""Feature discrepancy weighted by how much the old model's own loss depends on each feature.
+
+    .. math:: \frac{1}{B} \sum_b \sum_f \frac{I_{bf}}{\sum_g I_{bg}} \| \hat f_b - \hat f_b^{old} \|
+
+    features and old: F tensors [B,E_f] each, hats meaning unit length; weights I [B,F], norms of gradients.
+    """
+    share = weights / weights.sum(1, keepdim=True).clamp_min(1e-12)
+    distance = [
+        (F.normalize(new, dim=1) - F.normalize(before, dim=1)).norm(dim=1)
+        for new, before in zip(features, old, strict=True)
+    ]
+    return (share * torch.stack(distance, 1)).sum(1).mean()
+
+
+def imprint(model: IncrementalClassifier, feed: Feed, labels: Tensor) -> None:
+    """New classes' proxies start at the k-means centres of their clips' features, as long as past proxies are.
+
+    Source: PODNet, after Qi et al., CVPR 2018. A class of fewer clips than proxies keeps random ones for the rest.
+    """
+    # of all that learns only this needs it, and it takes seconds to import
+    from sklearn.cluster import KMeans
+
+    classifier: ProxyClassifier = model.classifier
+    labels = labels.cpu()
+    features = F.normalize(predict(model, feed, torch.arange(len(labels))).features.fused, dim=1)
+    length = classifier.kept.norm(dim=1).mean()
+    first = classifier.classes - len(classifier.weight) // PROXIES
+    with torch.no_grad():
+        for c in range(first, classifier.classes):
+            mine = features[labels == c].numpy()
+            count = min(PROXIES, len(mine))
+            centres = KMeans(count, n_init=1, random_state=0).fit(mine).cluster_centers_
+            start = (c - first) * PROXIES
+            classifier.weight[start : start + count] = torch.from_numpy(centres).to(length.device) * length
+
+
+class Afc(Hooks):
+    reads_old = True
+
+    def __init__(self, weight: float):
+        self.weight = weight
+        self.importance: Tensor | None = None
+
+    def before_task(self, learning: Learning) -> None:
+        if learning.past:
+            self.importance = importance(learning.model, learning.feed, learning.labels)
+            imprint(learning.model, learning.feed, learning.labels)
+
+    def losses(self, learning: Learning, batch: Batch) -> dict[str, Tensor]:
+        losses = {"cross_entropy": nca(batch.output.logits, batch.labels, batch.scale)}
+        if learning.past:
+            before = tuple(feature[batch.rows] for feature in held_features(learning.old_output))
+            distance = importance_distillation(held_features(batch.output), before, self.importance[batch.rows])
+            losses["feature_distillation"] = growth(learning.method, learning.blocks) * self.weight * distance
+        return losses
+
+
+def build(chosen: Options, method: Method) -> Afc:
+    if method.classifier != "proxies" or not attends(method.fusion) or method.fusion in FROZEN:
+        raise ValueError("afc: needs classifier: proxies and fusion: guided or channelwise")
+    return Afc(chosen.weight)

@@ -1,0 +1,127 @@
+"""Hooks of AV-CIL: contrast of sound and picture, and attention that stays on exemplars. As `hooks: {av_cil: {...}}`.
+
+Source: Pian et al., ICCV 2023, arXiv 2308.11073, and its authors' code.
+
+Dimension letters: ``B`` clips of a batch, ``E`` feature channels, ``L`` slots, ``S`` patches of a slot.
+"""
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from avcil.kernels import OldAttention, remember_attention
+from avcil.learn.hooks import Batch, Hooks, Learning
+from avcil.learn.losses import growth
+from avcil.learn.methods.channelwise import ChannelwiseAttention
+from avcil.params.learning import Method
+from avcil.params.section import Section
+
+MAP_BYTES = 1 << 31  # of old maps that are kept; more are computed anew for each batch
+
+
+class Options(Section):
+    instance_contrast: float = Field(0.0, ge=0, description="weight; audio against visual features, clip by clip")
+    class_contrast: float = Field(0.0, ge=0, description="weight; audio against visual features, class by class")
+    temperature: float = Field(0.05, gt=0, description="of both")
+    attention_distillation: float = Field(0.0, ge=0, description="weight")
+    as_published: bool = Field(False, description="with the deviation of the authors' code from their paper")
+
+
+def instance_contrast(audio: Tensor, visual: Tensor, temperature: float) -> Tensor:
+    r"""InfoNCE from audio to visual: each clip's sound finds its own picture among the batch.
+
+    .. math:: -\frac{1}{B} \sum_b \log \mathrm{softmax}_j(\hat a_b \cdot \hat v_j / \tau)_b
+
+    audio, visual [B,E], hats meaning unit length (instance-aware similarity).
+    """
+    scores = F.normalize(audio, dim=1) @ F.normalize(visual, dim=1).T / temperature
+    return F.cross_entropy(scores, torch.arange(len(scores), device=scores.device))
+
+
+def class_contrast(
+    audio: Tensor, visual: Tensor, labels: Tensor, temperature: float, *, as_published: bool = False
+) -> Tensor:
+    r"""Each clip's sound finds the pictures of its class.
+
+    .. math:: -\frac{1}{B} \sum_b \frac{1}{|P_b|} \sum_{j \in P_b}
+              \log \mathrm{softmax}_j(\hat a_b \cdot \hat v_j / \tau), \quad P_b = \{j : y_j = y_b\}
+
+    Equation 7. ``as_published``: their code divides by B where the equation has :math:`|P_b|`.
+    """
+    scores = F.normalize(audio, dim=1) @ F.normalize(visual, dim=1).T / temperature
+    same = (labels[:, None] == labels).to(scores.dtype)
+    agreement = (F.log_softmax(scores, 1) * same).sum(1)
+    return -(agreement / (len(labels) if as_published else same.sum(1))).mean()
+
+
+def channel_attention_distillation(divergence: Tensor, exemplar: Tensor) -> Tensor:
+    r"""Spatial and temporal attention of every channel stay those of the old model, on exemplars.
+
+    .. math:: \frac{1}{2M} \sum_b \Big( \sum_{l,d} \mathrm{KL}(w^{old}_{bl \cdot d} \| w_{bl \cdot d}) +
+              \sum_{d} \mathrm{KL}(\alpha^{old}_{b \cdot d} \| \alpha_{b \cdot d}) \Big)
+
+    divergence [B], the sums in the brackets, 0 for other clips (``avcil.kernels.channelwise_attention``); exemplar [B],
+    true for M clips. Zero for M = 0 (visual attention distillation).
+    """
+    return divergence.sum() / (2 * exemplar.sum().clamp_min(1))
+
+
+class AvCil(Hooks):
+    def __init__(self, chosen: Options):
+        self.options = chosen
+        self.reads_old = bool(chosen.attention_distillation)
+        self.learning: Learning | None = None
+        self.old_maps: OldAttention | None = None
+
+    def before_task(self, learning: Learning) -> None:
+        """Asks the old model once for its maps of exemplars, in the tokens' type, if they are not too many to keep."""
+        feed = learning.feed
+        exemplars = torch.arange(learning.new, len(feed), device=feed.device)
+        self.learning = learning if self.reads_old and learning.past else None
+        self.old_maps = None
+        if self.learning and 0 < feed.map_bytes * len(exemplars) <= MAP_BYTES:
+            parts = [self._old_attention(rows) for rows in exemplars.split(200)]
+            self.old_maps = OldAttention(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
+    @torch.no_grad()
+    def _old_attention(self, rows: Tensor) -> OldAttention:
+        feed, attention = self.learning.feed, self.learning.old_model.attention
+        return remember_attention(*attention.inputs(feed.clips(rows)), centre=feed.centre, dtype=feed.dtype)
+
+    def model_options(self, rows: Tensor) -> dict[str, object]:
+        """The old model's maps of some clips, and for each row which of them is its, or -1 for a new clip."""
+        if self.learning is None:
+            return {}
+        exemplar = rows >= self.learning.new
+        if self.old_maps is not None:
+            return {"old": self.old_maps, "of": torch.where(exemplar, rows - self.learning.new, -1)}
+        return {
+            "old": self._old_attention(rows[exemplar]),
+            "of": torch.where(exemplar, exemplar.cumsum(0) - 1, -1),
+        }
+
+    def losses(self, learning: Learning, batch: Batch) -> dict[str, Tensor]:
+        weights, output, losses = self.options, batch.output, {}
+        if not learning.past:
+            return losses
+        if weights.attention_distillation:
+            distance = channel_attention_distillation(output.divergence, batch.labels < learning.past)
+            factor = growth(learning.method, learning.blocks) * weights.attention_distillation
+            losses["attention_distillation"] = factor * distance
+        streams = output.features.audio, output.features.visual
+        if weights.instance_contrast:
+            losses["instance_contrast"] = weights.instance_contrast * instance_contrast(*streams, weights.temperature)
+        if weights.class_contrast:
+            contrast = class_contrast(*streams, batch.labels, weights.temperature, as_published=weights.as_published)
+            losses["class_contrast"] = weights.class_contrast * contrast
+        return losses
+
+
+def build(chosen: Options, method: Method) -> AvCil:
+    if chosen.attention_distillation and method.fusion != "channelwise":
+        raise ValueError("av_cil: attention_distillation is of maps a channel; it needs fusion: channelwise")
+    return AvCil(chosen)
+
+
+__all__ = ["ChannelwiseAttention", "Options", "build"]

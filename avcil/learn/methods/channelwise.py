@@ -1,0 +1,66 @@
+"""Fusion of AV-CIL: audio-guided attention with a map of its own for every channel. As `fusion: channelwise`.
+
+Source: Pian et al., ICCV 2023, arXiv 2308.11073, as their code has it.
+
+Dimension letters: ``B`` clips, ``L`` slots, ``S`` patches of a slot, ``D`` token channels, ``E`` feature channels.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from avcil.kernels import OldAttention, channelwise_attention, channelwise_maps
+from avcil.tokens.tokens import Tokens
+
+
+class ChannelwiseAttention(nn.Module):
+    """With the mean audio token u and patches v_ls, products taken channel by channel:
+
+        a = tanh(W_a u + b_a),  k_ls = tanh(W_v v_ls + b_v)
+        w_ls = softmax_s(a k_ls),   α_l = softmax_l(a Σ_s w_ls k_ls),   visual = Σ_l α_l Σ_s w_ls v_ls
+
+    The model's features are ReLU(audio), ReLU(visual) and their sum.
+    """
+
+    def __init__(self, channels: tuple[int, int]):
+        super().__init__()
+        visual, audio = channels
+        if visual != audio:
+            raise ValueError(
+                f"channel-wise attention needs visual and audio tokens of equal width, not {visual} and {audio}; "
+                "use another fusion or another encoder"
+            )
+        self.channels = visual
+        self.audio = nn.Linear(audio, audio)
+        self.visual = nn.Linear(visual, visual)
+
+    def inputs(self, tokens: Tokens) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What the kernel takes: audio [B,D], visual tokens, weight and bias."""
+        return torch.tanh(self.audio(tokens.audio.mean(1))), tokens.visual, self.visual.weight, self.visual.bias
+
+    def forward(
+        self,
+        tokens: Tokens,
+        centre: Tensor | None,
+        *,
+        old: OldAttention | None = None,
+        of: Tensor | None = None,
+        maps: bool = False,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The visual feature [B,D], spatial weights [B,L,S,D] and temporal weights [B,L,D], empty unless ``maps`` are
+        asked for, and [B] how far maps went from the ``old`` ones, of which ``of`` [B] names each clip's, or -1."""
+        inputs, batch = self.inputs(tokens), len(tokens.audio)
+        attended = channelwise_attention(*inputs, centre=centre, old=old, of=of)
+        spatial, temporal = inputs[0].new_empty(batch, 0, 0), inputs[0].new_empty(batch, 0)
+        if maps:
+            _, spatial, temporal = channelwise_maps(*inputs, centre)
+        return attended.output, spatial, temporal, attended.spatial_divergence + attended.temporal_divergence
+
+    @staticmethod
+    def fuse(audio: Tensor, visual: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Audio, visual and fused feature, each [B,E]."""
+        audio, visual = F.relu(audio), F.relu(visual)
+        return audio, visual, audio + visual
+
+
+build = ChannelwiseAttention

@@ -1,0 +1,72 @@
+"""Read-out of RanPAC: ridge regression on random features. As `readout: ranpac`.
+
+Dimension letters: ``N`` clips, ``E`` feature channels, ``M`` random features, ``C`` classes seen so far.
+"""
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from avcil.learn.heads import RecursiveRidge, ridge_solution
+from avcil.learn.model import Features
+from avcil.params.section import Section
+
+
+class Options(Section):
+    expansion: int = Field(2000, gt=0, description="M")
+
+
+def random_relu(features: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    """ReLU(x P), features [N,E] to [N,M]; P [E,M] is standard normal."""
+    projection = torch.randn(features.shape[1], size, generator=generator, dtype=torch.float64)
+    return F.relu(features.double() @ projection)
+
+
+class RanPac(RecursiveRidge):
+    """Ridge regression on random features: `RecursiveRidge` with x = ReLU(Pᵀz), P [E,M] standard normal, redrawn from
+    the seed rather than stored.
+
+    Without a ``penalty``, each task chooses λ for all clips so far: of 10⁻⁸, 10⁻⁷, …, 10⁸ the one with which ridge on
+    four fifths of the task's own clips errs least, in mean square, on the last fifth. So λ, unlike G and Q, depends on
+    how clips are cut into tasks; that is the published method. State: G and Q, and λ where it was chosen.
+    Source: McDonnell et al., RanPAC, NeurIPS 2023, arXiv 2307.02251, and its authors' code. Deviation: features come
+    from a frozen encoder without the first task's fine-tuning ("Phase 1"); rows have M = 2,000, the paper
+    10,000; a task of one clip, which cannot be split, keeps the λ before it, at first 1.
+    """
+
+    def __init__(self, size: int, seed: int, penalty: float | None = None, state: dict[str, Tensor] | None = None):
+        super().__init__(1.0 if penalty is None else penalty, state)
+        self.chooses = penalty is None
+        self.size = size
+        self.seed = seed
+
+    def expand(self, features: Features) -> Tensor:
+        """x, the regressors [N,M]."""
+        return random_relu(features.fused, self.size, torch.Generator().manual_seed(self.seed))
+
+    def update(self, features: Features, labels: Tensor, classes: int) -> None:
+        super().update(features, labels, classes)
+        if self.chooses:
+            before = self.state.get("penalty", torch.tensor(self.penalty, dtype=torch.float64))
+            y = F.one_hot(labels, classes).double()
+            self.state["penalty"] = self._choose_penalty(self.expand(features), y) if len(y) > 1 else before
+
+    def _choose_penalty(self, x: Tensor, y: Tensor) -> Tensor:
+        # clips come sorted by class: without a shuffle the last fifth would hold classes unknown to the rest
+        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(self.seed))
+        fit, held = order[: len(x) * 4 // 5], order[len(x) * 4 // 5 :]
+        # one decomposition serves all penalties, and no rounding error of a Gram matrix drowns the small ones
+        u, s, v = torch.linalg.svd(x[fit], full_matrices=False)
+        target, turned = u.T @ y[fit], x[held] @ v.T
+        penalties = 10.0 ** torch.arange(-8, 9, dtype=torch.float64)
+        predictions = [turned @ ((s / (s**2 + penalty))[:, None] * target) for penalty in penalties]
+        return penalties[torch.stack([F.mse_loss(p, y[held]) for p in predictions]).argmin()]
+
+    def _solve(self) -> tuple[Tensor, ...]:
+        penalty = self.state["penalty"] if self.chooses else self.penalty
+        return (ridge_solution(self.state["gram"], self.state["cross"], penalty),)
+
+
+def build(options: Options, state: dict[str, Tensor]) -> RanPac:
+    return RanPac(options.expansion, 0, None, state)

@@ -1,0 +1,105 @@
+"""From a model and the clips at hand to a model that has learnt them: batches, steps, epochs.
+
+Dimension letters: ``N`` clips at hand.
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from functools import reduce
+from itertools import cycle, repeat
+
+import torch
+from torch import Tensor
+
+from avcil.learn import parallel
+from avcil.learn.hooks import Batch, Learning
+from avcil.learn.losses import objective
+from avcil.params.learning import Method, Training
+
+def batches(
+    labels: Tensor, past: int, method: Method, training: Training, generator: torch.Generator
+) -> Iterator[Tensor]:
+    """Rows of the clips at hand, batch by batch, for one epoch."""
+    if method.sampler == "paired" and (labels < past).any():
+        new, exemplars = (labels >= past).nonzero()[:, 0], (labels < past).nonzero()[:, 0]
+        new = new[torch.randperm(len(new), generator=generator)]
+        exemplars = exemplars[torch.randperm(len(exemplars), generator=generator)]
+        width = min(training.exemplar_batch or training.batch, len(exemplars))
+        beside = cycle(exemplars[: len(exemplars) // width * width].split(width))
+    else:
+        beside = repeat(labels.new_empty(0))
+        if method.sampler == "balanced":
+            weight = 1 / labels.bincount()[labels].double()
+            new = torch.multinomial(weight, len(labels), replacement=True, generator=generator)
+        else:
+            new = torch.randperm(len(labels), generator=generator)
+    batch = min(training.batch, len(new))
+    new = new[: len(new) // batch * batch] if training.drop_last else new
+    for rows, exemplars in zip(new.split(batch), beside, strict=False):
+        yield torch.cat([rows, exemplars])
+
+
+def optimise(
+    learning: Learning,
+    *,
+    epochs: int,
+    learning_rate: float,
+    generator: torch.Generator,
+    score: Callable[[], float] | None = None,
+    watch: Callable[[int, dict[str, float]], None] | None = None,
+) -> list[dict[str, float]]:
+    """Minimise the method's objective on the clips at hand; returns the mean of each loss by epoch.
+
+    Under torchrun, each process computes its share of every batch (avcil/learn/parallel.py). ``score``, where given, is
+    asked after each epoch, and the weights of the epoch that scored best stay, the earliest of equals. ``watch`` is
+    given what each epoch gave.
+    """
+    model, training = learning.model, learning.training
+    optimiser = _optimiser(model, training, learning_rate)
+    history, best, best_weights, schedule = [], -1.0, None, None
+    for epoch in range(epochs):
+        model.train()
+        rows = list(batches(learning.labels.cpu(), learning.past, learning.method, training, generator))
+        if epoch == 0 and training.schedule == "cosine":
+            schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs * len(rows))
+        history.append(_epoch(learning, [chosen.to(learning.labels.device) for chosen in rows], optimiser, schedule))
+        gave = history[-1]
+        if score is not None:
+            gave = gave | {"validation_accuracy": score()}
+            if gave["validation_accuracy"] > best:
+                best, best_weights = gave["validation_accuracy"], copy.deepcopy(model.state_dict())
+        if watch is not None:
+            watch(epoch, gave)
+    if best_weights is not None:
+        model.load_state_dict(best_weights)
+    return history
+
+
+def _optimiser(model: torch.nn.Module, training: Training, learning_rate: float) -> torch.optim.Optimizer:
+    kind = torch.optim.AdamW if training.optimiser == "adamw" else torch.optim.Adam
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    return kind(parameters, learning_rate, weight_decay=training.weight_decay, fused=True)
+
+
+def _epoch(learning: Learning, batches_of_rows: list[Tensor], optimiser, schedule) -> dict[str, float]:
+    """One pass over batches of rows of the clips at hand; the mean of each loss."""
+    model, feed, hooks = learning.model, learning.feed, learning.hooks.values()
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    shares = [parallel.share(rows) for rows in batches_of_rows]
+    sums: dict[str, Tensor] = {}
+    for rows, share, clips in zip(batches_of_rows, shares, feed.batches(shares), strict=True):
+        options = {key: value for hook in hooks for key, value in hook.model_options(share).items()}
+        output = parallel.gather(model(clips, centre=feed.centre, **options), len(rows))
+        scale = parallel.once(model.classifier.scale)
+        losses = objective(learning, Batch(rows, learning.labels[rows], output, scale))
+        optimiser.zero_grad()
+        reduce(torch.add, losses.values()).backward()
+        parallel.sum_gradients(parameters)
+        optimiser.step()
+        for hook in hooks:
+            hook.after_step(model)
+        if schedule is not None:
+            schedule.step()
+        for name, loss in losses.items():
+            sums[name] = sums.get(name, 0.0) + loss.detach() / len(batches_of_rows)
+    return {name: float(value) for name, value in sums.items()}
