@@ -6,8 +6,9 @@ Same feature files, class order, tasks, batches and epochs on both sides; each r
 threads; the two sides take turns. Without ``--features`` the features are made from the embedded benchmark. A
 difference of means counts as noise up to two standard errors, from the standard deviations over seeds.
 
-Our side is the row of params.yaml (`field`) with the training of protocol `ave`, ``patches: null`` and ``as_published:
-true``. It is written anew from paper and code, and what follows is known to differ and has no switch of its own:
+Our side is the row of params.yaml (`field`) with the training of protocol `ave` and its changes, ``patches: null`` and
+``as_published: true`` among them. It is written anew from paper and code, and what follows is known to differ and has
+no switch of its own:
 
 every method
 - Random numbers: they seed Python, numpy and torch once a run, we torch once a task. Seeds are not paired.
@@ -233,7 +234,8 @@ def _params():
 def our_row(method: str, setup: Setup) -> tuple[dict, dict]:
     """Row and training by key: those of params.yaml, with the authors' deviations from their paper."""
     params = _params()
-    changed = {"patches": None, "as_published": True, "budget": "total", "exemplars": setup.memory}
+    changed = {"patches": None, "budget": "total", "exemplars": setup.memory}
+    changed |= params.protocols["ave"].changes.get(ROWS[method], {})
     recipe = params.training.model_dump() | params.protocols["ave"].training
     recipe |= {"batch": setup.batch, "exemplar_batch": setup.exemplar_batch}
     return params.method(ROWS[method]).model_dump() | changed, recipe

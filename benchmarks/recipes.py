@@ -195,7 +195,7 @@ class Guided(nn.Module):
 
     def __init__(self, sizes: Sizes, classes: int):
         super().__init__()
-        self.plain, self.impl = False, "auto"
+        self.plain = False
         self.where, self.when = (nn.MultiheadAttention(sizes.D, sizes.H, batch_first=True) for _ in range(2))
         self.audio, self.visual = (nn.Linear(sizes.D, sizes.D) for _ in range(2))
         self.classes = nn.Parameter(torch.randn(classes, sizes.D))
@@ -214,9 +214,7 @@ class Guided(nn.Module):
         ask, key, value = layer.in_proj_weight.chunk(3)
         ask_bias, _, value_bias = layer.in_proj_bias.chunk(3)
         query = F.linear(query, ask, ask_bias)
-        # Triton gives no gradient to tokens, which attended frames need
-        impl = "auto" if tokens.requires_grad else self.impl
-        found = guided_attention(query, tokens, key, value, value_bias, heads=layer.num_heads, impl=impl)
+        found = guided_attention(query, tokens, key, value, value_bias, heads=layer.num_heads)
         return layer.out_proj(found.output)[:, :, 0]
 
     def forward(self, visual: Tensor, audio: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:

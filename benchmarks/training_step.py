@@ -93,7 +93,6 @@ def lll(sizes: Sizes, device: torch.device) -> Recipe:
 
     def ours(impl: str, how: Callable, data: Data) -> Training:
         model = copy.deepcopy(new)
-        model.impl = impl
         optimiser = torch.optim.AdamW(model.parameters(), fused=True, capturable=device.type == "cuda")
         return how(model, recipes.lll_from_memory(model, old, data, impl), optimiser, data)
 

@@ -33,8 +33,8 @@ def _written(section: str) -> list[str]:
 
 
 @pytest.mark.parametrize("section", SECTIONS)
-def test_each_takes_under_30_lines(section):
-    assert 5 < len(_written(section)) < 30
+def test_each_takes_under_60_lines(section):
+    assert 5 < len(_written(section)) < 60
 
 
 @pytest.mark.slow

@@ -336,7 +336,7 @@ def test_a_stopped_run_leaves_no_hook_behind(toy, trainer):
     ("changes", "message"),
     [
         ({"readout": "carried_ridge", "restart": True}, "carried_ridge has nothing to carry with restart: true"),
-        ({"dark_replay": 0.1, "readout": "ridge"}, "dark_replay needs readout: classifier"),
+        ({"restart": True, "readout": "carried_ridge"}, "nothing to carry with restart"),
         ({"exemplars": -1}, "params.yaml: variants.my_row.exemplars: Input should be greater than or equal to 0"),
         ({"contrast_temperature": 0.0}, "contrast_temperature: Input should be greater than 0"),
     ],

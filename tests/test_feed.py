@@ -9,12 +9,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from avcil import kernels
 from avcil.base.files import write_tensors
-from avcil.learn import old_model, train
+from avcil.learn import train
 from avcil.learn.checkpoint import EMPTY
-from avcil.learn.evaluate import predict, restore
+from avcil.learn.evaluate import predict
 from avcil.learn.feed import Feed
-from avcil.learn.objective import objective
-from avcil.learn.old_model import Old, ask
+from avcil.learn.hooks import Batch
+from avcil.learn.losses import objective
+from avcil.learn.methods import av_cil
 from avcil.params import load
 from avcil.tokens.store import Header, MappedTokens, StoreError, finish, open_store, read_store, write_shard
 from avcil.tokens.tokens import Layout, Tokens
@@ -204,60 +205,46 @@ def test_a_copy_to_the_cpu_is_there_before_it_is_read(toy):
 
 
 @pytest.fixture
-def asked(toy, monkeypatch):
-    """A past model, clips at hand of which the first 24 are new, and a count of how often the model was asked."""
+def task_one(toy):
+    """AV-CIL's second task, as its training starts."""
     start = train.run_task(toy, FIELD["avcil"], TRAINING, TASKS, 0, 0, EMPTY)[0]
-    model = restore(start, FIELD["avcil"], TRAINING, (16, 16))
-    feed = Feed(toy.tokens, torch.cat([toy.rows("train", 2, 4), toy.rows("train", 0, 2)[:5]]))
-    count = []
-    monkeypatch.setattr(old_model, "predict", lambda *a: count.append(1) or predict(*a))
-    monkeypatch.setattr(old_model, "_last", None)
-    return model, feed, count
+    return begun(toy, FIELD["avcil"], TRAINING, start)
 
 
-def test_the_old_model_is_asked_once_and_anew_when_anything_changes(asked, toy):
-    model, feed, count = asked
-    first = ask(model, feed, 24, "clips", maps=True)
-    assert ask(model, feed, 24, "clips", maps=True)[0] is first[0] and len(count) == 1
-    ask(model, feed, 24, "other clips", maps=True)
-    ask(model, feed, 24, "other clips", maps=False)
-    ask(model, Feed(toy.tokens, feed.rows, precision="float16"), 24, "other clips", maps=False)
-    with torch.no_grad():
-        model.attention.visual.bias += 0.1
-    changed = ask(model, feed, 24, "clips", maps=True)
-    assert len(count) == 5
-    assert not torch.equal(changed[0].logits, first[0].logits)
+def begun(toy, method, training, start, exemplars=5):
+    """Task 1, begun: its hooks have seen the clips at hand, of which the first 24 are new."""
+    clips = torch.cat([toy.rows("train", 2, 4), toy.rows("train", 0, 2)[:exemplars]]).tolist()
+    learning = train._begin(toy, toy.tokens, method, training, start, [2, 2], clips, 24, "cpu", "float32")
+    for hook in learning.hooks.values():
+        hook.before_task(learning)
+    return learning
 
 
 def test_however_many_epochs_the_old_model_is_asked_once(toy, monkeypatch):
     start = train.run_task(toy, FIELD["avcil"], TRAINING, TASKS, 0, 0, EMPTY)[0]
     asked, remember = [], kernels.remember_attention
-    monkeypatch.setattr(old_model, "predict", lambda *a: asked.append("said") or predict(*a))
-    monkeypatch.setattr(old_model, "remember_attention", lambda *a, **k: asked.append("maps") or remember(*a, **k))
+    monkeypatch.setattr(train, "predict", lambda *a: asked.append("output") or predict(*a))
+    monkeypatch.setattr(av_cil, "remember_attention", lambda *a, **k: asked.append("maps") or remember(*a, **k))
     for epochs in (1, 3):
         asked.clear()
-        old_model._last = None
         tasks = [TASKS[0], TASKS[1].model_copy(update={"epochs": epochs})]
         train.run_task(toy, FIELD["avcil"], TRAINING, tasks, 1, 0, start)
-        assert asked == ["said", "maps"]
+        # of the old model before the task, of the new one after it
+        assert asked == ["output", "maps", "output"]
 
 
-@pytest.mark.parametrize(("kept", "count", "places"), [(1 << 31, 5, [1, -1, 4]), (0, 2, [0, -1, 1])])
-def test_maps_are_of_the_exemplars_asked_for_whether_kept_or_computed_anew(asked, monkeypatch, kept, count, places):
-    model, feed, _ = asked
-    monkeypatch.setattr(old_model, "KEPT", kept)
-    maps, of = ask(model, feed, 24, "clips", maps=True)[1](torch.tensor([25, 3, 28]))
+@pytest.mark.parametrize(("room", "count", "places"), [(1 << 31, 5, [1, -1, 4]), (0, 2, [0, -1, 1])])
+def test_maps_are_of_the_exemplars_asked_for_whether_kept_or_computed_anew(task_one, monkeypatch, room, count, places):
+    monkeypatch.setattr(av_cil, "MAP_BYTES", room)
+    hook, rows = task_one.hooks["av_cil"], torch.tensor([25, 3, 28])
+    hook.before_task(task_one)
+    options = hook.model_options(rows)
+    maps, of = options["old"], options["of"]
     assert of.tolist() == places and len(maps.spatial) == len(maps.temporal) == len(maps.negentropy) == count
     with torch.no_grad():
-        output = model(feed.clips(torch.tensor([25, 28])), maps=True)
+        output = task_one.old_model(task_one.feed.clips(rows[[0, 2]]), maps=True)
     torch.testing.assert_close(maps.spatial[of[of >= 0]], output.spatial)
     torch.testing.assert_close(maps.temporal[of[of >= 0]], output.temporal)
-
-
-def test_only_channelwise_attention_is_asked_for_its_maps(toy):
-    model = restore(EMPTY, row(), TRAINING, (16, 16))
-    with pytest.raises(ValueError, match="fusion `guided` has no map for each channel; ask without maps"):
-        ask(model, Feed(toy.tokens, torch.arange(4)), 2, "clips", maps=True)
 
 
 # ---- what a CUDA graph can hold
@@ -285,18 +272,10 @@ def test_a_step_never_waits_for_the_device(toy, name):
     method = {"lll": row(), **FIELD}[name]
     training = TRAINING.model_copy(update={"batch": 8})
     start = train.run_task(toy, method, training, TASKS, 0, 0, EMPTY)[0]
-    model = restore(start, method, training, (16, 16)).train()
-    model.classifier.grow(4)
-    rows = torch.cat([toy.rows("train", 2, 4)[:8], toy.rows("train", 0, 2)[:4]])
-    feed, labels = Feed(toy.tokens, rows), toy.labels[rows]
-    maps = name == "avcil"
-    before = restore(start, method, training, (16, 16))
-    importance = torch.rand(12, 3) if method.feature_distance == "importance" else None
-    stored = torch.full((12, 2), 0.5) if method.dark_replay else None
-    old = Old(*ask(before, feed, 8, name, maps=maps), importance, stored)
-    everything = torch.arange(12)
+    learning = begun(toy, method, training, start, exemplars=len(start.memory))
+    rows = torch.arange(12)
     with kernels.implementation(channelwise_attention="reference"), NoSynchronisation():
-        maps, of = old.recall(everything) if old.recall else (None, None)
-        output = model(feed.clips(everything), old=maps, of=of)
-        found = objective(output, everything, labels, old, method, training, [2, 2], model.classifier.scale)
+        options = {key: value for hook in learning.hooks.values() for key, value in hook.model_options(rows).items()}
+        output = learning.model(learning.feed.clips(rows), **options)
+        found = objective(learning, Batch(rows, learning.labels[rows], output, learning.model.classifier.scale))
         sum(found.values()).backward()

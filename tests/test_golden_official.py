@@ -16,13 +16,16 @@ import torch
 import torch.nn.functional as F
 
 from avcil.kernels import channelwise_attention, logit_distillation, remember_attention, separated_cross_entropy
-from avcil.learn import losses
+from avcil.learn.evaluate import predict
 from avcil.learn.feed import Feed
 from avcil.learn.heads import NearestMean
+from avcil.learn.hooks import Batch, Learning, hooks_of
+from avcil.learn.losses import objective
 from avcil.learn.memory import herding, select
+from avcil.learn.methods.afc import held_features, importance, importance_distillation, nca
+from avcil.learn.methods.av_cil import channel_attention_distillation, class_contrast, instance_contrast
+from avcil.learn.methods.icarl import sigmoid_distillation
 from avcil.learn.model import Features, IncrementalClassifier, Output
-from avcil.learn.objective import held_features, importance, objective
-from avcil.learn.old_model import Old, ask
 from avcil.tokens.tokens import Tokens
 
 pytestmark = pytest.mark.arithmetic
@@ -98,7 +101,6 @@ LAYERS = {
     "classifier": "classifier",
 }
 BLOCKS, TEMPERATURE, CONTRAST_TEMPERATURE = [2, 2, 2, 2], 2.0, 0.05
-NOTHING = Old(None, None, None, None)
 
 
 def network(inputs, which: str, classifier: str = "linear") -> IncrementalClassifier:
@@ -174,23 +176,29 @@ def gradients_are(model: IncrementalClassifier, recorded: dict[str, float], **cl
 
 def published(params, row: str, **changes):
     """A row of params.yaml with the deviations of the authors' code from their paper."""
-    return params.method(row).model_copy(update={"as_published": True} | changes)
+    method = params.method(row)
+    hooks = {name: options | changes for name, options in method.hooks.items()}
+    if name := next((name for name in hooks if name in ("av_cil", "icarl")), None):
+        hooks[name] |= {"as_published": True}
+    return method.model_copy(update={"hooks": hooks})
 
 
-def known(old_model, tokens, importance=None) -> Old:
-    """What the training loop knows of these clips before a task."""
-
-    feed = Feed(tokens, torch.arange(len(tokens.audio)))
-    return Old(*ask(old_model, feed, NEW, "golden", maps=True), importance, None)
-
-
-def minimised(method, training, model, old: Old, tokens, labels, blocks=BLOCKS) -> torch.Tensor:
-    """What the training loop minimises on these clips as one batch, whose order does not matter."""
-    rows = torch.arange(len(labels)).flip(0)
-    maps, of = old.recall(rows) if old.recall else (None, None)
-    output = model(tokens.clips(rows), old=maps, of=of)
-    found = objective(output, rows, labels[rows], old, method, training, blocks, model.classifier.scale)
-    return sum(found.values())
+def minimised(method, training, model, old_model, tokens, labels, blocks=BLOCKS) -> torch.Tensor:
+    """What the training loop minimises on these clips as one batch, whose order does not matter; ``old_model``: None in
+    the first task."""
+    feed, rows = Feed(tokens, torch.arange(len(labels))), torch.arange(len(labels)).flip(0)
+    learning = Learning(method, training, blocks, model, feed, labels, NEW, old_model, hooks=hooks_of(method))
+    if old_model is not None:
+        learning.old_output = predict(old_model, feed, torch.arange(len(labels)))
+    for name, hook in learning.hooks.items():
+        if name == "afc":
+            # as before_task, but that new proxies are those drawn, and that theirs measures the old model
+            hook.importance = importance(old_model, feed, labels)
+        else:
+            hook.before_task(learning)
+    options = {key: value for hook in learning.hooks.values() for key, value in hook.model_options(rows).items()}
+    output = model(tokens.clips(rows), **options)
+    return sum(objective(learning, Batch(rows, labels[rows], output, model.classifier.scale)).values())
 
 
 @pytest.mark.parametrize("name", ["logits", "audio", "visual", "fused", "visual_pooled", "spatial", "temporal"])
@@ -221,9 +229,9 @@ def test_distillation_by_tasks_of_unequal_size_is_the_sum_of_theirs(inputs, draw
 
 def test_contrasts_are_theirs(outputs, labels, golden):
     streams = outputs["new"].features.audio, outputs["new"].features.visual
-    found = losses.instance_contrast(*streams, CONTRAST_TEMPERATURE)
+    found = instance_contrast(*streams, CONTRAST_TEMPERATURE)
     is_loss(found, golden["avcil"]["instance_contrastive"])
-    found = losses.class_contrast(*streams, labels, CONTRAST_TEMPERATURE, as_published=True)
+    found = class_contrast(*streams, labels, CONTRAST_TEMPERATURE, as_published=True)
     is_loss(found, golden["avcil"]["class_contrastive"])
 
 
@@ -236,12 +244,12 @@ def test_attention_distillation_is_half_their_spatial_and_half_their_temporal_on
     of = torch.arange(len(labels)) - NEW
     found = channelwise_attention(*new, old=maps, of=of.clamp_min(-1), impl=impl)
     where, when = golden["avcil"]["spatial_distillation"], golden["avcil"]["temporal_distillation"]
-    is_loss(losses.channel_attention_distillation(found.spatial_divergence, of >= 0), where / 2)
-    is_loss(losses.channel_attention_distillation(found.temporal_divergence, of >= 0), when / 2)
+    is_loss(channel_attention_distillation(found.spatial_divergence, of >= 0), where / 2)
+    is_loss(channel_attention_distillation(found.temporal_divergence, of >= 0), when / 2)
 
 
 def test_the_objective_of_avcil_and_its_gradients_are_theirs(params, training, inputs, tokens, labels, golden):
-    model, old = network(inputs, "new"), known(network(inputs, "old"), tokens)
+    model, old = network(inputs, "new"), network(inputs, "old")
     method = published(params, "avcil", instance_contrast=0.5, class_contrast=1.0)
     loss = minimised(method, training, model, old, tokens, labels)
     loss.backward()
@@ -250,14 +258,14 @@ def test_the_objective_of_avcil_and_its_gradients_are_theirs(params, training, i
 
 
 def test_the_objective_of_ssil_is_theirs(params, training, inputs, tokens, labels, golden):
-    old = known(network(inputs, "old"), tokens)
+    old = network(inputs, "old")
     loss = minimised(published(params, "ssil"), training, network(inputs, "new"), old, tokens, labels)
     is_loss(loss, golden["avcil"]["loss_without_contrast_and_attention"])
 
 
 def test_the_objective_of_lwf_and_its_gradients_are_theirs(params, training, inputs, tokens, labels, golden):
     new, model = tokens.clips(slice(0, NEW)), network(inputs, "new")
-    loss = minimised(published(params, "lwf"), training, model, known(network(inputs, "old"), new), new, labels[:NEW])
+    loss = minimised(published(params, "lwf"), training, model, network(inputs, "old"), new, labels[:NEW])
     loss.backward()
     is_loss(loss, golden["lwf"]["loss"])
     gradients_are(model, golden["lwf"]["gradient_norms"], weight="weight", bias="bias")
@@ -269,7 +277,7 @@ def test_the_first_task_is_theirs_and_asks_nothing_of_an_old_model(
 ):
     """Recorded as if all 8 classes were the first task's own."""
     new, model = tokens.clips(slice(0, NEW)), network(inputs, "new")
-    loss = minimised(published(params, row), training, model, NOTHING, new, labels[:NEW], [C])
+    loss = minimised(published(params, row), training, model, None, new, labels[:NEW], [C])
     is_loss(loss, golden["avcil"]["loss_first_task"])
 
 
@@ -277,15 +285,16 @@ def test_the_first_task_is_theirs_and_asks_nothing_of_an_old_model(
 def test_the_objective_of_icarl_is_theirs(params, training, drawn, golden, blocks, name):
     nothing = torch.zeros(6, 0)
     output = Output(drawn["logits"], Features(nothing, nothing, nothing), *[nothing] * 4)
-    old = NOTHING._replace(said=output._replace(logits=drawn["old_logits"]))
     labels, method = drawn["logits_labels"], published(params, "icarl_fc")
-    found = objective(output, torch.arange(6), labels, old, method, training, blocks, torch.ones(()))
+    learning = Learning(method, training, blocks, None, None, labels, 6, hooks=hooks_of(method))
+    learning.old_output = output._replace(logits=drawn["old_logits"])
+    found = objective(learning, Batch(torch.arange(6), labels, output, torch.ones(())))
     is_loss(sum(found.values()), golden["icarl"][name])
 
 
 @pytest.mark.parametrize("scale", [1.0, 3.0])
 def test_nca_is_theirs(drawn, golden, scale):
-    found = losses.nca(drawn["logits"], drawn["logits_labels"], torch.tensor(scale))
+    found = nca(drawn["logits"], drawn["logits_labels"], torch.tensor(scale))
     is_loss(found, golden["afc"]["nca_of_logits"][str(scale)])
 
 
@@ -310,22 +319,20 @@ def test_importance_distillation_is_theirs_feature_by_feature(inputs, tokens, la
     weight = importance(old_model, tokens, labels)
     with torch.no_grad():
         new, old = (held_features(model(tokens)) for model in (network(inputs, "new"), old_model))
-    is_loss(losses.importance_distillation(new, old, weight), golden["afc"]["discrepancy"])
+    is_loss(importance_distillation(new, old, weight), golden["afc"]["discrepancy"])
     for i, name in enumerate(("audio", "visual", "visual_pooled")):
         before = tuple(old[j] if i == j else new[j] for j in range(3))
-        found = losses.importance_distillation(new, before, weight)
+        found = importance_distillation(new, before, weight)
         is_loss(found, golden["afc"]["discrepancy_terms"][name])
 
 
 def test_the_objective_of_afc_and_its_gradients_are_theirs(params, training, inputs, tokens, labels, golden):
     """Their past proxies (fc1) have a gradient too and a learning rate of zero; ours are not learnt at all."""
     model, old_model = network(inputs, "new", "proxies"), network(inputs, "old", "proxies")
-    old = known(old_model, tokens, importance(old_model, tokens, labels))
-    method = published(params, "afc_lsc", feature_distillation=0.5)
-    loss = minimised(method, training, model, old, tokens, labels)
+    loss = minimised(published(params, "afc_lsc", weight=0.5), training, model, old_model, tokens, labels)
     loss.backward()
     is_loss(loss, golden["afc"]["loss"])
-    is_loss(losses.nca(old.said.logits, labels, old_model.classifier.scale), golden["afc"]["nca_old_model"])
+    is_loss(nca(old_model(tokens).logits, labels, old_model.classifier.scale), golden["afc"]["nca_old_model"])
     gradients_are(model, golden["afc"]["gradient_norms"], weight="fc2.weight", scale="factor")
 
 
@@ -388,7 +395,7 @@ def test_class_contrast_is_equation_7_unless_as_published(outputs, labels, golde
     for b, line in enumerate(scores):
         same = [j for j in range(len(y)) if y[j] == y[b]]
         total += sum(math.log(math.exp(line[j]) / sum(map(math.exp, line))) for j in same) / len(same)
-    found = losses.class_contrast(audio, visual, labels, CONTRAST_TEMPERATURE).item()
+    found = class_contrast(audio, visual, labels, CONTRAST_TEMPERATURE).item()
     assert found == pytest.approx(-total / len(y), rel=1e-9)
     assert found > 2 * golden["avcil"]["class_contrastive"]
 
@@ -400,8 +407,8 @@ def test_sigmoid_distillation_takes_one_sigmoid_unless_as_published(drawn, golde
         for n, o in zip(line[:P], before, strict=True):
             p, q = 1 / (1 + math.exp(-n)), 1 / (1 + math.exp(-o))
             total -= q * math.log(p) + (1 - q) * math.log(1 - p)
-    found = losses.sigmoid_distillation(new, old).item()
+    found = sigmoid_distillation(new, old).item()
     theirs = golden["icarl"]["loss"] - golden["icarl"]["ce"]
     assert found == pytest.approx(total / old.numel(), rel=1e-9)
-    assert losses.sigmoid_distillation(new, old, as_published=True).item() == pytest.approx(theirs, rel=1e-5)
+    assert sigmoid_distillation(new, old, as_published=True).item() == pytest.approx(theirs, rel=1e-5)
     assert abs(found - theirs) > 0.1

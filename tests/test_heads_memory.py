@@ -9,8 +9,15 @@ from scipy.spatial.distance import mahalanobis
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import Ridge
 
-from avcil.learn.heads import Acil, FeCam, Mmal, NearestMean, RanPac, RecursiveRidge, Slda
+from avcil.learn.heads import NearestMean, RecursiveRidge
 from avcil.learn.memory import herding, quota, select
+from avcil.learn.methods.acil import Acil
+from avcil.learn.methods.fecam import FeCam
+from avcil.learn.methods.mmal import Mmal
+from avcil.learn.methods.mmal import Options as mmal_options
+from avcil.learn.methods.ranpac import Options as ranpac_options
+from avcil.learn.methods.ranpac import RanPac
+from avcil.learn.methods.slda import Slda
 from avcil.learn.model import Features
 from avcil.results.plots import name_of
 from conftest import ROOT
@@ -130,18 +137,18 @@ def test_recursive_ridge_equals_ridge_on_all_data_at_once():
     np.testing.assert_allclose(found, oracle.predict(test), atol=1e-5)
 
 
-def test_names_in_tables_say_what_the_rows_lack(params):
+def test_names_in_tables_say_what_the_rows_lack():
     """The paper has 10,000 random features; of MMAL's paper only the abstract could be read."""
     for row in ("ranpac", "ranpac_guided"):
-        assert f"{params.training.expansion:,} random features, not 10,000" in name_of(row)
+        assert f"{ranpac_options().expansion:,} random features, not 10,000" in name_of(row)
     for row in ("mmal", "mmal_guided"):
         assert "our equations" in name_of(row)
     notebook = json.loads((ROOT / "notebooks/09_field.ipynb").read_text())
     lines = [line for cell in notebook["cells"] if cell["cell_type"] == "markdown" for line in cell["source"]]
     (ranpac,) = (line for line in lines if line.startswith("| `ranpac` |"))
     (mmal,) = (line for line in lines if line.startswith("| `mmal` |"))
-    assert f"{params.training.expansion:,} random features instead of 10,000" in ranpac
-    assert "our equations" in mmal and f"{params.training.expansion // 2:,} random features a stream" in mmal
+    assert f"{ranpac_options().expansion:,} random features instead of 10,000" in ranpac
+    assert "our equations" in mmal and f"{mmal_options().expansion:,} random features a stream" in mmal
 
 
 def test_ranpac_equals_ridge_on_projected_features():

@@ -88,8 +88,8 @@ def test_rooms_need_few_packages():
         return {name.split(".")[0] for name in imports(file.read_text())}
 
     assert not [file for file in (PACKAGE / "params").glob("*.py") if {"torch", "pandas"} & packages(file)]
-    core = {"avcil", "collections", "typing", "torch"}
-    for name in ("model", "losses", "heads", "memory", "objective"):
+    core = {"avcil", "collections", "copy", "functools", "itertools", "typing", "torch"}
+    for name in ("model", "losses", "heads", "memory", "optimise"):
         assert packages(PACKAGE / f"learn/{name}.py") <= core, name
     assert "torch" not in packages(PACKAGE / "results/plots.py")
     assert packages(PACKAGE / "base/portable.py") <= {"os", "platform", "sys", "pathlib", "torch"}
@@ -148,8 +148,12 @@ def test_a_stage_depends_on_every_parameter_that_its_notebook_reads(name):
 
 def test_a_sweep_forgets_runs_of_other_code():
     """What decides a run's result is digested whole: every room that training reaches."""
-    from avcil.comparison.sweep import LEARNING
+    from avcil.comparison.sweep import CORE
 
     needed = {room(file) for file in reached(PACKAGE / "learn/train.py")} | {"learn", "params"}
     needed |= {room(file) for file in reached(PACKAGE / "tokens/dataset.py")}
-    assert set(LEARNING) == needed
+    assert {part.split("/")[0] for part in CORE} == needed
+    core = [file for part in CORE for file in PACKAGE.glob(part)]
+    schema = {name for file in core for name in imports(file.read_text()) if name.startswith("avcil.params.")}
+    read = {file for name in schema if (file := file_of(name))}
+    assert read == {file for file in core if room(file) == "params"}

@@ -9,17 +9,20 @@ import torch.nn.functional as F
 import yaml
 
 from avcil.kernels import separated_cross_entropy
-from avcil.learn import model as model_module
-from avcil.learn import old_model, train
+from avcil.learn import train
 from avcil.learn.checkpoint import EMPTY, CheckpointError, load_checkpoint, save_checkpoint
 from avcil.learn.evaluate import build, predict, restore, solved_features, tokens_of
 from avcil.learn.feed import Feed
 from avcil.learn.heads import CarriedRidge, RecursiveRidge
-from avcil.learn.losses import importance_distillation
-from avcil.learn.model import PROXIES, Classifier, Features, IncrementalClassifier
-from avcil.learn.objective import importance, objective
-from avcil.learn.old_model import Old
-from avcil.params.learning import ATTENDING, Method, Task, Training
+from avcil.learn.hooks import Batch, Learning, check
+from avcil.learn.losses import objective
+from avcil.learn.methods import av_cil, channelwise
+from avcil.learn.methods.afc import importance, importance_distillation, imprint
+from avcil.learn.methods.proxies import PROXIES
+from avcil.learn.methods.weight_aligning import WeightAligning
+from avcil.learn.model import Classifier, Features, IncrementalClassifier
+from avcil.learn.optimise import batches as epoch_of_batches
+from avcil.params.learning import Method, Task, Training, attends
 from avcil.tokens.tokens import Tokens
 from conftest import ROOT
 
@@ -36,7 +39,8 @@ def row(**changes) -> Method:
     base = {
         "tokens": "mini", "fusion": "guided", "prior_guidance": 1.0, "memory": "herding", "exemplars": 3,
         "budget": "per_class", "sampler": "balanced", "feature_distillation": 1.0, "logit_distillation": 1.0,
-        "attention_distillation": 1.0, "classifier": "cosine", "readout": "classifier", "restart": False,
+        "classifier": "cosine", "readout": "classifier", "restart": False,
+        "hooks": {"attention_distillation": {"weight": 1.0}} if changes.get("fusion", "guided") == "guided" else {},
     }  # fmt: skip
     return Method(**(base | changes))
 
@@ -45,7 +49,7 @@ def batches(labels, sampler, past=0, seed=0, **training):
     """Rows of one epoch, batch by batch."""
     training = TRAINING.model_copy(update=training)
     generator = torch.Generator().manual_seed(seed)
-    return list(train._batches(labels, past, row(sampler=sampler), training, generator))
+    return list(epoch_of_batches(labels, past, row(sampler=sampler), training, generator))
 
 
 def epoch(labels, sampler):
@@ -65,7 +69,7 @@ VARIANTS = {
     "nearest_mean": row(readout="nearest_mean"),
     "ridge": row(fusion="frozen", readout="ridge", memory="none"),
     "joint": row(memory="all", restart=True, feature_distillation=0.0, logit_distillation=0.0),
-    "finetune": row(memory="none", feature_distillation=0.0, logit_distillation=0.0, attention_distillation=0.0),
+    "finetune": row(memory="none", feature_distillation=0.0, logit_distillation=0.0, hooks={}),
 }
 
 
@@ -140,7 +144,7 @@ def test_seeds_differ(toy):
 
 def test_task_0_feels_no_distillation(toy):
     """Zero past classes: the distilled run of task 0 is bit for bit the undistilled one."""
-    plain = row(feature_distillation=0.0, logit_distillation=0.0, attention_distillation=0.0)
+    plain = row(feature_distillation=0.0, logit_distillation=0.0, hooks={})
     a, b = (train.run_task(toy, method, TRAINING, TASKS, 0, 0, EMPTY)[0].model for method in (row(), plain))
     assert all(torch.equal(a[name], b[name]) for name in a)
 
@@ -152,7 +156,7 @@ def test_distillation_holds_the_old_features(toy):
     rows = toy.rows("test", 0, 2)
     drift = {}
     for weight in (0.0, 50.0):
-        method = row(feature_distillation=weight, logit_distillation=0.0, attention_distillation=0.0)
+        method = row(feature_distillation=weight, logit_distillation=0.0, hooks={})
         after, _, _ = train.run_task(toy, method, TRAINING, TASKS, 1, 0, start)
         new = restore(after, method, TRAINING, (16, 16))
         pair = [predict(m, toy.tokens, rows).features.fused for m in (old, new)]
@@ -224,15 +228,18 @@ def test_attention_starts_from_the_prior(toy):
 # ---- rows of the field
 
 
-FIELD = {name: Method(**raw) for name, raw in yaml.safe_load((ROOT / "params.yaml").read_text())["field"].items()}
+RANDOM = {"ranpac": 50, "acil": 50, "mmal": 25}
+FIELD = {
+    name: Method(
+        **raw | ({"readout_options": {"expansion": RANDOM[raw["readout"]]}} if raw["readout"] in RANDOM else {})
+    )
+    for name, raw in yaml.safe_load((ROOT / "params.yaml").read_text())["field"].items()
+}
 SHORT = [task.model_copy(update={"epochs": 2}) for task in TASKS]
-SMALL = TRAINING.model_copy(update={"expansion": 50})
+DARK = row(sampler="paired", hooks={"der": {"weight": 0.5}}, feature_distillation=0.0)
 
 
-DARK = row(sampler="paired", dark_replay=0.5, feature_distillation=0.0, attention_distillation=0.0)
-
-
-def learn(data, method, training=SMALL, tasks=SHORT):
+def learn(data, method, training=TRAINING, tasks=SHORT):
     """(checkpoint, result, losses by epoch) of each task in turn."""
     made, checkpoint = [], EMPTY
     for task in range(len(tasks)):
@@ -268,7 +275,7 @@ def test_every_row_of_the_field_runs_keeps_its_budget_and_repeats_itself(toy, na
     # two epochs are enough for two classes, and with a mean or a solved head for all
     assert made[0][1].accuracy[0] > 0.9
     assert sum(result.accuracy) / 3 > (0.2 if method.readout == "classifier" else 0.9)
-    assert (result.hit is None) == (method.fusion not in ATTENDING or method.patches is not None)
+    assert (result.hit is None) == (not attends(method.fusion) or method.patches is not None)
 
 
 @pytest.mark.parametrize("memory", ["random", "herding"])
@@ -282,10 +289,10 @@ def test_a_total_budget_is_shared_by_the_classes_seen(toy, memory):
 def test_resuming_is_exact_with_stored_logits_and_with_kept_proxies(toy, tmp_path, name):
     # stored logits with NaN where a class came later, and classifiers of two parts, the first empty at first
     for folder in ("a", "b"):
-        train.run_tasks(toy, FIELD[name], SMALL, SHORT, 0, tmp_path / folder)
+        train.run_tasks(toy, FIELD[name], TRAINING, SHORT, 0, tmp_path / folder)
     (tmp_path / "b/task1/seed0/checkpoint.json").unlink()
     shutil.rmtree(tmp_path / "b/task2")
-    train.run_tasks(toy, FIELD[name], SMALL, SHORT, 0, tmp_path / "b")
+    train.run_tasks(toy, FIELD[name], TRAINING, SHORT, 0, tmp_path / "b")
     assert digest(tmp_path / "a") == digest(tmp_path / "b")
     for task, (checkpoint, _, _) in enumerate(learn(toy, FIELD[name])):
         loaded = load_checkpoint(tmp_path / f"b/task{task}/seed0", order=toy.order)
@@ -311,10 +318,10 @@ def test_past_proxies_stay_as_they_were_and_new_ones_are_learnt(toy):
 )
 def test_what_holds_the_old_model_is_nothing_as_long_as_the_model_stays_and_grows_when_it_moves(toy, method, losses):
     """Were logits, features or maps of one clip held against another's, they would not vanish where nothing moved."""
-    start = train.run_task(toy, method, SMALL, SHORT, 0, 0, EMPTY)[0]
+    start = train.run_task(toy, method, TRAINING, SHORT, 0, 0, EMPTY)[0]
     found = {}
     for rate in (1e-9, 1e-2):
-        training = SMALL.model_copy(update={"later_learning_rate": rate, "exemplar_batch": 4})
+        training = TRAINING.model_copy(update={"later_learning_rate": rate, "exemplar_batch": 4})
         found[rate] = train.run_task(toy, method, training, SHORT, 1, 0, start)[2][-1]
     for loss in losses:
         assert abs(found[1e-9][loss]) < 1e-6 < 1e-4 < found[1e-2][loss]
@@ -322,8 +329,7 @@ def test_what_holds_the_old_model_is_nothing_as_long_as_the_model_stays_and_grow
 
 def test_maps_of_exemplars_that_are_too_many_to_keep_are_computed_anew(toy, monkeypatch):
     kept = learn(toy, FIELD["avcil"])[-1][0].model
-    monkeypatch.setattr(old_model, "KEPT", 0)
-    monkeypatch.setattr(old_model, "_last", None)
+    monkeypatch.setattr(av_cil, "MAP_BYTES", 0)
     torch.testing.assert_close(learn(toy, FIELD["avcil"])[-1][0].model, kept, rtol=1e-3, atol=1e-4)
 
 
@@ -380,7 +386,7 @@ def test_the_earliest_of_the_best_epochs_is_kept(toy):
         return next(scores)
 
     train.optimise(
-        model, Old(None, None, None, None), Feed(toy.tokens, rows), toy.labels[rows], row(), TRAINING, [2],
+        Learning(row(), TRAINING, [2], model, Feed(toy.tokens, rows), toy.labels[rows], len(rows)),
         epochs=4, learning_rate=1e-2, generator=torch.Generator().manual_seed(0), score=score,
     )  # fmt: skip
     assert torch.equal(model.classifier.weight, weights[1])
@@ -390,10 +396,10 @@ def test_the_earliest_of_the_best_epochs_is_kept(toy):
 @pytest.mark.parametrize("keep", ["best_all", "best_new"])
 def test_the_epoch_kept_is_the_best_on_validation_clips_of_all_or_of_new_classes(toy, keep):
     """At a constant rate, so that the weights after k epochs are those of a run of k epochs."""
-    method, start = FIELD["avcil_finetune"], learn(toy, FIELD["avcil_finetune"], SMALL, TASKS[:1])[0][0]
+    method, start = FIELD["avcil_finetune"], learn(toy, FIELD["avcil_finetune"], TRAINING, TASKS[:1])[0][0]
 
     def run(epochs, kept):
-        training = SMALL.model_copy(update={"schedule": "constant", "keep": kept, "later_learning_rate": 3e-3})
+        training = TRAINING.model_copy(update={"schedule": "constant", "keep": kept, "later_learning_rate": 3e-3})
         tasks = [TASKS[0], TASKS[1].model_copy(update={"epochs": epochs})]
         checkpoint, result, _ = train.run_task(toy, method, training, tasks, 1, 0, start, split="val")
         return checkpoint.model, {"best_all": sum(result.accuracy), "best_new": result.accuracy[1]}
@@ -423,7 +429,7 @@ def test_weight_aligning_scales_new_classes_down_to_the_mean_norm_of_past_ones_a
         model.classifier.weight.copy_(norms[:, None] * directions / directions.norm(dim=1, keepdim=True))
         model.classifier.bias.copy_(torch.arange(4.0))
     before = model.classifier.weight.detach().clone()
-    train._align(model, 2)
+    WeightAligning().after_task(Learning(row(), TRAINING, [2, 2], model, None, None, 0))
     same_tensors(model.classifier.weight.detach()[:2], before[:2])
     torch.testing.assert_close(model.classifier.weight.detach()[2:], factor * before[2:])
     assert model.classifier.bias.tolist() == [0, 1, 2, 3]
@@ -432,13 +438,13 @@ def test_weight_aligning_scales_new_classes_down_to_the_mean_norm_of_past_ones_a
 def test_weights_that_will_be_aligned_are_learnt_without_negative_ones(toy, monkeypatch):
     """Every fused feature is a ReLU's, so a longer weight without negative entries is a larger logit."""
     before = []
-    align = train._align
+    align = WeightAligning.after_task
 
-    def watched(model, past):
-        before.append(model.classifier.weight.detach().clone())
-        align(model, past)
+    def watched(self, learning):
+        before.extend([learning.model.classifier.weight.detach().clone()] * (learning.past > 0))
+        align(self, learning)
 
-    monkeypatch.setattr(train, "_align", watched)
+    monkeypatch.setattr(WeightAligning, "after_task", watched)
     made = learn(toy, FIELD["wa"])
     weights = [checkpoint.model["classifier.weight"] for checkpoint, _, _ in made]
     assert all((weight >= 0).all() and (weight > 0).any(1).all() for weight in [*weights, *before])
@@ -447,9 +453,9 @@ def test_weights_that_will_be_aligned_are_learnt_without_negative_ones(toy, monk
     for task, weight in enumerate(weights[1:], 1):
         norms = weight.norm(dim=1)
         assert norms[2 * task :].mean() <= norms[: 2 * task].mean() * (1 + 1e-6)
-    model = restore(made[-1][0], FIELD["wa"], SMALL, (16, 16))
+    model = restore(made[-1][0], FIELD["wa"], TRAINING, (16, 16))
     assert (predict(model, toy.tokens, torch.arange(120)).features.fused >= 0).all()
-    plain = learn(toy, FIELD["wa"].model_copy(update={"weight_aligning": False}))[0][0]
+    plain = learn(toy, FIELD["wa"].model_copy(update={"hooks": {}}))[0][0]
     assert (plain.model["classifier.weight"] < 0).any()
 
 
@@ -469,7 +475,7 @@ def test_the_sums_of_a_head_that_restarts_are_of_all_clips_at_hand(toy):
     method = row(readout="ridge", restart=True, memory="all")
     checkpoint = learn(toy, method)[-1][0]
     rows = toy.splits["train"]
-    said = predict(restore(checkpoint, method, SMALL, (16, 16)), toy.tokens, rows)
+    said = predict(restore(checkpoint, method, TRAINING, (16, 16)), toy.tokens, rows)
     exact = RecursiveRidge(1.0)
     exact.update(said.features, toy.labels[rows], 6)
     torch.testing.assert_close(checkpoint.readout, exact.state)
@@ -482,7 +488,7 @@ def test_the_sums_of_a_head_that_restarts_are_of_all_clips_at_hand(toy):
         (FIELD["avcil_without_logit_distillation"], 2),  # its attention is held
         (FIELD["afc_lsc"], 2),
         (FIELD["lll_analytic"], 2),
-        (row(readout="carried_ridge", feature_distillation=0, logit_distillation=0, attention_distillation=0), 2),
+        (row(readout="carried_ridge", feature_distillation=0, logit_distillation=0, hooks={}), 2),
         (FIELD["derpp"], 0),
         (FIELD["avcil_finetune"], 0),
         (FIELD["avcil_joint"], 0),
@@ -493,8 +499,14 @@ def test_the_sums_of_a_head_that_restarts_are_of_all_clips_at_hand(toy):
     ids=["lwf", "attention", "afc", "analytic", "carried", "dark", "finetune", "joint", "frozen", "restart", "distils"],
 )
 def test_the_old_model_is_asked_only_where_something_reads_its_answer(toy, monkeypatch, method, times):
-    asked, ask = [], old_model.ask
-    monkeypatch.setattr(old_model, "ask", lambda *a, **k: asked.append(1) or ask(*a, **k))
+    asked, begin = [], train._begin
+
+    def watched(*arguments):
+        learning = begin(*arguments)
+        asked.extend([1] * (learning.old_output is not None))
+        return learning
+
+    monkeypatch.setattr(train, "_begin", watched)
     made = learn(toy, method)
     assert len(made) == 3 and len(asked) == times
 
@@ -504,21 +516,20 @@ def test_a_row_that_distils_from_a_model_that_nobody_asked_is_refused(toy):
     model = build(row(), TRAINING, (16, 16))
     model.classifier.grow(4)
     output = model(toy.tokens.clips(rows))
-    nothing = Old(None, None, None, None)
-    arguments = output, torch.arange(len(rows)), toy.labels[rows], nothing
-    with pytest.raises(ValueError, match=r"task 1 distils, but the old model was not asked"):
-        objective(*arguments, row(), TRAINING, [2, 2], model.classifier.scale)
+    batch = Batch(torch.arange(len(rows)), toy.labels[rows], output, model.classifier.scale)
+    with pytest.raises(ValueError, match=r"task 1 distils, but there is no output of the old model"):
+        objective(Learning(row(), TRAINING, [2, 2], model, None, None, 0), batch)
     # a separated softmax needs to know the past classes, and nothing of the old model
-    plain = row(feature_distillation=0, logit_distillation=0, attention_distillation=0, cross_entropy="separated")
-    found = objective(*arguments, plain, TRAINING, [2, 2], model.classifier.scale)
+    plain = row(feature_distillation=0, logit_distillation=0, hooks={}, cross_entropy="separated")
+    found = objective(Learning(plain, TRAINING, [2, 2], model, None, None, 0), batch)
     expected = separated_cross_entropy(output.logits, toy.labels[rows], 2)
     assert list(found) == ["cross_entropy"] and found["cross_entropy"].item() == pytest.approx(expected.item())
 
 
 def test_choosing_an_epoch_builds_no_map_a_channel(toy, monkeypatch):
     """Nothing reads the maps of validation clips; with ``patches`` nothing reads those of test clips either."""
-    monkeypatch.setattr(model_module, "channelwise_maps", lambda *a: pytest.fail("maps were built"))
-    training = SMALL.model_copy(update={"keep": "best_all"})
+    monkeypatch.setattr(channelwise, "channelwise_maps", lambda *a: pytest.fail("maps were built"))
+    training = TRAINING.model_copy(update={"keep": "best_all"})
     made = learn(toy, FIELD["avcil_finetune"].model_copy(update={"patches": 2}), training, SHORT[:2])
     assert len(made[-1][2]) == 2
 
@@ -527,9 +538,9 @@ def test_stored_logits_stay_with_their_clip_as_they_were(toy):
     # of a shared budget, so that a task drops exemplars of earlier ones
     method = DARK.model_copy(update={"budget": "total", "exemplars": 13})
     made = learn(toy, method)
-    stored = [dict(zip(c.memory, c.readout["stored"], strict=True)) for c, _, _ in made]
+    stored = [dict(zip(c.memory, c.readout["der.logits"], strict=True)) for c, _, _ in made]
     for task, (checkpoint, _, _) in enumerate(made):
-        model, seen = restore(checkpoint, method, SMALL, (16, 16)), 2 * task + 2
+        model, seen = restore(checkpoint, method, TRAINING, (16, 16)), 2 * task + 2
         for clip in stored[task].keys() - (stored[task - 1].keys() if task else set()):
             said = predict(model, toy.tokens, torch.tensor([toy.clip_ids.index(clip)])).logits[0]
             torch.testing.assert_close(stored[task][clip], said)
@@ -555,12 +566,12 @@ def test_importance_of_a_model_that_knows_one_class_is_zero_and_distils_nothing(
 
 def test_new_proxies_start_at_their_class_s_clips_as_long_as_past_ones(toy):
     """Of 4 clips of a class each is a centre; the other proxies stay as they were drawn."""
-    model = build(FIELD["afc_lsc"], SMALL, (16, 16))
+    model = build(FIELD["afc_lsc"], TRAINING, (16, 16))
     model.classifier.grow(2)
     model.classifier.grow(4)
     rows = torch.cat([toy.rows("train", c, c + 1)[:4] for c in (0, 2, 3)])
     drawn, length = model.classifier.weight.detach().clone(), model.classifier.kept.norm(dim=1).mean()
-    train._imprint(model.classifier, model, Feed(toy.tokens, rows), toy.labels[rows], 4)
+    imprint(model, Feed(toy.tokens, rows), toy.labels[rows])
     clips = length * F.normalize(predict(model, toy.tokens, rows[4:]).features.fused, dim=1)
     for mine, found, before in zip(
         clips.split(4), model.classifier.weight.split(PROXIES), drawn.split(PROXIES), strict=True
@@ -646,7 +657,7 @@ def test_the_training_loop_carries_the_ridge_to_the_features_of_the_new_model(to
     error = {}
     for damping, rate in ((1e-6, 1e-9), (1e-6, 3e-3), (1e9, 3e-3)):
         method = row(readout="carried_ridge", memory="all")
-        training = SMALL.model_copy(update={"later_learning_rate": rate, "drift_damping": damping})
+        training = TRAINING.model_copy(update={"later_learning_rate": rate, "drift_damping": damping})
         checkpoint = learn(toy, method, training)[-1][0]
         rows = toy.splits["train"]
         said = predict(restore(checkpoint, method, training, (16, 16)), toy.tokens, rows)
@@ -664,18 +675,40 @@ def test_the_training_loop_carries_the_ridge_to_the_features_of_the_new_model(to
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"dark_replay": 0.1, "readout": "ridge"}, "dark_replay needs readout: classifier"),
         ({"readout": "carried_ridge", "restart": True}, "nothing to carry with restart"),
         ({"readout": "carried_ridge", "fusion": "frozen"}, "carried_ridge needs a fusion that learns"),
-        ({"weight_aligning": True, "classifier": "proxies"}, "weight_aligning needs a linear classifier"),
-        ({"weight_aligning": True, "classifier": "cosine"}, "weight_aligning needs a linear classifier"),
-        ({"feature_distance": "importance"}, "needs cross_entropy: nca"),
-        ({"feature_distance": "importance", "cross_entropy": "nca", "fusion": "mean"}, "fusion: guided or channelwise"),
+        ({"readout": "ridge", "readout_options": {"penalty": 1.0}}, "readout_options: `ridge` has none"),
+        ({"readout": "ranpack"}, r"`ranpack` is none of .* and no file of avcil/learn/methods \(did you mean `ranpac`"),
+        ({"fusion": "ewk"}, r"no file of avcil/learn/methods"),
+        ({"hooks": {"dre": {}}}, r"`dre` is no file of avcil/learn/methods \(did you mean `der`"),
     ],
 )
 def test_rows_that_cannot_be_learnt_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         Method(**row().model_dump() | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hooks": {"weight_aligning": {}}, "classifier": "proxies"}, "weight_aligning: needs classifier: linear"),
+        ({"hooks": {"weight_aligning": {}}}, "weight_aligning: needs classifier: linear"),
+        ({"hooks": {"afc": {"weight": 1.0}}}, "afc: needs classifier: proxies"),
+        (
+            {"hooks": {"afc": {"weight": 1.0}}, "classifier": "proxies", "fusion": "mean"},
+            "fusion: guided or channelwise",
+        ),
+        ({"hooks": {"av_cil": {"attention_distillation": 1.0}}}, "needs fusion: channelwise"),
+        ({"hooks": {"icarl": {"weight": 1.0}}}, "set logit_distillation: 0.0"),
+        ({"hooks": {"der": {"weigth": 1.0}}}, "options of `der`: weight: Field required"),
+        ({"hooks": {"der": {"weight": -1.0}}}, "options of `der`: weight: Input should be greater than 0"),
+        ({"readout": "slda", "readout_options": {"shrinkage": 2.0}}, "options of `slda`: shrinkage"),
+    ],
+)
+def test_options_that_a_method_s_file_does_not_take_are_refused_by_row(changes, message):
+    method = Method(**row(hooks={}).model_dump() | changes)
+    with pytest.raises(ValueError, match=f"^mine: .*{message}"):
+        check("mine", method)
 
 
 def test_an_epoch_is_not_chosen_on_no_validation_clips(toy):
@@ -688,7 +721,7 @@ def test_an_epoch_is_not_chosen_on_no_validation_clips(toy):
 @pytest.mark.parametrize("fusion", ["guided", "mean", "visual", "audio", "frozen", "frozen_guided"])
 def test_sight_and_sound_may_differ_in_width(toy, fusion):
     narrow = toy._replace(tokens=toy.tokens._replace(audio=toy.tokens.audio[..., :10]))
-    method = Method(**row().model_dump() | {"fusion": fusion})
+    method = row(fusion=fusion)
     if fusion.startswith("frozen"):
         method = Method(**method.model_dump() | {"readout": "ridge"})
     checkpoint, result, _ = train.run_task(narrow, method, TRAINING, TASKS, 0, 0, EMPTY)
@@ -698,4 +731,4 @@ def test_sight_and_sound_may_differ_in_width(toy, fusion):
 def test_channelwise_attention_needs_equal_widths(toy):
     narrow = toy._replace(tokens=toy.tokens._replace(audio=toy.tokens.audio[..., :10]))
     with pytest.raises(ValueError, match="equal width, not 16 and 10; use another fusion or another encoder"):
-        train.run_task(narrow, Method(**row().model_dump() | {"fusion": "channelwise"}), TRAINING, TASKS, 0, 0, EMPTY)
+        train.run_task(narrow, row(fusion="channelwise"), TRAINING, TASKS, 0, 0, EMPTY)

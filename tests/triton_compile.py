@@ -19,7 +19,6 @@ from triton.runtime import JITFunction
 from avcil.kernels.reference import OldAttention
 from avcil.kernels.triton_channelwise import channelwise_attention
 from avcil.kernels.triton_distillation import dual_distillation
-from avcil.kernels.triton_guided import pool
 
 PTXAS = Path(triton.__file__).parent / "backends/nvidia/bin/ptxas"
 OFFICIAL = (2, 8, 196, 768)  # clips, slots, patches, channels of AV-CIL's features
@@ -38,7 +37,6 @@ def examine(kernel) -> dict:
         "spilled_bytes": int(re.search(r"(\d+) bytes spill stores", said)[1]),
         "shared_kib": kernel.metadata.shared / 1024,
         "atomics": len(re.findall(r"\b(?:atom|red)\.", kernel.asm["ptx"])),
-        "tensor_cores": "mma.sync" in kernel.asm["ptx"],
         "narrow_offsets": narrow_offsets(kernel.asm["ttir"]),
     }
 
@@ -57,14 +55,6 @@ def compile_only(kernel, *arguments, grid, warmup, **options):
     found[f"{kernel.__name__} {call}"] = examine(
         compile_or_launch(kernel, *arguments, grid=None, warmup=True, **options)
     )
-
-
-def guided(dtype: torch.dtype, queries: int, heads: int, tokens: int, everything: bool) -> None:
-    folded = torch.zeros(16, heads * queries, OFFICIAL[3], requires_grad=True)
-    bias = torch.zeros(16, tokens, requires_grad=True) if everything else None
-    mask = torch.ones(16, tokens, dtype=torch.bool) if everything else None
-    made = pool(folded, torch.zeros(16, tokens, OFFICIAL[3], dtype=dtype), bias, mask, queries)
-    (sum(x.sum() for x in made) if everything else made.pooled.sum()).backward()
 
 
 def channelwise(dtype: torch.dtype, shape: tuple[int, int, int, int], remembering: bool) -> None:
@@ -92,8 +82,6 @@ def main() -> None:
     JITFunction.run = compile_only
     for dtype in (torch.bfloat16, torch.float32):
         for name, function, *arguments in (
-            ("plain", guided, dtype, 1, 8, 196, False),
-            ("bias, mask, map", guided, dtype, 4, 8, 196, True),
             ("plain", channelwise, dtype, OFFICIAL, False),
             ("old", channelwise, dtype, OFFICIAL, True),
             ("nine tasks", distillation, dtype, [10] * 9, 3),
@@ -102,7 +90,6 @@ def main() -> None:
             function(*arguments)
     # a size of 1 is compiled in, an empty past has no storage
     call = "smallest"
-    guided(torch.float16, 1, 1, 1, True)
     channelwise(torch.float16, (1, 1, 1, 768), True)
     distillation(torch.float16, [], 0)
     print(json.dumps(found))

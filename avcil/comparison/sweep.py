@@ -23,11 +23,13 @@ from avcil.base.files import digest, write_json
 from avcil.base.progress import progress
 from avcil.base.ray import each
 from avcil.learn.evaluate import TaskResult
+from avcil.learn.hooks import check
+from avcil.learn.methods import files
 from avcil.learn.train import origin, run_tasks
 from avcil.params.learning import Method, Task, Training
 from avcil.tokens.dataset import Dataset, load_datasets
 
-LEARNING = ("base", "params", "kernels", "tokens", "learn")
+CORE = ("base/*.py", "params/section.py", "params/learning.py", "kernels/*.py", "tokens/*.py", "learn/*.py")
 
 
 class Source(NamedTuple):
@@ -72,10 +74,16 @@ def datasets(source: Source) -> dict[int, Dataset]:
 
 
 @lru_cache(maxsize=1)
-def _code() -> str:
-    """Of the rooms that decide a result; the store's digest is in the dataset's own stamp."""
-    files = [file for room in LEARNING for file in sorted((Path(__file__).parents[1] / room).glob("*.py"))]
-    return digest(b"".join(file.read_bytes() for file in files))
+def _core() -> bytes:
+    """The code of every row."""
+    package = Path(__file__).parents[1]
+    return b"".join(file.read_bytes() for part in CORE for file in sorted(package.glob(part)))
+
+
+def code(method: Method) -> str:
+    """Digest of the code that decides a row's result: the core, and the methods' files that it names. What the clips'
+    tokens were made by is in the dataset's own stamp."""
+    return digest(_core() + b"".join(file.read_bytes() for file in files(method)))
 
 
 def load_run(file: Path) -> tuple[Done, dict]:
@@ -95,8 +103,8 @@ def _begin() -> None:
 def _run(job: Job) -> Done:
     data = datasets(job.source)[job.seed]
     stamp = origin(data, job.method, job.training, job.tasks, len(job.tasks) - 1, job.seed)
-    files = digest(b"".join(file.read_bytes() for file in (job.source.manifest, job.source.regions) if file))
-    stamp |= {"split": job.split, "code": _code(), "order": data.order, "files": files}
+    clips = digest(b"".join(file.read_bytes() for file in (job.source.manifest, job.source.regions) if file))
+    stamp |= {"split": job.split, "code": code(job.method), "order": data.order, "files": clips}
     stamp = json.loads(json.dumps(stamp))
     if job.file and job.file.exists():
         done, made_from = load_run(job.file)
@@ -145,8 +153,12 @@ def run(
     Args:
         workers: processes at once; all processors if left out.
         engine: `local`, or `ray` (avcil/base/ray.py), where the cluster says how many.
+
+    Raises ValueError, before anything runs, for a row whose hooks or read-out do not take its options.
     """
     jobs = list(jobs)
+    for name, method in {job.name[-1]: job.method for job in jobs}.items():
+        check(name, method)
     done: dict[tuple[tuple[str, ...], int], Done] = {}
     found = each(_run, jobs) if engine == "ray" else _each(jobs, min(workers or os.cpu_count() or 1, len(jobs)))
     for number, result in progress(found, total=len(jobs), desc="runs"):

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from avcil.kernels import channelwise, reference
-from avcil.kernels.reference import FEW, Channelwise, Distillation, OldAttention
+from avcil.kernels.reference import Channelwise, Distillation, OldAttention
 
-PROVEN: frozenset[str] = frozenset()
-"""Names of GPUs on which benchmarks/kernels.py found a Triton kernel faster than `torch.compile` of its reference; on
-others ``auto`` never picks Triton."""
+PROVEN = frozenset({"NVIDIA H200"})
+"""GPUs on which channel-wise attention in Triton was measured and is what ``auto`` picks: a training step of AV-CIL
+takes 6.5 ms with it and 27 with `reference` (bfloat16; benchmarks/results/training_step_nvidia_h200.md)."""
 
-Attention = Literal["auto", "folded", "projected", "triton"]
+Attention = Literal["auto", "folded", "projected"]
 Fused = Literal["auto", "reference", "fused", "triton"]
 _forced: ContextVar[tuple[tuple[str, str], ...]] = ContextVar("forced", default=())
 
@@ -56,7 +56,7 @@ def _chosen(kernel: str, impl: str, options: tuple[str, ...]) -> str:
 
 
 def proven(device: torch.device) -> bool:
-    """Whether ``auto`` may pick Triton kernels there."""
+    """Whether ``auto`` picks channel-wise attention in Triton there."""
     return device.type == "cuda" and torch.cuda.get_device_name(device) in PROVEN
 
 
@@ -96,29 +96,24 @@ def guided_attention(
             weights 0.
         centre: [D] or None, what the true tokens are more than ``tokens``. Centred tokens keep more of a half-precision
             type's bits.
-        impl: `folded` and `projected` are PyTorch; `triton` holds all queries of a slot in one program, for H Q <= 32
-            and tokens without gradient. `auto`: `triton` on a GPU it was proven on, else the form with fewer
-            multiply-adds, where those of folding count twice, being many small products, or eight times beside tokens
-            of half precision, since they stay in float32.
+        impl: `auto` takes the form with fewer multiply-adds, where those of folding count twice, being many small
+            products, or eight times beside tokens of half precision, since they stay in float32.
 
-    All outputs are differentiable with respect to query, projections, bias and, but for `triton`, tokens.
+    All outputs are differentiable with respect to query, projections, bias and tokens.
 
     Raises:
-        ValueError: if E is not a multiple of ``heads``, or if `triton` is asked for what it cannot do.
+        ValueError: if E is not a multiple of ``heads``.
     """
     width, channels = key_weight.shape
     if width % heads:
         raise ValueError(f"{width} attention channels do not divide into {heads} heads")
     queries, count = query.shape[2], tokens.shape[2]
-    impl = _chosen("guided_attention", impl, ("auto", "folded", "projected", "triton"))
+    impl = _chosen("guided_attention", impl, ("auto", "folded", "projected"))
     if impl == "auto":
-        if proven(tokens.device) and heads * queries <= FEW and not tokens.requires_grad:
-            impl = "triton"
-        else:
-            folding = 2 * queries * width * channels * (2 if tokens.element_size() > 2 else 8)
-            folded = 2 * heads * queries * count * channels + folding
-            projected = 2 * count * width * channels + 2 * queries * count * width
-            impl = "folded" if folded <= projected else "projected"
+        folding = 2 * queries * width * channels * (2 if tokens.element_size() > 2 else 8)
+        folded = 2 * heads * queries * count * channels + folding
+        projected = 2 * count * width * channels + 2 * queries * count * width
+        impl = "folded" if folded <= projected else "projected"
     if centre is not None:
         value_bias = value_bias + value_weight @ centre
     attend = _attend_projected if impl == "projected" else _attend_folded
@@ -130,7 +125,6 @@ def guided_attention(
         key_weight,
         value_weight,
         heads,
-        impl,
     )
     output = output + value_bias
     if mask is not None:
@@ -147,21 +141,15 @@ def _attend_folded(
     key_weight: Tensor,
     value_weight: Tensor,
     heads: int,
-    impl: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """output [N,Q,E] without value bias, weights [N,Q,S], log-sum-exp [N,H,Q]."""
     queries, channels = query.shape[1], tokens.shape[2]
     query = query.unflatten(-1, (heads, -1)) * (query.shape[-1] // heads) ** -0.5
     folded = torch.einsum("nqhe,hed->nhqd", query, key_weight.view(heads, -1, channels)).flatten(1, 2)
-    if impl == "triton":
-        from avcil.kernels import triton_guided
-
-        found = triton_guided.pool(folded, tokens, bias, mask, queries)
-    else:
-        found = reference.pool(folded, tokens, bias, mask, queries)
-    pooled = found.pooled.unflatten(1, (heads, queries)).to(value_weight.dtype)
+    slot = reference.pool(folded, tokens, bias, mask, queries)
+    pooled = slot.pooled.unflatten(1, (heads, queries)).to(value_weight.dtype)
     output = torch.einsum("nhqd,hed->nqhe", pooled, value_weight.view(heads, -1, channels)).flatten(2)
-    return output, found.weights, found.log_sum_exp.unflatten(1, (heads, queries))
+    return output, slot.weights, slot.log_sum_exp.unflatten(1, (heads, queries))
 
 
 def _attend_projected(
@@ -172,7 +160,6 @@ def _attend_projected(
     key_weight: Tensor,
     value_weight: Tensor,
     heads: int,
-    impl: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As ``_attend_folded``, with every token projected to keys and values."""
     keys, values = (
@@ -281,13 +268,13 @@ def dual_distillation(
         logits: [B,C]; labels: [B]; old_logits: [B,P], P <= C.
         blocks: how many classes of each group compete in the logit level; they sum to P.
         features, old_features: up to three [B,E] each; none: no feature level.
-        impl: `triton` computes losses and gradients in one launch. `auto`: `triton` on a GPU it was proven on.
+        impl: `triton` computes losses and gradients in one launch; `auto` is `reference`.
     """
     if sum(blocks) != old_logits.shape[1]:
         raise ValueError(f"blocks {blocks} do not sum to the {old_logits.shape[1]} past classes of the old logits")
     impl = _chosen("dual_distillation", impl, ("auto", "reference", "triton"))
     arguments = logits, labels, old_logits, blocks, features, old_features, temperature, separated
-    if impl == "triton" or (impl == "auto" and proven(logits.device)):
+    if impl == "triton":
         from avcil.kernels import triton_distillation
 
         return triton_distillation.dual_distillation(*arguments)

@@ -11,8 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-FEW = 32  # rows H Q up to which one Triton program holds all queries of a set
-
 
 class Pooled(NamedTuple):
     """pooled [N,HQ,D]; weights [N,Q,S], mean of the heads' maps; log_sum_exp [N,HQ] of the scores."""

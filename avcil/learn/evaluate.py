@@ -104,14 +104,13 @@ def solved_head(method: Method, training: Training, state: dict[str, Tensor]) ->
     return NearestMean(state)
 
 
-def solved_features(method: Method, tokens: TokenSource, rows: Tensor, features: Features, batch: int = 200) -> Features:
+def solved_features(method: Method, tokens: TokenSource, rows: Tensor, features: Features) -> Features:
     """What a solved head reads: the model's features of the clips at ``rows`` and, for `carried_ridge`, in front of
     them those that are frozen, so that the head has all that a closed form on frozen tokens has."""
     if method.readout != "carried_ridge":
         return features
-    parts = [
-        frozen_features(tokens.clips(chunk), "frozen_guided", method.prior_guidance)[0].fused for chunk in rows.split(batch)
-    ]
+    clips = (tokens.clips(chunk) for chunk in rows.split(200))
+    parts = [frozen_features(chunk, "frozen_guided", method.prior_guidance)[0].fused for chunk in clips]
     return features._replace(fused=torch.cat([torch.cat(parts), features.fused], 1))
 
 

@@ -23,8 +23,8 @@ def reads_old(method: Method, hooks: dict[str, Hooks]) -> bool:
 
 
 def growth(method: Method, blocks: list[int]) -> float:
-    """g, the factor of distillation weights: √(P / (C − P)), past over new classes, as in LUCIR (Hou et al., CVPR 2019),
-    √(task + 1), as in AFC, or 1."""
+    """g, the factor of distillation weights: √(P / (C − P)), past over new classes, as in LUCIR (Hou et al., CVPR
+    2019), √(task + 1), as in AFC, or 1."""
     past, task = sum(blocks[:-1]), len(blocks) - 1
     return {"ratio": (past / blocks[-1]) ** 0.5, "task": (task + 1) ** 0.5, "none": 1.0}[method.growth]
 

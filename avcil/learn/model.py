@@ -27,8 +27,8 @@ class Features(NamedTuple):
 class Output(NamedTuple):
     """logits [B,C]; features; spatial attention [B,L,S] (sums to 1 over S) and temporal attention [B,L].
 
-    An attention with a map a channel (avcil/learn/methods) has [B,L,S,D] and [B,L,D], empty unless they are asked for;
-    ``divergence`` [B] is how far they went from the old model's. ``attended``: the visual feature before its projection.
+    An attention with a map a channel (avcil/learn/methods) has [B,L,S,D] and [B,L,D], empty unless they are asked for,
+    and ``divergence`` [B], how far they went from the old model's. ``attended``: the visual feature before projection.
     """
 
     logits: Tensor

@@ -16,6 +16,7 @@ from avcil.learn.hooks import Batch, Learning
 from avcil.learn.losses import objective
 from avcil.params.learning import Method, Training
 
+
 def batches(
     labels: Tensor, past: int, method: Method, training: Training, generator: torch.Generator
 ) -> Iterator[Tensor]:

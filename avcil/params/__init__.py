@@ -1,6 +1,5 @@
 """params.yaml, read once and checked whole: every number of every stage, typed and frozen."""
 
-import difflib
 import re
 from pathlib import Path
 from typing import Literal
@@ -12,7 +11,7 @@ from avcil.params.comparison import Protocol, Search
 from avcil.params.encoders import EncoderConfig
 from avcil.params.extraction import Compute, FeatureConfig
 from avcil.params.learning import Method, Task, Training, chain
-from avcil.params.section import Section
+from avcil.params.section import Section, nearest
 from avcil.params.world import Corpus, Film, MiniConfig, PriorConfig, World
 
 
@@ -106,12 +105,6 @@ class Params(Section):
         if self.benchmark not in self.protocols:
             raise ParameterError(f"no protocol `{self.benchmark}`{nearest(self.benchmark, self.protocols)}")
         return self.protocols[self.benchmark]
-
-
-def nearest(word: str, words) -> str:
-    """` (did you mean `…`?)`, or nothing."""
-    close = difflib.get_close_matches(str(word), [str(w) for w in words], n=1, cutoff=0.5)
-    return f" (did you mean `{close[0]}`?)" if close else ""
 
 
 def _allowed_keys(location: tuple) -> list[str]:

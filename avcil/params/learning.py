@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from avcil.params.section import Section
+from avcil.params.section import Section, nearest
 
 FROZEN = ("frozen", "frozen_guided")
 FUSIONS = ("guided", "mean", "visual", "audio", *FROZEN)
@@ -54,7 +54,7 @@ class Method(Section):
     cross_entropy: Literal["joint", "separated"] = Field(
         "joint", description="separated: new clips compete among new classes, exemplars among past ones (SS-IL)"
     )
-    logit_blocks: Literal["past", "task"] = Field("past", description="one softmax over all past classes, or one a task")
+    logit_blocks: Literal["past", "task"] = Field("past", description="one softmax over past classes, or one a task")
     growth: Literal["ratio", "task", "none"] = Field(
         "ratio", description="distillation weights grow with √(past / new classes), √(task + 1), or not"
     )
@@ -64,13 +64,12 @@ class Method(Section):
     @field_validator("fusion", "classifier", "readout", "hooks")
     @classmethod
     def _exists(cls, value, info):
+        known = sorted(file.stem for file in METHODS.glob("*.py") if file.stem != "__init__")
         built_in = {"fusion": FUSIONS, "classifier": CLASSIFIERS, "readout": READOUTS, "hooks": ()}[info.field_name]
         for name in value if isinstance(value, dict) else [value]:
             if name not in built_in and not (METHODS / f"{name}.py").exists():
-                raise ValueError(
-                    f"`{name}` is none of {', '.join(built_in) or 'the files there'}, and avcil/learn/methods has no file "
-                    f"{name}.py"
-                )
+                choices = f"none of {', '.join(built_in)}, and no" if built_in else "no"
+                raise ValueError(f"`{name}` is {choices} file of avcil/learn/methods{nearest(name, known)}")
         return value
 
     @model_validator(mode="after")

@@ -1,5 +1,6 @@
 """The base of every parameter section: frozen, strict, and clear when it refuses."""
 
+import difflib
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -12,3 +13,9 @@ class Section(BaseModel):
 
 
 Precision = Literal["float32", "float16", "bfloat16"]
+
+
+def nearest(word: str, words) -> str:
+    """` (did you mean `…`?)`, or nothing."""
+    close = difflib.get_close_matches(str(word), [str(w) for w in words], n=1, cutoff=0.5)
+    return f" (did you mean `{close[0]}`?)" if close else ""

@@ -130,7 +130,7 @@ def group(case: Attention, options: Options) -> Group:
                 step = partial(_only_output, step)
             variants.append(Variant(name, whose, precision, step, forward))
 
-        for impl in ("auto", "folded", "projected", *(["triton"] if cuda else [])):
+        for impl in ("auto", "folded", "projected"):
             add(f"ours, {impl}", "ours", partial(_ours, impl=impl))
         if precision == "fp16":
             continue

@@ -1,8 +1,8 @@
 """Hooks of AFC: features are held the more, the more the old model's own loss depends on them, beside the NCA loss.
 
-As `hooks: {afc: {weight: 0.5}}` with `classifier: proxies`. Source: Kang et al., Class-incremental learning by knowledge
-distillation with adaptive feature consolidation, CVPR 2022, arXiv 2204.00895, as AV-CIL's code adapts it to three
-features.
+As `hooks: {afc: {weight: 0.5}}` with `classifier: proxies`. Source: Kang et al., Class-incremental learning by
+knowledge distillation with adaptive feature consolidation, CVPR 2022, arXiv 2204.00895, as AV-CIL's code adapts it to
+three features.
 
 Dimension letters: ``N`` clips at hand, ``B`` clips of a batch, ``C`` classes seen, ``F`` features of a clip.
 """

@@ -1,4 +1,4 @@
-"""Hook: guided attention's spatial maps stay those of the old model. As `hooks: {attention_distillation: {weight: 1.0}}`.
+"""Hook: spatial attention stays that of the old model. As `hooks: {attention_distillation: {weight: 1.0}}`.
 
 Source: Pian et al., ICCV 2023, arXiv 2308.11073 (visual attention distillation). Deviation: one map a slot, the mean
 over heads, instead of one a channel.

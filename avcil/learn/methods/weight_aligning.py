@@ -1,4 +1,4 @@
-"""Hook of weight aligning: new classes' weights are scaled to the norm of past ones'. As `hooks: {weight_aligning: {}}`.
+"""Hook: new classes' weights are scaled to the norm of past ones' (WA). As `hooks: {weight_aligning: {}}`.
 
 Source: Zhao et al., Maintaining discrimination and fairness in class incremental learning, CVPR 2020, arXiv 1911.07053.
 Deviation: the paper corrects a preference for new classes, with γ < 1 throughout; where exemplars are drawn as often as
