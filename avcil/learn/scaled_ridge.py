@@ -62,7 +62,7 @@ class ScaledRidge(RecursiveRidge):
         x = [(a − ā)/σ_a, (v − v̄)/σ_v],   σ_a² = Σ_i ‖a_i − ā‖²/N,   σ_v² likewise
         W = (XᵀX + NλI)⁻¹ XᵀY,   score = Wᵀx + ȳ,   λ = argmin GCV
 
-    with X and Y centred and λ among ``PENALTIES``. All follows from the sums that `RecursiveRidge` keeps: neither scaling
+    with X and Y centred, λ among ``PENALTIES``. All follows from the sums that `RecursiveRidge` keeps: neither scaling
     a stream nor adding a constant to it changes a prediction, and λ, unlike that of `RanPac`, does not depend on how
     clips are cut into tasks. A stream that never varies counts as absent.
     State: Σ xxᵀ and Σ xyᵀ of [a, v, 1], and A and V. Solving takes O(E³).
