@@ -28,7 +28,7 @@ import math
 import re
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -183,6 +183,12 @@ def inspect(folder: Path) -> Report:
     return _open(Path(folder)).report
 
 
+def lacking(order: list[str], usable: set[tuple[str, str]]) -> str:
+    """The first class of which there is no (split, label) to learn or to test; empty if there is none such."""
+    pairs = [(split, label) for split in ("train", "test") for label in order if (split, label) not in usable]
+    return f"class `{pairs[0][1]}` has no {pairs[0][0]} clip" if pairs else ""
+
+
 def _kept(source: _Source, video_disjoint: bool) -> list[_Clip]:
     """The clips to import. Raises OfficialError for clips that no manifest can hold, absent features, or a class
     without usable training or test clips."""
@@ -195,9 +201,8 @@ def _kept(source: _Source, video_disjoint: bool) -> list[_Clip]:
         tested = {clip.video for clip in clips if clip.split == "test"}
         clips = [clip for clip in clips if clip.split == "test" or clip.video not in tested]
     usable = {(clip.split, clip.label) for clip in clips if clip.clip_id not in report.unusable}
-    lacking = [f"class `{c}` has no {s} clip" for s in ("train", "test") for c in report.order if (s, c) not in usable]
-    if lacking:
-        raise OfficialError(f"{report.source}: {lacking[0]} with features; are they complete, and of this data set?")
+    if missing := lacking(report.order, usable):
+        raise OfficialError(f"{report.source}: {missing} with features; are they complete, and of this data set?")
     return clips
 
 
@@ -269,6 +274,32 @@ def _checksum(source: _Source) -> str:
     return digest(total.encode())
 
 
+def write_import(
+    destination: Path,
+    table: pd.DataFrame,
+    order: list[str],
+    header: Header,
+    shard: Callable[[list[str]], tuple[dict[str, torch.Tensor], dict[str, str]]],
+) -> dict[str, str]:
+    """Write manifest, class order, and those shards of features/<encoder> that are not there yet.
+
+    table: clip_id, label and split; paths are placeholders. shard: tokens of the clips of those ids, and the reasons
+    why some are zero. Prints what the store will take. Returns quarantined clips with reasons; raises StoreError.
+    """
+    table = table.copy()
+    table.insert(1, "path", "clips/" + table.clip_id + ".mp4")
+    store = destination / "features" / header.encoder
+    print(f"{store}: {cost(header.layout, len(table))}", flush=True)
+    open_store(store, header)
+    write_bytes(destination / "manifest.csv", table.to_csv(index=False, lineterminator="\n").encode())
+    write_json(destination / "order.json", order)
+    shards = header.shards
+    stale = stale_shards(store, [header.checksum] * len(shards))
+    for number in progress(stale, desc=header.encoder, unit="shard"):
+        write_shard(store, number, *shard(shards[number]), header.checksum)
+    return finish(store, header)
+
+
 def import_features(
     source: Path, destination: Path, *, patches: int | None = None, video_disjoint: bool = False
 ) -> Report:
@@ -291,20 +322,11 @@ def import_features(
     clips = _kept(opened, video_disjoint)
     tokens, layout = _layout(opened, clips, patches)
     table = pd.DataFrame(clips)
-    table.insert(1, "path", "clips/" + table.clip_id + ".mp4")
     reading = {"source": opened.report.source, "tokens": tokens}
     size = max(1, SHARD_BYTES // layout.clip_bytes)
     header = Header("official", "released", _checksum(opened), reading, layout, list(table.clip_id), size)
-    store = destination / "features" / "official"
-    print(f"{store}: {cost(layout, len(table))}", flush=True)
-    open_store(store, header)
-    write_bytes(destination / "manifest.csv", table.to_csv(index=False, lineterminator="\n").encode())
-    write_json(destination / "order.json", opened.report.order)
-    shards = header.shards
-    stale = stale_shards(store, [header.checksum] * len(shards))
-    for number in progress(stale, desc="official", unit="shard"):
-        write_shard(store, number, *_shard(opened, shards[number], tokens, layout), header.checksum)
-    unusable = finish(store, header)
+    order = opened.report.order
+    unusable = write_import(destination, table, order, header, lambda ids: _shard(opened, ids, tokens, layout))
     counts = dict(Counter(table.split))
     dropped = {split: count - counts.get(split, 0) for split, count in opened.report.clips.items()}
     report = opened.report._replace(clips=counts, leaks=_leaks(clips), dropped=dropped, unusable=unusable)

@@ -1,0 +1,102 @@
+"""Ridge regression that asks nothing of its encoders' units, and whose penalty follows from its own sums.
+
+Dimension letters: ``N`` clips, ``A`` and ``V`` audio and visual channels, ``E`` = A + V, ``R`` directions in which the
+clips differ, ``C`` classes seen so far.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from avcil.learn.heads import RecursiveRidge
+from avcil.learn.model import Features
+
+# λ for one clip, whose streams are of variance 1: four to a decade
+PENALTIES = 10.0 ** torch.arange(-6, 2.01, 0.25, dtype=torch.float64)
+
+
+class Spectrum(NamedTuple):
+    """X ᵀX = U diag(e) Uᵀ of centred regressors X [N,E]: ``values`` e [R] > 0, ``vectors`` U [E,R], and ``turned``
+    UᵀXᵀY [R,C] of centred targets Y [N,C]."""
+
+    values: Tensor
+    vectors: Tensor
+    turned: Tensor
+
+
+def spectrum(gram: Tensor, cross: Tensor, clips: int, floor: float) -> Spectrum:
+    """Of XᵀX [E,E] and XᵀY [E,C]; eigenvalues up to ``floor`` are rounding errors. At most clips − 1 are left."""
+    values, vectors = torch.linalg.eigh(gram)
+    values, vectors = (part[..., max(0, len(gram) - clips + 1) :] for part in (values, vectors))
+    values, vectors = values[values > floor], vectors[:, values > floor]
+    return Spectrum(values, vectors, vectors.T @ cross)
+
+
+def gcv(modes: Spectrum, squares: Tensor, clips: int, penalties: Tensor) -> Tensor:
+    """The score of generalised cross-validation of each of ``penalties``; lower is better.
+
+        GCV(λ) = N ‖Y − H Y‖² / tr(I − H)²,   H = 11ᵀ/N + X (XᵀX + λI)⁻¹ Xᵀ
+        ‖Y − H Y‖² = ‖Y‖² − Σ_r p_r²/e_r + Σ_r (λ/(e_r + λ))² p_r²/e_r
+        tr(I − H)  = N − 1 − R + Σ_r λ/(e_r + λ)
+
+    with X and Y centred, p_r² the squares of row r of ``turned`` summed over classes, and ``squares`` ‖Y‖². It is what
+    leaving out each clip would err, with all clips' leverages replaced by their mean, so it needs sums alone.
+    Source: Golub, Heath & Wahba, Technometrics 21 (1979), Eq. 1.4; the intercept, which is not penalised, takes one
+    degree of freedom.
+    """
+    power = modes.turned.square().sum(1) / modes.values
+    free = clips - 1 - len(modes.values)
+    # where the clips can be fitted exactly, a difference of equals would be noise
+    outside = (squares - power.sum()).clamp(min=0) if free else squares.new_zeros(())
+    left = penalties[:, None] / (modes.values + penalties[:, None])
+    degrees = free + left.sum(1)
+    return clips * (outside + left.square() @ power) / degrees.clamp(min=1e-100).square()
+
+
+class ScaledRidge(RecursiveRidge):
+    """Ridge regression onto one-hot labels over two streams of any scale and offset, with a penalty of its own choice;
+    exact after every task without any old clip.
+
+        x = [(a − ā)/σ_a, (v − v̄)/σ_v],   σ_a² = Σ_i ‖a_i − ā‖²/N,   σ_v² likewise
+        W = (XᵀX + NλI)⁻¹ XᵀY,   score = Wᵀx + ȳ,   λ = argmin GCV
+
+    with X and Y centred, λ among ``PENALTIES``. All follows from the sums that `RecursiveRidge` keeps: neither scaling
+    a stream nor adding a constant to it changes a prediction, and λ, unlike that of `RanPac`, does not depend on how
+    clips are cut into tasks. A stream that never varies counts as absent.
+    State: Σ xxᵀ and Σ xyᵀ of [a, v, 1], and A and V. Solving takes O(E³).
+    Source: ridge as in `RecursiveRidge`; λ by generalised cross-validation (`gcv`); their union is ours.
+    """
+
+    def __init__(self, state: dict[str, Tensor] | None = None):
+        super().__init__(0.0, state)
+
+    def expand(self, features: Features) -> Tensor:
+        """[N,E+1]: the raw streams and a 1, for what they are scaled by changes with every clip."""
+        return F.pad(torch.cat([features.audio, features.visual], 1).double(), (0, 1), value=1.0)
+
+    def update(self, features: Features, labels: Tensor, classes: int) -> None:
+        super().update(features, labels, classes)
+        self.state["channels"] = torch.tensor([features.audio.shape[1], features.visual.shape[1]])
+
+    def _solve(self) -> tuple[Tensor, ...]:
+        gram, cross = self.state["gram"], self.state["cross"]
+        clips, sums, counts = gram[-1, -1], gram[-1, :-1], cross[-1]
+        centred = gram[:-1, :-1] - sums.outer(sums) / clips
+        sizes = self.state["channels"].tolist()
+        spread = torch.stack([part.sum() / clips for part in centred.diagonal().split(sizes)])
+        whole = torch.stack([part.sum() / clips for part in gram.diagonal()[:-1].split(sizes)])
+        varies = spread > 1e-12 * whole
+        scale = torch.where(varies, spread.rsqrt(), 0.0)
+        # rounding errors of the sums, in the units of what is solved
+        floor = len(sums) * torch.finfo(gram.dtype).eps * float((whole * scale**2 * clips).sum())
+        scale = scale.repeat_interleave(self.state["channels"])
+        scaled = scale[:, None] * (cross[:-1] - sums.outer(counts) / clips)
+        modes = spectrum(scale[:, None] * centred * scale, scaled, int(clips), floor)
+        # one-hot targets: their squares sum to N
+        squares = clips - counts.square().sum() / clips
+        penalties = clips * PENALTIES
+        self.penalty = float(penalties[gcv(modes, squares, int(clips), penalties).argmin()])
+        weight = scale[:, None] * (modes.vectors @ (modes.turned / (modes.values + self.penalty)[:, None]))
+        return (torch.cat([weight, ((counts - sums @ weight) / clips)[None]]),)
