@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import lru_cache
 from multiprocessing.connection import wait
@@ -71,10 +71,10 @@ def datasets(source: Source) -> dict[int, Dataset]:
     return load_datasets(source.manifest, source.orders, source.store, seeds, regions=source.regions)
 
 
-@lru_cache(maxsize=1)
-def _code() -> str:
-    """Of the rooms that decide a result; the store's digest is in the dataset's own stamp."""
-    files = [file for room in LEARNING for file in sorted((Path(__file__).parents[1] / room).glob("*.py"))]
+@lru_cache
+def code(rooms: tuple[str, ...] = LEARNING) -> str:
+    """Digest of rooms of avcil/: by default of those that decide what is learnt from a store."""
+    files = [file for room in rooms for file in sorted((Path(__file__).parents[1] / room).glob("*.py"))]
     return digest(b"".join(file.read_bytes() for file in files))
 
 
@@ -96,7 +96,7 @@ def _run(job: Job) -> Done:
     data = datasets(job.source)[job.seed]
     stamp = origin(data, job.method, job.training, job.tasks, len(job.tasks) - 1, job.seed)
     files = digest(b"".join(file.read_bytes() for file in (job.source.manifest, job.source.regions) if file))
-    stamp |= {"split": job.split, "code": _code(), "order": data.order, "files": files}
+    stamp |= {"split": job.split, "code": code(), "order": data.order, "files": files}
     stamp = json.loads(json.dumps(stamp))
     if job.file and job.file.exists():
         done, made_from = load_run(job.file)
@@ -138,30 +138,31 @@ def drop_others(folder: Path, jobs: Iterable[Job]) -> None:
 
 
 def run(
-    jobs: Iterable[Job], *, workers: int | None = None, engine: str = "local"
+    jobs: Iterable[Job], *, workers: int | None = None, engine: str = "local", work: Callable[[Job], Done] = _run
 ) -> dict[tuple[tuple[str, ...], int], Done]:
     """What each job gave, by its name and seed, in the order of the jobs.
 
     Args:
         workers: processes at once; all processors if left out.
         engine: `local`, or `ray` (avcil/base/ray.py), where the cluster says how many.
+        work: what does a job, a function of a module; another one keeps results in another way (avcil/workshop/own.py).
     """
     jobs = list(jobs)
     done: dict[tuple[tuple[str, ...], int], Done] = {}
-    found = each(_run, jobs) if engine == "ray" else _each(jobs, min(workers or os.cpu_count() or 1, len(jobs)))
+    found = each(work, jobs) if engine == "ray" else _each(work, jobs, min(workers or os.cpu_count() or 1, len(jobs)))
     for number, result in progress(found, total=len(jobs), desc="runs"):
         done[jobs[number].name, jobs[number].seed] = result
     return {(job.name, job.seed): done[job.name, job.seed] for job in jobs}
 
 
-def _each(jobs: list[Job], workers: int) -> Iterator[tuple[int, Done]]:
+def _each(work: Callable[[Job], Done], jobs: list[Job], workers: int) -> Iterator[tuple[int, Done]]:
     """(number, result) as they are done, in processes of this machine."""
     if not jobs:
         return
     os.environ["OMP_NUM_THREADS"], before = "1", os.environ.get("OMP_NUM_THREADS")
     try:  # workers read the variable when they import torch
         with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin) as pool:
-            futures = {pool.submit(_run, job): number for number, job in enumerate(jobs)}
+            futures = {pool.submit(work, job): number for number, job in enumerate(jobs)}
             try:
                 for future in as_completed(futures):
                     yield futures[future], future.result()

@@ -1,11 +1,41 @@
 """From an entry of `encoders` in params.yaml to the encoder."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from avcil.encoders.base import Encoder
+from avcil.encoders.base import Encoder, WeightsError
 from avcil.params.encoders import EncoderConfig
+
+PATIENCE = 5.0  # seconds that the hub has to answer
+
+
+def check_weights(config: EncoderConfig) -> None:
+    """Whether weights that are not here can be had, in one request: loading itself tries again for a minute.
+
+    Raises WeightsError where a repository is not in the hub's cache and the hub does not answer, or not to us.
+    """
+    for field in ("weights", "audio_weights"):
+        name = getattr(config, field, None)
+        if name is None or name.startswith(("/", ".", "~")) or name.endswith(".pth") or Path(name).is_dir():
+            continue  # what is missing here is said at once where it is read
+        try:
+            import httpx  # what the hub's client sends requests with
+            from huggingface_hub import model_info, try_to_load_from_cache
+        except ModuleNotFoundError:
+            continue  # `load_published` says which packages are missing
+        revision = getattr(config, "revision" if field == "weights" else "audio_revision", None)
+        if isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str):
+            continue
+        try:
+            model_info(name, revision=revision, timeout=PATIENCE)
+        except (OSError, ValueError, httpx.HTTPError) as error:
+            reason = " ".join(str(error).split())[:120] or type(error).__name__
+            way_out = f"`hf download {name}` where there is a network, or name a local folder in params.yaml"
+            raise WeightsError(
+                f"{name}: weights of {config.kind} are not here, nor to be had ({reason}); {way_out}"
+            ) from None
 
 
 def load_published(config: EncoderConfig, device: str) -> Encoder:
@@ -13,6 +43,7 @@ def load_published(config: EncoderConfig, device: str) -> Encoder:
 
     Raises WeightsError or ImportError with the way out where weights or packages are missing.
     """
+    check_weights(config)
     try:
         family = _family(config.kind)
     except ModuleNotFoundError as error:
