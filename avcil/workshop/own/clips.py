@@ -55,7 +55,7 @@ def read_clips(labels: Path) -> tuple[pd.DataFrame, list[str]]:
     content = {}
     for path in table.path.unique():
         with (labels.parent / path).open("rb") as file:
-            content[path] = hashlib.filedigest_of(file, "sha256").hexdigest()[:16]
+            content[path] = hashlib.file_digest(file, "sha256").hexdigest()[:16]
     table["content"] = table.path.map(content)
     again = table.duplicated(["content", "start"])
     if again.any():
@@ -131,6 +131,7 @@ def _begin_store(store: Path, clips: list[str]) -> None:
     known = {other: {clip: number for number, clip in enumerate(load_header(other).clip_ids)} for other in others}
     best = max(others, key=lambda other: len(known[other].keys() & set(clips)))
     begun = store.with_name(f".{store.name}.{os.getpid()}")
+    shutil.rmtree(begun, ignore_errors=True)  # of a killed process of the same number
     begun.mkdir()
     for number, clip in enumerate(clips):
         there = f"{known[best].get(clip, -1):05d}"

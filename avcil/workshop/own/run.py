@@ -66,6 +66,7 @@ def _begin_run(row: Path, digests: list[str]) -> Path:
     if run.exists():
         return run
     begun = row / f".{run.name}.{os.getpid()}"
+    shutil.rmtree(begun, ignore_errors=True)  # of a killed process of the same number
     shared: tuple[int, Path] = (0, run)
     for file in row.glob("*/made_from.json"):
         same = takewhile(lambda pair: pair[0] == pair[1], zip(digests, json.loads(file.read_text()), strict=False))
