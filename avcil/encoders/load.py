@@ -2,6 +2,8 @@
 
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import torch
 
@@ -14,28 +16,29 @@ PATIENCE = 5.0  # seconds that the hub has to answer
 def check_weights(config: EncoderConfig) -> None:
     """Whether weights that are not here can be had, in one request: loading itself tries again for a minute.
 
-    Raises WeightsError where a repository is not in the hub's cache and the hub does not answer, or not to us.
+    Raises WeightsError where a repository is not in the hub's cache and the hub does not answer.
     """
     for field in ("weights", "audio_weights"):
         name = getattr(config, field, None)
         if name is None or name.startswith(("/", ".", "~")) or name.endswith(".pth") or Path(name).is_dir():
             continue  # what is missing here is said at once where it is read
         try:
-            import httpx  # what the hub's client sends requests with
-            from huggingface_hub import model_info, try_to_load_from_cache
+            from huggingface_hub import constants, try_to_load_from_cache
         except ModuleNotFoundError:
             continue  # `load_published` says which packages are missing
         revision = getattr(config, "revision" if field == "weights" else "audio_revision", None)
         if isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str):
             continue
         try:
-            model_info(name, revision=revision, timeout=PATIENCE)
-        except (OSError, ValueError, httpx.HTTPError) as error:
-            reason = " ".join(str(error).split())[:120] or type(error).__name__
+            if constants.HF_HUB_OFFLINE:
+                raise OSError("HF_HUB_OFFLINE is set")
+            urlopen(constants.ENDPOINT, timeout=PATIENCE).close()
+        except HTTPError:
+            continue  # it answers; what it refuses is said when weights are asked for
+        except OSError as error:
             way_out = f"`hf download {name}` where there is a network, or name a local folder in params.yaml"
-            raise WeightsError(
-                f"{name}: weights of {config.kind} are not here, nor to be had ({reason}); {way_out}"
-            ) from None
+            message = f"{name}: weights of {config.kind} are not here, and {constants.ENDPOINT} cannot be reached"
+            raise WeightsError(f"{message} ({error}); {way_out}") from None
 
 
 def load_published(config: EncoderConfig, device: str) -> Encoder:
