@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import lru_cache
 from multiprocessing.connection import wait
@@ -73,17 +73,17 @@ def datasets(source: Source) -> dict[int, Dataset]:
     return load_datasets(source.manifest, source.orders, source.store, seeds, regions=source.regions)
 
 
-@lru_cache(maxsize=1)
-def _core() -> bytes:
-    """The code of every row."""
+@lru_cache
+def code_of(parts: tuple[str, ...] = CORE) -> bytes:
+    """The code of parts of avcil/, by default that of every row."""
     package = Path(__file__).parents[1]
-    return b"".join(file.read_bytes() for part in CORE for file in sorted(package.glob(part)))
+    return b"".join(file.read_bytes() for part in parts for file in sorted(package.glob(part)))
 
 
 def code(method: Method) -> str:
     """Digest of the code that decides a row's result: the core, and the methods' files that it names. What the clips'
     tokens were made by is in the dataset's own stamp."""
-    return digest(_core() + b"".join(file.read_bytes() for file in files(method)))
+    return digest(code_of() + b"".join(file.read_bytes() for file in files(method)))
 
 
 def load_run(file: Path) -> tuple[Done, dict]:
@@ -146,13 +146,14 @@ def drop_others(folder: Path, jobs: Iterable[Job]) -> None:
 
 
 def run(
-    jobs: Iterable[Job], *, workers: int | None = None, engine: str = "local"
+    jobs: Iterable[Job], *, workers: int | None = None, engine: str = "local", work: Callable[[Job], Done] = _run
 ) -> dict[tuple[tuple[str, ...], int], Done]:
     """What each job gave, by its name and seed, in the order of the jobs.
 
     Args:
         workers: processes at once; all processors if left out.
         engine: `local`, or `ray` (avcil/base/ray.py), where the cluster says how many.
+        work: what does a job, a function of a module; another one keeps results in another way (avcil/workshop/own.py).
 
     Raises ValueError, before anything runs, for a row whose hooks or read-out do not take its options.
     """
@@ -160,20 +161,20 @@ def run(
     for name, method in {job.name[-1]: job.method for job in jobs}.items():
         check(name, method)
     done: dict[tuple[tuple[str, ...], int], Done] = {}
-    found = each(_run, jobs) if engine == "ray" else _each(jobs, min(workers or os.cpu_count() or 1, len(jobs)))
+    found = each(work, jobs) if engine == "ray" else _each(work, jobs, min(workers or os.cpu_count() or 1, len(jobs)))
     for number, result in progress(found, total=len(jobs), desc="runs"):
         done[jobs[number].name, jobs[number].seed] = result
     return {(job.name, job.seed): done[job.name, job.seed] for job in jobs}
 
 
-def _each(jobs: list[Job], workers: int) -> Iterator[tuple[int, Done]]:
+def _each(work: Callable[[Job], Done], jobs: list[Job], workers: int) -> Iterator[tuple[int, Done]]:
     """(number, result) as they are done, in processes of this machine."""
     if not jobs:
         return
     os.environ["OMP_NUM_THREADS"], before = "1", os.environ.get("OMP_NUM_THREADS")
     try:  # workers read the variable when they import torch
         with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin) as pool:
-            futures = {pool.submit(_run, job): number for number, job in enumerate(jobs)}
+            futures = {pool.submit(work, job): number for number, job in enumerate(jobs)}
             try:
                 for future in as_completed(futures):
                     yield futures[future], future.result()

@@ -1,11 +1,44 @@
 """From an entry of `encoders` in params.yaml to the encoder."""
 
+from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import torch
 
-from avcil.encoders.base import Encoder
+from avcil.encoders.base import Encoder, WeightsError
 from avcil.params.encoders import EncoderConfig
+
+PATIENCE = 5.0  # seconds that the hub has to answer
+
+
+def check_weights(config: EncoderConfig) -> None:
+    """Whether weights that are not here can be had, in one request: loading itself tries again for a minute.
+
+    Raises WeightsError where a repository is not in the hub's cache and the hub does not answer.
+    """
+    for field in ("weights", "audio_weights"):
+        name = getattr(config, field, None)
+        if name is None or name.startswith(("/", ".", "~")) or name.endswith(".pth") or Path(name).is_dir():
+            continue  # what is missing here is said at once where it is read
+        try:
+            from huggingface_hub import constants, try_to_load_from_cache
+        except ModuleNotFoundError:
+            continue  # `load_published` says which packages are missing
+        revision = getattr(config, "revision" if field == "weights" else "audio_revision", None)
+        if isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str):
+            continue
+        try:
+            if constants.HF_HUB_OFFLINE:
+                raise OSError("HF_HUB_OFFLINE is set")
+            urlopen(constants.ENDPOINT, timeout=PATIENCE).close()
+        except HTTPError:
+            continue  # it answers; what it refuses is said when weights are asked for
+        except OSError as error:
+            way_out = f"`hf download {name}` where there is a network, or name a local folder in params.yaml"
+            message = f"{name}: weights of {config.kind} are not here, and {constants.ENDPOINT} cannot be reached"
+            raise WeightsError(f"{message} ({error}); {way_out}") from None
 
 
 def load_published(config: EncoderConfig, device: str) -> Encoder:
@@ -13,6 +46,7 @@ def load_published(config: EncoderConfig, device: str) -> Encoder:
 
     Raises WeightsError or ImportError with the way out where weights or packages are missing.
     """
+    check_weights(config)
     try:
         family = _family(config.kind)
     except ModuleNotFoundError as error:

@@ -39,12 +39,12 @@ def load_encoder(name: str, params: Params, priors: Path = PRIORS) -> Encoder:
 
 def extract(
     name: str, clips: dict[str, Media], params: Params, store: Path, *, replace: bool = False,
-    streams: Sequence[str] = ("visual", "audio"),
+    streams: Sequence[str] = ("visual", "audio"), priors: Path = PRIORS,
 ) -> Header:  # fmt: skip
     """`avcil.extraction.features.extract`, or the same on Ray, as `compute` says; prints what the store takes
-    beforehand."""
+    beforehand. priors: folder of the own encoders' weights."""
     compute, config = params.compute, params.features
-    encoder = load_encoder(name, params)
+    encoder = load_encoder(name, params, priors)
     print(f"{name}: {cost(encoder.layout, len(clips))}", flush=True)
     streams = tuple(streams)
     if compute.engine == "local":
@@ -54,7 +54,7 @@ def extract(
     from avcil.extraction import cluster
 
     gpus = float(compute.device != "cpu")
-    make = partial(load_encoder, name, params, PRIORS.absolute())
+    make = partial(load_encoder, name, params, priors.absolute())
     return cluster.extract(
         encoder, make, name, clips, config, store, actors=compute.actors, workers=compute.workers, gpus=gpus,
         streams=streams, replace=replace,

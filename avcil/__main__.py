@@ -1,0 +1,23 @@
+"""The commands of avcil: `python -m avcil COMMAND --help` says what each reads and writes."""
+
+import argparse
+import sys
+
+from avcil.workshop.own import run
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m avcil", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    # each has `add(subparsers)`, which registers a command with `set_defaults(call=...)`, called with its arguments
+    for module in (run,):
+        module.add(commands)
+    given = parser.parse_args(arguments)
+    try:
+        given.call(given)
+    except (ValueError, ImportError, OSError) as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

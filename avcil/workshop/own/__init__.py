@@ -1,0 +1,1 @@
+"""Somebody's own clips: from a list of labels to the table."""

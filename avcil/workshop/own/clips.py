@@ -1,0 +1,154 @@
+"""What a list of labels says now: its clips by their content, the classes of each task, and their tokens."""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pandas as pd
+
+from avcil.base.files import digest, write_json
+from avcil.comparison.sweep import code_of
+from avcil.extraction.extract import extract
+from avcil.params import Params
+from avcil.tokens.manifest import Media, read_manifest
+from avcil.tokens.store import load_header, quarantined
+from avcil.workshop.builders import folder
+from avcil.workshop.builders.annotation import BuilderError
+from avcil.workshop.builders.report import build
+
+
+def digest_of(value: object) -> str:
+    """Of anything that JSON can hold."""
+    return digest(json.dumps(value, sort_keys=True).encode())
+
+
+def link(source: str, target: str) -> None:
+    """The same file under another name."""
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without links
+        shutil.copy2(source, target)
+
+
+# ---- clips and classes
+
+
+def read_clips(labels: Path) -> tuple[pd.DataFrame, list[str]]:
+    """The manifest of the clips in a list of labels, and its classes in an order drawn from seed 0.
+
+    A clip_id ends with the digest of the file, so that changed bytes are another clip; paths are as in the list. Rows
+    are in the order of paths, so that clips of new classes leave the order of the others alone.
+
+    Raises BuilderError for a list that cannot be used, a file that is not there, or a clip that is listed twice.
+    """
+    with TemporaryDirectory() as scratch:
+        report = build("folder", folder.read(labels), labels.parent, Path(scratch))
+        table = read_manifest(Path(scratch) / "manifest.csv")
+    if report.missing:
+        more = f" and {len(report.missing) - 1} more" if len(report.missing) > 1 else ""
+        raise BuilderError(f"{labels}: no file `{report.missing[0]}`{more}; correct the path or delete the row")
+    table["path"] = table.path.str.removeprefix("clips/")
+    content = {}
+    for path in table.path.unique():
+        with (labels.parent / path).open("rb") as file:
+            content[path] = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    table["content"] = table.path.map(content)
+    again = table.duplicated(["content", "start"])
+    if again.any():
+        second = table[again].iloc[0]
+        first = table[(table.content == second.content) & (table.start == second.start)].iloc[0]
+        raise BuilderError(f"{labels}: `{first.path}` and `{second.path}` are the same clip; delete one of the rows")
+    for wrong, label in report.mended_labels.items():
+        print(f"label `{wrong}` is read as `{label}`")
+    table["clip_id"] += "#" + table.content
+    return table.drop(columns="content").sort_values("clip_id", ignore_index=True), report.order
+
+
+def classes_by_task(file: Path, drawn: list[str], asked: int | None, most: int) -> list[list[str]]:
+    """The classes of each task, kept in ``file``: those that are new there are a task at the end, those that are gone
+    are left out, the others stay where they are.
+
+    Args:
+        drawn: all classes, in the order in which new ones are learnt.
+        asked: so many tasks. Another number than the last time cuts the classes anew.
+        most: tasks at first, if ``asked`` is None: two classes each, but not more tasks than that.
+
+    Raises ValueError for more tasks than classes, a single class, or a file of other classes altogether.
+    """
+    if len(drawn) < 2:
+        raise ValueError(f"only the class `{drawn[0]}`: there is nothing to tell apart; label clips of a second one")
+    if asked is not None and not 1 <= asked <= len(drawn):
+        raise ValueError(f"--tasks {asked}: there are {len(drawn)} classes; give 1 to {len(drawn)}")
+    before = json.loads(file.read_text()) if file.exists() else None
+    if before and not {label for task in before["tasks"] for label in task} & set(drawn):
+        raise ValueError(f"{file.parent}: holds results of other classes; give --to another folder")
+    if before and asked in (None, before["asked"]):
+        asked = before["asked"]
+        known = {label for task in before["tasks"] for label in task}
+        tasks = [[label for label in task if label in drawn] for task in before["tasks"]]
+        tasks = [task for task in [*tasks, [label for label in drawn if label not in known]] if task]
+    else:
+        count = asked or min(most, max(1, len(drawn) // 2))
+        tasks = [part.tolist() for part in np.array_split(drawn, count)]
+    write_json(file, {"asked": asked, "tasks": tasks})
+    return tasks
+
+
+# ---- tokens
+
+
+def extract_tokens(
+    table: pd.DataFrame, media: Path, encoder: str, params: Params, place: Path, priors: Path
+) -> tuple[Path, dict[str, str]]:
+    """The feature store of the clips of ``table``, below ``place``, and its unusable clips with reasons.
+
+    Only clips that no store of this encoder has yet are decoded and encoded. One at a time: the tokens of a clip are
+    the same bits whatever clips it came with.
+    """
+    own = encoder in params.own_encoders
+    config = [params.encoder, params.film] if own else [params.encoders[encoder]]
+    how = [section.model_dump() for section in config], params.features.silence, digest(code_of(("encoders/*.py", "extraction/*.py")))
+    clips = {row.clip_id: Media(media / row.path, row.start) for row in table.itertuples()}
+    store = place / f"{encoder}-{digest_of(how)}" / digest_of(list(clips))
+    _begin_store(store, list(clips))
+    features = params.features.model_copy(update={"clips_per_shard": 1, "quarantine_share": 1.0})
+    adapted = params.model_copy(update={"features": features})
+    # `replace`: the same settings with other weights
+    header = extract(encoder, clips, adapted, store, replace=True, priors=priors)
+    return store, quarantined(store, range(len(header.shards)))
+
+
+def _begin_store(store: Path, clips: list[str]) -> None:
+    """Begin a store with the shards of the one beside it that has most of its clips. Files as in avcil/tokens/store.py;
+    the header comes along, so that shards of other weights are not taken for these."""
+    others = [file.parent for file in store.parent.glob("*/header.json")]
+    if store.exists() or not others:
+        return
+    known = {other: {clip: number for number, clip in enumerate(load_header(other).clip_ids)} for other in others}
+    best = max(others, key=lambda other: len(known[other].keys() & set(clips)))
+    begun = store.with_name(f".{store.name}.{os.getpid()}")
+    shutil.rmtree(begun, ignore_errors=True)  # of a killed process of the same number
+    begun.mkdir()
+    for number, clip in enumerate(clips):
+        there = f"{known[best].get(clip, -1):05d}"
+        for suffix in (".safetensors", ".json"):
+            if (best / (there + suffix)).exists():
+                link(str(best / (there + suffix)), str(begun / f"{number:05d}{suffix}"))
+    write_json(begun / "header.json", load_header(best)._replace(clip_ids=clips).as_json())
+    begun.rename(store)
+
+
+def usable(table: pd.DataFrame, unusable: dict[str, str], labels: Path) -> pd.DataFrame:
+    """The clips that can be used; the others are printed. Raises BuilderError for a class that lost all of a split."""
+    for reason in unusable.values():
+        print(f"left out: {reason}")
+    left = table[~table.clip_id.isin(unusable)]
+    for split in ("train", "test"):
+        if lost := sorted(set(table.label) - set(left.label[left.split == split])):
+            why = f"as {len(unusable)} clips cannot be used; replace them"
+            raise BuilderError(f"{labels}: no {split} clip of `{lost[0]}` is left, {why}")
+    return left

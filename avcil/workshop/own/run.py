@@ -1,0 +1,186 @@
+"""From a list of labels to the table, for somebody's own clips: `python -m avcil run labels.csv`.
+
+All that it makes is in one folder, in parts that are named by what they are made from: what changed is made anew beside
+what was there, and what did not is used again.
+
+    classes.json                            the classes of each task; one that comes later is a task at the end
+    manifest.csv, orders.json               the clips and the class order of the last run
+    tokens/ENCODER-HOW/CLIPS/               a feature store, a shard a clip; of one of other clips it links the shards
+    learnt/ROW/WHAT/task{t}/seed{s}/        checkpoints and results; the tasks that two runs share are learnt once
+    table.csv, table.md                     the last run's accuracy
+"""
+
+import argparse
+import json
+import os
+import shutil
+import time
+from itertools import chain, takewhile
+from pathlib import Path
+
+import pandas as pd
+
+import avcil
+from avcil.base.files import write_bytes, write_json
+from avcil.comparison import sweep, tables
+from avcil.encoders.load import check_weights
+from avcil.learn.train import run_tasks
+from avcil.params import ParameterError, load, nearest
+from avcil.params.learning import chain as increments
+from avcil.tokens.store import Header, load_header
+from avcil.workshop.builders import folder
+from avcil.workshop.own.clips import classes_by_task, digest_of, extract_tokens, link, read_clips, usable
+
+ROWS = ["joint_guided", "lll_analytic", "lll", "replay", "ridge"]
+FEW = 30  # test clips
+
+
+# ---- learning
+
+
+def learn(job: sweep.Job) -> sweep.Done:
+    """All tasks of a run; those that stand in its folder are not learnt again. The folder's name says of which clips
+    they are, so the store's own digest, which any new clip changes, is left out of what a checkpoint is made from."""
+    data = sweep.datasets(job.source)[job.seed]
+    data = data._replace(encoder=data.encoder.rpartition(":")[0])
+    started = time.perf_counter()
+    results = run_tasks(data, job.method, job.training, job.tasks, job.seed, job.folder)
+    return sweep.Done(results, time.perf_counter() - started)
+
+
+def _made_from(table: pd.DataFrame, tasks: list[list[str]], header: Header, shared: list) -> list[str]:
+    """Of each task, the digest of all that determines it but the seed: no clip of a later task is among that."""
+    encoder = header._replace(clip_ids=[]).as_json()
+    digests = []
+    for task in range(len(tasks)):
+        clips = table[table.label.isin([*chain.from_iterable(tasks[: task + 1])])]
+        digests.append(
+            digest_of([encoder, shared, tasks[: task + 1], clips[["clip_id", "label", "split"]].values.tolist()])
+        )
+    return digests
+
+
+def _begin_run(row: Path, digests: list[str]) -> Path:
+    """The folder of a run, with the first tasks of the run beside it that shares most of them."""
+    run = row / digests[-1]
+    if run.exists():
+        return run
+    begun = row / f".{run.name}.{os.getpid()}"
+    shutil.rmtree(begun, ignore_errors=True)  # of a killed process of the same number
+    shared: tuple[int, Path] = (0, run)
+    for file in row.glob("*/made_from.json"):
+        same = takewhile(lambda pair: pair[0] == pair[1], zip(digests, json.loads(file.read_text()), strict=False))
+        shared = max(shared, (len(list(same)), file.parent))
+    for task in range(shared[0]):
+        if (shared[1] / f"task{task}").exists():
+            shutil.copytree(shared[1] / f"task{task}", begun / f"task{task}", copy_function=link)
+    write_json(begun / "made_from.json", digests)
+    begun.rename(run)
+    return run
+
+
+# ---- the table
+
+
+def table_of(results: dict, test: pd.Series) -> tuple[pd.DataFrame, str]:
+    """A line a row, best last accuracy first, as numbers and as Markdown.
+
+    low and high: 95 % Wilson interval of the last accuracy, for as many test clips as there are. Source: Wilson, JASA
+    1927, by scipy.
+
+    Args:
+        results: by (row, seed).
+        test: the labels of the test clips.
+    """
+    from scipy.stats import binomtest  # takes a second to import
+
+    count = len(test)
+    found = tables.summarise(tables.frames(results, "own")).rename(columns={"variant": "row"})
+    found = found[["row", *(f"{name}{end}" for name in tables.MAIN for end in ("", "_std")), "seeds"]]
+    found = found.sort_values("last_accuracy", ascending=False, kind="stable")
+    right = (found.last_accuracy * count).round().astype(int)
+    spans = [binomtest(k, count).proportion_ci(method="wilson") for k in right]
+    found = found.assign(test_clips=count, low=[span.low for span in spans], high=[span.high for span in spans])
+    lines = ["| row | average | last | 95 % | forgetting |", "|---|---:|---:|---:|---:|"]
+    for _, row in found.iterrows():
+        cells = [
+            tables.percent(row[m], row[f"{m}_std"]) for m in ("average_accuracy", "last_accuracy", "forgetting_last")
+        ]
+        lines.append(
+            f"| {row.row} | {cells[0]} | {cells[1]} | {100 * row.low:.0f} to {100 * row.high:.0f} | {cells[2]} |"
+        )
+    fewest, seeds = test.value_counts(), int(found.seeds.min())
+    lines += [
+        "",
+        f"Accuracy in percent on {count} test clips, {fewest.min()} of them `{fewest.idxmin()}`, which has fewest; "
+        + (f"mean ± standard deviation over {seeds} seeds. " if seeds > 1 else "one seed. ")
+        + f"One clip is {100 / count:.1f} points; 95 %: where the last accuracy lies, from so many clips.",
+    ]
+    if count < FEW:
+        best = 100 * found.last_accuracy.iloc[0]
+        lines.append(f"n = {count}: this {best:.0f} % means little. Label more clips before you believe a difference.")
+    return found, "\n".join(lines)
+
+
+# ---- the command
+
+
+def run(
+    labels: Path, to: Path, *, encoder: str = "mini", rows: list[str] = ROWS, tasks: int | None = None,
+    seeds: list[int] | None = None,
+) -> str:  # fmt: skip
+    """Learn the classes of ``labels`` into the folder ``to``; returns the table. All other settings are those of
+    params.yaml, which is read where one starts from, or else where avcil is. Raises ValueError, or an error of it."""
+    clone = Path(avcil.__file__).parents[1]
+    root, priors = (Path() if Path(name).exists() else clone for name in ("params.yaml", "prior"))
+    params = load(root / "params.yaml")
+    seeds = seeds or params.seeds
+    methods = {row: params.method(row).model_copy(update={"tokens": encoder}) for row in rows}
+    if encoder in params.encoders:
+        check_weights(params.encoders[encoder])
+    elif encoder not in params.own_encoders:
+        raise ParameterError(f"encoders: no `{encoder}`{nearest(encoder, [*params.own_encoders, *params.encoders])}")
+
+    table, drawn = read_clips(labels)
+    by_task = classes_by_task(to / "classes.json", drawn, tasks, len(params.tasks))
+    print(f"{len(table)} clips; tasks: {' | '.join(', '.join(task) for task in by_task)}", flush=True)
+    table.to_csv(to / "manifest.csv", index=False)
+    write_json(to / "orders.json", {str(seed): [*chain.from_iterable(by_task)] for seed in seeds})
+    store, unusable = extract_tokens(table, labels.parent, encoder, params, to / "tokens", priors / "prior")
+    table = usable(table, unusable, labels)
+
+    source = sweep.Source(to / "manifest.csv", to / "orders.json", store)
+    chained = increments([len(task) for task in by_task], params.tasks[0].epochs)
+    jobs = []
+    for row, method in methods.items():
+        shared = [method.model_dump(), params.training.model_dump(), params.tasks[0].epochs, sweep.code(method)]
+        place = _begin_run(to / "learnt" / row, _made_from(table, by_task, load_header(store), shared))
+        print(f"{row}: {place}", flush=True)
+        jobs += [sweep.Job((row,), source, method, params.training, chained, seed, folder=place) for seed in seeds]
+    done = sweep.run(jobs, engine=params.compute.engine, work=learn)
+    results = {(name[0], seed): runs.results for (name, seed), runs in done.items()}
+    numbers, text = table_of(results, table.label[table.split == "test"])
+    numbers.round(4).to_csv(to / "table.csv", index=False)
+    write_bytes(to / "table.md", f"{text}\n".encode())
+    return text
+
+
+def _command(given: argparse.Namespace) -> None:
+    name = given.labels.stem if given.labels.stem != "labels" else given.labels.resolve().parent.name
+    to = given.to or Path("own") / name
+    print(run(given.labels, to, encoder=given.encoder, rows=given.rows, tasks=given.tasks, seeds=given.seeds))
+
+
+def add(subparsers) -> None:
+    """Register `run`."""
+    shape = argparse.RawDescriptionHelpFormatter
+    description = f"{folder.read.__doc__}\n{__doc__}"
+    parser = subparsers.add_parser("run", help="own clips: from labels.csv to the table", formatter_class=shape)
+    parser.description = description
+    parser.add_argument("labels", type=Path, help="a .csv file beside the clips: path,label[,split,video,start]")
+    parser.add_argument("--encoder", default="mini", help="mini, or a name under `encoders` in params.yaml")
+    parser.add_argument("--to", type=Path, help="folder of all results (default: own/<name of the list or its folder>)")
+    parser.add_argument("--rows", nargs="+", default=ROWS, help=f"of params.yaml (default: {' '.join(ROWS)})")
+    parser.add_argument("--tasks", type=int, help="that the classes of the first run are cut into")
+    parser.add_argument("--seeds", type=int, nargs="+", help="of weights and batches (default: those of params.yaml)")
+    parser.set_defaults(call=_command)
