@@ -12,14 +12,13 @@ import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import lru_cache
-from multiprocessing.connection import wait
 from pathlib import Path
-from threading import Thread
 from typing import NamedTuple
 
 import torch
 
 from avcil.base.files import digest, write_json
+from avcil.base.parent import end_with
 from avcil.base.progress import progress
 from avcil.base.ray import each
 from avcil.learn.evaluate import TaskResult
@@ -89,7 +88,7 @@ def _begin() -> None:
     torch.set_num_threads(1)
     parent = multiprocessing.parent_process()
     if parent is not None:
-        Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()
+        end_with(parent.pid)
 
 
 def _run(job: Job) -> Done:
