@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import torch
 
-from avcil.base.files import digest, write_json
+from avcil.base.files import digest, read_sealed, write_json, write_sealed
 from avcil.base.parent import end_with
 from avcil.base.progress import progress
 from avcil.base.ray import each
@@ -79,7 +79,7 @@ def _code() -> str:
 
 def load_run(file: Path) -> tuple[Done, dict]:
     """What a job left in its file, and everything that determined it, by name."""
-    kept = json.loads(file.read_text())
+    kept = read_sealed(file)
     return Done([TaskResult(**result) for result in kept["results"]], kept["seconds"]), kept["origin"]
 
 
@@ -108,7 +108,7 @@ def _run(job: Job) -> Done:
     seconds = time.perf_counter() - started
     if job.file:
         content = {"origin": stamp, "results": [result._asdict() for result in results], "seconds": seconds}
-        write_json(job.file, content)
+        write_sealed(job.file, content)
     return Done(results, seconds)
 
 

@@ -5,8 +5,8 @@ apart, and a machine that knows dictionaries, lists, text, numbers and plain arr
 file names is refused by that name. Arrays stay in the file until they are asked for.
 
 Read is what `np.save` of numpy 1 and 2 writes of a dictionary, in protocols 3 to 5. Not read, because no released file
-needs them: protocol 2, arrays of text or records, numpy scalars, texts longer than `SHORT`, nesting below `DEEPEST`; and
-one list, tuple or dictionary in two places, by which a few bytes describe a tree that no memory holds.
+needs them: protocol 2, arrays of text or records, numpy scalars, texts longer than `SHORT`, nesting below `DEEPEST`;
+and one list, tuple or dictionary in two places, by which a few bytes describe a tree that no memory holds.
 """
 
 import math
