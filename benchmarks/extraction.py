@@ -7,7 +7,7 @@ Side by side in one run, on clips like those of AVE and VGGSound (10 s, 30 pictu
 
 - decoding to what an encoder wants (16 pictures of 224 x 224 pixels, mono at 16 kHz): a plain loop that decodes every
   picture with PyAV and resizes and resamples with torchvision and torchaudio; `avcil.extraction.clips.read_clip` in a
-  loop; and `avcil.extraction.features.decode` with a worker a processor.
+  loop; and `avcil.extraction.decoding.decode` with a worker a processor.
 - extraction with the `mini` encoder: the plain loop and the encoder, clip by clip; and
   `avcil.extraction.features.extract`.
 
@@ -42,6 +42,7 @@ from avcil.encoders.base import Reading
 from avcil.encoders.prior import load_prior
 from avcil.extraction import features
 from avcil.extraction.clips import read_clip
+from avcil.extraction.decoding import decode
 from avcil.params import load
 from avcil.params.extraction import FeatureConfig
 from avcil.tokens.manifest import Media
@@ -138,7 +139,7 @@ def speed(folder: Path, count: int) -> dict:
             {
                 "plain loop": lambda: [plain(file, READING) for file in files],
                 "read_clip in a loop": lambda: [read_clip(file, **READING._asdict()) for file in files],
-                f"decode, {workers} workers": lambda: list(features.decode(list(media.values()), reading, workers)),
+                f"decode, {workers} workers": lambda: list(decode(list(media.values()), reading, workers)),
             },
             count,
         ),

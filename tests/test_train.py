@@ -200,7 +200,7 @@ def test_checkpoint_round_trip_and_damage(toy, tmp_path):
     assert loaded.classes == checkpoint.classes and loaded.origin["seed"] == 0
     assert all(torch.equal(loaded.readout[k], v) for k, v in checkpoint.readout.items())
     (tmp_path / "c/tensors.safetensors").write_bytes(b"broken")
-    with pytest.raises(ValueError, match=r"tensors\.safetensors: cannot be read"):
+    with pytest.raises(ValueError, match=r"tensors\.safetensors: damaged"):
         load_checkpoint(tmp_path / "c")
     with pytest.raises(CheckpointError, match="no whole checkpoint"):
         load_checkpoint(tmp_path / "absent")

@@ -19,8 +19,34 @@ def write_bytes(path: Path, content: bytes) -> None:
     temporary.replace(path)
 
 
+def _json(value) -> bytes:
+    return (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+
+
 def write_json(path: Path, value) -> None:
-    write_bytes(path, (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
+    write_bytes(path, _json(value))
+
+
+def write_sealed(path: Path, value: dict) -> None:
+    """`write_json`, with the digest of the rest as one more entry, ``digest``."""
+    content = _json(json.loads(_json(value)))  # keys are text in the file: sorted as such
+    write_json(path, json.loads(content) | {"digest": digest(content)})
+
+
+def read_sealed(path: Path) -> dict:
+    """What `write_sealed` wrote, without the digest. A file of before there were digests is read as it is.
+
+    Raises ValueError naming the file if it is missing, cut or changed.
+    """
+    try:
+        value = json.loads(path.read_text("utf-8"))
+        sealed = value.pop("digest", None)
+        if sealed in (None, digest(_json(value))):
+            return value
+        reason = "another digest than it was written with"
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        reason = " ".join(str(error).split())
+    raise ValueError(f"{path}: damaged ({reason}); delete its folder and run its stage again")
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> str:
@@ -33,9 +59,12 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> str:
     return digest(content)
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Raises ValueError naming the file if it is missing or damaged."""
+def read_tensors(path: Path, expected: str | None = None) -> dict[str, Tensor]:
+    """Raises ValueError naming the file if it is missing, damaged, or has another digest than the ``expected``."""
     try:
+        if expected is not None and digest(path.read_bytes()) != expected:
+            reason = "another digest than it was written with"
+            raise ValueError(f"{path}: damaged ({reason}); delete its folder and run its stage again")
         return safetensors.torch.load_file(path)
     except (OSError, safetensors.SafetensorError) as error:
         raise ValueError(f"{path}: cannot be read ({error}); delete it and run its stage again") from None

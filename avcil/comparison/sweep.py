@@ -12,14 +12,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import lru_cache
-from multiprocessing.connection import wait
 from pathlib import Path
-from threading import Thread
 from typing import NamedTuple
 
 import torch
 
-from avcil.base.files import digest, write_json
+from avcil.base.files import digest, read_sealed, write_json, write_sealed
+from avcil.base.parent import end_with
 from avcil.base.progress import progress
 from avcil.base.ray import each
 from avcil.learn.evaluate import TaskResult
@@ -88,7 +87,7 @@ def code(method: Method) -> str:
 
 def load_run(file: Path) -> tuple[Done, dict]:
     """What a job left in its file, and everything that determined it, by name."""
-    kept = json.loads(file.read_text())
+    kept = read_sealed(file)
     return Done([TaskResult(**result) for result in kept["results"]], kept["seconds"]), kept["origin"]
 
 
@@ -97,7 +96,7 @@ def _begin() -> None:
     torch.set_num_threads(1)
     parent = multiprocessing.parent_process()
     if parent is not None:
-        Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()
+        end_with(parent.pid)
 
 
 def _run(job: Job) -> Done:
@@ -117,7 +116,7 @@ def _run(job: Job) -> Done:
     seconds = time.perf_counter() - started
     if job.file:
         content = {"origin": stamp, "results": [result._asdict() for result in results], "seconds": seconds}
-        write_json(job.file, content)
+        write_sealed(job.file, content)
     return Done(results, seconds)
 
 

@@ -143,6 +143,8 @@ def _decode(path: Path, start: float, eye: _Eye | None, ear: _Ear | None) -> flo
             streams = getattr(container.streams, name)
             if not streams:
                 raise ClipError(f"{path}: no {name} track; drop its row from the manifest")
+            if streams[0].codec_context is None:  # PyAV would follow this null pointer
+                raise ClipError(f"{path}: {name} track of a codec unknown to FFmpeg; restore it or drop its row")
             wanted.append(streams[0])
         origin = (container.start_time or 0) / av.time_base
         if start > 0:

@@ -10,7 +10,8 @@ from pathlib import Path
 from avcil.base.progress import progress
 from avcil.base.ray import connected
 from avcil.encoders.base import Encoder
-from avcil.extraction.features import begin, check_quarantine, decode, make_shard
+from avcil.extraction.decoding import decode
+from avcil.extraction.features import begin, check_quarantine, make_shard
 from avcil.params.extraction import FeatureConfig
 from avcil.tokens.manifest import Media
 from avcil.tokens.store import Header, finish, quarantined, write_shard

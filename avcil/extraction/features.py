@@ -1,7 +1,6 @@
 """Extraction: clips decoded by worker processes, encoded in batches, kept in a feature store.
 
-Workers are ahead of the encoder by a few clips each: memory stays constant, however many clips there are. A shard whose
-clip files have changed is encoded again.
+A shard whose clip files have changed is encoded again.
 """
 
 import hashlib
@@ -12,12 +11,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
 
 from avcil.base.files import digest
 from avcil.base.progress import progress
 from avcil.encoders.base import Encoder
-from avcil.extraction.clips import Clip, ClipError, read_clip
+from avcil.extraction.clips import Clip
+from avcil.extraction.decoding import decode
 from avcil.params.extraction import FeatureConfig
 from avcil.tokens.manifest import Media
 from avcil.tokens.store import Header, StoreError, finish, open_store, quarantined, stale_shards, write_shard
@@ -68,41 +67,6 @@ def fingerprint(files: list[Path]) -> str:
                 file.seek(max(_EDGE, size - _EDGE))
                 total.update(file.read())
     return total.hexdigest()[:16]
-
-
-class _Clips(torch.utils.data.Dataset):
-    """What a worker process does: decode clip number i, or say why it cannot be used."""
-
-    def __init__(self, media: list[Media], reading: dict):
-        self.media, self.reading = media, {k: v for k, v in reading.items() if k != "silence"}
-        self.silence = reading["silence"]
-
-    def __len__(self) -> int:
-        return len(self.media)
-
-    def __getitem__(self, number: int) -> Clip | str:
-        path, start = self.media[number]
-        try:
-            clip = read_clip(path, start=start, **self.reading)
-        except ClipError as error:
-            return str(error)
-        if clip.waveform is not None and np.abs(clip.waveform).max(initial=0) < self.silence:
-            return f"{path}: silent (no sample reaches {self.silence}, features.silence); drop its row"
-        return clip
-
-
-def _identity(item):
-    return item
-
-
-def decode(media: list[Media], reading: dict, workers: int) -> Iterator[Clip | str]:
-    """Clips in order, decoded by ``workers`` processes (0: in this one), or why they cannot be used."""
-    # arrays travel through pipes: a container's /dev/shm is often too small for pictures
-    loader = DataLoader(
-        _Clips(media, reading), batch_size=None, num_workers=workers, collate_fn=_identity,
-        prefetch_factor=4 if workers else None,
-    )  # fmt: skip
-    return iter(loader)
 
 
 def make_shard(

@@ -1,16 +1,16 @@
 """What is carried from one task to the next: weights, solved heads, the class order so far and the exemplars' names.
 
-A checkpoint is a folder: ``tensors.safetensors`` and ``checkpoint.json``, each written atomically. The empty
+A checkpoint is a folder: ``tensors.safetensors`` and ``checkpoint.json``, each written atomically; the second holds the
+digests of both. The empty
 checkpoint, with no class, is where task 0 starts.
 """
 
-import json
 from pathlib import Path
 from typing import NamedTuple
 
 from torch import Tensor
 
-from avcil.base.files import read_tensors, write_json, write_tensors
+from avcil.base.files import read_sealed, read_tensors, write_sealed, write_tensors
 
 
 class CheckpointError(ValueError):
@@ -41,22 +41,29 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """The JSON file is written last: a folder that has it is whole."""
     tensors = {f"model.{name}": value for name, value in checkpoint.model.items()}
     tensors |= {f"readout.{name}": value for name, value in checkpoint.readout.items()}
-    write_tensors(folder / "tensors.safetensors", tensors)
+    written = write_tensors(folder / "tensors.safetensors", tensors)
     state = {"classes": checkpoint.classes, "memory": checkpoint.memory, "origin": checkpoint.origin}
-    write_json(folder / "checkpoint.json", state)
+    write_sealed(folder / "checkpoint.json", state | {"tensors": written})
 
 
 def load_checkpoint(folder: Path, *, order: list[str] | None = None) -> Checkpoint:
-    """Raises CheckpointError if the folder holds none, or one whose classes are not the first of ``order``."""
+    """Raises CheckpointError if the folder holds none, a damaged one, or one whose classes are not the first of
+    ``order``."""
+    if not (folder / "checkpoint.json").is_file():
+        raise CheckpointError(f"{folder}: no whole checkpoint; run the task that makes it")
     try:
-        state = json.loads((folder / "checkpoint.json").read_text())
-    except (OSError, json.JSONDecodeError):
-        raise CheckpointError(f"{folder}: no whole checkpoint; run the task that makes it") from None
-    if order is not None and state["classes"] != order[: len(state["classes"])]:
+        state = read_sealed(folder / "checkpoint.json")
+        # one of before there were digests has none
+        tensors = read_tensors(folder / "tensors.safetensors", state.pop("tensors", None))
+        whole = Checkpoint({}, {}, **state)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None
+    except TypeError:
+        raise CheckpointError(f"{folder}: of another version; delete it and run from the first task") from None
+    if order is not None and whole.classes != order[: len(whole.classes)]:
         raise CheckpointError(f"{folder}: learnt in another class order; delete it and run from the first task")
-    tensors = read_tensors(folder / "tensors.safetensors")
     model, readout = (
         {name.removeprefix(part): value for name, value in tensors.items() if name.startswith(part)}
         for part in ("model.", "readout.")
     )
-    return Checkpoint(model, readout, **state)
+    return whole._replace(model=model, readout=readout)

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from avcil.base.files import write_json
+from avcil.base.files import read_sealed, write_sealed
 from avcil.base.progress import progress
 from avcil.learn import parallel
 from avcil.learn.checkpoint import EMPTY, Checkpoint, load_checkpoint, save_checkpoint
@@ -222,13 +222,16 @@ def run_tasks(
 
 def save_task(folder: Path, checkpoint: Checkpoint, result: TaskResult) -> None:
     """Result first, checkpoint last: a folder with a whole checkpoint has its result."""
-    write_json(folder / "result.json", result._asdict())
+    write_sealed(folder / "result.json", result._asdict())
     save_checkpoint(folder, checkpoint)
 
 
 def load_result(folder: Path) -> TaskResult:
-    """The result that ``save_task`` wrote."""
-    return TaskResult(**json.loads((folder / "result.json").read_text()))
+    """The result that ``save_task`` wrote. Raises ValueError if it is damaged."""
+    try:
+        return TaskResult(**read_sealed(folder / "result.json"))
+    except TypeError:
+        raise ValueError(f"{folder / 'result.json'}: of another version; delete its folder and learn again") from None
 
 
 def load_finished(folder: Path, data: Dataset, made_from: dict) -> tuple[Checkpoint, TaskResult] | None:

@@ -19,7 +19,7 @@ import psutil
 import torch
 from safetensors import safe_open
 
-from avcil.base.files import digest, write_json, write_tensors
+from avcil.base.files import digest, read_sealed, write_json, write_sealed, write_tensors
 from avcil.tokens.tokens import Layout, Tokens, TokenSource
 
 HALF_ABOVE = 1 << 31  # bytes that tokens would take as float32; above, they stay in half precision
@@ -50,8 +50,16 @@ class Header(NamedTuple):
         return [self.clip_ids[start : start + size] for start in range(0, len(self.clip_ids), size)]
 
 
+def _sealed(store: Path) -> dict:
+    try:
+        return read_sealed(store / "header.json")
+    except ValueError as error:
+        raise StoreError(str(error)) from None
+
+
 def load_header(store: Path) -> Header:
-    content = json.loads((store / "header.json").read_text())
+    """Raises StoreError for a damaged header, or one of an older version."""
+    content = _sealed(store)
     try:
         return Header(**content | {"layout": Layout(**content["layout"])})
     except (TypeError, KeyError):
@@ -71,7 +79,7 @@ def cost(layout: Layout, clips: int) -> str:
 def open_store(store: Path, header: Header, *, replace: bool = False) -> None:
     """Begin a store, or go on with one. Raises StoreError if other features are there or the disk is too small."""
     head, wanted = store / "header.json", header.as_json()
-    begun = json.loads(head.read_text()) if head.exists() else wanted
+    begun = _sealed(store) if head.exists() else wanted
     if begun != wanted:
         if not replace:
             changed = [key for key, value in wanted.items() if begun.get(key) != value]
@@ -85,7 +93,7 @@ def open_store(store: Path, header: Header, *, replace: bool = False) -> None:
         raise StoreError(
             f"{store}: {sizes} ({cost(header.layout, len(header.clip_ids))}); average patches or make room"
         )
-    write_json(head, wanted)
+    write_sealed(head, wanted)
 
 
 def _files(store: Path, number: int) -> tuple[Path, Path]:

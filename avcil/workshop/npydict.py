@@ -5,7 +5,8 @@ apart, and a machine that knows dictionaries, lists, text, numbers and plain arr
 file names is refused by that name. Arrays stay in the file until they are asked for.
 
 Read is what `np.save` of numpy 1 and 2 writes of a dictionary, in protocols 3 to 5. Not read, because no released file
-needs them: protocol 2, arrays of text or records, numpy scalars, texts longer than `SHORT`.
+needs them: protocol 2, arrays of text or records, numpy scalars, texts longer than `SHORT`, nesting below `DEEPEST`;
+and one list, tuple or dictionary in two places, by which a few bytes describe a tree that no memory holds.
 """
 
 import math
@@ -20,6 +21,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 SHORT = 255  # bytes of the longest text and of the longest name
+DEEPEST = 16  # containers in one another
+AXES = 64  # of an array, as in numpy
 
 
 class NpyError(ValueError):
@@ -28,15 +31,13 @@ class NpyError(ValueError):
 
 @dataclass(slots=True, eq=False)
 class Stored:
-    """An array that stays in its file. One of Python objects, as `np.save` wraps a dictionary in, has no dtype but its
-    only element in ``wrapped``."""
+    """An array that stays in its file. One of Python objects, as `np.save` wraps a dictionary in, has no dtype."""
 
     path: Path
     shape: tuple[int, ...] | None = None
     dtype: np.dtype | None = None
     order: Literal["C", "F"] = "C"
     offset: int = 0
-    wrapped: object = None
 
     def read(self) -> np.ndarray:
         """The values. Raises NpyError for an array of Python objects."""
@@ -71,6 +72,7 @@ _CONSTANTS: dict[str, Callable[[], object]] = {
     "NONE": lambda: None, "NEWTRUE": lambda: True, "NEWFALSE": lambda: False,
     "EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple,
 }  # fmt: skip
+_CONTAINERS = {list, dict, tuple}
 _NUMBERS = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"}
 # the width of the size that comes first
 _TEXTS = {"SHORT_BINUNICODE": 1, "BINUNICODE": 4, "BINUNICODE8": 8}
@@ -93,6 +95,8 @@ class _Machine:
         self.stack: list = []
         self.marks: list[list] = []
         self.memo: dict[int, object] = {}
+        self.depths: dict[int, int] = {}  # of each list, tuple and dictionary, by id
+        self.wrapped: object = None
 
     def refuse(self, what: str) -> NpyError:
         return NpyError(f"{self.path}, offset {self.offset}: {what}; nothing of the file was executed")
@@ -103,7 +107,8 @@ class _Machine:
                 self.offset = self.file.tell()
                 opcode = pickletools.code2op[self.file.read(1).decode("latin-1")]  # type: ignore[attr-defined]
                 if opcode.name == "STOP":
-                    return self.stack.pop()
+                    value = self.stack.pop()
+                    return self.wrapped if isinstance(value, Stored) and value.dtype is None else value
                 if opcode.name not in _KNOWN:
                     raise self.refuse(f"opcode `{opcode.name}`, which no dictionary of arrays needs")
                 self.step(opcode.name, self.argument(opcode))
@@ -135,7 +140,7 @@ class _Machine:
 
     def step(self, name: str, argument) -> None:
         if name in _CONSTANTS:
-            self.stack.append(_CONSTANTS[name]())
+            self.stack.append(self.nested(_CONSTANTS[name](), ()))
         elif name in _TEXTS or name in _BYTES or name in _NUMBERS:
             self.stack.append(argument)
         elif name == "MARK":
@@ -144,7 +149,10 @@ class _Machine:
         elif name in ("BINPUT", "LONG_BINPUT", "MEMOIZE"):
             self.memo[len(self.memo) if argument is None else argument] = self.stack[-1]
         elif name in ("BINGET", "LONG_BINGET"):
-            self.stack.append(self.memo[argument])
+            again = self.memo[argument]
+            if type(again) in _CONTAINERS:
+                raise self.refuse(f"a {type(again).__name__} in two places; save it again with a copy in each")
+            self.stack.append(again)
         elif name == "GLOBAL":
             self.stack.append(self.named(*argument))
         elif name in _TAKEN:
@@ -162,7 +170,7 @@ class _Machine:
 
     def combine(self, name: str, items: list) -> None:
         if name.startswith("TUPLE"):
-            self.stack.append(tuple(items))
+            self.stack.append(self.nested(tuple(items), items))
         elif name == "STACK_GLOBAL":
             self.stack.append(self.named(*items))
         elif name == "REDUCE":
@@ -170,14 +178,27 @@ class _Machine:
         elif name == "BUILD":
             self.build(self.stack[-1], *items)
         elif name.startswith("APPEND"):
-            list.extend(self.stack[-1], items)  # called so, it refuses another type
+            list.extend(self.nested(self.stack[-1], items), items)  # called so, it refuses another type
         else:
-            dict.update(self.stack[-1], zip(map(self.key, items[::2]), items[1::2], strict=True))
+            pairs = zip(map(self.key, items[::2]), items[1::2], strict=True)
+            dict.update(self.nested(self.stack[-1], items), pairs)
+
+    def nested(self, container, items):
+        """The container, when it is found shallow enough to take the items. Each is whole when another one takes it."""
+        if type(container) in _CONTAINERS:
+            below = max((self.depths[id(item)] for item in items if type(item) in _CONTAINERS), default=0)
+            if below >= DEEPEST:
+                raise self.refuse(f"more than {DEEPEST} lists, tuples or dictionaries in one another")
+            known = self.depths.get(id(container), 1) if items else 1  # a new one may have the id of one that is gone
+            self.depths[id(container)] = max(known, below + 1)
+        return container
 
     def key(self, key):
         # nothing nested: hashing a tuple of tuples of ... can take for ever
         if key is not None and not isinstance(key, (str, int, float)):
             raise self.refuse(f"a dictionary with a {type(key).__name__} as key")
+        if isinstance(key, int) and abs(key) >= 1 << 60:  # above, many can be made that hash alike
+            raise self.refuse("a dictionary with a key of more than 60 bits")
         return key
 
     def named(self, module, name) -> _Global:
@@ -216,10 +237,11 @@ class _Machine:
         if kind.hasobject:
             if shape != () or type(content) is not list or len(content) != 1:
                 raise self.refuse("an array of Python objects")
-            array.shape, array.wrapped = (), content[0]
+            array.shape, self.wrapped = (), content[0]
             return array
-        if not all(type(n) is int and n >= 0 for n in shape):
-            raise self.refuse("an array whose shape is not made of counts")
+        # no axis is longer than the file, even if another one is 0
+        if len(shape) > AXES or not all(type(n) is int and 0 <= n <= self.end for n in shape):
+            raise self.refuse("an array whose shape is not made of counts, or larger than the file")
         whole = math.prod(shape) * kind.itemsize
         if not isinstance(content, _Bytes) or content.size != whole:
             raise self.refuse(f"an array of {whole} bytes in {getattr(content, 'size', 'none')}")
@@ -247,7 +269,6 @@ def index_npy(path: Path) -> dict:
         if not re.match(rb"\{'descr': *'\|?O[48]?', *'fortran_order': *\w+, *'shape': *\(\)", header):
             raise NpyError(f"{path}: an array, not a dictionary")
         value = _Machine(file, path).run()
-    value = value.wrapped if isinstance(value, Stored) else value
     if type(value) is not dict:
         raise NpyError(f"{path}: holds a {type(value).__name__}, not a dictionary")
     return value

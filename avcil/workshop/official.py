@@ -111,6 +111,8 @@ def _read_clips(folder: Path) -> tuple[list[str], list[_Clip], list[str]]:
     for split in SPLITS:
         if type(members.get(split)) is not dict or type(labels.get(split)) is not dict:
             raise OfficialError(f"{files[1]} or {files[2].name}: no split `{split}`")
+        if not all(isinstance(text, str) and text.isprintable() for pair in labels[split].items() for text in pair):
+            raise OfficialError(f"{files[2]}: {split}: a clip id or a label is not plain text")
         for class_id, listed in members[split].items():
             if type(class_id) is not int or not 0 <= class_id < len(names) or type(listed) is not list:
                 raise OfficialError(f"{files[1]}: {split}: no list of a class of {files[0].name}")

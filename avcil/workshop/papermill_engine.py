@@ -4,9 +4,21 @@ Repeating a stage repeats its executed notebook byte for byte and leaves dvc.loc
 that the results were reproduced.
 """
 
+import psutil
 from papermill.engines import NBClientEngine
 
+from avcil.base.parent import end_with
 from avcil.workshop.nbtools import normalise
+
+
+def _end_with_dvc() -> None:
+    """End with what started this, a killed DVC say; the notebook's kernel ends with this process by itself."""
+    parent = psutil.Process().parent()
+    if parent is None:
+        return
+    end_with(parent.pid)
+    if "-c" in parent.cmdline()[1:-1]:  # DVC runs a stage by a shell, and some shells stay in between
+        end_with(parent.ppid(), parent.pid)
 
 
 class PlainEngine(NBClientEngine):
@@ -14,6 +26,7 @@ class PlainEngine(NBClientEngine):
 
     @classmethod
     def execute_notebook(cls, nb, kernel_name, **kwargs):
+        _end_with_dvc()
         nb = super().execute_notebook(nb, kernel_name, **kwargs)
         # a failed run keeps papermill's marks: it needs them to report the failing cell
         return nb if nb.metadata.papermill.get("exception") else normalise(nb)

@@ -111,7 +111,8 @@ def extract_tokens(
     """
     own = encoder in params.own_encoders
     config = [params.encoder, params.film] if own else [params.encoders[encoder]]
-    how = [section.model_dump() for section in config], params.features.silence, digest(code_of(("encoders/*.py", "extraction/*.py")))
+    code = digest(code_of(("encoders/*.py", "extraction/*.py")))
+    how = [section.model_dump() for section in config], params.features.silence, code
     clips = {row.clip_id: Media(media / row.path, row.start) for row in table.itertuples()}
     store = place / f"{encoder}-{digest_of(how)}" / digest_of(list(clips))
     _begin_store(store, list(clips))

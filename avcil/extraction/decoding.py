@@ -1,0 +1,123 @@
+"""Decoding by processes of their own, ahead of the encoder by a few clips each.
+
+Memory stays constant, however many clips there are. A process that a clip kills is replaced, and the clip named: each
+has one clip at a time, so it is known which. None outlives the process that started it.
+"""
+
+import multiprocessing
+import os
+import signal
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from multiprocessing.connection import Connection
+from queue import SimpleQueue
+from threading import Lock
+
+import numpy as np
+import torch
+
+from avcil.base.parent import end_with
+from avcil.extraction.clips import Clip, ClipError, read_clip
+from avcil.tokens.manifest import Media
+
+AHEAD = 4  # clips that wait for the encoder, for each process
+TRIES = 2  # a process may also die because another one took the machine's memory
+_STARTING = Lock()
+
+
+def usable(media: Media, reading: dict) -> Clip | str:
+    """The clip, or why it cannot be used."""
+    path, start = media
+    try:
+        clip = read_clip(path, start=start, **{k: v for k, v in reading.items() if k != "silence"})
+    except ClipError as error:
+        return str(error)
+    if clip.waveform is not None and np.abs(clip.waveform).max(initial=0) < reading["silence"]:
+        return f"{path}: silent (no sample reaches {reading['silence']}, features.silence); drop its row"
+    return clip
+
+
+def _serve(parent: int, requests: Connection, reading: dict) -> None:
+    """What a process does: decode what it is sent, until it is killed."""
+    end_with(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this one
+    torch.set_num_threads(1)
+    while True:
+        media = requests.recv()
+        try:
+            answer = usable(media, reading)
+        except Exception as error:  # raised again in the parent
+            answer = error
+        requests.send(answer)
+
+
+class _Decoder:
+    """A process that decodes one clip at a time."""
+
+    def __init__(self, reading: dict):
+        self.reading = reading
+        self.start()
+
+    def start(self) -> None:
+        # one at a time: a process that is forked in between would hold a copy of the pipe's far end and hide its death
+        with _STARTING:
+            self.requests, far_end = multiprocessing.Pipe()
+            arguments = (os.getpid(), far_end, self.reading)
+            self.process = multiprocessing.Process(target=_serve, args=arguments, daemon=True)
+            self.process.start()
+            far_end.close()
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.join()
+        self.requests.close()
+
+    def decode(self, media: Media) -> Clip | str:
+        for _ in range(TRIES):
+            try:
+                self.requests.send(media)
+                answer = self.requests.recv()
+            except (EOFError, OSError):
+                self.process.join(10)
+                self.end()
+                code = self.process.exitcode
+                self.start()
+                continue
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+        how = signal.Signals(-code).name if code and code < 0 else f"exit code {code}"
+        return f"{media.path}: its decoder dies of it ({how}); restore it or drop its row"
+
+
+def decode(media: list[Media], reading: dict, workers: int) -> Iterator[Clip | str]:
+    """Clips in order, decoded by ``workers`` processes (0: in this one), or why they cannot be used."""
+    if not workers:
+        yield from (usable(clip, reading) for clip in media)
+        return
+    idle: SimpleQueue[_Decoder] = SimpleQueue()
+    decoders = [_Decoder(reading) for _ in range(min(workers, len(media)))]
+    for decoder in decoders:
+        idle.put(decoder)
+
+    def one(clip: Media) -> Clip | str:
+        decoder = idle.get()
+        try:
+            return decoder.decode(clip)
+        finally:
+            idle.put(decoder)
+
+    ahead: deque[Future[Clip | str]] = deque()
+    with ThreadPoolExecutor(workers) as threads:
+        try:
+            for clip in media:
+                ahead.append(threads.submit(one, clip))
+                if len(ahead) > AHEAD * workers:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            threads.shutdown(cancel_futures=True)  # the clips at hand are waited for
+            for decoder in decoders:
+                decoder.end()
