@@ -1,9 +1,9 @@
 """The one interval of every mean and of every paired difference, and the sentence that follows from it.
 
-`over_seeds` is Student's t. It covers what other seeds would give **on the same test clips**. Where every clip's outcome
-is known, `over_seeds_and_clips` adds the luck of the clips, which seeds that share one test set do not show: Student's t
-alone covered 82 to 92 % of simulated accuracies there, this one 96 to 97 % (tests/test_intervals.py simulates both).
-A difference is an interval of paired values: one minus the other, seed by seed, clip by clip.
+`over_seeds` is Student's t. It covers what other seeds would give **on the same test clips**. Where every clip's
+outcome is known, `over_seeds_and_clips` adds the luck of the clips, which seeds that share one test set do not show:
+Student's t alone covered 82 to 92 % of simulated accuracies there, this one 96 to 97 % (tests/test_intervals.py). A
+difference is an interval of paired values: one minus the other, seed by seed, clip by clip.
 """
 
 import math
@@ -32,7 +32,7 @@ class Interval(NamedTuple):
 
 
 def half_width(spread: float, seeds: int, alpha: float = ALPHA) -> float:
-    """t(1 − α/2, n − 1) s / √n, with s the standard deviation (n − 1) over n seeds. Source: Student, Biometrika 1908."""
+    """t(1 − α/2, n − 1) s / √n, s the standard deviation (n − 1) over n seeds. Source: Student 1908."""
     return float(stdtrit(seeds - 1, 1 - alpha / 2)) * spread / math.sqrt(seeds) if seeds > 1 else math.nan
 
 
