@@ -1,8 +1,10 @@
 """Intervals that cover what they say, and sentences that say no more than they do."""
 
 import math
+import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
@@ -16,6 +18,9 @@ from avcil.comparison.intervals import (
     sign,
     verdict,
 )
+from avcil.comparison.tables import read_correctness
+from avcil.workshop import claims
+from conftest import ROOT
 
 DRAWS = 2_000  # 95 % of them: give or take one point
 
@@ -101,6 +106,10 @@ def test_one_seed_tells_nothing():
     assert verdict(over_seeds([0.3])) == "not told apart (30.0, one seed)"
 
 
+def test_seeds_that_agree_by_chance_tell_nothing():
+    assert verdict(over_seeds([27 / 320, 27 / 320, 27 / 320])) == "not told apart (8.4, the same in 3 seeds)"
+
+
 def test_the_same_values_are_not_told_apart():
     found = over_seeds_and_clips(np.zeros((3, 10)))
     assert found == Interval(0, 0, 0, 1, 3) and verdict(found) == "not told apart (0.0 [0.0, 0.0])"
@@ -129,3 +138,45 @@ def test_holm_is_worked_out_by_hand():
     # sorted 0.01, 0.02, 0.03, 0.4: times 4, 3, 2, 1, and never falling
     assert holm([0.03, 0.4, 0.01, 0.02]) == pytest.approx([0.06, 0.4, 0.04, 0.06])
     assert holm([0.6, 0.7]) == pytest.approx([1.0, 1.0])
+
+
+# ---- claims
+
+
+def test_a_claim_is_judged_by_the_whole_interval():
+    found = Interval(0.01, -0.015, 0.035, 0.3, 3)
+    assert claims.outcome(found) == "not told apart"
+    assert claims.outcome(found, least=-claims.MARGIN) == "holds"  # a loss of two points is excluded
+    assert claims.outcome(found, least=0.04) == "does not hold"
+
+
+def test_every_claim_names_rows_and_measures_that_there_are():
+    judged = claims.judged(ROOT / "metrics")
+    assert len(judged) == sum(map(len, claims.CLAIMS.values()))
+    assert {one.verdict for one in judged} <= set(claims.VERDICTS)
+
+
+def test_claims_are_those_of_the_tables(tmp_path):
+    """One pair worked out from the file, and rows that were not run are said to be missing."""
+    correct = pd.read_csv(ROOT / "metrics/correct.csv", dtype=str)
+    right = correct.set_index(["variant", "seed"]).correct.map(lambda digits: digits.count("1") / len(digits))
+    (prior,) = (one for one in claims.judged(ROOT / "metrics") if one.part == "prior")
+    assert prior.lead.mean == pytest.approx((right["lll"] - right["without_prior"]).mean())
+    for name in ("runs", "accuracy_matrix", "localisation", "correct"):
+        shutil.copy(ROOT / f"metrics/{name}.csv", tmp_path)
+    correct[correct.variant != "without_prior"].to_csv(tmp_path / "correct.csv", index=False)
+    said = {one.part: one.verdict for one in claims.judged(tmp_path)}
+    assert said["prior"] == said["better than the field"] == "not run" and said["feature level"] != "not run"
+    assert "**not run**: prior" in claims.summary(tmp_path)
+
+
+def test_outcomes_by_clip_are_those_of_the_other_tables():
+    """Else intervals would be of other runs than the means beside them."""
+    runs = pd.read_csv(ROOT / "metrics/runs.csv")
+    means = {"correct": runs[runs.task == runs.task.max()].set_index(["variant", "seed"]).accuracy}
+    field = pd.read_csv(ROOT / "metrics/field_sounding_objects_seeds.csv")
+    means["field_sounding_objects_correct"] = field.set_index(["setting", "row", "seed"]).last_accuracy
+    for name, mean in means.items():
+        correct = read_correctness(ROOT / f"metrics/{name}.csv").set_index(list(mean.index.names)).correct
+        share = correct.map(lambda digits: digits.count("1") / len(digits))
+        assert set(share.index) == set(mean.index) and (share - mean).abs().max() < 1e-4

@@ -21,7 +21,7 @@ ALPHA = 0.05
 class Interval(NamedTuple):
     """A mean with its 95 % interval [low, high], the two-sided p of a mean of zero, and how many seeds it is of.
 
-    low, high and p are NaN for one seed.
+    low, high and p are NaN where the spread is not known: for one seed, or for seeds that happen to agree to the digit.
     """
 
     mean: float
@@ -55,6 +55,8 @@ def over_seeds(values: ArrayLike) -> Interval:
     """
     values = np.asarray(values, float)
     spread = float(values.std(ddof=1)) if len(values) > 1 else math.nan
+    if spread < 1e-9:  # few seeds, on the grid of few clips, can agree: that is no proof that there is no luck
+        spread = math.nan
     return _interval(float(values.mean()), lambda alpha: half_width(spread, len(values), alpha), len(values))
 
 
@@ -114,7 +116,9 @@ def points(interval: Interval, turned: int = 1) -> str:
     ends = sorted(turned * end for end in (interval.low, interval.high))
     # adding zero makes −0.0 a plain zero
     mean, low, high = (round(100 * value, 1) + 0.0 for value in (turned * interval.mean, *ends))
-    return f"{mean:.1f}, one seed" if interval.seeds < 2 else f"{mean:.1f} [{low:.1f}, {high:.1f}]"
+    if math.isnan(interval.low):
+        return f"{mean:.1f}, " + ("one seed" if interval.seeds < 2 else f"the same in {interval.seeds} seeds")
+    return f"{mean:.1f} [{low:.1f}, {high:.1f}]"
 
 
 def verdict(interval: Interval, words: tuple[str, str] = ("ahead by", "behind by")) -> str:
