@@ -6,9 +6,20 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from avcil.base.files import write_json
+from avcil.comparison.field_tables import compare as compare_field
 from avcil.comparison.field_tables import read
 from avcil.comparison.field_tables import summarise as field_summary
-from avcil.comparison.tables import accuracy_matrix, collect, compare, correctness, intervals, paired, summarise, write
+from avcil.comparison.tables import (
+    accuracy_matrix,
+    collect,
+    compare,
+    correctness,
+    lead,
+    paired,
+    read_correctness,
+    summarise,
+    write,
+)
 from avcil.learn import metrics
 from avcil.learn.checkpoint import EMPTY
 from avcil.learn.evaluate import TaskResult
@@ -97,9 +108,6 @@ def test_paired_differences_are_taken_seed_by_seed():
     )
     differences = paired(runs, "a", ["b"])
     assert differences.difference.tolist() == pytest.approx([0.3, 0.1])
-    row = intervals(differences).loc["b"]
-    assert row["mean"] == pytest.approx(0.2) and row["seeds ahead"] == "2 of 2"
-    assert 0.1 - 1e-9 <= row.low <= row["mean"] <= row.high <= 0.3 + 1e-9
 
 
 def test_attention_hit_needs_the_peak_of_space_and_time():
@@ -125,29 +133,37 @@ def test_attention_auc_is_scikit_learns():
     assert np.isnan(got[1])
 
 
-def test_a_lead_on_the_same_clips_is_told_from_one_by_luck():
+def _after_last(predictions) -> TaskResult:
+    return TaskResult(1, [1.0], [2], None, None, predictions, 0, 0)
+
+
+def test_a_lead_on_the_same_clips_is_told_from_one_by_luck(tmp_path):
     rng = np.random.default_rng(0)
     other = rng.uniform(size=(5, 200)) < 0.5
     better = other | (rng.uniform(size=(5, 200)) < 0.2)  # right wherever the other is, and on more clips
-    found = compare(better, other)
-    assert found["difference"] == pytest.approx(better.mean() - other.mean()) and found["seeds_ahead"] == 5
-    assert 0 < found["low"] < found["difference"] < found["high"] and found["p"] < 0.01
-    shuffled = compare(other, rng.permuted(other, axis=1))
-    assert shuffled["low"] < 0 < shuffled["high"] and shuffled["p"] > 0.05
-    same = compare(other, other)
-    assert same["difference"] == same["low"] == same["high"] == 0 and same["p"] == 1
+    rows = {"other": other, "better": better, "luck": rng.uniform(size=(5, 200)) < 0.5, "same": other}
+    lines = [
+        (name, seed, "".join(map(str, line.astype(int))))
+        for name, right in rows.items()
+        for seed, line in enumerate(right)
+    ]
+    pd.DataFrame(lines, columns=["variant", "seed", "correct"]).to_csv(tmp_path / "correct.csv", index=False)
+    correct = read_correctness(tmp_path / "correct.csv")
+    found = compare(correct, "other", ["better", "luck", "same"]).set_index("variant")
+    assert found.difference["better"] == pytest.approx(other.mean() - better.mean())
+    assert found.verdict["better"].startswith("behind by")
+    assert found.p_holm["better"] == pytest.approx(3 * found.p["better"])
+    assert found.low["luck"] < 0 < found.high["luck"] and found.p["luck"] > 0.05
+    assert found.low["same"] == found.high["same"] == 0 and found.p["same"] == 1
+    assert lead(correct, "better").mean == pytest.approx(better.mean())
 
 
 def test_correctness_lines_up_clips_and_seeds():
-    def last(predictions):
-        return [
-            TaskResult(0, [1.0], [1], None, None, {}, 0, 0),
-            TaskResult(1, [1.0], [2], None, None, predictions, 0, 0),
-        ]
-
-    results = {1: last({"b": 1, "a": 0}), 0: last({"a": 1, "b": 1})}
+    last = {("b", 1): _after_last({"b": 1, "a": 0}), ("b", 0): _after_last({"a": 1, "b": 1})}
     labels = {0: {"a": 1, "b": 0}, 1: {"b": 0, "a": 0}}
-    assert correctness(results, labels).tolist() == [[True, False], [True, False]]
+    assert correctness(last, labels).values.tolist() == [["b", 1, "10"], ["b", 0, "10"]]
+    with pytest.raises(ValueError, match="c, seed 0: other test clips"):
+        correctness(last | {("c", 0): _after_last({"a": 1})}, labels)
 
 
 def test_the_tables_of_the_field_are_of_its_files(tmp_path):
@@ -180,8 +196,10 @@ def test_the_tables_of_the_field_are_of_its_files(tmp_path):
     summary = field_summary(measures).set_index(["setting", "row"])
     assert summary.last_accuracy["standard", "lll"] == 0.75 and summary.seeds["exemplars_1", "lll"] == 1
     assert summary.forgetting_last["standard", "lll"] == 0.25
-    (line,) = found.compare("standard", "lll").itertuples()
-    assert (line.row, line.difference, line.seeds_ahead) == ("replay", 0.5, 2)
+    correct = found.correctness()
+    assert correct.columns.tolist() == ["setting", "row", "seed", "correct"] and len(correct) == 5
+    (line,) = compare_field(correct, "standard", "lll").itertuples()
+    assert (line.row, line.difference) == ("replay", 0.5)
     assert found.budgets().empty  # two budgets are no curve
     # a clip with both labels is right whatever is said
     write_json(tmp_path / "benchmark/multilabel.json", {"xtest": {"x": "V", "y": "A"}})

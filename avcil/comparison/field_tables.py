@@ -65,14 +65,16 @@ class Found(NamedTuple):
         """Accuracy after each task: columns variant, seed, task, accuracy."""
         return self._frames(setting).runs[["variant", "seed", "task", "accuracy"]]
 
-    def compare(self, setting: str, reference: str) -> pd.DataFrame:
-        """`tables.compare` of ``reference`` with every other row of a setting."""
-        right = {}
-        for row in dict.fromkeys(run.row for run in self.runs if run.setting == setting):
-            mine = {run.seed: run.results for run in self.runs if run.setting == setting and run.row == row}
-            right[row] = tables.correctness(mine, {seed: self.labels[setting, seed] for seed in mine})
-        best = right.pop(reference)
-        return pd.DataFrame({"row": row} | tables.compare(best, other) for row, other in right.items())
+    def correctness(self) -> pd.DataFrame:
+        """`tables.correctness` of every setting: columns setting, row, seed, correct."""
+        frames = []
+        for setting in dict.fromkeys(run.setting for run in self.runs):
+            last = {(run.row, run.seed): run.results[-1] for run in self.runs if run.setting == setting}
+            labels = {seed: known for (name, seed), known in self.labels.items() if name == setting}
+            frame = tables.correctness(last, labels).rename(columns={"variant": "row"})
+            frame.insert(0, "setting", setting)
+            frames.append(frame)
+        return pd.concat(frames)
 
     def budgets(self) -> pd.DataFrame:
         """Last accuracy by exemplars, of rows that were run with several numbers of them."""
@@ -110,6 +112,18 @@ def read(folder: Path, protocol: Protocol, benchmark: Path) -> Found:
                 done, made_from = load_run(folder / name / row / f"seed{seed}.json")
                 runs.append(Run(name, row, seed, *done, made_from["method"]["exemplars"], setting.memory_alone))
     return Found(runs, labels, several)
+
+
+def of_setting(correct: pd.DataFrame, setting: str) -> pd.DataFrame:
+    """The lines of one setting of `Found.correctness`, with the columns that `tables.lead` and `compare` read."""
+    return correct[correct.setting == setting].rename(columns={"row": "variant"})
+
+
+def compare(correct: pd.DataFrame, setting: str, reference: str) -> pd.DataFrame:
+    """`tables.compare` of ``reference`` with every other row of a setting, of what `Found.correctness` gives."""
+    mine = of_setting(correct, setting)
+    others = [row for row in dict.fromkeys(mine.variant) if row != reference]
+    return tables.compare(mine, reference, others).rename(columns={"variant": "row"})
 
 
 def summarise(measures: pd.DataFrame) -> pd.DataFrame:

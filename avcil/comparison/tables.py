@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from avcil.base.files import write_json
+from avcil.comparison.intervals import Interval, holm, over_seeds_and_clips, verdict
 from avcil.learn import metrics
 from avcil.learn.checkpoint import run_folder
 from avcil.learn.evaluate import TaskResult
@@ -182,20 +183,6 @@ def paired(runs: pd.DataFrame, reference: str, variants: list[str]) -> pd.DataFr
     return wide.reset_index().melt(id_vars="seed", var_name="variant", value_name="difference")
 
 
-def intervals(differences: pd.DataFrame, *, draws: int = 10_000, seed: int = 0) -> pd.DataFrame:
-    """Mean difference with a 95 % percentile-bootstrap interval over seeds, and in how many seeds it is positive."""
-    rng = np.random.default_rng(seed)
-    rows = {}
-    for variant, group in differences.groupby("variant", sort=False):
-        values = group.difference.to_numpy()
-        means = values[rng.integers(len(values), size=(draws, len(values)))].mean(1)
-        low, high = np.quantile(means, [0.025, 0.975])
-        rows[variant] = {
-            "mean": values.mean(), "low": low, "high": high, "seeds ahead": f"{(values > 0).sum()} of {len(values)}",
-        }  # fmt: skip
-    return pd.DataFrame(rows).T.rename_axis("LLL minus").infer_objects()
-
-
 def accuracy_after(result: TaskResult) -> float:
     """Accuracy on all clips of the classes seen so far."""
     return float(np.average(result.accuracy, weights=result.clips))
@@ -206,34 +193,47 @@ def last_accuracy(results: list[TaskResult]) -> float:
     return accuracy_after(results[-1])
 
 
-def correctness(results: dict[int, list[TaskResult]], labels: dict[int, dict[str, int]]) -> np.ndarray:
-    """Whether each clip is classified rightly after the last task, [seeds, clips], clips in order of their names.
+def correctness(last: dict[tuple[str, int], TaskResult], labels: dict[int, dict[str, int]]) -> pd.DataFrame:
+    """Columns variant, seed and correct: a digit a clip, in the order of their names, 1 if it is classified rightly.
 
-    results and labels (class index by clip) are given by seed.
+    last: of each run, named (variant, seed), the result after its last task; labels: class index by clip, by seed.
+    Raises ValueError if runs classified other clips, for then they cannot be paired.
     """
-    rows = []
-    for seed, found in sorted(results.items()):
-        predicted = found[-1].predictions
-        rows.append([predicted[clip] == labels[seed][clip] for clip in sorted(predicted)])
-    return np.array(rows)
+    rows, clips = [], sorted(next(iter(last.values())).predictions)
+    for (variant, seed), result in last.items():
+        if sorted(result.predictions) != clips:
+            raise ValueError(
+                f"{variant}, seed {seed}: other test clips than those of {next(iter(last))}; learn it again"
+            )
+        right = (result.predictions[clip] == labels[seed][clip] for clip in clips)
+        rows.append((variant, seed, "".join(str(int(one)) for one in right)))
+    return pd.DataFrame(rows, columns=["variant", "seed", "correct"])
 
 
-def compare(reference: np.ndarray, other: np.ndarray, *, draws: int = 10_000, seed: int = 0) -> dict[str, float]:
-    """Last accuracy of ``reference`` minus that of ``other``, with a 95 % interval and the chance of no lead.
+def read_correctness(path: Path) -> pd.DataFrame:
+    """What `correctness` gave, from its file."""
+    return pd.read_csv(path, dtype={"correct": str})
 
-    Both [seeds, clips], as `correctness` gives them. Paired bootstrap over seeds and over clips: both are drawn with
-    replacement, the same for both methods. ``p`` is the share of draws in which the difference has not the sign of its
-    mean, doubled.
+
+def lead(correct: pd.DataFrame, reference: str, other: str | None = None) -> Interval:
+    """Last accuracy of ``reference``, minus that of ``other``, by seed and clip: `intervals.over_seeds_and_clips`.
+
+    correct: as `correctness` gives it. Raises KeyError for a variant that it lacks.
     """
-    rng = np.random.default_rng(seed)
-    difference = reference.astype(float) - other
-    seeds, clips = difference.shape
-    weights = rng.multinomial(seeds, np.full(seeds, 1 / seeds), draws) / seeds
-    over_seeds = weights @ difference
-    chosen = rng.multinomial(clips, np.full(clips, 1 / clips), draws) / clips
-    drawn = (over_seeds * chosen).sum(1)
-    mean = difference.mean()
-    against = (drawn <= 0).mean() if mean > 0 else (drawn >= 0).mean()
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    ahead = int((difference.mean(1) > 0).sum())
-    return {"difference": mean, "low": low, "high": high, "p": min(1.0, 2 * against), "seeds_ahead": ahead}
+    wide = correct.pivot(index="seed", columns="variant", values="correct")
+    wide = wide[[reference] if other is None else [reference, other]].dropna()
+    first, *second = (np.array([[*line] for line in wide[name]]).astype(float) for name in wide)
+    return over_seeds_and_clips(first - second[0] if second else first)
+
+
+def compare(correct: pd.DataFrame, reference: str, others: Iterable[str]) -> pd.DataFrame:
+    """`lead` of ``reference`` over each of ``others``: variant, difference, low, high, p, p_holm and verdict.
+
+    p_holm is adjusted for the number of comparisons (`intervals.holm`); interval and verdict are of one comparison.
+    """
+    leads = {other: lead(correct, reference, other) for other in others}
+    found = pd.DataFrame(leads.values(), index=pd.Index(leads, name="variant")).drop(columns="seeds")
+    found = found.rename(columns={"mean": "difference"})
+    found["p_holm"] = holm(found.p)
+    found["verdict"] = [verdict(one) for one in leads.values()]
+    return found.reset_index()

@@ -161,22 +161,25 @@ def four_way(summary: pd.DataFrame) -> Figure:
     return figure
 
 
-def ablation_bars(differences: pd.DataFrame, *, title: str) -> Figure:
+def ablation_bars(differences: pd.DataFrame, comparisons: pd.DataFrame, *, title: str) -> Figure:
     """What each part is worth: last accuracy of LLL minus that of the variant, in points, paired by seed.
 
-    differences: variant, seed, difference (fraction).
+    differences: variant, seed, difference (fraction), drawn as dots; comparisons: variant, difference, low, high, of
+    `tables.compare`, as bars with their intervals, grey where they are not told apart.
     """
-    order = differences.groupby("variant").difference.mean().sort_values(ascending=False).index
-    figure, axes = plt.subplots(figsize=(7, 0.5 + 0.42 * len(order)))
-    for y, variant in enumerate(order):
-        points = 100 * differences[differences.variant == variant].difference
-        axes.barh(y, points.mean(), 0.62, color=PALETTE[0] if points.mean() >= 0 else PALETTE[3], alpha=0.75)
-        axes.plot(points, [y] * len(points), "o", color="0.2", markersize=4)
+    table = comparisons.sort_values("difference", ascending=False).reset_index(drop=True)
+    figure, axes = plt.subplots(figsize=(7, 0.5 + 0.42 * len(table)))
+    for y, line in table.iterrows():
+        dots = 100 * differences[differences.variant == line.variant].difference
+        colour = PALETTE[0] if line.low > 0 else PALETTE[3] if line.high < 0 else PALETTE[7]
+        axes.barh(y, 100 * line.difference, 0.62, color=colour, alpha=0.75)
+        axes.plot([100 * line.low, 100 * line.high], [y, y], color="0.2", linewidth=1)
+        axes.plot(dots, [y] * len(dots), "o", color="0.2", markersize=4)
     axes.axvline(0, color="0.2", linewidth=1)
     axes.set(
-        yticks=range(len(order)),
-        yticklabels=[name_of(v) for v in order],
-        xlabel="points of last accuracy that LLL is ahead (bar: mean, dots: seeds)",
+        yticks=range(len(table)),
+        yticklabels=[name_of(v) for v in table.variant],
+        xlabel="LLL minus it, points of last accuracy (bar: mean; line: 95 % interval; dots: seeds)",
         title=title,
     )
     axes.invert_yaxis()

@@ -115,8 +115,8 @@ def field_differences(comparisons: pd.DataFrame, reference: str) -> Figure:
     axes.axvline(0, color="0.2", linewidth=1)
     axes.set(
         yticks=range(len(table)), yticklabels=[short_name_of(row) for row in table.row],
-        xlabel="points of last accuracy that it is behind (95 % interval over seeds and clips)",
-        title=f"How far the field is behind “{name_of(reference)}”",
+        xlabel="points of last accuracy (95 % interval over seeds and clips)",
+        title=f"“{name_of(reference)}” minus each row of the field",
     )  # fmt: skip
     axes.tick_params(axis="y", labelsize="small")
     figure.tight_layout()

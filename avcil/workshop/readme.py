@@ -9,10 +9,11 @@ from pathlib import Path
 import pandas as pd
 
 from avcil.comparison import tables
-from avcil.results.plots import name_of
+from avcil.comparison.intervals import ALPHA, Interval, over_seeds, points, sign, verdict
+from avcil.results.plots import name_of, short_name_of
 from avcil.results.plots_field import FAMILIES
 from avcil.tokens.tokens import Layout
-from avcil.workshop import processors
+from avcil.workshop import claims, processors
 
 
 def _cell(row, measure: str) -> str:
@@ -83,32 +84,36 @@ _COMPARISONS = [
 
 
 def comparisons(folder: Path) -> str:
-    """A table of differences in points, paired by seed, with whatever sign they came out."""
-    summary = pd.read_csv(folder / "summary.csv").set_index("variant")
-    runs = pd.read_csv(folder / "runs.csv")
-    lines = ["| what it is worth | last accuracy | seeds ahead | forgetting (last) |", "|---|---:|---:|---:|"]
+    """A table of differences with whatever sign they came out: last accuracy by seed and clip, forgetting by seed."""
+    found = claims.Found(folder)
+    lines = ["| first against second | last accuracy | forgetting (last) |", "|---|---|---|"]
     for what, a, b in _COMPARISONS:
-        difference = tables.paired(runs, a, [b]).difference
-        forgotten = 100 * (summary.forgetting_last[a] - summary.forgetting_last[b])
-        ahead = f"{(difference > 0).sum()} of {len(difference)}"
-        lines.append(f"| {what} | {100 * difference.mean():+.1f} | {ahead} | {forgotten:+.1f} |")
-    return "\n".join(lines)
+        accuracy = verdict(found.lead(False, "last_accuracy", a, b))
+        forgetting = verdict(found.lead(False, "forgetting_last", a, b), ("less by", "more by"))
+        lines.append(f"| {what} | {accuracy} | {forgetting} |")
+    note = (
+        "Points, with a 95 % interval: Student's t over seeds, of last accuracy with the luck of the test clips too. "
+        "*Not told apart* is no proof of equality: the interval says how large a difference may be."
+    )
+    return "\n".join([*lines, "", note])
 
 
 def remarks(folder: Path) -> str:
     """Attention as tasks go by, and the prior by itself."""
-    summary = pd.read_csv(folder / "summary.csv").set_index("variant")
     priors = pd.read_csv(folder / "prior.csv").set_index("prior")
     trained = priors.drop(index="random")
-    change = 100 * summary.localisation_change_first_task
+    found = claims.Found(folder)
+    lll, none, replay = (
+        points(found.lead(False, "localisation_change_first_task", row))
+        for row in ("lll", "without_both_levels", "replay")
+    )
     attention = (
         "From the first task to the last, the share of task 0's clips on which attention peaks on the sounding object "
-        f"changes by {change['lll']:+.1f} points for LLL, {change['without_both_levels']:+.1f} without distillation "
-        f"and {change['replay']:+.1f} for replay."
+        f"changes by {lll} points for LLL, {none} without distillation and {replay} for replay."
     )
     alone = (
         f"The three priors by themselves, on {trained.scenes.iloc[0]} held-out scenes of their own world: prompted "
-        f"separation raises the median SI-SDR from {trained.si_sdr_mixture.mean():.1f} dB (the mixture) to "
+        f"separation takes the median SI-SDR from {trained.si_sdr_mixture.mean():.1f} dB (the mixture) to "
         f"{', '.join(f'{value:.1f}' for value in trained.si_sdr_estimate)} dB (an ideal mask: "
         f"{trained.si_sdr_ideal_mask.mean():.1f} dB), and their similarity peaks on the sounding object in "
         f"{', '.join(f'{100 * value:.0f}' for value in trained.hit)} % of scenes (untrained: "
@@ -118,13 +123,13 @@ def remarks(folder: Path) -> str:
 
 
 def field(folder: Path) -> str:
-    """The field on Sounding Objects: every row, by family, best first, with what `lll_analytic` is ahead by."""
+    """The field on Sounding Objects: every row, by family, best first, with `lll_analytic` minus it."""
     summary = pd.read_csv(folder / "field_sounding_objects.csv")
     ahead = pd.read_csv(folder / "field_sounding_objects_differences.csv").set_index("row")
     table = summary[summary.setting == "standard"].set_index("row")
     measures = ["average_accuracy", "last_accuracy", "forgetting_mean", "forgetting_last"]
     lines = [
-        "| method | average | last | forgetting (mean) | forgetting (last) | behind LLL, solved | kB kept |",
+        "| method | average | last | forgetting (mean) | forgetting (last) | LLL, solved, minus it | kB kept |",
         "|---" + "|---:" * 6 + "|",
     ]
     for family, (_, rows) in FAMILIES.items():
@@ -132,16 +137,17 @@ def field(folder: Path) -> str:
         for name, row in table.loc[table.index.isin(rows)].sort_values("last_accuracy", ascending=False).iterrows():
             cells = [_cell(row, measure) for measure in measures]
             if name in ahead.index:
-                difference, low, high = 100 * ahead.loc[name, ["difference", "low", "high"]]
-                cells.append(f"{difference:+.1f} [{low:+.1f}, {high:+.1f}]")
+                line = ahead.loc[name]
+                shown = points(Interval(line.difference, line.low, line.high, line.p, int(row.seeds)))
+                cells.append(shown + (" †" if line.p_holm >= ALPHA else ""))
             else:
                 cells.append("")
             title = f"**{name_of(name)}**" if name in ("lll", "lll_analytic") else name_of(name)
             lines.append(f"| {title} | " + " | ".join([*cells, f"{row.memory_bytes / 1000:,.0f}"]) + " |")
     note = (
-        f"Test clips, in percent: mean ± standard deviation over {int(table.seeds.min())} seeds. Behind: points of "
-        "last accuracy, with a 95 % interval of a paired bootstrap over seeds and clips. Kept: between tasks, "
-        "exemplars' tokens and a solved head's sums."
+        f"Test clips, in percent: mean ± standard deviation over {int(table.seeds.min())} seeds. Minus it: points "
+        "of last accuracy, paired, with a 95 % interval over seeds and clips; †: not told apart once all "
+        f"{len(ahead)} comparisons are counted (Holm). Kept: between tasks, exemplars' tokens and a solved head's sums."
     )
     return "\n".join([*lines, "", note])
 
@@ -165,6 +171,56 @@ def settings(folder: Path) -> str:
             line = cells.loc[setting, row]
             found.append(f"{100 * line.last_accuracy:.1f} ({100 * line.forgetting_last:.1f})")
         lines.append(f"| {name_of(row)} | " + " | ".join(found) + " |")
+    return "\n".join([*lines, "", _harder(folder)])
+
+
+def _harder(folder: Path) -> str:
+    """What fewer exemplars change, and what is left to tell where sound alone tells the class."""
+    correct = tables.read_correctness(folder / f"{claims.FIELD}_correct.csv")
+    correct["variant"] = correct.setting + " " + correct.row
+
+    def change(row: str) -> str:
+        return f"{points(tables.lead(correct, f'exemplars_1 {row}', f'exemplars_20 {row}'))} for {short_name_of(row)}"
+
+    changes = ", ".join(change(row) for row in ("lll_analytic", "lll", "replay"))
+    twins = verdict(tables.lead(correct, "no_twins lll", "no_twins ridge"))
+    return (
+        f"From 20 exemplars a class to one, last accuracy changes by {changes}. Without twins, LLL against ridge "
+        f"regression on frozen tokens: {twins}."
+    )
+
+
+def _names(rows) -> str:
+    return "; ".join(short_name_of(row) for row in rows) or "none"
+
+
+def field_reading(folder: Path) -> str:
+    """Which row is first, which are not told apart from it, what LLL is ahead of, and the goals of the project."""
+    found = claims.Found(folder)
+    correct, seeds = found.field
+    first = seeds.last_accuracy.groupby("row").mean().idxmax()
+    rest = tables.compare(correct, first, [row for row in dict.fromkeys(correct.variant) if row != first])
+    alike = rest.variant[rest.p_holm >= ALPHA]
+    lines = [
+        f"- *First* by its mean is {short_name_of(first)}: {points(found.lead(True, 'last_accuracy', first))} %. Not "
+        f"told apart from it, all {len(rest)} comparisons counted (Holm): {_names(alike)}.",
+    ]
+    goals = []
+    for row in ("lll", "lll_analytic"):
+        said = [
+            f"against {short_name_of(other)} {verdict(found.lead(True, 'last_accuracy', row, other))}"
+            for other in ("joint_guided", "naive_fusion", "replay")
+        ]
+        for kind, families in (("as published", claims.PUBLISHED), ("given the guided model or tokens", claims.GUIDED)):
+            rival, rivals, lead = claims.nearest(found, row, families)
+            said.append(f"against the nearest of {rivals} methods {kind} ({short_name_of(rival)}) {verdict(lead)}")
+            goals.append(f"{short_name_of(row)} over every method {kind}: {claims.outcome(lead, least=0.1)}")
+        lines.append(f"- *{short_name_of(row)}*: {'; '.join(said)}.")
+    forgetting = {row: over_seeds(values) for row, values in seeds.forgetting_last.groupby("row")}
+    few = [row for row, interval in forgetting.items() if sign(interval._replace(high=interval.high - 0.05)) < 0]
+    lines.append(
+        f"- *Goals.* Ten points of lead: {'; '.join(goals)}. At most five points of forgetting: {_names(few)}."
+    )
     return "\n".join(lines)
 
 
@@ -242,7 +298,10 @@ def kernels(benchmarks: Path) -> str:
 def _sections(folder: Path) -> dict[str, str]:
     found = {"results": "\n\n".join([results(folder), comparisons(folder), remarks(folder)])}
     found["headline"] = headline(folder)
+    found["holds"] = claims.summary(folder)
+    found["claims"] = claims.table(folder)
     found["field"] = field(folder)
+    found["field_reading"] = field_reading(folder)
     found["settings"] = settings(folder)
     found["storage"] = storage()
     found["processors"] = machines(folder)

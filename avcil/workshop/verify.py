@@ -21,16 +21,14 @@ be outside. Rounding, where training amplifies it, is about as strong as that (L
 import argparse
 import csv
 import io
-import math
 import sys
 from collections import Counter
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
-from scipy.special import stdtrit
-
 from avcil.base import portable
+from avcil.comparison import intervals
 from avcil.workshop import probe, processors, provenance
 from avcil.workshop.provenance import Files
 
@@ -57,7 +55,7 @@ def half_interval(line: Line, measure: str) -> float:
     seeds, spread = int(line["seeds"]), line[f"{measure}_std"]
     if seeds < 2 or not spread:
         return FLOOR
-    return max(FLOOR, float(stdtrit(seeds - 1, 0.975)) * float(spread) / math.sqrt(seeds))
+    return max(FLOOR, intervals.half_width(float(spread), seeds))
 
 
 def _why_outside(old: Line, new: Line) -> str:

@@ -19,7 +19,7 @@ import yaml
 
 from avcil.params import load
 from avcil.results.plots import name_of
-from avcil.workshop import readme
+from avcil.workshop import claims, readme
 from avcil.workshop.report import lock, markup, notebooks, reference
 
 HERE = Path(__file__).parent
@@ -121,6 +121,7 @@ def paper(report: Report, pages: list[notebooks.Page], titles: dict[str, str]) -
         field=(metrics / "field_sounding_objects.csv").is_file(),
         methods=methods_of_the_field(root / "notebooks/09_field.ipynb"),
         readme=readme,
+        claims=claims,
         metrics=metrics,
         figure=report.figure,
         table=report.table,
