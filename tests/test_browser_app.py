@@ -85,3 +85,47 @@ def test_the_panels_come_up_by_themselves_with_their_controls(page):
     for name in ("Train", "Stop"):
         assert page.get_by_role("button", name=name).count() == 1
     assert page.locator("text=Traceback").count() == 0 and "Error displaying widget" not in page.content()
+
+
+def test_controls_stand_beside_what_they_change_on_one_screen(page):
+    panels = page.locator(".avcil-panel").all()
+    assert len(panels) == 3
+    for number, panel in enumerate(panels):
+        panel.evaluate("panel => panel.scrollIntoView()")
+        panel.locator("img, video").first.wait_for()
+        page.screenshot(path=SHOTS / f"panel{number}.png")
+        shown = panel.locator("img, video").first.bounding_box()
+        control = panel.locator("select, input").first.bounding_box()
+        assert control["x"] + control["width"] <= shown["x"] and control["width"] <= 330
+        assert shown["x"] + shown["width"] <= 1440 and shown["y"] + shown["height"] <= 900
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1440
+
+
+CUT = """panel => [...panel.querySelectorAll('label, button, select, .widget-html-content')]
+  .filter(one => one.clientWidth && one.scrollWidth > one.clientWidth + 1).map(one => one.innerText)"""
+
+
+def test_no_name_is_cut(page):
+    for panel in page.locator(".avcil-panel").all():
+        assert panel.evaluate(CUT) == []
+
+
+def test_two_rows_are_compared_in_three_clicks(page):
+    panel = page.locator(".avcil-panel").first
+    panel.get_by_role("button", name="none").click()
+    panel.get_by_text("visual only", exact=True).first.click()
+    panel.get_by_text("ridge, frozen", exact=True).first.click()
+    page.wait_for_function(
+        """() => [...document.querySelectorAll('.avcil-panel table')[0].querySelectorAll('tbody th')]
+          .map(head => head.innerText).join() === 'visual only,ridge, frozen'"""
+    )
+
+
+def test_nothing_is_wider_than_a_phone(page):
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.wait_for_timeout(1000)
+    for number, panel in enumerate(page.locator(".avcil-panel").all()):
+        panel.evaluate("panel => panel.scrollIntoView()")
+        page.screenshot(path=SHOTS / f"phone{number}.png")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.set_viewport_size({"width": 1440, "height": 900})

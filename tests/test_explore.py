@@ -1,6 +1,7 @@
 """The playground: what widgets change, what is refused in one line, and that a row taken from it is the row tried."""
 
 import asyncio
+import base64
 import io
 import json
 import re
@@ -16,6 +17,7 @@ import pytest
 import torch
 import yaml
 from dvc.utils.hydra import apply_overrides
+from PIL import Image
 
 from avcil.learn.checkpoint import EMPTY, Checkpoint, save_checkpoint
 from avcil.learn.train import run_task, run_tasks
@@ -25,6 +27,7 @@ from avcil.results import plots_explore
 from avcil.workshop import explore
 from avcil.workshop.explore import training
 from avcil.workshop.explore.clip import prior_maps, wav
+from avcil.workshop.explore.panel import Checks
 from avcil.workshop.explore.results import class_accuracy, measures, task_confusion
 from avcil.workshop.explore.rows import Learning, with_row
 from avcil.workshop.explore.training import Trainer
@@ -106,6 +109,19 @@ def test_every_widget_of_the_results_changes_figures_and_numbers(places, params)
     assert "choose at least one row" in panel.note.value
 
 
+def test_names_are_ticked_one_by_one_and_all_unticked():
+    names = Checks("rows", [("first", "a"), ("second", "b"), ("third", "c")], ("c", "a"), height=100)
+    assert names.value == ("a", "c") and [box.value for box in names.boxes.children] == [True, False, True]
+    values = []
+    names.observe(lambda change: values.append(change.new), "value")
+    names.boxes.children[1].value = True
+    names.options = [("third", "c"), ("fourth", "d")]
+    assert names.value == ("c",) and [box.description for box in names.boxes.children] == ["third", "fourth"]
+    names.boxes.children[1].value = True
+    names.none.click()
+    assert values == [("a", "b", "c"), ("c",), ("c", "d"), ()] and not any(b.value for b in names.boxes.children)
+
+
 def test_measures_of_a_matrix_made_by_hand():
     runs = pd.DataFrame({"variant": "a", "seed": 0, "task": [0, 1], "accuracy": [1.0, 0.6]})
     cells = {
@@ -134,7 +150,20 @@ def test_what_is_stored_of_a_panel_is_one_line_and_a_picture(places, params):
     panel = explore.Results(places, params)
     stored = panel._repr_mimebundle_()
     assert stored["text/plain"] == f"Results: {1 + len(params.variants)} rows, 3 seeds, 5 tasks of sounding_objects"
-    assert stored["image/png"].startswith("iVBOR") and "application/vnd.jupyter.widget-view+json" in stored
+    shown, whole = (
+        Image.open(io.BytesIO(content)) for content in (panel.curves.value, base64.b64decode(stored["image/png"]))
+    )
+    assert whole.width == shown.width and whole.height > shown.height and whole.getpixel((0, 0)) == (255, 243, 205)
+    assert "application/vnd.jupyter.widget-view+json" in stored
+
+
+def test_a_notebook_says_what_to_do_without_controls_and_an_application_does_not(capsys, monkeypatch):
+    monkeypatch.delenv("SERVER_SOFTWARE", raising=False)
+    explore.print_hint()
+    assert "Run All Cells" in capsys.readouterr().out
+    monkeypatch.setenv("SERVER_SOFTWARE", "voila/0.5.13")
+    explore.print_hint()
+    assert capsys.readouterr().out == ""
 
 
 def test_the_field_is_browsed_setting_by_setting(places, params):
@@ -176,7 +205,7 @@ def test_without_tables_of_the_field_the_pipeline_is_the_only_source(places, par
     for name in ("runs.csv", "accuracy_matrix.csv"):
         (tmp_path / name).write_text((ROOT / "metrics" / name).read_text())
     panel = explore.Results(places._replace(metrics=tmp_path), params)
-    assert [label for label, _ in panel.source.options] == ["the pipeline  [sounding_objects]"]
+    assert [label for label, _ in panel.source.options] == ["pipeline, sounding_objects"]
 
 
 def test_without_metrics_one_line_says_how_to_get_them(places, params, tmp_path):
