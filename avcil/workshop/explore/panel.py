@@ -128,10 +128,10 @@ class Checks(widgets.VBox):
     value = traitlets.Tuple()
 
     def __init__(self, caption: str, options=(), value=(), *, height: int | None = None):
-        """height: pixels beyond which the names scroll; None: they stand side by side."""
+        """height: pixels beyond which the names scroll, sooner on a phone; None: they stand side by side."""
         self._quiet = False
         self._size = {"width": "98%" if height else "48px", "height": "22px", "margin": "0"}
-        flow = {"max_height": f"{height}px", "overflow": "auto", "display": "block"} if height else {}
+        flow = {"max_height": f"min({height}px, 45vw)", "overflow": "auto", "display": "block"} if height else {}
         self.boxes = widgets.Box(layout=widgets.Layout(**flow))
         self.none = widgets.Button(description="none", tooltip="untick all", layout=widgets.Layout(width="60px"))
         self.none.on_click(lambda _: setattr(self, "value", ()))
