@@ -1,7 +1,8 @@
 # make repro       regenerate every result that is out of date
 # make verify      are the results here those in git? row by row, after make repro
 # make test        unit tests, and every notebook run again and compared with its stored output
-# make lab         open the playground in JupyterLab: results, live training, clips
+# make app         open the playground as an application: results, live training, clips; nothing to run first
+# make lab         the same in JupyterLab, as a notebook to go on with
 # make smoke       the whole pipeline, small, in a temporary copy: the workspace is untouched
 # make field       every method under one protocol, and in harder settings (half an hour or more), after make repro
 # make search      score the trials of params.yaml again, on validation clips (twenty minutes)
@@ -13,7 +14,7 @@
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: setup repro verify field smoke test lab search prior corpus notebooks lock clean
+.PHONY: setup repro verify field smoke test app lab search prior corpus notebooks lock clean
 .DEFAULT_GOAL := repro
 
 setup:
@@ -34,6 +35,9 @@ smoke: setup
 
 test: setup
 	.venv/bin/pytest -n auto --dist loadfile --no-loadscope-reorder -m "" $(PYTEST)
+
+app: setup
+	.venv/bin/python -m avcil.base.portable voila --progressive_rendering=True $(APP) notebooks/explore.ipynb
 
 lab: setup
 	.venv/bin/python -m avcil.base.portable jupyter lab --LabApp.default_url=/lab/tree/explore.ipynb $(LAB) notebooks/explore.ipynb

@@ -172,7 +172,7 @@ def test_the_clip_is_seen_heard_and_looked_at_task_by_task(page):
         "() => [...document.querySelectorAll('video')].every(v => v.readyState >= 1 && v.duration > 1)"
     )
     assert len(re.findall(r"after task \d", panel.locator("table").inner_text())) == 4
-    handle = _labelled(panel, "look").locator(".noUi-handle").first
+    handle = _labelled(panel, "look after").locator(".noUi-handle").first
     handle.focus()
     handle.press("Home")
     _wait_for_change(page, panel, pictures)

@@ -1,22 +1,27 @@
 """The playground: what widgets change, what is refused in one line, and that a row taken from it is the row tried."""
 
 import asyncio
+import base64
 import io
 import json
 import re
 import shlex
+import shutil
 import threading
 import time
 import wave
 from itertools import pairwise
 
+import av
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 import yaml
 from dvc.utils.hydra import apply_overrides
+from PIL import Image
 
+from avcil.extraction.clips import Clip
 from avcil.learn.checkpoint import EMPTY, Checkpoint, save_checkpoint
 from avcil.learn.train import run_task, run_tasks
 from avcil.params import Params, load, parse
@@ -24,7 +29,11 @@ from avcil.params.learning import Method, Training
 from avcil.results import plots_explore
 from avcil.workshop import explore
 from avcil.workshop.explore import training
-from avcil.workshop.explore.clip import prior_maps, wav
+from avcil.workshop.explore.answers import answer, prior_attention
+from avcil.workshop.explore.clip import wav
+from avcil.workshop.explore.faces import cut_out
+from avcil.workshop.explore.panel import Checks
+from avcil.workshop.explore.playback import Attention, film
 from avcil.workshop.explore.results import class_accuracy, measures, task_confusion
 from avcil.workshop.explore.rows import Learning, with_row
 from avcil.workshop.explore.training import Trainer
@@ -106,6 +115,19 @@ def test_every_widget_of_the_results_changes_figures_and_numbers(places, params)
     assert "choose at least one row" in panel.note.value
 
 
+def test_names_are_ticked_one_by_one_and_all_unticked():
+    names = Checks("rows", [("first", "a"), ("second", "b"), ("third", "c")], ("c", "a"), height=100)
+    assert names.value == ("a", "c") and [box.value for box in names.boxes.children] == [True, False, True]
+    values = []
+    names.observe(lambda change: values.append(change.new), "value")
+    names.boxes.children[1].value = True
+    names.options = [("third", "c"), ("fourth", "d")]
+    assert names.value == ("c",) and [box.description for box in names.boxes.children] == ["third", "fourth"]
+    names.boxes.children[1].value = True
+    names.none.click()
+    assert values == [("a", "b", "c"), ("c",), ("c", "d"), ()] and not any(b.value for b in names.boxes.children)
+
+
 def test_measures_of_a_matrix_made_by_hand():
     runs = pd.DataFrame({"variant": "a", "seed": 0, "task": [0, 1], "accuracy": [1.0, 0.6]})
     cells = {
@@ -134,7 +156,20 @@ def test_what_is_stored_of_a_panel_is_one_line_and_a_picture(places, params):
     panel = explore.Results(places, params)
     stored = panel._repr_mimebundle_()
     assert stored["text/plain"] == f"Results: {1 + len(params.variants)} rows, 3 seeds, 5 tasks of sounding_objects"
-    assert stored["image/png"].startswith("iVBOR") and "application/vnd.jupyter.widget-view+json" in stored
+    shown, whole = (
+        Image.open(io.BytesIO(content)) for content in (panel.curves.value, base64.b64decode(stored["image/png"]))
+    )
+    assert whole.width == shown.width and whole.height > shown.height and whole.getpixel((0, 0)) == (255, 243, 205)
+    assert "application/vnd.jupyter.widget-view+json" in stored
+
+
+def test_a_notebook_says_what_to_do_without_controls_and_an_application_does_not(capsys, monkeypatch):
+    monkeypatch.delenv("SERVER_SOFTWARE", raising=False)
+    explore.print_hint()
+    assert "Run All Cells" in capsys.readouterr().out
+    monkeypatch.setenv("SERVER_SOFTWARE", "voila/0.5.13")
+    explore.print_hint()
+    assert capsys.readouterr().out == ""
 
 
 def test_the_field_is_browsed_setting_by_setting(places, params):
@@ -176,7 +211,7 @@ def test_without_tables_of_the_field_the_pipeline_is_the_only_source(places, par
     for name in ("runs.csv", "accuracy_matrix.csv"):
         (tmp_path / name).write_text((ROOT / "metrics" / name).read_text())
     panel = explore.Results(places._replace(metrics=tmp_path), params)
-    assert [label for label, _ in panel.source.options] == ["the pipeline  [sounding_objects]"]
+    assert [label for label, _ in panel.source.options] == ["pipeline, sounding_objects"]
 
 
 def test_without_metrics_one_line_says_how_to_get_them(places, params, tmp_path):
@@ -475,13 +510,13 @@ def test_what_is_emptied_is_null_in_row_and_command(places, raw_params, tmp_path
 
 def test_a_clip_is_shown_without_any_run(places, params):
     panel = explore.ClipView(places, params)
-    assert "dvc repro" in panel.note.value and list(panel.maps) == ["the prior alone"]
+    assert "dvc repro" in panel.note.value and list(panel.looks) == ["the prior alone"]
     assert panel.spatial.sum(-1) == pytest.approx(1, abs=1e-4) and panel.temporal.sum() == pytest.approx(1, abs=1e-4)
-    assert panel.video.value == (ROOT / f"corpus/sounding_objects/clips/{panel.clip.value}.mp4").read_bytes()
+    film = panel.video.value
     assert panel.separated.value[:4] == b"RIFF" and panel.separated.value != panel.mixture.value
     picture, mixture = panel.picture.value, panel.mixture.value
     panel.clip.value = panel.clip.options[1]
-    assert panel.picture.value != picture and panel.mixture.value != mixture
+    assert panel.picture.value != picture and panel.mixture.value != mixture and panel.video.value != film
     clips = panel.clip.options
     panel.of_task.value = 1
     assert not set(panel.clip.options) & set(clips)
@@ -500,10 +535,102 @@ def test_separation_prompted_by_where_the_prior_looks_helps(places, params):
 def test_the_prior_alone_in_numbers():
     similarity = torch.zeros(2, 4)
     similarity[1, 2] = 2.0
-    spatial, temporal = prior_maps(similarity)
+    spatial, temporal, _ = prior_attention(similarity)
     assert spatial.sum(1) == pytest.approx(1) and temporal.sum() == pytest.approx(1)
     assert spatial[1].argmax() == 2 and temporal[1] > temporal[0]
     assert spatial[0] == pytest.approx(0.25)
+
+
+READOUTS = ["classifier", "nearest_mean", "ridge", "carried_ridge", "slda", "fecam", "ranpac", "acil", "mmal"]
+
+
+@pytest.mark.parametrize("readout", READOUTS)
+def test_a_row_answers_by_its_own_head_what_the_pipeline_counted(toy, toy_raw, tmp_path, readout):
+    """Clip by clip the class that `evaluate` wrote down, whatever the head."""
+    params = parse(toy_raw | {"training": toy_raw["training"] | {"expansion": 64}})
+    frozen = {} if readout in ("classifier", "carried_ridge") else {"fusion": "frozen_guided", "classifier": "linear"}
+    method = params.lll.model_copy(update={"readout": readout, "memory": "herding", "sampler": "uniform"} | frozen)
+    if frozen:
+        method = method.model_copy(update={"feature_distillation": 0.0, "logit_distillation": 0.0})
+    *_, last = run_tasks(toy, method, params.training, params.tasks, 0, tmp_path)
+    clips = list(last.predictions)[::6]
+    for clip in clips:
+        row = toy.clip_ids.index(clip)
+        one = toy._replace(clip_ids=[clip], tokens=toy.tokens.clips(torch.tensor([row])), splits={}, share=None)
+        found = answer(tmp_path / "task2/seed0", method, params.training, one)
+        assert found.scores.idxmax() == toy.order[last.predictions[clip]]
+        assert found.attention.learnt and found.attention.spatial.sum(1) == pytest.approx(1, abs=1e-4)
+    assert len(set(last.predictions.values())) > 2
+
+
+def test_a_row_that_averages_looks_nowhere(toy, toy_raw, tmp_path):
+    params = parse(toy_raw)
+    method = params.lll.model_copy(update={"fusion": "mean"})
+    run_tasks(toy, method, params.training, params.tasks[:1], 0, tmp_path)
+    one = toy._replace(tokens=toy.tokens.clips(torch.tensor([0])))
+    found = answer(tmp_path / "task0/seed0", method, params.training, one)
+    assert not found.attention.learnt and found.attention.spatial == pytest.approx(1 / 16)
+
+
+def _played(content: bytes) -> tuple[list[np.ndarray], int]:
+    """Pictures of an .mp4 file, and how many sound frames it has."""
+    with av.open(io.BytesIO(content)) as container:
+        pictures = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    with av.open(io.BytesIO(content)) as container:
+        return pictures, sum(1 for _ in container.decode(audio=0))
+
+
+def test_heat_and_playhead_are_where_and_when():
+    clip = Clip(np.full((4, 48, 48, 3), 128, np.uint8), np.zeros(16000, np.float32), 4.0, 16000)
+    spatial = np.full((2, 16), 0.01)
+    spatial[0, 5] = spatial[1, 10] = 0.85
+    look = Attention(spatial, np.array([0.25, 0.75]))
+    content, width = film(clip, {"one": look, "two": look._replace(learnt=False)}, np.zeros((2, 16)), np.ones((8, 50)))
+    pictures, sound = _played(content)
+    assert len(pictures) == 16 and sound and pictures[0].shape[1] == width == 960
+    redness = pictures[0].astype(int)[24:344, :, 0] - pictures[0].astype(int)[24:344, :, 2]
+    assert redness[120, 320 + 120] > 80 and redness[200, 320 + 200] < 40  # patch 5 of 4 x 4, of the second tile
+    later = pictures[-1].astype(int)[24:344, :, 0] - pictures[-1].astype(int)[24:344, :, 2]
+    assert later[200, 320 + 200] > 80 and later[120, 320 + 120] < 40
+    assert abs(redness[:, :320]).max() < 20 and abs(redness[:, 640:]).max() < 20
+    cyan = [picture[-100].astype(int)[:, 2] - picture[-100].astype(int)[:, 0] for picture in pictures]
+    places = [int(np.argmax(line)) for line in cyan]
+    assert all(abs(place - (n + 0.5) / 16 * width) < 4 for n, place in enumerate(places))
+
+
+def test_a_class_is_shown_by_what_sounds_in_it():
+    picture = np.zeros((96, 96, 3), np.uint8)
+    picture[20:36, 60:76] = 255
+    grid = np.zeros((24, 24), np.float32)
+    grid[5:9, 15:19] = 1
+    cut = cut_out(picture, grid)
+    assert cut.shape[0] == cut.shape[1] < 32 and cut.mean() > 255 / 4
+    assert cut_out(picture, np.zeros((24, 24))).shape == picture.shape
+
+
+def test_classes_have_pictures_of_their_own(places, params):
+    panel = explore.ClipView(places, params)
+    labels = panel.of_class.options
+    assert len({panel.faces[label] for label in labels}) == len(labels) == params.tasks[0].classes
+    assert all(panel.faces[label] in panel.style.value for label in labels)
+    panel.of_class.value = labels[2]
+    assert panel.label == labels[2] and panel.faces[labels[2]] in panel.words.value
+    assert {panel.table.loc[clip].label for clip in panel.clip.options} == {labels[2]}
+
+
+def test_a_clip_of_ones_own_is_watched_by_its_path(places, params, tmp_path):
+    panel = explore.ClipView(places, params)
+    film, own = panel.video.value, tmp_path / "mine.mp4"
+    shutil.copy(places.corpus / "clips/test-007-003.mp4", own)
+    panel.own.value = str(own)
+    assert panel.video.value != film and panel.label is None and "an own clip" in panel.words.value
+    assert panel.name == "mine.mp4" and not panel.share.any() and panel.gain
+    kept = panel.video.value
+    for path, reason in ((tmp_path / "none.mp4", "no such file"), (ROOT / "README.md", "damaged")):
+        panel.own.value = str(path)
+        assert reason in panel.note.value and str(path) in panel.note.value and panel.video.value == kept
+    panel.clip.value = panel.clip.options[1]
+    assert panel.own.value == "" and panel.label == panel.of_class.value and reason not in panel.note.value
 
 
 def test_sound_louder_than_a_file_can_hold_is_not_clipped():
@@ -519,6 +646,6 @@ def test_checkpoints_of_other_parameters_are_named_not_asked(places, params, tmp
             places.runs / f"lll/task0/seed{seed}", Checkpoint({}, {}, [], [], {"method": {}, "training": {}})
         )
     panel = explore.ClipView(places, params)
-    assert "made with other parameters" in panel.note.value and list(panel.maps) == ["the prior alone"]
+    assert "made with other parameters" in panel.note.value and list(panel.looks) == ["the prior alone"]
     panel.task.value = "after task 0"
-    assert panel.spatial is panel.maps["the prior alone"][0]
+    assert panel.spatial is panel.prior.spatial

@@ -5,8 +5,8 @@ go on with them in the next cell.
 """
 
 from avcil.workshop.explore.clip import ClipView
-from avcil.workshop.explore.panel import Places
+from avcil.workshop.explore.panel import Places, print_hint
 from avcil.workshop.explore.results import Results
 from avcil.workshop.explore.training import Trainer
 
-__all__ = ["ClipView", "Places", "Results", "Trainer"]
+__all__ = ["ClipView", "Places", "Results", "Trainer", "print_hint"]

@@ -1,42 +1,44 @@
-"""Watch and listen: one clip, where and when a model looks after each task, what it says, what the prior separates."""
+"""Watch and listen: one clip, where and when rows look after each task, what they say, what the prior separates."""
 
 import html
 import io
 import wave
+from pathlib import Path
 
 import ipywidgets as widgets
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 
-from avcil.encoders.prior import load_prior
-from avcil.extraction.clips import read_clip
-from avcil.learn.checkpoint import load_checkpoint, run_folder
-from avcil.learn.evaluate import predict, restore
-from avcil.learn.model import Output
+from avcil.encoders.prior import load_prior, released
+from avcil.extraction.clips import ClipError, read_clip
+from avcil.learn.checkpoint import CheckpointError, run_folder
 from avcil.params import Params
-from avcil.params.learning import attends
 from avcil.results import plots, plots_explore
-from avcil.results.attention import slot_frames
+from avcil.tokens.dataset import Dataset
 from avcil.tokens.manifest import class_order, read_manifest
 from avcil.tokens.regions import patch_share
 from avcil.tokens.tokens import Tokens
+from avcil.workshop.explore.answers import Answer, answer, prior_attention
+from avcil.workshop.explore.faces import Faces, Regions
 from avcil.workshop.explore.panel import (
-    LABEL,
+    SHORT,
     WIDE,
+    Checks,
     Panel,
     Places,
+    beside,
     choice,
     line,
     picture,
     png,
     side_by_side,
-    small_table,
 )
+from avcil.workshop.explore.playback import film
 from avcil.world.separation import Scenes, Separated, separate, si_sdr
 
 ALONE = "the prior alone"
+TOP = 3  # classes shown of what a row says
 
 
 def wav(waveform: np.ndarray, rate: int) -> bytes:
@@ -50,152 +52,217 @@ def wav(waveform: np.ndarray, rate: int) -> bytes:
     return content.getvalue()
 
 
-def prior_maps(similarity: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Where and when the prior itself hears the sound come from: spatial [L,S] and temporal [L]."""
-    joint = similarity.flatten().softmax(0).view_as(similarity)
-    temporal = joint.sum(1)
-    return (joint / temporal[:, None]).numpy(), temporal.numpy()
-
-
 class ClipView(Panel):
-    """``said``: the likeliest classes after each task; ``spatial``, ``temporal``: the attention that is shown;
+    """``answers``: what each chosen row says after each task, and its attention; ``looks``: the attention shown;
     ``gain``: decibels that prompted separation brings."""
 
     def __init__(self, places: Places, params: Params):
-        self.places, self.params = places, params
-        self.table = read_manifest(places.corpus / "manifest.csv")
+        self.places, self.params, self._quiet = places, params, False
+        self.table = read_manifest(places.corpus / "manifest.csv").set_index("clip_id", drop=False)
+        self.regions = Regions(places.corpus / "regions.npz")
+        self.faces = Faces(places.corpus, self.table, params.film, self.regions)
         self.encoder, self.separator = load_prior(places.prior, params.encoder)
-        rows = [
-            name
-            for name, row in params.rows.items()
-            if attends(row.fusion) and row.tokens == "mini" and row.patches is None and row.readout == "classifier"
-        ]
-        trained = [name for name in rows if self._folder(name, 0, params.seeds[0]).exists()]
-        seeds = [s for s in params.seeds if not trained or self._folder(trained[0], 0, s).exists()]
-        options = [(plots.short_name_of(name), name) for name in trained]
-        self.variant = choice(options, trained[0] if trained else None, "row")
-        self.seed = choice(seeds, seeds[0], "seed")
-        self.of_task = choice(range(len(params.tasks)), 0, "clips of task")
-        self.clip = choice([], None, "test clip")
-        after = [
-            ("prior", ALONE),
-            *((f"task {t}", f"after task {t}") for t in range(len(params.tasks) * bool(trained))),
-        ]
-        self.task = widgets.SelectionSlider(
-            options=after, value=after[-1][1], description="look", continuous_update=False, style=LABEL, layout=WIDE
-        )
-        self.other = choice([], None, "mixed with")
-        self.video = widgets.Video(format="mp4", width=288, autoplay=False, loop=True)
+        self.encoders = {"mini": self.encoder}
+        trained = [name for name in params.rows if self._can_ask(name)]
+        self._controls(trained)
+        self.video = widgets.Video(format="mp4", autoplay=False, loop=True)
+        self.video.layout = widgets.Layout(max_width="100%", height="auto", flex="0 0 auto", align_self="flex-start")
         self.mixture, self.separated = (widgets.Audio(format="wav", autoplay=False, loop=False) for _ in range(2))
-        self.picture, self.words, self.sound = picture(), widgets.HTML(), widgets.HTML()
-        self.note = widgets.HTML("" if trained else line("`dvc repro` adds: attention and predictions after each task"))
+        self.picture, self.words, self.sound, self.style = picture(), widgets.HTML(), widgets.HTML(), widgets.HTML()
+        self.note = widgets.HTML(layout=WIDE)
+        self.hint = "" if trained else line("`dvc repro` adds: attention and predictions after each task")
         for widget in (self.seed, self.of_task):
             widget.observe(self._list, "value")
-        for widget in (self.clip, self.variant):
+        self.of_class.observe(self._list_clips, "value")
+        for widget in (self.clip, self.own):
             widget.observe(self._read, "value")
-        self.task.observe(self._look, "value")
+        for widget in (self.variants, self.task):
+            widget.observe(self._look, "value")
         self.other.observe(self._separate, "value")
-        controls = [self.variant, self.seed, self.of_task, self.clip, self.task, self.other, self.note, self.words]
-        sounds = [widgets.HTML("mixture"), self.mixture, widgets.HTML("what belongs to where it looks"), self.separated]
+        controls = [self.variants, self.seed, self.task, self.of_task, self.of_class, self.clip, self.own, self.other]
+        sounds = [
+            widgets.VBox([widgets.HTML(title), sound])
+            for title, sound in (("mixture", self.mixture), ("what belongs to where it looks", self.separated))
+        ]
         super().__init__(
             f"Watch and listen: {int((self.table.split == 'test').sum())} test clips",
             self.picture,
             [
-                side_by_side(widgets.VBox(controls), widgets.VBox([self.video, *sounds, self.sound])),
-                self.picture,
+                beside(
+                    [*controls, self.note, self.style],
+                    [side_by_side(self.video, self.words), side_by_side(*sounds), self.sound, self.picture],
+                )
             ],
         )
         self._list()
 
-    def _folder(self, variant: str, task: int, seed: int):
+    def _controls(self, trained: list[str]) -> None:
+        params = self.params
+        seeds = [s for s in params.seeds if not trained or self._folder(trained[0], 0, s).exists()]
+        names = [(plots.short_name_of(name), name) for name in trained]
+        self.variants = Checks("rows", names, trained[:1], height=430)
+        self.seed = choice(seeds, seeds[0], "seed")
+        self.of_task = choice(range(len(params.tasks)), 0, "classes of task")
+        self.of_class = widgets.ToggleButtons(layout=WIDE, style={"button_width": "60px"}).add_class("avcil-faces")
+        self.clip = choice([], None, "test clip")
+        after = [("prior", ALONE)]
+        after += [(f"task {t}", f"after task {t}") for t in range(len(params.tasks) * bool(trained))]
+        self.task = widgets.SelectionSlider(
+            options=after, value=after[-1][1], description="look after", continuous_update=False, style=SHORT,
+            layout=WIDE,
+        )  # fmt: skip
+        self.own = widgets.Text(
+            description="own clip", placeholder="path of a video, then Enter", continuous_update=False, style=SHORT,
+            layout=WIDE,
+        )  # fmt: skip
+        self.other = choice([], None, "mixed with")
+
+    def _folder(self, variant: str, task: int, seed: int) -> Path:
         return run_folder(self.places.runs, variant, task, seed)
 
+    def _can_ask(self, name: str) -> bool:
+        """Whether the row has been learnt, and the encoder of its tokens stands in prior/."""
+        tokens = self.params.rows[name].tokens
+        known = tokens in self.params.own_encoders and released(tokens, self.places.prior.parent).exists()
+        return known and any(self._folder(name, 0, seed).exists() for seed in self.params.seeds)
+
     def _list(self, _=None) -> None:
-        """The test clips of the chosen task."""
+        """The classes of the chosen task."""
         self.order = class_order(self.table, self.seed.value)
         sizes = [task.classes for task in self.params.tasks]
         first = sum(sizes[: self.of_task.value])
         labels = self.order[first : first + sizes[self.of_task.value]]
-        test = self.table[self.table.split == "test"]
-        clips = test[test.label.isin(labels)].clip_id.tolist()
-        away = test[~test.label.isin(labels)].clip_id.tolist() or clips
+        self.style.value = self.faces.buttons("avcil-faces", labels)
         self._quiet = True  # options change one after the other: read the clip once, at the end
-        for widget, names in ((self.other, away[:20]), (self.clip, clips)):
-            widget.options = names
-            widget.value = names[0]
+        self.of_class.options, self.of_class.value = labels, labels[0]
+        self._quiet = False
+        self._list_clips()
+
+    def _list_clips(self, _=None) -> None:
+        """The test clips of the chosen class, and one of each other class."""
+        if self._quiet or self.of_class.value is None:
+            return
+        test = self.table[self.table.split == "test"]
+        mine = test.label == self.of_class.value
+        away = test[~mine].drop_duplicates("label")
+        self._quiet = True
+        self.other.options = [(row.label, row.clip_id) for row in away.itertuples()]
+        self.clip.options, self.own.value = test.clip_id[mine].tolist(), ""
+        self.other.value, self.clip.value = self.other.options[0][1], self.clip.options[0]
         self._quiet = False
         self._read()
 
-    def _load(self, name: str):
-        row = self.table.set_index("clip_id").loc[name]
-        file = self.places.corpus / row.path
-        return file, read_clip(file, **self.params.film.model_dump()), row.label
+    def _file(self, clip: str) -> Path:
+        return self.places.corpus / self.table.loc[clip].path
 
-    def _read(self, _=None) -> None:
-        """Encode the clip, and ask the checkpoint of every task."""
+    def _read(self, change=None) -> None:
+        """Decode the clip: that of the path, if there is one, else the chosen one."""
         if self._quiet or self.clip.value is None:
             return
-        file, self.now, self.label = self._load(self.clip.value)
-        self.video.value, self.frames = file.read_bytes(), slot_frames(file, self.params.film)
-        tokens = self.encoder.encode(*(torch.from_numpy(x)[None] for x in (self.now.frames, self.now.waveform)))
-        side = round(tokens.shape[2] ** 0.5)
-        with np.load(self.places.corpus / "regions.npz") as arrays:
-            grid = arrays["region"][list(arrays["clip_id"]).index(self.clip.value)]
-        self.share = patch_share(grid[None].astype(np.float32) / 255, tokens.shape[1], side)[0]
-        self.maps = {ALONE: prior_maps(tokens.similarity[0])}
-        self.said = pd.DataFrame()
-        for after, output in self._ask(tokens).items():
-            self.maps[after] = output.spatial[0].numpy(), output.temporal[0].numpy()
-            chances = pd.Series(output.logits[0].softmax(0).numpy(), index=self.order[: output.logits.shape[1]])
-            best = [f"{name} {chance:.2f}" for name, chance in chances.nlargest(3).items()]
-            told = dict(zip(("1st", "2nd", "3rd"), best, strict=False))
-            self.said = pd.concat([self.said, pd.DataFrame(told, index=[after])])
+        if change and change.owner is self.clip and self.own.value:
+            self._quiet, self.own.value = True, ""
+            self._quiet = False
+        own = self.own.value.strip()
+        try:
+            now = read_clip(
+                Path(own).expanduser() if own else self._file(self.clip.value), **self.params.film.model_dump()
+            )
+        except ClipError as error:
+            self.note.value = line(str(error).split("; ")[0], wrong=True)
+            return
+        self.now, self.label = now, None if own else self.table.loc[self.clip.value].label
+        self.name = Path(own).name if own else self.clip.value
+        self.tokens: dict[str, Tokens] = {}
+        self.answers: dict[str, dict[str, Answer]] = {}
+        tokens = self._encoded("mini")
+        slots, patches = tokens.shape[1:3]
+        grid = self.regions.of_clip(None if own else self.clip.value)
+        self.share = patch_share(grid[None], slots, round(patches**0.5))[0]
+        self.prior = prior_attention(tokens.similarity[0])
+        self.mel = self.encoder.spectrogram(torch.from_numpy(now.waveform)[None])[0].numpy()
         self._look()
 
-    def _ask(self, tokens: Tokens) -> dict[str, Output]:
-        found: dict[str, Output] = {}
-        if self.variant.value is None:
-            return found
-        self.note.value = ""
+    def _encoded(self, name: str) -> Tokens:
+        """The clip's tokens by that encoder; encoders and tokens are kept."""
+        if name not in self.encoders:
+            file = released(name, self.places.prior.parent)
+            self.encoders[name], _ = load_prior(file, self.params.encoder)
+        if name not in self.tokens:
+            pair = (torch.from_numpy(part)[None] for part in (self.now.frames, self.now.waveform))
+            self.tokens[name] = self.encoders[name].encode(*pair)
+        return self.tokens[name]
+
+    def _ask(self, row: str) -> dict[str, Answer]:
+        """What the row's checkpoints say of the clip, task by task."""
+        method, found = self.params.rows[row], {}
+        data = Dataset(
+            [self.name], self._encoded(method.tokens), torch.tensor([0]), {}, self.order, method.tokens, None
+        )
         for task in range(len(self.params.tasks)):
-            folder = self._folder(self.variant.value, task, self.seed.value)
-            if not folder.exists():
-                continue
-            checkpoint, method = load_checkpoint(folder), self.params.rows[self.variant.value]
-            made_from = {"method": method.model_dump(), "training": self.params.training.model_dump()}
-            now = all(checkpoint.origin[part] == value for part, value in made_from.items())
-            if not now or checkpoint.classes != self.order[: len(checkpoint.classes)]:
-                self.note.value = line(f"{folder}: made with other parameters; `dvc repro` makes it anew", wrong=True)
-                continue
-            model = restore(checkpoint, method, self.params.training, tokens.channels)
-            found[f"after task {task}"] = predict(model, tokens, torch.tensor([0]), maps=True)
+            folder = self._folder(row, task, self.seed.value)
+            if folder.exists():
+                try:
+                    found[f"after task {task}"] = answer(folder, method, self.params.training, data)
+                except CheckpointError as error:
+                    self.note.value = line(str(error), wrong=True)
         return found
 
     def _look(self, _=None) -> None:
-        who = self.task.value if self.task.value in self.maps else ALONE
-        self.spatial, self.temporal = self.maps[who]
-        mel = self.encoder.spectrogram(torch.from_numpy(self.now.waveform)[None])[0].numpy()
-        if who != ALONE:
-            who = f"{plots.short_name_of(self.variant.value)} {who}"
+        """Ask the chosen rows, and show where and when they look after the chosen task, or the prior alone."""
+        if self._quiet:
+            return
+        self.note.value = self.hint
+        for row in self.variants.value:
+            self.answers.setdefault(row, self._ask(row))
+        asked = {row: self.answers[row] for row in self.variants.value}
+        after = self.task.value
+        self.looks = {
+            f"{plots.short_name_of(row)} {after}": found[after].attention
+            for row, found in asked.items()
+            if after in found
+        } or {ALONE: self.prior}
+        who, (self.spatial, self.temporal, _) = next(iter(self.looks.items()))
+        self.video.value, width = film(self.now, self.looks, self.share, self.mel)
+        self.video.width = str(width)
+        moments = self.now.frames[:: len(self.now.frames) // len(self.temporal)]  # a picture for each slot
         self.picture.value = png(
             plots_explore.looking(
-                self.frames, self.spatial, self.share, mel, self.temporal,
+                moments[: len(self.temporal)], self.spatial, self.share, self.mel, self.temporal,
                 seconds=len(self.now.waveform) / self.now.sample_rate,
-                title=f"{self.clip.value}: where and when to look, by {who} (outlined: what sounds)",
+                title=f"{self.name}: where and when to look, by {who} (outlined: what sounds)",
             )
         )  # fmt: skip
-        rows = small_table(self.said) if len(self.said) else ""
-        truth = html.escape(str(self.label))
-        self.words.value = f"truth: <b>{truth}</b>{rows.replace(truth, f'<b>{truth}</b>')}"
+        self.words.value = self._table(asked)
         self._separate()
 
+    def _table(self, asked: dict[str, dict[str, Answer]]) -> str:
+        """The likeliest classes after each task, in pictures; what is true has a green frame."""
+        truth = "an own clip" if self.label is None else self.faces.html(self.label, size=64) + html.escape(self.label)
+        heads = "".join(f"<th colspan={TOP}>{html.escape(plots.short_name_of(row))}</th>" for row in asked)
+        lines = []
+        for _, after in self.task.options[1:]:
+            cells = ""
+            for found in asked.values():
+                best = found[after].scores.nlargest(TOP) if after in found else pd.Series(dtype=float)
+                cells += "".join(
+                    f"<td>{self.faces.html(label, right=label == self.label)}<br><small>{score:.2f}</small></td>"
+                    for label, score in best.items()
+                ) + "<td></td>" * (TOP - len(best))
+            shade = ' style="background: rgba(25, 118, 210, 0.15)"' if after == self.task.value else ""
+            lines.append(f"<tr{shade}><th>{after}</th>{cells}</tr>")
+        style = (
+            "<style>.avcil-said td, .avcil-said th {padding: 1px 5px; line-height: 1.25; text-align: center}</style>"
+        )
+        table = f'{style}<table class="avcil-said"><tr><th></th>{heads}</tr>{"".join(lines)}</table>'
+        return f"<div>truth: {truth}</div>{table if asked else ''}"
+
     def _separate(self, _=None) -> None:
-        """Mix another clip's sound in, and keep what belongs to where the model looks."""
+        """Mix another clip's sound in, and keep what belongs to where the first row looks."""
         if self._quiet or self.other.value is None:
             return
-        _, other, _ = self._load(self.other.value)
+        other = read_clip(self._file(self.other.value), **self.params.film.model_dump())
         pair = torch.from_numpy(np.stack([self.now.waveform, other.waveform]))[None]
-        prompt = torch.from_numpy(np.stack([self.spatial, self.spatial]))[None]
+        prompt = torch.from_numpy(np.stack([self.spatial, self.spatial]).astype(np.float32))[None]
         scenes = Scenes(torch.from_numpy(self.now.frames)[None], pair, prompt, torch.zeros(1, 2, dtype=torch.long))
         found: Separated = separate(self.encoder, self.separator, scenes)
         waves = found.waveforms
@@ -203,6 +270,7 @@ class ClipView(Panel):
         self.gain = after - before
         rate = self.now.sample_rate
         self.mixture.value, self.separated.value = (wav(waves[n][0].numpy(), rate) for n in ("mixture", "estimate"))
-        self.sound.value = line(
+        mixed = self.faces.html(self.table.loc[self.other.value].label)
+        self.sound.value = f"mixed in: {mixed} " + line(
             f"SI-SDR of this clip's sound: {before:.1f} dB in the mixture, {after:.1f} dB separated"
         )

@@ -3,17 +3,23 @@
 import base64
 import html
 import io
+import os
 from pathlib import Path
 from typing import NamedTuple
 
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
 import pandas as pd
+import traitlets
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
 
-LABEL = {"description_width": "150px"}
-WIDE = widgets.Layout(width="340px")
+LABEL = {"description_width": "150px"}  # one below another, controls begin at the same place
+SHORT = {"description_width": "initial"}  # as wide as its text: all the rest is for the names to choose from
+COLUMN = 330  # pixels that controls are wide
+WIDE = widgets.Layout(width=f"{COLUMN - 6}px", max_width="98%")
+STILL = "A picture of the panel, without its controls: Run > Run All Cells brings them"
 
 
 class Places(NamedTuple):
@@ -46,16 +52,44 @@ def png(figure: Figure, *, live: bool = False) -> bytes:
     return content.getvalue()
 
 
-def picture() -> widgets.Image:
-    """An empty picture, shown as large as it is drawn where the page is wide enough."""
-    return widgets.Image(
-        format="png", layout=widgets.Layout(flex="0 0 auto", align_self="flex-start", max_width="100%")
-    )
+def picture(*, beside_another: bool = False) -> widgets.Image:
+    """An empty picture, shown as large as it is drawn where the page is wide enough.
+
+    beside_another: smaller, down to 360 pixels, where both would not fit side by side.
+    """
+    size = {"flex": "1 1 360px", "min_width": "0"} if beside_another else {"flex": "0 0 auto"}
+    return widgets.Image(format="png", layout=widgets.Layout(align_self="flex-start", max_width="100%", **size))
 
 
 def show(image: widgets.Image, content: bytes) -> None:
-    """Put a picture there, or take no room for none."""
+    """Put a picture (PNG) there, at most as wide as it was drawn, or take no room for none."""
     image.value, image.layout.display = content, None if content else "none"
+    if content:
+        image.layout.max_width = f"min(100%, {int.from_bytes(content[16:20], 'big')}px)"
+
+
+def still(content: bytes) -> bytes:
+    """The picture of a panel under a line which says that it is only that."""
+    picture = Image.open(io.BytesIO(content)).convert("RGB")
+    banner = Image.new("RGB", (picture.width, picture.height + 26), "#fff3cd")
+    ImageDraw.Draw(banner).text((8, 4), STILL, fill="#5c4400", font=ImageFont.load_default(14))
+    banner.paste(picture, (0, 26))
+    written = io.BytesIO()
+    banner.save(written, "png")
+    return written.getvalue()
+
+
+def print_hint() -> None:
+    """In a notebook, what to do where there are no controls. An application comes up with them."""
+    if not os.environ.get("SERVER_SOFTWARE", "").startswith("voila/"):
+        print("No controls below? Run > Run All Cells, also after a reload of the page. `make app` needs neither.")
+
+
+def beside(controls: list[widgets.Widget], shown: list[widgets.Widget]) -> widgets.HBox:
+    """Controls in a column of fixed width, and what they change at its right; on a narrow page below it."""
+    left = widgets.VBox(controls, layout=widgets.Layout(flex=f"0 1 {COLUMN}px", min_width="0"))
+    right = widgets.VBox(shown, layout=widgets.Layout(flex="1 1 560px", min_width="0", overflow="hidden"))
+    return side_by_side(left, right)
 
 
 def side_by_side(*children: widgets.Widget) -> widgets.HBox:
@@ -83,15 +117,65 @@ def code(text: str) -> str:
 
 
 def choice(options, value, description: str, **others) -> widgets.Dropdown:
-    return widgets.Dropdown(options=options, value=value, description=description, style=LABEL, layout=WIDE, **others)
+    settings = {"style": SHORT, "layout": WIDE} | others
+    return widgets.Dropdown(options=options, value=value, description=description, **settings)
+
+
+class Checks(widgets.VBox):
+    """Names to tick, whole. ``options`` are pairs of name and value; ``value`` has what is ticked, in their order."""
+
+    options = traitlets.List()
+    value = traitlets.Tuple()
+
+    def __init__(self, caption: str, options=(), value=(), *, height: int | None = None):
+        """height: pixels beyond which the names scroll, sooner on a phone; None: they stand side by side."""
+        self._quiet = False
+        self._size = {"width": "98%" if height else "48px", "height": "22px", "margin": "0"}
+        flow = {"max_height": f"min({height}px, 45vw)", "overflow": "auto", "display": "block"} if height else {}
+        self.boxes = widgets.Box(layout=widgets.Layout(**flow))
+        self.none = widgets.Button(description="none", tooltip="untick all", layout=widgets.Layout(width="60px"))
+        self.none.on_click(lambda _: setattr(self, "value", ()))
+        title = widgets.HTML(f"<b>{html.escape(caption)}</b>")
+        head = side_by_side(title, self.none if height else self.boxes)
+        super().__init__([head, self.boxes] if height else [head], layout=WIDE)
+        self.options, self.value = list(options), tuple(value)
+
+    @traitlets.observe("options")
+    def _list(self, _) -> None:
+        wanted, old = self.value, self.boxes.children
+        boxes = [
+            widgets.Checkbox(value=value in wanted, description=name, indent=False, layout=widgets.Layout(**self._size))
+            for name, value in self.options
+        ]
+        for box in boxes:
+            box.observe(self._ticked, "value")
+        self.boxes.children = boxes
+        for box in old:
+            box.close()
+        self._ticked()
+
+    @traitlets.observe("value")
+    def _tick(self, _) -> None:
+        self._quiet = True
+        for box, (_, value) in zip(self.boxes.children, self.options, strict=True):
+            box.value = value in self.value
+        self._quiet = False
+        self._ticked()
+
+    def _ticked(self, _=None) -> None:
+        if not self._quiet:
+            pairs = zip(self.boxes.children, self.options, strict=True)
+            self.value = tuple(value for box, (_, value) in pairs if box.value)
 
 
 class Panel(widgets.VBox):
-    """A column of widgets. A stored notebook, which has no widgets, keeps its first picture and one line of text."""
+    """A column of widgets. A stored notebook, which has no widgets, keeps its first picture, marked as
+    such, and one line of text."""
 
     def __init__(self, summary: str, picture: widgets.Image, children: list[widgets.Widget]):
         self._summary, self._picture = summary, picture
         super().__init__(children)
+        self.add_class("avcil-panel")
 
     def __repr__(self) -> str:
         return self._summary
@@ -99,5 +183,5 @@ class Panel(widgets.VBox):
     def _repr_mimebundle_(self, **options):
         bundle = super()._repr_mimebundle_(**options)
         if self._picture.value:
-            bundle["image/png"] = base64.b64encode(self._picture.value).decode()
+            bundle["image/png"] = base64.b64encode(still(self._picture.value)).decode()
         return bundle

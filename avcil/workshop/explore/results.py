@@ -17,10 +17,12 @@ from avcil.results import plots, plots_explore, plots_field
 from avcil.results.runs import measures as every_seed
 from avcil.tokens.manifest import class_index, class_order, read_manifest
 from avcil.workshop.explore.panel import (
-    LABEL,
+    SHORT,
     WIDE,
+    Checks,
     Panel,
     Places,
+    beside,
     choice,
     line,
     picture,
@@ -81,32 +83,31 @@ class Results(Panel):
         self.runs, self.matrix = (pd.read_csv(path) for path in tables.values())
         self.field = field_measures(places.metrics)
         last, benchmarks = int(self.runs.task.max()), sorted(self.runs.benchmark.unique())
-        sources: list[tuple] = [(f"the pipeline  [{name}]", (name, None)) for name in benchmarks]
+        sources: list[tuple] = [(f"pipeline, {name}", (name, None)) for name in benchmarks]
         sources += [
-            (f"the field: {setting}  [{name}]", (name, setting))
+            (f"field, {name}: {setting}", (name, setting))
             for name, measured in self.field.items()
             for setting in measured.setting.unique()
         ]
         self.source = choice(sources, sources[0][1], "source")
-        self.variants = widgets.SelectMultiple(rows=12, description="rows", style=LABEL, layout=WIDE)
-        self.seeds = widgets.SelectMultiple(rows=5, description="seeds", style=LABEL, layout=WIDE)
-        self.task = widgets.IntSlider(last, 0, last, description="up to task", style=LABEL, layout=WIDE)
+        self.variants, self.seeds = Checks("rows", height=430), Checks("seeds")
+        self.task = widgets.IntSlider(last, 0, last, description="up to task", style=SHORT, layout=WIDE)
         self.detail = choice([], None, "classes of row")
         self.table, self.note, self.more = widgets.HTML(), widgets.HTML(layout=WIDE), widgets.HTML(layout=WIDE)
-        self.curves, self.balance, self.matrices, self.classes = (picture() for _ in range(4))
+        self.curves, self.balance = (picture(beside_another=True) for _ in range(2))
+        self.matrices, self.classes = picture(), picture()
         self.source.observe(self._list, "value")
         for widget in (self.variants, self.seeds, self.task):
             widget.observe(self._update, "value")
         self.detail.observe(self._update_classes, "value")
-        controls = [self.source, self.variants, self.seeds, self.task, self.detail, self.note, self.more]
+        controls = [self.source, self.variants, self.seeds, self.task, self.note]
         rows, seeds = self.runs.variant.nunique(), self.runs.seed.nunique()
         super().__init__(
             f"Results: {rows} rows, {seeds} seeds, {last + 1} tasks of {', '.join(benchmarks)}",
             self.curves,
             [
-                side_by_side(widgets.VBox(controls), widgets.VBox([self.curves, self.table])),
-                side_by_side(self.matrices, self.balance),
-                self.classes,
+                beside(controls, [side_by_side(self.curves, self.balance), self.table, self.matrices]),
+                beside([self.detail, self.more], [self.classes]),
             ],
         )
         self._list()
@@ -129,9 +130,10 @@ class Results(Panel):
         wanted = self.variants.value or ("lll", "replay", "naive_fusion", "finetune")
         seeds = sorted(found.seed.unique().tolist())
         self._quiet = True  # options and values change one after the other: draw once, at the end
-        self.variants.options = [(f"{plots.short_name_of(name)}  [{name}]", name) for name in names]
-        self.variants.value = [name for name in wanted if name in names] or names[:1]
-        self.seeds.options, self.seeds.value = seeds, seeds
+        self.variants.options = [(plots.short_name_of(name), name) for name in names]
+        self.variants.value = [name for name in names if name in wanted] or names[:1]
+        self.seeds.options = [(str(seed), seed) for seed in seeds]
+        self.seeds.value = seeds
         self.task.disabled = self.detail.disabled = self.of_field
         self._quiet = False
         self._update()
@@ -141,24 +143,25 @@ class Results(Panel):
             return
         variants, seeds, task = list(self.variants.value), list(self.seeds.value), self.task.value
         if not variants or not seeds:
-            self.note.value = line("choose at least one row and one seed (several: with Ctrl or Shift)", wrong=True)
+            self.note.value = line("choose at least one row and one seed", wrong=True)
             return
         chosen, matrix = (t[t.variant.isin(variants) & t.seed.isin(seeds)] for t in (self._found(), self.matrix))
         name = ", ".join(filter(None, self.source.value))
         title = f"{name}, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
         if self.of_field:
             self.numbers = mean_and_spread(chosen.groupby("variant"), MAIN).loc[variants]
-            self.curves.value = png(plots_field.field_ranking(chosen.rename(columns={"variant": "row"}), title=title))
+            ranking = plots_field.field_ranking(chosen.rename(columns={"variant": "row"}), title=title)
+            show(self.curves, png(ranking))
             show(self.matrices, b"")
             self.note.value = line(LEFT_OUT)
         else:
             runs, matrix = chosen[chosen.task <= task], matrix[(matrix.benchmark == name) & (matrix.task <= task)]
             self.numbers = measures(runs, matrix).loc[variants]
-            self.curves.value = png(plots.accuracy_curves(runs, variants, title=title))
+            show(self.curves, png(plots.accuracy_curves(runs, variants, title=title)))
             show(self.matrices, png(plots.accuracy_matrices(matrix, variants[:MATRICES])))
             shown = f"matrices: the first {MATRICES} of {len(variants)} rows" if len(variants) > MATRICES else ""
             self.note.value = line(shown)
-        self.balance.value = png(plots.forgetting_plasticity(self.numbers.reset_index(), variants))
+        show(self.balance, png(plots.forgetting_plasticity(self.numbers.reset_index(), variants)))
         self.table.value = self._html()
         self._quiet, kept = True, self.detail.value  # options and value change one after the other: draw once
         self.detail.options = [(plots.short_name_of(name), name) for name in variants]

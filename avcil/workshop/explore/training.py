@@ -17,8 +17,10 @@ from avcil.tokens.dataset import Dataset, load_datasets
 from avcil.workshop.explore.panel import (
     LABEL,
     WIDE,
+    Checks,
     Panel,
     Places,
+    beside,
     choice,
     code,
     line,
@@ -50,9 +52,9 @@ class Trainer(Panel):
 
         stores = [s.name for s in sorted(places.features.glob("*")) if (s / "index.json").exists()]
         names = [name for name, row in params.rows.items() if row.tokens in (stores or ["mini"])]
-        self.base = choice([(f"{plots.short_name_of(n)}  [{n}]", n) for n in names], names[0], "start from")
+        self.base = choice([(plots.short_name_of(n), n) for n in names], names[0], "start from")
         self.name = widgets.Text("my_row", description="name", style=LABEL, layout=WIDE)
-        self.seed = choice(params.seeds, params.seeds[0], "seed")
+        self.seed = choice(params.seeds, params.seeds[0], "seed", style=LABEL)
         self.tasks = widgets.IntSlider(
             len(params.tasks), 1, len(params.tasks), description="tasks", style=LABEL, layout=WIDE
         )
@@ -60,17 +62,19 @@ class Trainer(Panel):
             params.tasks[0].epochs, 1, 1000, description="epochs", style=LABEL, layout=WIDE
         )
         known = [name for name in params.rows if name in set(self.runs.variant)]
-        self.beside = widgets.SelectMultiple(
-            options=known, value=[n for n in ("lll", "replay") if n in known], rows=6, description="compare with",
-            style=LABEL, layout=WIDE,
-        )  # fmt: skip
+        self.beside = Checks(
+            "compare with",
+            [(plots.short_name_of(name), name) for name in known],
+            [name for name in known if name in ("lll", "replay")],
+            height=176,
+        )
         self.parts = self._controls(Method, params.rows[names[0]], tokens=stores or ["mini"])
         self.shared = self._controls(Training, params.training)
         self.train = widgets.Button(description="Train", button_style="primary", icon="play")
         self.stop = widgets.Button(description="Stop", icon="stop", disabled=True)
-        self.bar = widgets.FloatProgress(value=0.0, min=0.0, max=1.0, layout=widgets.Layout(width="420px"))
+        self.bar = widgets.FloatProgress(value=0.0, min=0.0, max=1.0, layout=widgets.Layout(flex="0 1 420px"))
         self.status, self.saved = widgets.HTML(), widgets.HTML()
-        self.curves, self.losses = picture(), picture()
+        self.curves, self.losses = (picture(beside_another=True) for _ in range(2))
 
         self.base.observe(self._restart, "value")
         for widget in (self.name, self.tasks, self.epochs, *self.parts.values(), *self.shared.values()):
@@ -90,10 +94,14 @@ class Trainer(Panel):
             f"Train a row: {len(self.parts)} choices, {len(params.tasks)} tasks",
             self.curves,
             [
-                side_by_side(widgets.VBox([*run, self.beside]), widgets.VBox([self.parts[key] for key in first])),
-                more,
-                widgets.HBox([self.train, self.stop, self.bar]),
-                self.status, side_by_side(self.curves, self.losses), self.saved,
+                beside(
+                    [*run, self.beside],
+                    [
+                        side_by_side(self.train, self.stop, self.bar), self.status,
+                        side_by_side(self.curves, self.losses), self.saved,
+                        side_by_side(*(self.parts[key] for key in first)), more,
+                    ],
+                ),
             ],
         )  # fmt: skip
         self._check()
@@ -103,7 +111,7 @@ class Trainer(Panel):
     def _controls(self, section, values, tokens: list[str] | None = None) -> dict[str, widgets.Widget]:
         found = {name: control(name, field, getattr(values, name)) for name, field in section.model_fields.items()}
         if tokens:
-            found["tokens"] = choice(tokens, values.tokens, "tokens")
+            found["tokens"] = choice(tokens, values.tokens, "tokens", style=LABEL)
         return found
 
     def _restart(self, _=None) -> None:
@@ -233,7 +241,7 @@ class Trainer(Panel):
         self.numbers = run.accuracy() if run else pd.DataFrame(columns=["task", "accuracy", "past_accuracy"])
         title = f"{self.name.value}, seed {run.seed if run else self.seed.value}"
         figure = plots_explore.live(self.numbers, self._stored(), tasks=len(self.params.tasks), title=title)
-        self.curves.value = png(figure, live=True)
+        show(self.curves, png(figure, live=True))
 
     def _draw_losses(self) -> None:
         losses = list(self.learning.losses) if self.learning else []

@@ -1,0 +1,67 @@
+"""What a stored row says of one clip, by its own head, and where and when it looks meanwhile."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from avcil.learn.checkpoint import CheckpointError, load_checkpoint
+from avcil.learn.evaluate import predict, restore, solved_features, solved_head, tokens_of
+from avcil.params.learning import ATTENDING, Method, Training
+from avcil.tokens.dataset import Dataset
+from avcil.workshop.explore.playback import Attention
+
+
+class Answer(NamedTuple):
+    """scores: by class, in the order learnt: probabilities of a trained classifier, a solved head's own scores."""
+
+    scores: pd.Series
+    attention: Attention
+
+
+def prior_attention(similarity: Tensor) -> Attention:
+    """Where and when the prior itself hears the sound come from; similarity [L,S]."""
+    joint = similarity.flatten().softmax(0).view_as(similarity)
+    temporal = joint.sum(1)
+    return Attention((joint / temporal[:, None]).numpy(), temporal.numpy())
+
+
+def even_attention(slots: int, patches: int) -> Attention:
+    """That of a row which does not look anywhere."""
+    return Attention(np.full((slots, patches), 1 / patches), np.full(slots, 1 / slots), learnt=False)
+
+
+def _spread(spatial: Tensor, patches: int) -> np.ndarray:
+    """Maps over coarser patches [L,S'] as maps [L,S] over all of them."""
+    coarse, side = round(spatial.shape[1] ** 0.5), round(patches**0.5)
+    fine = F.interpolate(spatial.unflatten(1, (coarse, coarse))[:, None], size=(side, side)).flatten(1)
+    return (fine / fine.sum(1, keepdim=True)).numpy()
+
+
+@torch.no_grad()
+def answer(folder: Path, method: Method, training: Training, data: Dataset) -> Answer:
+    """What the checkpoint in ``folder`` says of the first clip of ``data``, with the read-out that `evaluate` uses.
+
+    Raises CheckpointError where it is of other parameters, or of another class order.
+    """
+    checkpoint = load_checkpoint(folder)
+    made_from = {"method": method.model_dump(), "training": training.model_dump()}
+    of_these = all(checkpoint.origin[part] == value for part, value in made_from.items())
+    if not of_these or checkpoint.classes != data.order[: len(checkpoint.classes)]:
+        raise CheckpointError(f"{folder}: made with other parameters; `dvc repro` makes it anew")
+    tokens, rows, attends = tokens_of(data, method), torch.tensor([0]), method.fusion in ATTENDING
+    output = predict(restore(checkpoint, method, training, tokens.channels), tokens, rows, maps=attends)
+    head = solved_head(method, training, checkpoint.readout)
+    if head is None:
+        scores = output.logits.softmax(1)
+    else:
+        scores = head.logits(solved_features(method, tokens, rows, output.features))
+    slots, patches = data.tokens.shape[1:3]
+    attention = even_attention(slots, patches)
+    if attends:
+        attention = Attention(_spread(output.spatial[0], patches), output.temporal[0].numpy())
+    return Answer(pd.Series(scores[0].numpy(), index=checkpoint.classes), attention)

@@ -1,0 +1,80 @@
+"""A class is shown by a picture of one of its clips: names such as `object_002` mean nothing to a reader."""
+
+import base64
+import html
+import io
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from avcil.extraction.clips import read_clip
+from avcil.params.world import Film
+
+
+class Regions:
+    """Where the sounding object is, by clip; zeros where nobody knows."""
+
+    def __init__(self, path: Path):
+        self.rows, self.grids = {}, np.zeros((0, 1, 24, 24), np.uint8)
+        if path.exists():
+            with np.load(path) as arrays:
+                self.rows = {name: row for row, name in enumerate(arrays["clip_id"].tolist())}
+                self.grids = arrays["region"]
+
+    def of_clip(self, clip: str | None) -> np.ndarray:
+        """Shares [F,G,G] of cells, from 0 to 1."""
+        known = clip in self.rows
+        return self.grids[self.rows[clip]].astype(np.float32) / 255 if known else np.zeros((1, 24, 24), np.float32)
+
+
+def cut_out(picture: np.ndarray, grid: np.ndarray) -> np.ndarray:
+    """The square about the cells [G,G] that are mostly covered; the whole picture [H,H,3] where none is."""
+    rows, columns = np.nonzero(grid >= 0.5)
+    if not len(rows):
+        return picture
+    cell = len(picture) / len(grid)
+    half = (max(np.ptp(rows), np.ptp(columns)) / 2 + 1.5) * cell
+    top, left = (
+        round(np.clip((np.mean([at.min(), at.max()]) + 0.5) * cell - half, 0, max(0, len(picture) - 2 * half)))
+        for at in (rows, columns)
+    )
+    return picture[top : top + round(2 * half), left : left + round(2 * half)]
+
+
+class Faces(dict):
+    """By class, a JPEG of 64 pixels as a data URI: what sounds in that of its training clips where it shows most."""
+
+    def __init__(self, folder: Path, table: pd.DataFrame, film: Film, regions: Regions):
+        super().__init__()
+        self.folder, self.table, self.film, self.regions = folder, table, film, regions
+
+    def __missing__(self, label: str) -> str:
+        clips = self.table[(self.table.label == label) & (self.table.split == "train")]
+        middle = {row.path: self.regions.of_clip(row.clip_id) for row in clips.itertuples()}
+        middle = {path: grids[len(grids) // 2] for path, grids in middle.items()}
+        path = max(middle, key=lambda one: middle[one].sum())
+        frames = read_clip(self.folder / path, **self.film.model_dump()).frames
+        face = Image.fromarray(cut_out(frames[len(frames) // 2], middle[path])).resize((64, 64))
+        content = io.BytesIO()
+        face.save(content, "jpeg", quality=80)
+        self[label] = "data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode()
+        return self[label]
+
+    def html(self, label: str, *, size: int = 40, right: bool = False) -> str:
+        """The picture; its name shows under the pointer. right: with a green frame."""
+        frame = "3px solid #1b9e3e" if right else "3px solid transparent"
+        name = html.escape(label)
+        style = f"width: {size}px; height: {size}px; border: {frame}; box-sizing: border-box; vertical-align: middle"
+        return f'<img src="{self[label]}" alt="{name}" title="{name}" style="{style}">'
+
+    def buttons(self, name: str, labels: list[str]) -> str:
+        """The style that shows the labels of ToggleButtons of CSS class ``name`` as pictures."""
+        every = f".{name} .widget-toggle-button"
+        rules = [
+            f"{every} {{width: 60px; height: 60px; background-size: cover; color: transparent; font-size: 1px}}",
+            f"{every}.mod-active {{outline: 3px solid #1976d2; outline-offset: -3px}}",
+            *(f"{every}:nth-child({n}) {{background-image: url({self[label]})}}" for n, label in enumerate(labels, 1)),
+        ]
+        return f"<style>{' '.join(rules)}</style>"

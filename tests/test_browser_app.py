@@ -1,0 +1,131 @@
+"""The playground as an application (`make app`) in a real, headless Chromium: nothing is run or clicked beforehand.
+
+Screenshots go to build/app/. The tests skip where there is no Chromium or no playwright, and say so.
+"""
+
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from conftest import CHROMIUM, FLAGS, ROOT
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright; pip install -e '.[test]' brings it")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium; apt-get install chromium brings it"),
+]
+SHOTS = ROOT / "build" / "app"
+MINUTE = 60_000  # milliseconds, playwright's unit
+DRAWN = "() => [...document.querySelectorAll('.widget-image')].filter(i => i.naturalWidth > 100).length"
+
+
+def _command(port: int) -> list[str]:
+    """What `make app` starts, with the Python of this test."""
+    options = f"APP=--no-browser --port={port}"
+    recipe = subprocess.run(["make", "-n", "app", options], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    python, *arguments = shlex.split(recipe.splitlines()[-1])
+    assert python == ".venv/bin/python"
+    return [sys.executable, *arguments]
+
+
+@pytest.fixture(scope="module")
+def address():
+    shutil.rmtree(SHOTS, ignore_errors=True)
+    SHOTS.mkdir(parents=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {name: value for name, value in os.environ.items() if name not in ("TQDM_DISABLE", "MPLBACKEND")}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    environment["PYTHONPATH"] = str(ROOT)  # the kernel starts in notebooks/
+    with open(SHOTS / "server.log", "w") as log:
+        process = subprocess.Popen(
+            _command(port), cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        for _ in range(240):
+            assert process.poll() is None, (SHOTS / "server.log").read_text()[-2000:]
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                break
+            except OSError:
+                time.sleep(0.25)
+        yield f"http://127.0.0.1:{port}/"
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def page(address):
+    """The application as it comes up by itself."""
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
+        page = browser.new_page(viewport={"width": 1440, "height": 900})
+        page.set_default_timeout(MINUTE)
+        page.goto(address)
+        page.wait_for_function(f"({DRAWN})() >= 1", timeout=3 * MINUTE)
+        page.screenshot(path=SHOTS / "first.png")
+        page.locator("video").first.wait_for(timeout=2 * MINUTE)
+        yield page
+        browser.close()
+
+
+def test_the_panels_come_up_by_themselves_with_their_controls(page):
+    assert page.evaluate(DRAWN) >= 3
+    for name in ("Train", "Stop"):
+        assert page.get_by_role("button", name=name).count() == 1
+    assert page.locator("text=Traceback").count() == 0 and "Error displaying widget" not in page.content()
+
+
+def test_controls_stand_beside_what_they_change_on_one_screen(page):
+    panels = page.locator(".avcil-panel").all()
+    assert len(panels) == 3
+    for number, panel in enumerate(panels):
+        panel.evaluate("panel => panel.scrollIntoView()")
+        panel.locator("img, video").first.wait_for()
+        page.screenshot(path=SHOTS / f"panel{number}.png")
+        shown = panel.locator("img, video").first.bounding_box()
+        control = panel.locator("select, input").first.bounding_box()
+        assert control["x"] + control["width"] <= shown["x"] and control["width"] <= 330
+        assert shown["x"] + shown["width"] <= 1440 and shown["y"] + shown["height"] <= 900
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1440
+
+
+CUT = """panel => [...panel.querySelectorAll('label, button, select, .widget-html-content')]
+  .filter(one => one.clientWidth && one.scrollWidth > one.clientWidth + 1).map(one => one.innerText)"""
+
+
+def test_no_name_is_cut(page):
+    for panel in page.locator(".avcil-panel").all():
+        assert panel.evaluate(CUT) == []
+
+
+def test_two_rows_are_compared_in_three_clicks(page):
+    panel = page.locator(".avcil-panel").first
+    panel.get_by_role("button", name="none").click()
+    panel.get_by_text("visual only", exact=True).first.click()
+    panel.get_by_text("ridge, frozen", exact=True).first.click()
+    page.wait_for_function(
+        """() => [...document.querySelectorAll('.avcil-panel table')[0].querySelectorAll('tbody th')]
+          .map(head => head.innerText).join() === 'visual only,ridge, frozen'"""
+    )
+
+
+def test_nothing_is_wider_than_a_phone(page):
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.wait_for_timeout(1000)
+    for number, panel in enumerate(page.locator(".avcil-panel").all()):
+        panel.evaluate("panel => panel.scrollIntoView()")
+        page.screenshot(path=SHOTS / f"phone{number}.png")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.set_viewport_size({"width": 1440, "height": 900})
