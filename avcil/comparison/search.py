@@ -6,8 +6,9 @@ import pandas as pd
 
 from avcil.comparison import tables
 from avcil.comparison.sweep import Job, Source, run
-from avcil.params import ParameterError, Params, nearest
+from avcil.params import ParameterError, Params
 from avcil.params.learning import Method, Training
+from avcil.params.section import nearest
 
 
 def trials(params: Params) -> dict[str, tuple[Method, Training]]:

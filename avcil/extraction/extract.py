@@ -17,7 +17,8 @@ from avcil.encoders.base import Encoder, Reading, WeightsError
 from avcil.encoders.load import load_published
 from avcil.encoders.prior import load_prior, released
 from avcil.extraction import features
-from avcil.params import ParameterError, Params, load, nearest
+from avcil.params import ParameterError, Params, load
+from avcil.params.section import nearest
 from avcil.tokens.manifest import ManifestError, Media, media, read_manifest
 from avcil.tokens.store import Header, StoreError, cost, quarantined
 

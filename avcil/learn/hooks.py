@@ -5,7 +5,7 @@ Dimension letters: ``N`` clips at hand, ``B`` clips of a batch, ``C`` classes se
 """
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -59,8 +59,8 @@ class Learning:
     """One task while it is learnt.
 
     blocks: classes of each task so far, the new one last; with `restart` all are of one. feed and labels [N]: the clips
-    at hand, on the device, ``new`` of them new, then exemplars. old_model and old_output, its output for the clips at
-    hand on the device: None in the first task and where nothing reads them. state: by hooks' names, what they left.
+    at hand, on the device, ``new`` of them new, then exemplars. old_model and old_output, its `Output` for the clips at
+    hand, on the device: None in the first task and where nothing reads them. state: what hooks left, by their names.
     """
 
     method: Method
@@ -70,8 +70,8 @@ class Learning:
     feed: Feed
     labels: Tensor
     new: int
-    old_model: IncrementalClassifier | None = None
-    old_output: Output | None = None
+    old_model: Any = None
+    old_output: Any = None
     hooks: dict[str, Hooks] = field(default_factory=dict)
     state: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 

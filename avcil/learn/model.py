@@ -4,7 +4,7 @@ Dimension letters: ``B`` clips, ``L`` temporal slots, ``S`` patches of a slot, `
 ``E`` feature channels, ``C`` classes seen so far. ``channels`` are those of a visual and of an audio token.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -160,6 +160,8 @@ class IncrementalClassifier(nn.Module):
     zero); `frozen` and `frozen_guided`: `frozen_features`. Another name is a file of avcil/learn/methods, whose
     attention gives visual feature, maps and divergence, and whose ``fuse`` stands for the one here.
     """
+
+    attention: Any
 
     def __init__(
         self,

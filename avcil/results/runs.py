@@ -12,7 +12,8 @@ from avcil.comparison import tables
 from avcil.learn.checkpoint import Checkpoint, load_checkpoint, run_folder
 from avcil.learn.evaluate import TaskResult
 from avcil.learn.train import load_result
-from avcil.params import ParameterError, load, nearest, project
+from avcil.params import ParameterError, load, project
+from avcil.params.section import nearest
 from avcil.results.plots import name_of
 
 

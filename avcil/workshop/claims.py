@@ -146,7 +146,8 @@ def nearest(found: Found, first: str, families: tuple[str, ...]) -> tuple[str, i
 
 def outcome(interval: Interval, least: float = 0.0) -> str:
     """`holds` if the whole interval is above ``least``, `does not hold` if it is below, else `not told apart`."""
-    shifted = Interval(*(end - least for end in interval[:3]), interval.p, interval.seeds)
+    mean, low, high = interval[:3]
+    shifted = Interval(mean - least, low - least, high - least, interval.p, interval.seeds)
     return VERDICTS[1 - sign(shifted)]
 
 

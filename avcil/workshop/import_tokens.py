@@ -33,8 +33,9 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -140,8 +141,12 @@ def _read_safetensors(path: Path) -> dict[str, _Array]:
     for name, text in (file.metadata() or {}).items():
         words = json.loads(text) if text.startswith("[") else None
         if words and all(isinstance(word, str) for word in words):
-            arrays[name] = _Array((len(words),), "U", lambda first, last, words=words: np.array(words)[first:last])
+            arrays[name] = _Array((len(words),), "U", partial(_part, np.array(words)))
     return arrays
+
+
+def _part(values: np.ndarray, first: int, last: int) -> np.ndarray:
+    return values[first:last]
 
 
 def _arrays(path: Path, names: dict[str, str]) -> dict[str, _Array]:
@@ -155,7 +160,8 @@ def _arrays(path: Path, names: dict[str, str]) -> dict[str, _Array]:
         there = read(path)
     except (OSError, zipfile.BadZipFile, SafetensorError, json.JSONDecodeError, KeyError) as error:
         raise TokensError(f"{path}: cannot be read ({error}); write it again") from None
-    arrays, sizes = {}, {}
+    arrays: dict[str, _Array] = {}
+    sizes: dict[str, int] = {}
     for name, letters in SHAPES.items():
         theirs = names.get(name, name)
         if theirs not in there:
@@ -190,10 +196,14 @@ def _arrays(path: Path, names: dict[str, str]) -> dict[str, _Array]:
     return arrays
 
 
+def _column(array: _Array) -> list[Any]:
+    return [str(value) if array.kind == "U" else int(value) for value in array.all()]
+
+
 def _table(path: Path, arrays: dict[str, _Array]) -> tuple[pd.DataFrame, list[str]]:
     """The manifest and the class order. Raises TokensError for the first clip or class that contradicts another."""
-    clips, order, labels, splits = ([str(v) if array.kind == "U" else int(v) for v in array.all()] for array in (
-        arrays["clip_id"], arrays["order"], arrays["label"], arrays["split"]))  # fmt: skip
+    columns = (arrays[name] for name in ("clip_id", "order", "label", "split"))
+    clips, order, labels, splits = (_column(array) for array in columns)
     seen: dict[str, int] = {}
     for row, clip in enumerate(clips):
         if not re.fullmatch(r"[\w.-]+", clip, re.ASCII):
@@ -244,7 +254,8 @@ def open_tokens(path: Path, *, names: dict[str, str] | None = None, scale: float
     if "region" in arrays and math.isqrt(visual.shape[2]) ** 2 != visual.shape[2]:
         raise TokensError(f"{path}: regions of {visual.shape[2]} patches, which are no square grid; leave them out")
     tokens = audio.shape[1] if len(audio.shape) == 3 else 1
-    layout = Layout(*visual.shape[1:3], tokens, visual.shape[3], audio.shape[-1])
+    _, slots, patches, channels = visual.shape
+    layout = Layout(slots, patches, tokens, channels, audio.shape[-1])
     return _Source(path, arrays, table, order, 1.0 if scale is None else scale, layout)
 
 

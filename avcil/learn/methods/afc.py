@@ -7,6 +7,8 @@ three features.
 Dimension letters: ``N`` clips at hand, ``B`` clips of a batch, ``C`` classes seen, ``F`` features of a clip.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from pydantic import Field
@@ -16,7 +18,7 @@ from avcil.learn.evaluate import predict
 from avcil.learn.feed import Feed
 from avcil.learn.hooks import Batch, Hooks, Learning
 from avcil.learn.losses import growth
-from avcil.learn.methods.proxies import PROXIES, ProxyClassifier
+from avcil.learn.methods.proxies import PROXIES
 from avcil.learn.model import IncrementalClassifier, Output
 from avcil.params.learning import FROZEN, Method, attends
 from avcil.params.section import Section
@@ -83,7 +85,7 @@ def imprint(model: IncrementalClassifier, feed: Feed, labels: Tensor) -> None:
     # of all that learns only this needs it, and it takes seconds to import
     from sklearn.cluster import KMeans
 
-    classifier: ProxyClassifier = model.classifier
+    classifier: Any = model.classifier
     labels = labels.cpu()
     features = F.normalize(predict(model, feed, torch.arange(len(labels))).features.fused, dim=1)
     length = classifier.kept.norm(dim=1).mean()
@@ -102,7 +104,7 @@ class Afc(Hooks):
 
     def __init__(self, weight: float):
         self.weight = weight
-        self.importance: Tensor | None = None
+        self.importance = torch.empty(0)
 
     def before_task(self, learning: Learning) -> None:
         if learning.past:

@@ -5,6 +5,8 @@ Source: Pian et al., ICCV 2023, arXiv 2308.11073, and its authors' code.
 Dimension letters: ``B`` clips of a batch, ``E`` feature channels, ``L`` slots, ``S`` patches of a slot.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from pydantic import Field
@@ -71,7 +73,7 @@ class AvCil(Hooks):
     def __init__(self, chosen: Options):
         self.options = chosen
         self.reads_old = bool(chosen.attention_distillation)
-        self.learning: Learning | None = None
+        self.learning: Any = None
         self.old_maps: OldAttention | None = None
 
     def before_task(self, learning: Learning) -> None:
@@ -102,7 +104,8 @@ class AvCil(Hooks):
         }
 
     def losses(self, learning: Learning, batch: Batch) -> dict[str, Tensor]:
-        weights, output, losses = self.options, batch.output, {}
+        losses: dict[str, Tensor] = {}
+        weights, output = self.options, batch.output
         if not learning.past:
             return losses
         if weights.attention_distillation:

@@ -32,7 +32,7 @@ def dark_replay(logits: Tensor, stored: Tensor) -> Tensor:
 class Der(Hooks):
     def __init__(self, weight: float):
         self.weight = weight
-        self.stored: Tensor | None = None
+        self.stored = torch.empty(0)
 
     def before_task(self, learning: Learning) -> None:
         """stored [N,P]: nothing for new clips, which come first."""

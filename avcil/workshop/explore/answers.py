@@ -11,7 +11,7 @@ from torch import Tensor
 
 from avcil.learn.checkpoint import CheckpointError, load_checkpoint
 from avcil.learn.evaluate import predict, restore, solved_features, solved_head, tokens_of
-from avcil.params.learning import ATTENDING, Method, Training
+from avcil.params.learning import Method, Training, attends
 from avcil.tokens.dataset import Dataset
 from avcil.workshop.explore.playback import Attention
 
@@ -53,8 +53,8 @@ def answer(folder: Path, method: Method, training: Training, data: Dataset) -> A
     of_these = all(checkpoint.origin[part] == value for part, value in made_from.items())
     if not of_these or checkpoint.classes != data.order[: len(checkpoint.classes)]:
         raise CheckpointError(f"{folder}: made with other parameters; `dvc repro` makes it anew")
-    tokens, rows, attends = tokens_of(data, method), torch.tensor([0]), method.fusion in ATTENDING
-    output = predict(restore(checkpoint, method, training, tokens.channels), tokens, rows, maps=attends)
+    tokens, rows, looks = tokens_of(data, method), torch.tensor([0]), attends(method.fusion)
+    output = predict(restore(checkpoint, method, training, tokens.channels), tokens, rows, maps=looks)
     head = solved_head(method, training, checkpoint.readout)
     if head is None:
         scores = output.logits.softmax(1)
@@ -62,6 +62,6 @@ def answer(folder: Path, method: Method, training: Training, data: Dataset) -> A
         scores = head.logits(solved_features(method, tokens, rows, output.features))
     slots, patches = data.tokens.shape[1:3]
     attention = even_attention(slots, patches)
-    if attends:
+    if looks:
         attention = Attention(_spread(output.spatial[0], patches), output.temporal[0].numpy())
     return Answer(pd.Series(scores[0].numpy(), index=checkpoint.classes), attention)

@@ -25,8 +25,9 @@ from avcil.base.files import write_bytes, write_json
 from avcil.comparison import sweep, tables
 from avcil.encoders.load import check_weights
 from avcil.learn.train import run_tasks
-from avcil.params import ParameterError, load, nearest
+from avcil.params import ParameterError, load
 from avcil.params.learning import chain as increments
+from avcil.params.section import nearest
 from avcil.tokens.store import Header, load_header
 from avcil.workshop.builders import folder
 from avcil.workshop.own.clips import classes_by_task, digest_of, extract_tokens, link, read_clips, usable
