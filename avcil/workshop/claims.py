@@ -146,7 +146,7 @@ def nearest(found: Found, first: str, families: tuple[str, ...]) -> tuple[str, i
 
 def outcome(interval: Interval, least: float = 0.0) -> str:
     """`holds` if the whole interval is above ``least``, `does not hold` if it is below, else `not told apart`."""
-    shifted = Interval(*(end - least for end in interval[:3]), interval.p, interval.seeds)
+    shifted = interval._replace(low=interval.low - least, high=interval.high - least)
     return VERDICTS[1 - sign(shifted)]
 
 
