@@ -146,8 +146,7 @@ def nearest(found: Found, first: str, families: tuple[str, ...]) -> tuple[str, i
 
 def outcome(interval: Interval, least: float = 0.0) -> str:
     """`holds` if the whole interval is above ``least``, `does not hold` if it is below, else `not told apart`."""
-    mean, low, high = interval[:3]
-    shifted = Interval(mean - least, low - least, high - least, interval.p, interval.seeds)
+    shifted = interval._replace(low=interval.low - least, high=interval.high - least)
     return VERDICTS[1 - sign(shifted)]
 
 
