@@ -170,7 +170,9 @@ class ClipView(Panel):
         except ClipError as error:
             self.note.value = line(str(error).split("; ")[0], wrong=True)
             return
-        self.now, self.label = now, None if own else self.table.loc[self.clip.value].label
+        assert now.frames is not None and now.waveform is not None  # only a clip read for one stream lacks the other
+        self.now, self.frames, self.waveform = now, now.frames, now.waveform
+        self.label = None if own else self.table.loc[self.clip.value].label
         self.name = Path(own).name if own else self.clip.value
         self.tokens: dict[str, Tokens] = {}
         self.answers: dict[str, dict[str, Answer]] = {}
@@ -188,7 +190,7 @@ class ClipView(Panel):
             file = released(name, self.places.prior.parent)
             self.encoders[name], _ = load_prior(file, self.params.encoder)
         if name not in self.tokens:
-            pair = (torch.from_numpy(part)[None] for part in (self.now.frames, self.now.waveform))
+            pair = (torch.from_numpy(part)[None] for part in (self.frames, self.waveform))
             self.tokens[name] = self.encoders[name].encode(*pair)
         return self.tokens[name]
 
@@ -224,11 +226,11 @@ class ClipView(Panel):
         who, (self.spatial, self.temporal, _) = next(iter(self.looks.items()))
         self.video.value, width = film(self.now, self.looks, self.share, self.mel)
         self.video.width = str(width)
-        moments = self.now.frames[:: len(self.now.frames) // len(self.temporal)]  # a picture for each slot
+        moments = self.frames[:: len(self.frames) // len(self.temporal)]  # a picture for each slot
         self.picture.value = png(
             plots_explore.looking(
                 moments[: len(self.temporal)], self.spatial, self.share, self.mel, self.temporal,
-                seconds=len(self.now.waveform) / self.now.sample_rate,
+                seconds=len(self.waveform) / self.now.sample_rate,
                 title=f"{self.name}: where and when to look, by {who} (outlined: what sounds)",
             )
         )  # fmt: skip
@@ -261,9 +263,10 @@ class ClipView(Panel):
         if self._quiet or self.other.value is None:
             return
         other = read_clip(self._file(self.other.value), **self.params.film.model_dump())
-        pair = torch.from_numpy(np.stack([self.now.waveform, other.waveform]))[None]
+        assert other.waveform is not None
+        pair = torch.from_numpy(np.stack([self.waveform, other.waveform]))[None]
         prompt = torch.from_numpy(np.stack([self.spatial, self.spatial]).astype(np.float32))[None]
-        scenes = Scenes(torch.from_numpy(self.now.frames)[None], pair, prompt, torch.zeros(1, 2, dtype=torch.long))
+        scenes = Scenes(torch.from_numpy(self.frames)[None], pair, prompt, torch.zeros(1, 2, dtype=torch.long))
         found: Separated = separate(self.encoder, self.separator, scenes)
         waves = found.waveforms
         before, after = (float(si_sdr(waves[name], waves["target"])) for name in ("mixture", "estimate"))

@@ -56,6 +56,7 @@ class Faces(dict):
         middle = {path: grids[len(grids) // 2] for path, grids in middle.items()}
         path = max(middle, key=lambda one: middle[one].sum())
         frames = read_clip(self.folder / path, **self.film.model_dump()).frames
+        assert frames is not None  # only a clip read for its sound alone has none
         face = Image.fromarray(cut_out(frames[len(frames) // 2], middle[path])).resize((64, 64))
         content = io.BytesIO()
         face.save(content, "jpeg", quality=80)

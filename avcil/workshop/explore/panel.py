@@ -124,7 +124,7 @@ def choice(options, value, description: str, **others) -> widgets.Dropdown:
 class Checks(widgets.VBox):
     """Names to tick, whole. ``options`` are pairs of name and value; ``value`` has what is ticked, in their order."""
 
-    options = traitlets.List()
+    options: traitlets.List = traitlets.List()
     value = traitlets.Tuple()
 
     def __init__(self, caption: str, options=(), value=(), *, height: int | None = None):

@@ -105,6 +105,7 @@ def film(clip: Clip, looks: dict[str, Attention], share: np.ndarray, mel: np.nda
     looks: attention by name, one or more; share [L,S]: outlined is what truly sounds; mel [M,frames]: magnitudes.
     Returns an .mp4 file with the clip's sound, and its width in pixels.
     """
+    assert clip.frames is not None and clip.waveform is not None  # only a clip read for one stream lacks the other
     size = 320 if len(looks) <= 2 else 240
     head = _captions(["the clip", *(n if look.learnt else f"{n}: looks nowhere" for n, look in looks.items())], size)
     below = timeline(

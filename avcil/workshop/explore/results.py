@@ -131,9 +131,9 @@ class Results(Panel):
         seeds = sorted(found.seed.unique().tolist())
         self._quiet = True  # options and values change one after the other: draw once, at the end
         self.variants.options = [(plots.short_name_of(name), name) for name in names]
-        self.variants.value = [name for name in names if name in wanted] or names[:1]
+        self.variants.value = tuple(name for name in names if name in wanted) or tuple(names[:1])
         self.seeds.options = [(str(seed), seed) for seed in seeds]
-        self.seeds.value = seeds
+        self.seeds.value = tuple(seeds)
         self.task.disabled = self.detail.disabled = self.of_field
         self._quiet = False
         self._update()
