@@ -27,9 +27,9 @@ from torch import Tensor
 
 from avcil.base.files import write_json
 from avcil.learn.evaluate import predict
+from avcil.learn.methods.scaled_ridge import ScaledRidge
 from avcil.learn.metrics import attention_hit
 from avcil.learn.model import Features, IncrementalClassifier
-from avcil.learn.scaled_ridge import ScaledRidge
 from avcil.tokens.dataset import Dataset, load_datasets
 from avcil.tokens.guidance import change_sums, explained_change, synchrony
 from avcil.tokens.manifest import class_order, read_manifest

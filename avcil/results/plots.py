@@ -40,6 +40,8 @@ NAMES = {
     "ssil_guided": "SS-IL, guided model",
     "icarl_guided": "iCaRL, guided model",
     "ridge_guided": "ridge, guided",
+    "scaled_ridge": "ridge, any scale",
+    "scaled_ridge_guided": "ridge, any scale, guided",
     "ranpac_guided": "RanPAC, guided (2,000 random features, not 10,000)",
     "acil_guided": "ACIL, guided",
     "mmal_guided": "MMAL, guided (our equations: only its abstract could be read)",

@@ -1,4 +1,5 @@
-"""Ridge regression that asks nothing of its encoders' units, and whose penalty follows from its own sums.
+"""Read-out: ridge regression that asks nothing of its encoders' units, with a penalty from its own sums. As `readout:
+scaled_ridge`.
 
 Dimension letters: ``N`` clips, ``A`` and ``V`` audio and visual channels, ``E`` = A + V, ``R`` directions in which the
 clips differ, ``C`` classes seen so far.
@@ -12,9 +13,14 @@ from torch import Tensor
 
 from avcil.learn.heads import RecursiveRidge
 from avcil.learn.model import Features
+from avcil.params.section import Section
 
 # λ for one clip, whose streams are of variance 1: four to a decade
 PENALTIES = 10.0 ** torch.arange(-6, 2.01, 0.25, dtype=torch.float64)
+
+
+class Options(Section):
+    pass
 
 
 class Spectrum(NamedTuple):
@@ -100,3 +106,7 @@ class ScaledRidge(RecursiveRidge):
         self.penalty = float(penalties[gcv(modes, squares, int(clips), penalties).argmin()])
         weight = scale[:, None] * (modes.vectors @ (modes.turned / (modes.values + self.penalty)[:, None]))
         return (torch.cat([weight, ((counts - sums @ weight) / clips)[None]]),)
+
+
+def build(options: Options, state: dict[str, Tensor]) -> ScaledRidge:
+    return ScaledRidge(state)
