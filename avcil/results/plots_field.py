@@ -16,7 +16,9 @@ FAMILIES = {
     "all data at once": (7, ["joint_guided", "joint_naive", "avcil_joint"]),
     "LLL": (0, ["lll_analytic", "lll_analytic_no_exemplars", "lll", "without_both_levels", "naive_fusion"]),
     "replay on the guided model": (3, ["replay", "derpp", "wa", "ssil_guided", "icarl_guided", "finetune"]),
-    "closed form, guided tokens": (2, ["ridge_guided", "scaled_ridge_guided", "ranpac_guided", "acil_guided", "mmal_guided"]),
+    "closed form, guided tokens": (2, [
+        "ridge_guided", "scaled_ridge_guided", "ranpac_guided", "acil_guided", "mmal_guided",
+    ]),
     "closed form, pooled tokens": (4, ["ncm", "ridge", "scaled_ridge", "slda", "fecam", "ranpac", "acil", "mmal"]),
     "AV-CIL's model": (5, [
         "avcil", "avcil_without_instance_contrast", "avcil_without_class_contrast",
