@@ -20,16 +20,16 @@ ENCODER = "encoder.safetensors"
 
 
 def write(folder: Path, config: dict, tensors: dict[str, Tensor], encoder: ClipEncoder | None) -> None:
-    """config.json is written last: a folder that has it is whole."""
+    """config.json is written last, with the digests of the others: a folder that fits it is whole."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").unlink(missing_ok=True)
-    if encoder is not None and encoder.weights is not None and encoder.weights != folder / ENCODER:
-        shutil.copyfile(encoder.weights, folder / ENCODER)
-    sums = {"model.safetensors": write_tensors(folder / "model.safetensors", tensors)}
-    if (folder / ENCODER).exists():
+    sums = {}
+    if encoder is not None and encoder.weights is not None:
+        if encoder.weights.resolve() != (folder / ENCODER).resolve():
+            shutil.copyfile(encoder.weights, folder / ENCODER)
         sums[ENCODER] = digest((folder / ENCODER).read_bytes())
     licence = encoder.record.licence if encoder is not None else "not recorded: it was given tokens"
     write_bytes(folder / "README.md", card(config, licence).encode())
+    sums["model.safetensors"] = write_tensors(folder / "model.safetensors", tensors)
     write_json(folder / "config.json", {"format": FORMAT, "files": sums, **config})
 
 

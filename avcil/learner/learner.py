@@ -6,7 +6,6 @@ Dimension letters: ``N`` clips, ``L`` temporal slots, ``S`` patches of a slot, `
 from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,41 +20,14 @@ from avcil.learn.heads import Head, RecursiveRidge
 from avcil.learn.model import Features, IncrementalClassifier, Output
 from avcil.learner import folders
 from avcil.learner.clips import ClipEncoder, Clips, EncoderRecord, LearnerError, tokens_of
+from avcil.learner.export import Predictor, export, looked_at
+from avcil.learner.predictions import Cost, Prediction
 from avcil.params import Params, load, nearest, project
 from avcil.params.learning import FROZEN, Method, Training
-from avcil.tokens.dataset import Dataset
-from avcil.tokens.tokens import Tokens, TokenSource
+from avcil.tokens.tokens import Tokens
 
 ADDITIVE = ("ridge", "acil")
 """Read-outs whose state is gram [M,M] and cross [M,C], sums over clips with a column a class."""
-
-
-class Prediction(NamedTuple):
-    """Of one clip. ``probabilities`` by label; ``spatial`` [L,S] (sums to 1 over S) and ``temporal`` [L]: where and
-    when was looked; ``unknown``: higher where the clip is less like what was learnt; ``is_unknown``: whether it is
-    above the calibrated threshold, None without one."""
-
-    label: str
-    probabilities: dict[str, float]
-    spatial: Tensor
-    temporal: Tensor
-    unknown: float
-    is_unknown: bool | None
-
-
-class Cost(NamedTuple):
-    """What learning took: ``seconds`` in all, ``encoding_seconds`` of them for tokens; ``bytes`` that are kept.
-
-    Accuracies are on the validation clips of classes known before, and of those that are new; None without such clips.
-    """
-
-    clips: int
-    new_classes: list[str]
-    seconds: float
-    encoding_seconds: float
-    bytes: int
-    old_accuracy: float | None
-    new_accuracy: float | None
 
 
 class Learner:
@@ -106,7 +78,8 @@ class Learner:
         self.checkpoint, self.forgettable = checkpoint, forgettable
         self.counts: dict[str, int] = {}
         self.accuracy: float | None = None
-        self.temperature, self.threshold = 1.0, None
+        self.temperature = 1.0
+        self.threshold: float | None = None
         self._parts: dict[str, dict[str, Tensor]] = {}
 
     # ---- learning
@@ -153,7 +126,7 @@ class Learner:
         if self.forgettable:
             parts = dict(self._parts)
             for label in dict.fromkeys(labels):
-                head = self._head(parts.get(label, {}))
+                head = self._ridge(parts.get(label, {}))
                 rows = torch.tensor([one == label for one in labels])
                 mine = Features(*(feature[rows] for feature in features))
                 head.update(mine, torch.zeros(int(rows.sum()), dtype=torch.long), 1)
@@ -161,7 +134,7 @@ class Learner:
             self._parts = parts
             state = _together([parts[label] for label in classes])
         else:
-            head = self._head(self._state)
+            head = self._ridge(self._state)
             head.update(features, torch.tensor([classes.index(label) for label in labels]), len(classes))
             state = head.state
         self.checkpoint = self.checkpoint._replace(readout=state, classes=classes)
@@ -254,7 +227,7 @@ class Learner:
         if head is None:
             return output, output.logits, -output.logits.max(1).values
         rows = torch.arange(len(tokens.audio))
-        features = evaluate.solved_features(self.method, self._looked_at(tokens), rows, output.features)
+        features = evaluate.solved_features(self.method, looked_at(tokens, self.method), rows, output.features)
         try:
             logits = head.logits(features)
         except RuntimeError:
@@ -275,14 +248,18 @@ class Learner:
 
     def _look(self, tokens: Tokens) -> Output:
         rows = torch.arange(len(tokens.audio))
-        return evaluate.predict(self.model(tokens.channels), self._looked_at(tokens), rows, maps=True)
-
-    def _looked_at(self, tokens: Tokens) -> TokenSource:
-        # of a data set only its tokens count here
-        data = Dataset([], tokens, torch.empty(0, dtype=torch.long), {}, [], "", None)
-        return evaluate.tokens_of(data, self.method)
+        return evaluate.predict(self.model(tokens.channels), looked_at(tokens, self.method), rows, maps=True)
 
     # ---- keeping
+
+    def export(self, path: str | Path, clips: Clips) -> None:
+        """What makes logits [B,C] of tokens, for B clips, as a .pt2 file (`avcil.learner.export`). ``clips``: examples
+        of what it will be given, two at least."""
+        tokens = tokens_of(clips, self.encoder)
+        if not self.classes:
+            raise LearnerError("it knows no class yet; fit it before it is exported")
+        predictor = Predictor(self.model(tokens.channels), self.method, self._head(self._state))
+        export(predictor, tokens, self.classes, Path(path))
 
     @classmethod
     def from_run(cls, folder: str | Path) -> "Learner":
@@ -367,8 +344,13 @@ class Learner:
     def _head(self, state: dict[str, Tensor]) -> Head | None:
         return evaluate.solved_head(self.method, self.training, state)
 
+    def _ridge(self, state: dict[str, Tensor]) -> RecursiveRidge:
+        head = self._head(state)
+        assert isinstance(head, RecursiveRidge)  # what ADDITIVE names
+        return head
+
     def _regressors(self, features: Features) -> int:
-        return self._head({}).expand(Features(*(feature[:1] for feature in features))).shape[1]
+        return self._ridge({}).expand(Features(*(feature[:1] for feature in features))).shape[1]
 
     def _empty(self) -> "Learner":
         self._check_it_learns()
@@ -410,11 +392,3 @@ def _together(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         return {}
     gram = torch.stack([part["gram"] for part in parts]).sum(0)
     return {"gram": gram, "cross": torch.cat([part["cross"] for part in parts], 1)}
-
-
-def auroc(known: Sequence[Prediction], unknown: Sequence[Prediction]) -> float:
-    """How well `Prediction.unknown` tells clips of unknown classes from those of known ones; 0.5 is chance."""
-    from sklearn.metrics import roc_auc_score
-
-    truth = [False] * len(known) + [True] * len(unknown)
-    return float(roc_auc_score(truth, [one.unknown for one in (*known, *unknown)]))
