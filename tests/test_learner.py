@@ -53,8 +53,8 @@ def features_by_hand(tokens, guidance):
     return torch.cat([tokens.audio.double().mean(1), visual, torch.ones(len(visual), 1)], 1)
 
 
-@pytest.mark.parametrize("forgettable", [True, False])
-def test_parts_in_any_order_are_all_at_once(toy, params, forgettable):
+@pytest.mark.parametrize("by_class", [True, False])
+def test_parts_in_any_order_are_all_at_once(toy, params, by_class):
     tokens, labels = part(toy, "train", range(6))
     whole = avcil.Learner(params=params, root=ROOT)
     whole.fit(tokens, labels)
@@ -65,7 +65,7 @@ def test_parts_in_any_order_are_all_at_once(toy, params, forgettable):
     # the model takes its attention in float32
     assert np.abs(weights(whole).numpy() - oracle).max() < 1e-6
     for order in ([0, 1, 2, 3, 4, 5], [5, 2, 0, 4, 1, 3]):
-        learner = avcil.Learner(params=params, root=ROOT, forgettable=forgettable)
+        learner = avcil.Learner(params=params, root=ROOT, by_class=by_class)
         for label in order:
             mine, names = part(toy, "train", [label])
             for half in (slice(0, 5), slice(5, 12)):
@@ -73,6 +73,27 @@ def test_parts_in_any_order_are_all_at_once(toy, params, forgettable):
         assert (weights(learner) - weights(whole)).abs().max() < 1e-9
         assert learner.counts == whole.counts
         assert [p.label for p in learner.predict(tokens)] == [p.label for p in whole.predict(tokens)]
+
+
+def test_classes_count_alike_however_many_clips_they_have(toy, params, learner):
+    tokens, labels = part(toy, "train", range(5))
+    few, _ = part(toy, "train", [5])
+    learner.fit(tokens, labels)
+    learner.learn(few.clips(slice(0, 2)), "class5")
+    x = features_by_hand(tokens, learner.method.prior_guidance)
+    x = torch.cat([x, features_by_hand(few.clips(slice(0, 2)), learner.method.prior_guidance)]).numpy()
+    labels = [*labels, "class5", "class5"]
+    y = np.array([[label == one for one in sorted(set(labels))] for label in labels], float)
+    share = np.array([(62 / 6) / labels.count(label) for label in labels])[:, None]
+    penalty = learner.training.ridge_penalty * np.eye(x.shape[1])
+    oracle = np.linalg.solve(x.T @ (share * x) + penalty, x.T @ (share * y))
+    assert np.abs(weights(learner).numpy() - oracle).max() < 1e-6
+    plain = avcil.Learner(params=params, root=ROOT, by_class=False)
+    plain.fit(tokens, labels[:-2])
+    plain.learn(few.clips(slice(0, 2)), "class5")
+    test, _ = part(toy, "test", [5])
+    alike, hardly = ([p.probabilities["class5"] for p in one.predict(test)] for one in (learner, plain))
+    assert np.mean(alike) > np.mean(hardly) + 0.01
 
 
 def test_learning_says_what_it_cost(toy, learner):
@@ -116,9 +137,9 @@ def test_forgetting_is_as_if_never_learnt(toy, params, learner):
     assert (weights(learner) - weights(never)).abs().max() < 1e-9
     with pytest.raises(LearnerError, match=r"no class `clas2` \(did you mean `class2`"):
         learner.forget("clas2")
-    summed = avcil.Learner(params=params, root=ROOT, forgettable=False)
+    summed = avcil.Learner(params=params, root=ROOT, by_class=False)
     summed.fit(*part(toy, "train", range(2)))
-    with pytest.raises(LearnerError, match="forgettable=True"):
+    with pytest.raises(LearnerError, match="by_class=True"):
         summed.forget("class0")
 
 

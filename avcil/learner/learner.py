@@ -42,14 +42,17 @@ class Learner:
     The method is a row of params.yaml with a frozen fusion and a ridge; by default `ridge_guided`: the mean audio token
     beside the visual tokens' mean under the prior's own attention, and W = (G + λI)⁻¹ Q (`avcil.learn.heads`). Learnt
     in parts and in whatever order, the sums and so the answers are those of all clips at once, up to rounding. A clip
-    that is given twice counts twice.
+    that is given twice counts twice. Deviation: with ``by_class``, the sums G_c and Q_c of a class of n_c clips are
+    weighed by n̄ / n_c, n̄ the mean over classes, or a class of five clips would hardly be found beside classes of forty;
+    where classes have equally many clips, that is the published ridge.
 
     Clips are files or `avcil.tokens.tokens.Tokens`. A run of the pipeline, of whatever method, predicts by `from_run`.
 
     Args:
         encoder: `mini`, or one of `encoders` in params.yaml.
         method: a row of params.yaml.
-        forgettable: keep a Gram matrix a class (8 M² bytes each) instead of one, so that `forget` is exact.
+        by_class: keep a Gram matrix a class (8 M² bytes each) instead of one: then `forget` is exact, and classes
+            count alike, however many clips each has.
         root: the project's folder; the one that the working directory is in, if left out.
 
     Raises LearnerError or ParameterError, naming the way out, for a method that is not solved in closed form, or an
@@ -61,21 +64,21 @@ class Learner:
         encoder: str = "mini",
         method: str = "ridge_guided",
         *,
-        forgettable: bool = True,
+        by_class: bool = True,
         params: Params | None = None,
         root: Path | None = None,
     ):
         root = Path(root) if root else project.root()
         params = params or load(root / "params.yaml")
         row = params.method(method).model_copy(update={"tokens": encoder})
-        self._set(row, params.training, ClipEncoder.of_project(encoder, params, root), EMPTY, forgettable)
+        self._set(row, params.training, ClipEncoder.of_project(encoder, params, root), EMPTY, by_class)
         self._check_it_learns()
 
     def _set(
-        self, method: Method, training: Training, encoder: ClipEncoder | None, checkpoint: Checkpoint, forgettable: bool
+        self, method: Method, training: Training, encoder: ClipEncoder | None, checkpoint: Checkpoint, by_class: bool
     ) -> None:
         self.method, self.training, self.encoder = method, training, encoder
-        self.checkpoint, self.forgettable = checkpoint, forgettable
+        self.checkpoint, self.by_class = checkpoint, by_class
         self.counts: dict[str, int] = {}
         self.accuracy: float | None = None
         self.temperature = 1.0
@@ -123,7 +126,8 @@ class Learner:
 
     def _absorb(self, features: Features, labels: list[str]) -> None:
         classes = list(dict.fromkeys([*self.classes, *labels]))
-        if self.forgettable:
+        counts = {label: self.counts.get(label, 0) + labels.count(label) for label in classes}
+        if self.by_class:
             parts = dict(self._parts)
             for label in dict.fromkeys(labels):
                 head = self._ridge(parts.get(label, {}))
@@ -132,13 +136,13 @@ class Learner:
                 head.update(mine, torch.zeros(int(rows.sum()), dtype=torch.long), 1)
                 parts[label] = head.state
             self._parts = parts
-            state = _together([parts[label] for label in classes])
+            state = _together(parts, counts)
         else:
             head = self._ridge(self._state)
             head.update(features, torch.tensor([classes.index(label) for label in labels]), len(classes))
             state = head.state
         self.checkpoint = self.checkpoint._replace(readout=state, classes=classes)
-        self.counts = {label: self.counts.get(label, 0) + labels.count(label) for label in classes}
+        self.counts = counts
 
     def forget(self, label: str) -> None:
         """As if no clip of that class had ever been given: its sums are taken out, exactly.
@@ -148,13 +152,11 @@ class Learner:
         if label not in self.classes:
             raise LearnerError(f"no class `{label}`{nearest(label, self.classes)}")
         if not self._parts:
-            raise LearnerError("sums of all classes are kept as one; fit with forgettable=True to forget exactly")
+            raise LearnerError("sums of all classes are kept as one; fit with by_class=True to forget exactly")
         self._parts = {name: part for name, part in self._parts.items() if name != label}
-        left = [name for name in self.classes if name != label]
-        self.checkpoint = self.checkpoint._replace(
-            readout=_together([self._parts[name] for name in left]), classes=left
-        )
-        self.counts.pop(label)
+        self.counts = {name: count for name, count in self.counts.items() if name != label}
+        readout = _together(self._parts, self.counts)
+        self.checkpoint = self.checkpoint._replace(readout=readout, classes=list(self.counts))
         self.threshold, self.accuracy = None, None
 
     # ---- predicting
@@ -285,7 +287,7 @@ class Learner:
             if len(made_with) == 3:
                 encoder.record = encoder.record.model_copy(update={"digest": made_with[1]})
         learner = cls.__new__(cls)
-        learner._set(method, training, encoder, checkpoint, forgettable=False)
+        learner._set(method, training, encoder, checkpoint, by_class=False)
         return learner
 
     def save(self, folder: str | Path) -> None:
@@ -304,7 +306,7 @@ class Learner:
             "counts": self.counts,
             "memory": self.checkpoint.memory,
             "origin": self.checkpoint.origin,
-            "forgettable": self.forgettable,
+            "by_class": self.by_class,
             "temperature": self.temperature,
             "threshold": self.threshold,
             "accuracy": self.accuracy,
@@ -325,7 +327,7 @@ class Learner:
             model, readout = (folders.below(tensors, part) for part in ("model.", "readout."))
             learner = cls.__new__(cls)
             checkpoint = Checkpoint(model, readout, *(config[name] for name in names))
-            learner._set(method, training, encoder, checkpoint, config["forgettable"])
+            learner._set(method, training, encoder, checkpoint, config["by_class"])
             for name in ("counts", "temperature", "threshold", "accuracy"):
                 setattr(learner, name, config[name])
         except (KeyError, ValidationError) as error:
@@ -355,7 +357,7 @@ class Learner:
     def _empty(self) -> "Learner":
         self._check_it_learns()
         learner = type(self).__new__(type(self))
-        learner._set(self.method, self.training, self.encoder, EMPTY, self.forgettable)
+        learner._set(self.method, self.training, self.encoder, EMPTY, self.by_class)
         return learner
 
     def _check_it_learns(self) -> None:
@@ -386,9 +388,12 @@ class Learner:
         return tokens, labels
 
 
-def _together(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The sums of all classes from those of each: gram [M,M] and cross [M,1]."""
-    if not parts:
+def _together(parts: dict[str, dict[str, Tensor]], counts: dict[str, int]) -> dict[str, Tensor]:
+    """Sums of all classes from those of each, gram [M,M] and cross [M,1], as if all had equally many clips; classes in
+    the order of ``counts``."""
+    if not counts:
         return {}
-    gram = torch.stack([part["gram"] for part in parts]).sum(0)
-    return {"gram": gram, "cross": torch.cat([part["cross"] for part in parts], 1)}
+    mean = sum(counts.values()) / len(counts)
+    weighed = [(mean / count, parts[label]) for label, count in counts.items()]
+    gram = torch.stack([weight * part["gram"] for weight, part in weighed]).sum(0)
+    return {"gram": gram, "cross": torch.cat([weight * part["cross"] for weight, part in weighed], 1)}
