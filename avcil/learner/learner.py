@@ -126,7 +126,9 @@ class Learner:
 
     def _absorb(self, features: Features, labels: list[str]) -> None:
         classes = list(dict.fromkeys([*self.classes, *labels]))
-        counts = {label: self.counts.get(label, 0) + labels.count(label) for label in classes}
+        # of classes that a run has learnt it is not recorded from how many clips
+        counted = [label for label in classes if label in self.counts or label not in self.classes]
+        counts = {label: self.counts.get(label, 0) + labels.count(label) for label in counted}
         if self.by_class:
             parts = dict(self._parts)
             for label in dict.fromkeys(labels):
