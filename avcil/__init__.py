@@ -7,6 +7,10 @@
     run.matrix                      # accuracy after each task on each task's clips, mean ± standard deviation
     run.checkpoint(task=4, seed=0)  # weights, classes, exemplars
 
+    learner = avcil.Learner()       # learns classes from clips, in closed form
+    learner.fit(files, labels)
+    learner.predict(files)[0].label
+
 What else is public stands in the modules below; `avcil.kernels` needs torch alone.
 """
 
@@ -15,15 +19,20 @@ from typing import TYPE_CHECKING
 from avcil.base import portable
 
 if TYPE_CHECKING:
+    from avcil.learner.learner import Learner
     from avcil.results.runs import AccuracyMatrix, Run, load_run
 
 portable.apply()
 
-__all__ = ["AccuracyMatrix", "Run", "load_run"]
+__all__ = ["AccuracyMatrix", "Learner", "Run", "load_run"]
 
 
 def __getattr__(name: str):
     # on first use: `import avcil` and `import avcil.kernels` load neither pandas nor anything of the project
+    if name == "Learner":
+        from avcil.learner.learner import Learner
+
+        return Learner
     if name in __all__:
         from avcil.results import runs
 

@@ -1,0 +1,1 @@
+"""What was learnt, applied: clips in; labels, and where and when was looked, out; new classes in closed form."""

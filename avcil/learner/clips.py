@@ -1,0 +1,121 @@
+"""From a user's clips to tokens: files are decoded and encoded as extraction does it, tokens pass as they are."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from avcil.encoders.base import Encoder, Reading
+from avcil.encoders.load import load_published
+from avcil.encoders.prior import load_prior, released
+from avcil.extraction.clips import ClipError
+from avcil.extraction.features import checksum, decode, header_of, make_shard
+from avcil.params import ParameterError, Params, nearest
+from avcil.params.encoders import EncoderConfig
+from avcil.params.extraction import FeatureConfig
+from avcil.params.section import Section
+from avcil.params.world import Film, MiniConfig
+from avcil.tokens.manifest import Media
+from avcil.tokens.tokens import Tokens
+
+Clips = Tokens | Sequence[str | Path]
+
+
+class LearnerError(ValueError):
+    """A learner, or clips for one, that cannot be used; the message names the offender and the way out."""
+
+
+class EncoderRecord(Section):
+    """All that makes tokens of files, but the weights: an own encoder has `mini` and `film`, others `published`.
+
+    ``digest``: of the weights, as in a feature store's header; None until they are first loaded.
+    """
+
+    name: str
+    features: FeatureConfig
+    mini: MiniConfig | None = None
+    film: Film | None = None
+    published: EncoderConfig | None = None
+    digest: str | None = None
+
+    @classmethod
+    def of_params(cls, name: str, params: Params) -> "EncoderRecord":
+        """Raises ParameterError naming the nearest encoder if params.yaml has none of that name."""
+        if name in params.own_encoders:
+            return cls(name=name, features=params.features, mini=params.encoder, film=params.film)
+        if name not in params.encoders:
+            raise ParameterError(f"encoders: no `{name}`{nearest(name, [*params.own_encoders, *params.encoders])}")
+        return cls(name=name, features=params.features, published=params.encoders[name])
+
+    @property
+    def licence(self) -> str:
+        if self.published is None:
+            return f"`{self.name}` is of this project: MIT"
+        return f"`{self.name}`: the terms of {self.published.weights}, on its page or where the file is from"
+
+
+class ClipEncoder:
+    """An encoder that is loaded when the first file is to be read. ``weights``: the file of an own one."""
+
+    def __init__(self, record: EncoderRecord, weights: Path | None):
+        self.record, self.weights = record, weights
+        self._encoder: Encoder | None = None
+
+    @classmethod
+    def of_project(cls, name: str, params: Params, root: Path) -> "ClipEncoder":
+        record = EncoderRecord.of_params(name, params)
+        return cls(record, released(name, root / "prior") if record.mini else None)
+
+    @property
+    def encoder(self) -> Encoder:
+        """Raises LearnerError if its weights are not those that the learner has learnt with."""
+        if self._encoder is None:
+            record = self.record
+            if record.published is not None:
+                encoder = load_published(record.published, "cpu")
+            else:
+                assert record.mini and record.film and self.weights
+                mini, _ = load_prior(self.weights, record.mini)
+                encoder = mini.watching(Reading(**record.film.model_dump()))
+            found = checksum(encoder)
+            if record.digest not in (None, found):
+                message = f"encoder `{record.name}`: weights {found}, but this learner's are {record.digest}"
+                raise LearnerError(f"{message}; use the weights that it was made with, or fit a new learner")
+            self.record, self._encoder = record.model_copy(update={"digest": found}), encoder
+        return self._encoder
+
+    def __call__(self, files: Sequence[str | Path]) -> Tokens:
+        """Tokens in float16, as a feature store keeps them. Raises ClipError for the first file that cannot be used."""
+        media = [Media(Path(file)) for file in files]
+        if missing := [str(clip.path) for clip in media if not clip.path.is_file()]:
+            raise ClipError(f"{missing[0]}: no such file; correct its path or leave it out")
+        names = [str(clip.path) for clip in media]
+        header = header_of(self.encoder, self.record.name, names, self.record.features)
+        decoded = decode(media, header.reading, 0)
+        tensors, unusable = make_shard(self.encoder, names, header.layout, decoded, self.record.features.batch)
+        if unusable:
+            raise ClipError(next(iter(unusable.values())))
+        return Tokens(**tensors)
+
+
+def tokens_of(clips: Clips, encoder: ClipEncoder | None) -> Tokens:
+    """Raises LearnerError for no clips, tokens of different numbers of clips or not finite, or files without encoder;
+    ClipError for a file that cannot be used."""
+    if isinstance(clips, str | Path):
+        raise LearnerError(f"{clips}: one path; give a list of clips")
+    if not isinstance(clips, Tokens):
+        if not len(clips):
+            raise LearnerError("no clips; give at least one")
+        if encoder is None:
+            raise LearnerError("files need the project's params.yaml above the run's folder; give tokens, or move it")
+        return encoder(clips)
+    counts = {len(stream) for stream in clips}
+    ranks = tuple(stream.dim() for stream in clips)
+    if ranks != (4, 3, 3) or len(counts) != 1 or counts == {0}:
+        shapes = ", ".join(str(tuple(stream.shape)) for stream in clips)
+        raise LearnerError(f"tokens of shapes {shapes}; they are [B,L,S,D], [B,A,D'] and [B,L,S] of B clips, B > 0")
+    for name, stream in clips._asdict().items():
+        finite = stream.flatten(1).isfinite().all(1)
+        if not finite.all():
+            raise LearnerError(f"clip {int((~finite).nonzero()[0, 0])}: {name} tokens that are not finite; drop it")
+    return Tokens(*(stream.to(torch.device("cpu")) for stream in clips))

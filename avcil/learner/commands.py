@@ -1,0 +1,79 @@
+"""Commands of a learner, which `python -m avcil` lists: `predict` and `learn`."""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from avcil.extraction.clips import read_clip, write_clip
+from avcil.learner.clips import LearnerError
+from avcil.learner.learner import Learner
+from avcil.learner.predictions import Prediction
+
+OVERLAY_FPS, OVERLAY_SIZE = 24, 384  # frames a second, pixels a side: of the overlay, not of what the encoder sees
+
+
+def add(subparsers) -> None:
+    """Register both; each is called with its parsed arguments, as ``call``."""
+    predict = subparsers.add_parser("predict", help="what clips are, by a saved learner")
+    predict.add_argument("clips", nargs="+", type=Path, metavar="CLIP")
+    predict.add_argument("--learner", required=True, type=Path, help="a folder that Learner.save or `learn` wrote")
+    predict.add_argument("--overlay", type=Path, metavar="OUT.mp4", help="one clip, and over it where it was looked")
+    predict.set_defaults(call=run_predict)
+    learn = subparsers.add_parser("learn", help="add clips of a class to a learner, which is made if there is none")
+    learn.add_argument("clips", nargs="+", type=Path, metavar="CLIP")
+    learn.add_argument("--label", required=True, help="the class of all these clips, new or known")
+    learn.add_argument("--learner", required=True, type=Path, help="its folder; a clip given twice counts twice")
+    learn.set_defaults(call=run_learn)
+
+
+def run_predict(given: argparse.Namespace) -> None:
+    """Print a line a clip: file, label, probability, score of being unknown. Raises LearnerError or ClipError."""
+    if given.overlay and (len(given.clips) > 1 or given.overlay.suffix != ".mp4"):
+        raise LearnerError(f"{given.overlay}: an overlay is an .mp4 file of one clip, not of {len(given.clips)}")
+    if given.overlay and given.overlay.resolve() == given.clips[0].resolve():
+        raise LearnerError(f"{given.overlay}: is the clip itself; give the overlay another name")
+    learner = Learner.load(given.learner)
+    predictions = learner.predict(given.clips)
+    for path, said in zip(given.clips, predictions, strict=True):
+        known = {None: "", True: ", unlike all classes known", False: ""}[said.is_unknown]
+        chance = f"{said.probabilities[said.label]:.2f}"
+        print(f"{path}: {said.label} (probability {chance}, unknown score {said.unknown:.3f}{known})")
+    if given.overlay:
+        write_overlay(given.overlay, given.clips[0], predictions[0], learner)
+        print(f"{given.overlay}: where it was looked")
+
+
+def run_learn(given: argparse.Namespace) -> None:
+    """Learn, save, and print what it cost. Raises LearnerError or ClipError; the folder is then as before."""
+    there = (given.learner / "config.json").exists()
+    if not there and given.learner.exists() and any(given.learner.iterdir()):
+        raise LearnerError(f"{given.learner}: not empty and no learner; name a new folder")
+    learner = Learner.load(given.learner) if there else Learner()
+    cost = learner.learn(given.clips, given.label)
+    learner.save(given.learner)
+    kind = "new" if cost.new_classes else "known"
+    seconds = f"{cost.seconds:.1f} s, {cost.encoding_seconds:.1f} of them for tokens"
+    print(f"{given.learner}: {cost.clips} clips of {kind} class {given.label} in {seconds}")
+    print(f"{len(learner.classes)} classes, {cost.bytes / 1e6:.1f} MB")
+
+
+def write_overlay(path: Path, clip: Path, prediction: Prediction, learner: Learner) -> None:
+    """The seconds of ``clip`` that the encoder reads, under spatial attention [L,S] as heat, with their sound.
+
+    Raises LearnerError where the method has no map of patches.
+    """
+    from avcil.results.plots import overlay  # matplotlib takes a second
+
+    if prediction.spatial.shape[1] < 4:
+        raise LearnerError(f"fusion {learner.method.fusion} looks at no patches: there is nothing to draw")
+    assert learner.encoder is not None  # it has read the clip
+    reading, maps = learner.encoder.encoder.reading, prediction.spatial.numpy()
+    count = round(reading.seconds * OVERLAY_FPS)
+    shown = read_clip(
+        clip, frames=count, fps=OVERLAY_FPS, size=OVERLAY_SIZE, sample_rate=reading.sample_rate, fit=reading.fit
+    )
+    assert shown.frames is not None and shown.waveform is not None  # both streams are read
+    drawn = np.stack([overlay(frame, maps[i * len(maps) // count]) for i, frame in enumerate(shown.frames)])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_clip(path, drawn, shown.waveform, OVERLAY_FPS, reading.sample_rate)

@@ -1,0 +1,63 @@
+"""The predicting part of a learner as one file that needs torch alone, not this project: tokens in, logits out.
+
+labels = {"classes.json": ""}
+program = torch.export.load("learner.pt2", extra_files=labels)
+logits = program.module()(visual, audio, similarity)
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from avcil.learn import evaluate
+from avcil.learn.heads import Head
+from avcil.learn.model import IncrementalClassifier
+from avcil.learner.clips import LearnerError
+from avcil.params.learning import Method
+from avcil.tokens.dataset import Dataset
+from avcil.tokens.tokens import Tokens, TokenSource
+
+# random features are drawn anew at each call; a carried ridge looks at tokens batch after batch
+DRAWN_OR_LOOPED = ("ranpac", "acil", "mmal", "carried_ridge")
+
+
+def looked_at(tokens: Tokens, method: Method) -> TokenSource:
+    """What the method looks at of these tokens: `avcil.learn.evaluate.tokens_of` without a data set."""
+    return evaluate.tokens_of(Dataset([], tokens, torch.empty(0, dtype=torch.long), {}, [], "", None), method)
+
+
+class Predictor(nn.Module):
+    """visual [B,L,S,D], audio [B,A,D'] and similarity [B,L,S] to logits [B,C], by the method's own read-out."""
+
+    def __init__(self, model: IncrementalClassifier, method: Method, head: Head | None):
+        super().__init__()
+        self.model, self.method, self.head = model, method, head
+
+    def forward(self, visual: Tensor, audio: Tensor, similarity: Tensor) -> Tensor:
+        tokens = Tokens(visual.float(), audio.float(), similarity.float())
+        seen = looked_at(tokens, self.method)
+        assert isinstance(seen, Tokens)
+        output = self.model(seen)
+        return output.logits if self.head is None else self.head.logits(output.features)
+
+
+def export(predictor: Predictor, tokens: Tokens, classes: list[str], path: Path) -> None:
+    """Write ``predictor`` for any number of clips; ``classes`` are in the file as classes.json, in logits' order.
+
+    Raises LearnerError for another ending than .pt2, fewer than two example clips, or a read-out that cannot be traced.
+    """
+    if path.suffix != ".pt2":
+        raise LearnerError(f"{path}: torch.export's files end in .pt2; name it so")
+    if len(tokens.audio) < 2:
+        raise LearnerError("one clip to export with; give two or more, from which the number of clips is seen to vary")
+    if predictor.method.readout in DRAWN_OR_LOOPED:
+        raise LearnerError(f"read-out {predictor.method.readout} cannot be traced; ridge and trained classifiers can")
+    batch = {0: Dim("batch", min=1)}
+    with torch.no_grad():
+        predictor(*tokens)  # the head is solved once, in front of the trace
+        program = torch.export.export(predictor, tuple(tokens), dynamic_shapes=(batch, batch, batch))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.export.save(program, path, extra_files={"classes.json": json.dumps(classes)})

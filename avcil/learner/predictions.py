@@ -1,0 +1,45 @@
+"""What a learner says: of a clip, and of what learning took.
+
+Dimension letters: ``L`` temporal slots, ``S`` patches of a slot.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Prediction(NamedTuple):
+    """Of one clip. ``probabilities`` by label; ``spatial`` [L,S] (sums to 1 over S) and ``temporal`` [L]: where and
+    when was looked; ``unknown``: higher where the clip is less like what was learnt; ``is_unknown``: whether it is
+    above the calibrated threshold, None without one."""
+
+    label: str
+    probabilities: dict[str, float]
+    spatial: Tensor
+    temporal: Tensor
+    unknown: float
+    is_unknown: bool | None
+
+
+class Cost(NamedTuple):
+    """What learning took: ``seconds`` in all, ``encoding_seconds`` of them for tokens; ``bytes`` that are kept.
+
+    Accuracies are on the validation clips of classes known before, and of those that are new; None without such clips.
+    """
+
+    clips: int
+    new_classes: list[str]
+    seconds: float
+    encoding_seconds: float
+    bytes: int
+    old_accuracy: float | None
+    new_accuracy: float | None
+
+
+def auroc(known: Sequence[Prediction], unknown: Sequence[Prediction]) -> float:
+    """How well `Prediction.unknown` tells clips of unknown classes from those of known ones; 0.5 is chance."""
+    from sklearn.metrics import roc_auc_score
+
+    truth = [False] * len(known) + [True] * len(unknown)
+    return float(roc_auc_score(truth, [one.unknown for one in (*known, *unknown)]))
