@@ -3,15 +3,16 @@
 import argparse
 import sys
 
+from avcil.learner import commands
 from avcil.workshop.own import run
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m avcil", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    chosen = parser.add_subparsers(required=True, metavar="COMMAND")
     # each has `add(subparsers)`, which registers a command with `set_defaults(call=...)`, called with its arguments
-    for module in (run,):
-        module.add(commands)
+    for module in (run, commands):
+        module.add(chosen)
     given = parser.parse_args(arguments)
     try:
         given.call(given)
