@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,21 @@ from torch import Tensor
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write to a temporary file beside ``path``, then rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write to a temporary file beside ``path``, then rename. Raises OSError naming the file, and leaves nothing."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content)
-    temporary.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut may leave the new name with nothing behind it
+        temporary.replace(path)
+    except OSError as error:
+        way_out = "make room, or make its folder writable, and run this again"
+        raise OSError(error.errno, f"{error.strerror}; {way_out}", str(path)) from None
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def _json(value) -> bytes:

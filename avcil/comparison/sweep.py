@@ -95,7 +95,7 @@ def _begin() -> None:
     """One thread; and a worker whose parent was killed ends too, instead of waiting for work for ever."""
     torch.set_num_threads(1)
     parent = multiprocessing.parent_process()
-    if parent is not None and parent.pid is not None:
+    if parent is not None and parent.pid:
         end_with(parent.pid)
 
 

@@ -10,6 +10,9 @@ from typing import Literal, NamedTuple
 import av
 import numpy as np
 
+_PLAYLISTS = {"concat", "dash", "hls", "imf", "rtsp", "sdp", "webm_dash_manifest"}  # by FFmpeg's names
+_LONGEST = 20  # longer by shorter side of a picture that is cropped: it is scaled whole before
+
 
 class ClipError(ValueError):
     """A clip that cannot be used; the message names the file and the reason."""
@@ -77,7 +80,7 @@ class _Eye:
     """Of the frames of a video track as they go by, the pictures on screen at the wanted instants."""
 
     def __init__(self, instants: np.ndarray, size: int, fit: str, resize: str):
-        self.instants, self.shape = instants, (size, fit, resize)
+        self.instants, self.size, self.fit, self.resize = instants, size, fit, resize
         self.pictures: list[np.ndarray] = []
         self.on_screen: av.VideoFrame | None = None
         self.end = -np.inf
@@ -100,7 +103,7 @@ class _Eye:
         fresh = None
         while len(self.pictures) < len(self.instants) and self.instants[len(self.pictures)] < until:
             if fresh is None:  # converted once, however often it is wanted
-                fresh = _picture(self.on_screen or first, *self.shape)
+                fresh = _picture(self.on_screen or first, self.size, self.fit, self.resize)
             self.pictures.append(fresh)
 
 
@@ -136,6 +139,10 @@ class _Ear:
 def _decode(path: Path, start: float, eye: _Eye | None, ear: _Ear | None) -> float:
     """Feed the tracks to eye and ear from the key frame before ``start``; returns the time at which the file begins."""
     with av.open(str(path)) as container:
+        if container.format.name in _PLAYLISTS:
+            raise ClipError(
+                f"{path}: a playlist ({container.format.name}), which names other files; give the film itself"
+            )
         wanted = []
         for name, sense in (("video", eye), ("audio", ear)):
             if sense is None:
@@ -156,6 +163,10 @@ def _decode(path: Path, start: float, eye: _Eye | None, ear: _Ear | None) -> flo
         seen, heard = eye is None, ear is None
         for frame in container.decode(*wanted):
             if isinstance(frame, av.VideoFrame) and eye is not None and not seen:
+                if eye.fit == "crop" and max(frame.width, frame.height) > _LONGEST * min(frame.width, frame.height):
+                    raise ClipError(
+                        f"{path}: pictures of {frame.width} x {frame.height} cannot be cropped; drop its row"
+                    )
                 seen = eye.see(frame)
             elif isinstance(frame, av.AudioFrame) and ear is not None and not heard:
                 heard = ear.hear(frame)

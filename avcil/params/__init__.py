@@ -11,7 +11,7 @@ from avcil.params.comparison import Protocol, Search
 from avcil.params.encoders import EncoderConfig
 from avcil.params.extraction import Compute, FeatureConfig
 from avcil.params.learning import Method, Task, Training, chain
-from avcil.params.section import Section, nearest
+from avcil.params.section import Section, Seeds, nearest
 from avcil.params.world import Corpus, Film, MiniConfig, PriorConfig, World
 
 
@@ -20,7 +20,18 @@ class ParameterError(ValueError):
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads `1e-05`, which DVC writes, as the number that it is in YAML 1.2; in 1.1, without a point, it is text."""
+    """Reads `1e-05`, which DVC writes, as the number that it is in YAML 1.2; in 1.1, without a point, it is text.
+    Refuses a key that occurs twice, of which YAML 1.2 has none and PyYAML takes the last."""
+
+    def compose_mapping_node(self, anchor):
+        node = super().compose_mapping_node(anchor)
+        known: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in known:
+                    raise yaml.constructor.ConstructorError(None, None, f"`{key.value}` occurs twice", key.start_mark)
+                known.add(key.value)
+        return node
 
 
 _Loader.add_implicit_resolver(
@@ -32,7 +43,7 @@ class Params(Section):
     """The whole of params.yaml."""
 
     benchmark: str
-    seeds: list[int] = Field(min_length=1, description="each draws a class order, weights and batches of its own")
+    seeds: Seeds = Field(min_length=1, description="each draws a class order, weights and batches of its own")
     tasks: list[Task] = Field(min_length=1)
     film: Film
     world: World
@@ -138,11 +149,15 @@ def mapping(text: str, source: str = "params.yaml") -> dict:
     """The text of params.yaml, read but not checked; raises ParameterError if it is not YAML."""
     try:
         return _Loader(text).get_single_data()
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: of a date that there is not
         raise ParameterError(f"{source}: not YAML: {' '.join(str(error).split())}") from None
 
 
 def load(path: Path = Path("params.yaml")) -> Params:
     """Read and check params.yaml; raises ParameterError."""
     path = Path(path)
-    return parse(mapping(path.read_text(), str(path)), path.name)
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ParameterError(f"{path}: cannot be read ({error}); take it from git, or save it as UTF-8") from None
+    return parse(mapping(text, str(path)), path.name)

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from avcil.params.section import Section
+from avcil.params.section import Section, Seeds
 
 
 class Setting(Section):
@@ -14,7 +14,7 @@ class Setting(Section):
     classes_per_task: int | None = Field(None, gt=0)
     exemplars: int | None = Field(None, ge=0, description="for rows that keep any")
     keep: Literal["last", "best_all", "best_new"] | None = None
-    seeds: list[int] | None = Field(None, min_length=1, description="a part of the protocol's")
+    seeds: Seeds | None = Field(None, min_length=1, description="a part of the protocol's")
     twins: bool = Field(True, description="false: classes that share a sound are one class, so that sound tells all")
 
     @property
@@ -34,7 +34,7 @@ class Protocol(Section):
     epochs_of: dict[str, int] = Field({}, description="of rows that are trained longer or shorter")
     tokens: str | None = Field(None, description="of every row, instead of what rows say: a store of the benchmark")
     class_order: Literal["drawn", "official"] = Field(description="official: order.json beside the manifest")
-    seeds: list[int] = Field(min_length=1)
+    seeds: Seeds = Field(min_length=1)
     exemplars: int | None = Field(None, ge=0, description="instead of what rows say")
     budget: Literal["per_class", "total"] | None = None
     training: dict[str, object] = Field({}, description="keys of `training` that the benchmark changes")
@@ -61,5 +61,5 @@ class Protocol(Section):
 class Search(Section):
     """The validation-only search for hyper-parameters."""
 
-    seeds: list[int]
+    seeds: Seeds
     trials: dict[str, dict[str, object]]

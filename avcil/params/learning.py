@@ -125,3 +125,9 @@ class Training(Section):
         "by the trained classifier as it then is: before weights are aligned, and also where a solved head reads out",
     )
     covered: float = Field(gt=0, le=1, description="share of a patch the object must cover for a hit")
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        if self.width % self.heads:
+            raise ValueError(f"width: {self.width} channels cannot be shared among {self.heads} heads; take a multiple")
+        return self

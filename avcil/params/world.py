@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from avcil.params.section import Section
+from avcil.params.section import Section, Seeds
 
 
 class Film(Section):
@@ -46,7 +46,7 @@ class MiniConfig(Section):
 class PriorConfig(Section):
     """Pre-training (avcil/world/pretraining.py)."""
 
-    seeds: list[int] = Field(min_length=1, description="of the released priors: scenes, first weights and batches")
+    seeds: Seeds = Field(min_length=1, description="of the released priors: scenes, first weights and batches")
     world: World = Field(description="the world of the pre-training scenes; its seed differs from the benchmark's")
     scenes: int = Field(gt=0, description="pre-training scenes rendered")
     held_out: int = Field(gt=0, description="scenes kept aside to measure separation and localisation")

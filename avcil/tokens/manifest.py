@@ -4,6 +4,7 @@ Columns: ``clip_id`` (unique), ``path`` (relative to the manifest's folder), ``l
 and, where clips are parts of longer files, ``start`` (seconds into the file).
 """
 
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,13 +31,18 @@ class ManifestError(ValueError):
 def read_manifest(path: Path) -> pd.DataFrame:
     """Read and check a manifest.
 
-    Raises ManifestError for a missing file or column, an empty cell, a repeated clip_id or path, an unknown split, or a
-    class without training or test clips. Rows are counted as in an editor: the header is row 1.
+    Raises ManifestError for a missing file or column, what is not CSV in UTF-8, a blank cell, a repeated clip_id or
+    path, a path that leads out of the folder, an unknown split, or a class without training or test clips. Rows are
+    counted as in an editor: the header is row 1.
     """
     path = Path(path)
     if not path.is_file():
         raise ManifestError(f"{path}: no such file; `dvc repro data.dvc` imports it")
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:  # also of pandas' parser, and of what is not UTF-8
+        reason = " ".join(str(error).split())
+        raise ManifestError(f"{path}: not a CSV file ({reason}); save it as CSV in UTF-8") from None
     missing = [column for column in COLUMNS if column not in table]
     if missing:
         raise ManifestError(f"{path}: no column `{missing[0]}`; it needs {', '.join(COLUMNS)}")
@@ -48,11 +54,13 @@ def read_manifest(path: Path) -> pd.DataFrame:
             raise ManifestError(f"{path}, row {first + 2}: clip `{shown.clip_id}` {what.format(**shown)}; {way_out}")
 
     for column in COLUMNS:
-        refuse(table[column] == "", f"has no {column}", "fill it in or drop the row")
+        refuse(table[column].str.strip() == "", f"has no {column}", "fill it in or drop the row")
     refuse(table.clip_id.duplicated(), "occurs twice", "drop one of the rows")
     if "start" in table:
         table["start"] = pd.to_numeric(table.start, errors="coerce")
-        refuse(~(table.start >= 0), "has no start in seconds, 0 or later", "give one or drop the column")
+        refuse(~table.start.between(0, 1e9), "has no start in seconds, 0 or later", "give one or drop the column")
+    outside = [path.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", path) for path in table.path]
+    refuse(pd.Series(outside), "has the path `{path}`", "give one below the folder of the manifest, link it if need be")
     place = [column for column in ("path", "start") if column in table]
     refuse(table.duplicated(place), "has the path `{path}` of an earlier row", "drop one of the rows")
     refuse(~table.split.isin(SPLITS), "has split `{split}`", "use train, val or test")
