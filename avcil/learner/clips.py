@@ -10,10 +10,10 @@ from avcil.encoders.load import load_published
 from avcil.encoders.prior import load_prior, released
 from avcil.extraction.clips import ClipError
 from avcil.extraction.features import checksum, decode, header_of, make_shard
-from avcil.params import ParameterError, Params, nearest
+from avcil.params import ParameterError, Params
 from avcil.params.encoders import EncoderConfig
 from avcil.params.extraction import FeatureConfig
-from avcil.params.section import Section
+from avcil.params.section import Section, nearest
 from avcil.params.world import Film, MiniConfig
 from avcil.tokens.manifest import Media
 from avcil.tokens.tokens import Tokens

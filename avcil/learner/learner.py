@@ -22,8 +22,9 @@ from avcil.learner import folders
 from avcil.learner.clips import ClipEncoder, Clips, EncoderRecord, LearnerError, tokens_of
 from avcil.learner.export import Predictor, export, looked_at
 from avcil.learner.predictions import Cost, Prediction
-from avcil.params import Params, load, nearest, project
+from avcil.params import Params, load, project
 from avcil.params.learning import FROZEN, Method, Training
+from avcil.params.section import nearest
 from avcil.tokens.tokens import Tokens
 
 ADDITIVE = ("ridge", "acil")
