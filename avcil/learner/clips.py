@@ -9,7 +9,8 @@ from avcil.encoders.base import Encoder, Reading
 from avcil.encoders.load import load_published
 from avcil.encoders.prior import load_prior, released
 from avcil.extraction.clips import ClipError
-from avcil.extraction.features import checksum, decode, header_of, make_shard
+from avcil.extraction.decoding import decode
+from avcil.extraction.features import checksum, header_of, make_shard
 from avcil.params import ParameterError, Params
 from avcil.params.encoders import EncoderConfig
 from avcil.params.extraction import FeatureConfig
