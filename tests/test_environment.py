@@ -36,6 +36,7 @@ NEEDS = {
 WHEN_CALLED = {
     ("avcil/base/ray.py", "ray"),
     ("avcil/encoders/imagebind.py", "imagebind"),
+    ("avcil/encoders/load.py", "huggingface_hub"),
     ("avcil/encoders/sam_audio.py", "core"),
     ("avcil/encoders/sam_audio.py", "sam_audio"),
 }
@@ -338,7 +339,7 @@ found = kernels.guided_attention(query, tokens, weight, weight, weight[0], heads
 found.output.sum().backward()
 assert tokens.grad.abs().sum() > 0
 if importlib.util.find_spec("triton"):
-    from avcil.kernels import triton_channelwise, triton_distillation, triton_guided
+    from avcil.kernels import triton_channelwise, triton_distillation
 print(*sorted(name for name in sys.modules if name.split(".")[0] == "avcil"))
 """
 

@@ -44,12 +44,37 @@ class Maybe(widgets.Text):
         super().__init__(placeholder="none", **options)
 
 
+class Mapping(widgets.Text):
+    """A mapping as a line of YAML; what is none stays text, for the check to refuse."""
+
+    @staticmethod
+    def _read(text: str, _):
+        try:
+            value = yaml.safe_load(text) if text.strip() else {}
+        except yaml.YAMLError:
+            return text
+        return value if isinstance(value, dict) else text
+
+    @staticmethod
+    def _written(value, _) -> str:
+        if not isinstance(value, dict):
+            return value
+        return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10_000).strip() if value else ""
+
+    value = traitlets.Any(None).tag(sync=True, from_json=_read, to_json=_written)
+
+    def __init__(self, **options):
+        super().__init__(placeholder="none", **options)
+
+
 def control(name: str, field: FieldInfo, value) -> widgets.Widget:
     """The widget for a parameter, by its type."""
     kind = field.annotation
     options = {"description": name, "style": LABEL, "layout": WIDE, "tooltip": field.description or name}
     if NoneType in get_args(kind):
         return Maybe(next(one for one in get_args(kind) if one is not NoneType), value=value, **options)
+    if get_origin(kind) is dict:
+        return Mapping(value=value, **options)
     if get_origin(kind) is Literal:
         return widgets.Dropdown(options=get_args(kind), value=value, **options)
     if kind is bool:
