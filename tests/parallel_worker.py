@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from avcil.learn import parallel, train
 from avcil.learn.checkpoint import EMPTY
 from avcil.learn.evaluate import build
-from avcil.learn.losses import nca
+from avcil.learn.methods.afc import nca
 from avcil.params import load
 from avcil.params.learning import Task
 from conftest import ROOT, toy_dataset

@@ -31,7 +31,9 @@ DRAWN = "() => [...document.querySelectorAll('.widget-image')].filter(i => i.nat
 def _command(port: int) -> list[str]:
     """What `make app` starts, with the Python of this test."""
     options = f"APP=--no-browser --port={port}"
-    recipe = subprocess.run(["make", "-n", "app", options], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    recipe = subprocess.run(
+        ["make", "--no-print-directory", "-n", "app", options], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     python, *arguments = shlex.split(recipe.splitlines()[-1])
     assert python == ".venv/bin/python"
     return [sys.executable, *arguments]
