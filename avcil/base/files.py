@@ -11,6 +11,8 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
+from avcil.base.refusal import Refusal
+
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write to a temporary file beside ``path``, then rename. Raises OSError naming the file, and leaves nothing."""
@@ -30,17 +32,18 @@ def write_bytes(path: Path, content: bytes) -> None:
             temporary.unlink()
 
 
-def _json(value) -> bytes:
+def json_bytes(value) -> bytes:
+    """The same value gives the same bytes."""
     return (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
 
 
 def write_json(path: Path, value) -> None:
-    write_bytes(path, _json(value))
+    write_bytes(path, json_bytes(value))
 
 
 def write_sealed(path: Path, value: dict) -> None:
     """`write_json`, with the digest of the rest as one more entry, ``digest``."""
-    content = _json(json.loads(_json(value)))  # keys are text in the file: sorted as such
+    content = json_bytes(json.loads(json_bytes(value)))  # keys are text in the file: sorted as such
     write_json(path, json.loads(content) | {"digest": digest(content)})
 
 
@@ -52,12 +55,32 @@ def read_sealed(path: Path) -> dict:
     try:
         value = json.loads(path.read_text("utf-8"))
         sealed = value.pop("digest", None)
-        if sealed in (None, digest(_json(value))):
+        if sealed in (None, digest(json_bytes(value))):
             return value
         reason = "another digest than it was written with"
-    except (OSError, ValueError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
         reason = " ".join(str(error).split())
-    raise ValueError(f"{path}: damaged ({reason}); delete its folder and run its stage again")
+    raise Refusal(f"{path}: damaged ({reason}); delete its folder and run its stage again")
+
+
+def seal_of(path: Path) -> Path:
+    """The file beside ``path`` that holds its digest, as ``sha256sum`` writes and checks it."""
+    return path.with_name(f"{path.name}.sha256")
+
+
+def write_with_seal(path: Path, content: bytes) -> None:
+    """`write_bytes`, and the digest beside it: for files that others read too, whose own content may not change."""
+    seal_of(path).unlink(missing_ok=True)  # killed in between, new content has no digest rather than an old one
+    write_bytes(path, content)
+    write_bytes(seal_of(path), f"{hashlib.sha256(content).hexdigest()}  {path.name}\n".encode())
+
+
+def check_seal(path: Path) -> None:
+    """Raises ValueError naming the file if it has another digest than the one beside it. There may be none."""
+    seal = seal_of(path)
+    if seal.is_file() and seal.read_bytes().split()[:1] != [hashlib.sha256(path.read_bytes()).hexdigest().encode()]:
+        way_out = f"make or copy it again, or delete {seal.name} if it was edited on purpose"
+        raise Refusal(f"{path}: another digest than in {seal.name}; {way_out}")
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> str:
@@ -65,9 +88,13 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> str:
 
     No metadata: with two or more entries safetensors writes its header in random order (safetensors issue 584).
     """
-    content = safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()})
+    content = tensor_bytes(tensors)
     write_bytes(path, content)
     return digest(content)
+
+
+def tensor_bytes(tensors: dict[str, Tensor]) -> bytes:
+    return safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()})
 
 
 def read_tensors(path: Path, expected: str | None = None) -> dict[str, Tensor]:
@@ -75,10 +102,16 @@ def read_tensors(path: Path, expected: str | None = None) -> dict[str, Tensor]:
     try:
         if expected is not None and digest(path.read_bytes()) != expected:
             reason = "another digest than it was written with"
-            raise ValueError(f"{path}: damaged ({reason}); delete its folder and run its stage again")
+            raise Refusal(f"{path}: damaged ({reason}); delete its folder and run its stage again")
         return safetensors.torch.load_file(path)
     except (OSError, safetensors.SafetensorError) as error:
-        raise ValueError(f"{path}: cannot be read ({error}); delete it and run its stage again") from None
+        raise Refusal(f"{path}: cannot be read ({error}); delete it and run its stage again") from None
+
+
+def file_digest(path: Path) -> str:
+    """`digest` of a file's content, which need not fit in memory."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def digest(content: bytes | np.ndarray) -> str:

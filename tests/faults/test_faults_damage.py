@@ -1,16 +1,35 @@
 """A bit that flips in what is read back is noticed, and named; what was written before there were digests is read."""
 
 import json
+import shutil
+import subprocess
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from avcil.base.files import read_sealed, write_json, write_sealed
+from avcil.base import files
+from avcil.base.files import check_seal, read_sealed, seal_of, write_json, write_sealed
+from avcil.encoders.prior import load_prior
 from avcil.learn.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from avcil.learn.evaluate import TaskResult
 from avcil.learn.train import load_result, save_task
-from avcil.tokens.store import Header, StoreError, finish, load_header, open_store, read_store, write_shard
+from avcil.tokens.manifest import ManifestError, read_manifest, read_orders, write_manifest, write_orders
+from avcil.tokens.regions import read_regions
+from avcil.tokens.store import (
+    Header,
+    StoreError,
+    finish,
+    load_header,
+    open_store,
+    quarantined,
+    read_store,
+    stale_shards,
+    write_shard,
+)
 from avcil.tokens.tokens import Layout
+from conftest import ROOT
 
 CHECKPOINT = Checkpoint({"w": torch.randn(40)}, {"sums": torch.randn(5)}, ["a", "b"], ["clip1"], {"seed": 0})
 RESULT = TaskResult(1, [0.5, 0.25], [4, 4], None, None, {"clip1": 0, "clip2": 1}, 10, 20)
@@ -86,6 +105,101 @@ def test_a_bit_in_a_header_is_noticed(store):
             refused += 1
     assert refused > 100
     assert read_store(store, verify=True).header == HEADER
+
+
+@pytest.mark.parametrize("room", [None, 0], ids=["in memory", "mapped"])
+@pytest.mark.parametrize("name", ["00000.safetensors", "index.json"])
+def test_a_bit_in_a_store_is_noticed_before_its_tokens_are_used(store, name, room):
+    def tokens():
+        return read_store(store, room=room).tokens.clips(torch.arange(2))
+
+    whole, refused = tokens(), 0
+    for place in _flips(store / name):
+        try:
+            read = tokens()
+            assert all(map(torch.equal, whole, read)), f"other tokens by a bit of byte {place}"
+        except StoreError as error:
+            assert str(store) in str(error) and "delete" in str(error) and "\n" not in str(error)
+            refused += 1
+    assert refused > 100
+
+
+@pytest.mark.parametrize("name", ["00000.safetensors", "00000.json"])
+def test_a_damaged_shard_is_made_again(store, name):
+    assert stale_shards(store, ["source"]) == {}
+    for _ in _flips(store / name):
+        assert stale_shards(store, ["source"]) == {0: "source"} or quarantined(store, [0]) == {}
+    (store / name).write_bytes(b"")
+    assert stale_shards(store, ["source"]) == {0: "source"}
+
+
+def test_a_damaged_header_is_replaced_only_where_asked(store):
+    (store / "header.json").write_text("{")
+    with pytest.raises(StoreError, match="damaged"):
+        open_store(store, HEADER)
+    open_store(store, HEADER, replace=True)
+    assert [path.name for path in store.iterdir()] == ["header.json"] and load_header(store) == HEADER
+
+
+def test_a_bit_in_a_manifest_or_an_order_is_noticed(tmp_path):
+    rows = [(f"{s}{c}", f"{s}{c}.mp4", c, s) for s in ("train", "test") for c in ("cat", "car", "bar")]
+    table = pd.DataFrame(rows, columns=["clip_id", "path", "label", "split"])
+    write_manifest(tmp_path / "manifest.csv", table)
+    write_orders(tmp_path / "orders.json", {0: ["cat", "bar"], 1: ["bar", "cat"]})
+    assert read_manifest(tmp_path / "manifest.csv").equals(table)
+    assert read_orders(tmp_path / "orders.json") == {0: ["cat", "bar"], 1: ["bar", "cat"]}
+    for name, read in (("manifest.csv", read_manifest), ("orders.json", read_orders)):
+        for file in (tmp_path / name, seal_of(tmp_path / name)):
+            for place in _flips(file):
+                if file.suffix == ".sha256" and place >= 64:
+                    continue  # the name, which only sha256sum reads
+                with pytest.raises(ManifestError, match=rf"{name}: another digest than in {name}\.sha256; .* delete"):
+                    read(tmp_path / name)
+
+
+def test_a_digest_is_never_older_than_its_file(tmp_path, monkeypatch):
+    path = tmp_path / "orders.json"
+    write_orders(path, {0: ["a"]})
+    assert subprocess.run(["sha256sum", "-c", "orders.json.sha256"], cwd=tmp_path, capture_output=True).returncode == 0
+    monkeypatch.setattr(files, "write_bytes", lambda path, content: path.write_bytes(content) and 1 / 0)
+    with pytest.raises(ZeroDivisionError):  # killed once the file is written
+        write_orders(path, {0: ["b"]})
+    assert read_orders(path) == {0: ["b"]}
+
+
+def test_regions_are_compared_with_the_checksums_of_their_file(tmp_path):
+    path = tmp_path / "regions.npz"
+    grid = np.random.default_rng(0).integers(0, 255, (3, 2, 4, 4), np.uint8)
+    np.savez_compressed(path, clip_id=np.array(["a", "b", "c"]), region=grid)
+    assert (read_regions(path, ["c", "a"]) == grid[[2, 0]]).all()
+    with pytest.raises(ValueError, match=r"regions\.npz: no regions of these clips \(lacks 'd'\)"):
+        read_regions(path, ["d"])
+    refused = 0
+    for place in _flips(path):
+        try:
+            assert (read_regions(path, ["c", "a"]) == grid[[2, 0]]).all(), f"other regions by a bit of byte {place}"
+        except ValueError as error:
+            assert str(error).startswith(f"{path}: no regions") and "\n" not in str(error)
+            refused += 1
+    assert refused > 100
+
+
+def test_a_prior_is_compared_with_its_digest(tmp_path, params):
+    for name in ("random.safetensors", "random.safetensors.sha256"):
+        shutil.copy(ROOT / "prior" / name, tmp_path / name)
+    path = tmp_path / "random.safetensors"
+    load_prior(path, params.encoder)
+    whole = bytearray(path.read_bytes())
+    whole[-1] ^= 1
+    path.write_bytes(whole)
+    with pytest.raises(ValueError, match=r"random\.safetensors: another digest than in random\.safetensors\.sha256"):
+        load_prior(path, params.encoder)
+
+
+def test_every_released_prior_has_its_digest():
+    for path in (ROOT / "prior").glob("*.safetensors"):
+        assert seal_of(path).is_file()
+        check_seal(path)
 
 
 def test_what_has_no_digest_is_read(task, store):

@@ -61,9 +61,16 @@ def killer(monkeypatch):
     monkeypatch.setattr(decoding, "read_clip", read)
 
 
+@pytest.fixture
+def decoders():
+    """The children of this process that were not there before; other tests' may be."""
+    before = set(psutil.Process().children())
+    return lambda: set(psutil.Process().children()) - before
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere decoders are not forked and do not see the killer")
 @pytest.mark.parametrize("workers", [1, 3])
-def test_a_clip_that_kills_its_decoder_is_named_and_the_others_are_decoded(tmp_path, killer, workers):
+def test_a_clip_that_kills_its_decoder_is_named_and_the_others_are_decoded(tmp_path, killer, decoders, workers):
     names = ["a", "segv0", "b", "exit", "segv1", "c", "d", "e", "f", "g", "h", "segv2"]
     media = [Media(_clip(tmp_path / f"{name}.mp4")) for name in names]
     answers = dict(zip(names, decoding.decode(media, READING, workers), strict=True))
@@ -71,7 +78,7 @@ def test_a_clip_that_kills_its_decoder_is_named_and_the_others_are_decoded(tmp_p
     assert answers["segv1"] == f"{media[4].path}: its decoder dies of it (SIGSEGV); restore it or drop its row"
     assert "(exit code 3)" in answers["exit"]
     assert answers["h"].frames.shape == (8, 32, 32, 3)
-    assert not psutil.Process().children(), "decoders are still there"
+    assert not decoders(), "decoders are still there"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere decoders are not forked and do not see the killer")
@@ -87,18 +94,18 @@ def test_a_killer_is_quarantined_and_extraction_goes_on(params, tmp_path, killer
     assert all(content.tokens.visual[row].any() for row in (0, 2, 3))
 
 
-def test_a_mistake_in_the_code_is_no_clips_fault(tmp_path, killer):
+def test_a_mistake_in_the_code_is_no_clips_fault(tmp_path, killer, decoders):
     with pytest.raises(RuntimeError, match="a mistake in the code"):
         list(decoding.decode([Media(_clip(tmp_path / "bug.mp4"))], READING, 1))
-    assert not psutil.Process().children()
+    assert not decoders()
 
 
-def test_left_early_no_decoder_stays(tmp_path):
+def test_left_early_no_decoder_stays(tmp_path, decoders):
     clips = decoding.decode([Media(_clip(tmp_path / "a.mp4"))] * 30, READING, 2)
     next(clips)
-    assert len(psutil.Process().children()) == 2
+    assert len(decoders()) == 2
     clips.close()
-    assert not psutil.Process().children()
+    assert not decoders()
 
 
 _PARENT = """

@@ -22,7 +22,7 @@ from concurrent.futures import ProcessPoolExecutor
 from avcil.comparison.sweep import _begin
 
 if __name__ == "__main__":
-    with ProcessPoolExecutor(2, multiprocessing.get_context("fork"), _begin) as pool:
+    with ProcessPoolExecutor(2, multiprocessing.get_context("fork"), _begin, (1 << 30,)) as pool:
         list(pool.map(time.sleep, [600, 600]))
 """
 

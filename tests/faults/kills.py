@@ -1,0 +1,233 @@
+"""Everything that writes is killed at any moment: the process, one of its workers, all of its group, or by Ctrl-C.
+
+Then it is run again: it has to go on by itself and end with the files of a run that nobody broke.
+"""
+
+import json
+import os
+import random
+import resource
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+import readers
+import table
+import torch
+from media import tone, write
+
+from avcil.base.parent import end_with
+from avcil.comparison import sweep
+from avcil.encoders.base import Reading
+from avcil.encoders.mini import Mini
+from avcil.extraction import features
+from avcil.learn.train import run_tasks
+from avcil.learner.learner import Learner
+from avcil.params import load
+from avcil.params.extraction import FeatureConfig
+from avcil.params.learning import Method, Training, chain
+from avcil.tokens.manifest import Media
+from avcil.tokens.tokens import Tokens
+from avcil.workshop import import_tokens as importer
+from avcil.workshop.explore.rows import Learning
+from conftest import ROOT, toy_dataset
+
+GONE = 5.0  # seconds within which all processes of a killed one have to be gone
+TASKS = chain([2, 2, 2], 2)
+TRAINING = Training(
+    batch=16, learning_rate=1e-2, later_learning_rate=1e-2, weight_decay=1e-2, temperature=2.0, width=16, heads=2,
+    learnt_guidance=0.1, ridge_penalty=1.0, covered=0.5,
+)  # fmt: skip
+METHOD = Method(
+    tokens="mini", fusion="guided", prior_guidance=1.0, memory="herding", exemplars=3, budget="per_class",
+    sampler="balanced", feature_distillation=1.0, logit_distillation=1.0, classifier="cosine", readout="classifier",
+    restart=False, hooks={},
+)  # fmt: skip
+HOW = ("parent", "worker", "group", "Ctrl-C")
+
+
+class Work(NamedTuple):
+    """name; given: what is there before, in a folder; do: the work in another folder, from the first one."""
+
+    name: str
+    share: int
+    given: Callable[[Path], None]
+    do: Callable[[Path, Path], None]
+
+
+def _films(given: Path) -> None:
+    for number in range(10):
+        write(given / f"{number}.mp4", [k / 4 for k in range(8)], sound=tone(200 + 50 * number, 2, 16000))
+
+
+def _extract(given: Path, to: Path) -> None:
+    torch.manual_seed(0)
+    encoder = Mini(load(ROOT / "params.yaml").encoder).watching(Reading(8, 4.0, 48, 16000)).eval()
+    config = FeatureConfig(clips_per_shard=2, batch=2, quarantine_share=0.0, silence=1e-4)
+    media = {path.stem: Media(path) for path in sorted(given.glob("*.mp4"))}
+    features.extract(encoder.requires_grad_(False), "mini", media, config, to / "store", workers=2)
+
+
+def _nothing(given: Path) -> None:
+    pass
+
+
+def _tasks(given: Path, to: Path) -> None:
+    run_tasks(toy_dataset(), METHOD, TRAINING, TASKS, 0, to)
+
+
+def _import(given: Path, to: Path) -> None:
+    importer.SHARD_BYTES = 5_000
+    importer.import_tokens(given / "tokens.npz", to / "out")
+
+
+def _tokens(given: Path) -> None:
+    readers._npz(given)
+
+
+def _imported(given: Path) -> None:
+    readers._npz(given)
+    importer.import_tokens(given / "tokens.npz", given / "out")
+    readers.write_orders(given / "orders.json", {0: ["class 0", "class 1"], 1: ["class 1", "class 0"]})
+
+
+def _sweep(given: Path, to: Path) -> None:
+    source = sweep.Source(given / "out/manifest.csv", given / "orders.json", given / "out/features/imported")
+    jobs = [
+        sweep.Job((name,), source, method, TRAINING, chain([1, 1], 2), seed, folder=to / name)
+        for name, method in {"a": METHOD, "b": METHOD.model_copy(update={"memory": "random"})}.items()
+        for seed in (0, 1)
+    ]
+    sweep.run(jobs, workers=2)
+
+
+def _learn(given: Path, to: Path) -> None:
+    """One class after another, each saved."""
+    data, folder = toy_dataset(), to / "learner"
+    for number in range(4):
+        there = any((folder / place / "config.json").exists() for place in ("", ".next"))
+        learner = Learner.load(folder) if there else Learner(params=load(ROOT / "params.yaml"), root=ROOT)
+        learner.encoder = None
+        label = f"class{number}"
+        if label not in learner.classes:
+            tokens = data.tokens.clips(data.rows("train", number, number + 1))
+            learner.learn(Tokens(*tokens), label)
+            learner.save(folder)
+
+
+def _play(given: Path, to: Path) -> None:
+    run = Learning(toy_dataset(), METHOD, TRAINING, TASKS, 0)
+    run.run()
+    results = [result._asdict() for result in run.results]
+    (to / "results").write_text(json.dumps(results))
+
+
+WORKS = [
+    Work("extraction", 4, _films, _extract),
+    Work("tasks", 5, _nothing, _tasks),
+    Work("sweep", 1, _imported, _sweep),
+    Work("import", 5, _tokens, _import),
+    Work("learner", 5, _nothing, _learn),
+    Work("playground's training", 1, _nothing, _play),
+]
+
+
+def _begun(work: Work, given: Path, to: Path, log: Path) -> int:
+    """The id of a process that does it, leader of a group of its own."""
+    campaign, child = os.getpid(), os.fork()
+    if child:
+        return child
+    status = 1
+    try:
+        end_with(campaign)
+        os.setsid()
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs in the background ignores it
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(descriptor, 1)
+        os.dup2(descriptor, 2)
+        to.mkdir(exist_ok=True)
+        work.do(given, to)
+        status = 0
+    except BaseException as error:
+        os.write(2, f"{type(error).__name__}: {error}\n".encode())
+    finally:
+        os._exit(status)
+
+
+def _ended(child: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def _kill(child: int, how: str, dice: random.Random) -> list[psutil.Process]:
+    """Returns the processes that have to be gone soon."""
+    process = psutil.Process(child)
+    below = process.children(recursive=True)
+    if how == "worker" and below:
+        dice.choice(below).kill()
+        return []
+    if how in ("group", "Ctrl-C"):
+        os.killpg(child, signal.SIGKILL if how == "group" else signal.SIGINT)
+    else:
+        process.kill()
+    return below
+
+
+def killed(work: Work, given: Path, sound: dict[str, bytes], seconds: float, seed: str) -> dict:
+    """One kill: how, what was left, and whether the next run ended with the same files."""
+    dice = random.Random(seed)
+    how = dice.choice(HOW)
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as scratch:
+        to, log = Path(scratch, "to"), Path(scratch, "log")
+        child = _begun(work, given, to, log)
+        time.sleep(dice.uniform(0, seconds))
+        if os.waitpid(child, os.WNOHANG)[0]:
+            return {"how": "too late"}
+        below = _kill(child, how, dice)
+        _ended(child)
+        orphans = [one.pid for one in psutil.wait_procs(below, GONE)[1]]
+        first = log.read_text().strip().split("\n")[-1]
+        half = len(_contents(to)) if to.exists() else 0
+        status = _ended(_begun(work, given, to, log))
+        again = _contents(to)
+        differ = sorted(name for name in again.keys() | sound.keys() if again.get(name) != sound.get(name))
+        words = log.read_text().strip().split("\n")[-1] if status else ""
+        return {"how": how, "orphans": orphans, "files": half, "status": status, "differ": differ[:5], "words": words,
+                "first": first[:200]}  # fmt: skip
+
+
+def campaign(total: int, seed: int, only: list[str] | None) -> None:
+    """So many kills, shared among the works; those of before are not done again."""
+    done, shares = table.kept("kills"), sum(work.share for work in WORKS)
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as scratch:
+        for work in [work for work in WORKS if only is None or work.name in only]:
+            mine = [one for one in done if (one["work"], one["seed"]) == (work.name, seed)]
+            missing = -(-total * work.share // shares) - sum(one["how"] != "too late" for one in mine)
+            if missing <= 0:
+                continue
+            given, to = Path(scratch, work.name, "given"), Path(scratch, work.name, "sound")
+            given.mkdir(parents=True)
+            work.given(given)
+            began = time.monotonic()
+            if _ended(_begun(work, given, to, Path(scratch, "log"))):
+                sys.exit(f"{work.name}, unbroken: {Path(scratch, 'log').read_text()}")
+            seconds, sound = time.monotonic() - began, _contents(to)
+            number = len(mine)
+            while missing:
+                one = {"work": work.name, "seed": seed, "number": number}
+                one |= killed(work, given, sound, seconds, f"{seed} {work.name} {number}")
+                number, missing = number + 1, missing - (one["how"] != "too late")
+                with (table.KEPT / "kills.jsonl").open("a") as file:
+                    file.write(json.dumps(one) + "\n")
+                if one["how"] != "too late" and (one["orphans"] or one["status"] or one["differ"]):
+                    print(f"  {one}", flush=True)
+            print(f"{work.name}: {number} kills, {seconds:.1f} s unbroken", flush=True)
