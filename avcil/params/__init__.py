@@ -1,21 +1,26 @@
-"""params.yaml, read once and checked whole: every number of every stage, typed and frozen."""
+"""params.yaml, read once and checked whole: every number of every stage, typed and frozen.
+
+What is long stands beside it: protocols/<benchmark>.yaml, and search.yaml.
+"""
 
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from avcil.params.comparison import Protocol, Search
+from avcil.base.refusal import Refusal
+from avcil.params.comparison import Protocol, Row, Search
 from avcil.params.encoders import EncoderConfig
 from avcil.params.extraction import Compute, FeatureConfig
-from avcil.params.learning import Method, Task, Training, chain
+from avcil.params.learning import Task, Training, chain
 from avcil.params.section import Section, Seeds, nearest
 from avcil.params.world import Corpus, Film, MiniConfig, PriorConfig, World
 
 
-class ParameterError(ValueError):
+class ParameterError(Refusal):
     """params.yaml holds something that cannot be used; the message names the key and the way out."""
 
 
@@ -54,12 +59,24 @@ class Params(Section):
     features: FeatureConfig
     compute: Compute
     training: Training
-    compare: list[str] | Literal["all"] = Field(description="variants to learn beside lll, and to compare with it")
-    lll: Method
-    variants: dict[str, Method]
-    field: dict[str, Method]
+    rows: Literal["headline", "all"] | list[str] = Field(description="which are learnt, and in which settings")
+    methods: dict[str, Row] = Field(description="`lll` is learnt task by task, in stages of its own")
     protocols: dict[str, Protocol]
     search: Search
+
+    @model_validator(mode="before")
+    @classmethod
+    def _embedded(cls, raw):
+        """What a protocol leaves out, as that of the embedded benchmark does, is as `seeds` and `tasks` say."""
+        with suppress(KeyError, TypeError, AttributeError, IndexError):  # of what is not there the check below tells
+            tasks = raw["tasks"]
+            shared = {
+                "seeds": raw["seeds"],
+                "classes_per_task": [task["classes"] for task in tasks],
+                "epochs": tasks[0]["epochs"],
+            }
+            raw = raw | {"protocols": {name: shared | given for name, given in raw["protocols"].items()}}
+        return raw
 
     @model_validator(mode="after")
     def _consistent(self):
@@ -72,44 +89,41 @@ class Params(Section):
             raise ValueError(
                 "prior.world.seed: must differ from world.seed, or the prior would see the benchmark's classes"
             )
-        if "lll" in self.variants or "lll" in self.field:
-            raise ValueError("variants and field: `lll` has a section of its own")
-        if twice := sorted(self.variants.keys() & self.field.keys()):
-            raise ValueError(f"field: `{twice[0]}` is a variant too; give one of them another name")
-        for name in [] if self.compare == "all" else self.compare:
-            if name not in self.variants:
-                raise ValueError(f"compare: no variant `{name}`{nearest(name, self.variants)}")
+        if "lll" not in self.methods:
+            raise ValueError("methods: `lll` is missing, which stages of their own learn")
+        names = {row.about.name: name for name, row in reversed(self.methods.items())}
+        for name, row in self.methods.items():
+            if (other := names[row.about.name]) != name:
+                raise ValueError(f"methods.{name}: is named as `{other}` is; give it an `about` of its own")
+        for name in self.rows if isinstance(self.rows, list) else []:
+            if name not in self.methods:
+                raise ValueError(f"rows: no method `{name}`{nearest(name, self.methods)}")
         known = [*self.own_encoders, *self.encoders]
-        for name, row in self.rows.items():
+        for name, row in self.methods.items():
             if row.tokens not in known:
-                raise ValueError(f"{name}: no encoder `{row.tokens}`{nearest(row.tokens, known)}")
+                raise ValueError(f"methods.{name}: no encoder `{row.tokens}`{nearest(row.tokens, known)}")
         for name, protocol in self.protocols.items():
             Training(**self.training.model_dump() | protocol.training)
-            for row in [*protocol.rows, *(row for s in protocol.settings.values() for row in s.rows or [])]:
-                if row not in self.rows:
-                    raise ValueError(f"protocols.{name}: no row `{row}`{nearest(row, self.rows)}")
+            listed = [
+                *protocol.headline,
+                *protocol.rows,
+                *(row for s in protocol.settings.values() for row in s.rows or []),
+            ]
+            for row in listed:
+                if row not in self.methods:
+                    raise ValueError(f"protocols.{name}: no method `{row}`{nearest(row, self.methods)}")
         return self
-
-    @property
-    def compared(self) -> list[str]:
-        """The variants that are learnt, in the order of params.yaml."""
-        return [name for name in self.variants if self.compare == "all" or name in self.compare]
 
     @property
     def own_encoders(self) -> list[str]:
         """Names of the encoders whose weights stand in prior/."""
         return ["mini", *(f"mini-{seed}" for seed in self.prior.seeds if seed), "random"]
 
-    @property
-    def rows(self) -> dict[str, Method]:
-        """Every row by name: lll, its variants, and the field."""
-        return {"lll": self.lll} | self.variants | self.field
-
-    def method(self, variant: str) -> Method:
+    def method(self, name: str) -> Row:
         """The row of that name; raises ParameterError naming the nearest one."""
-        if variant not in self.rows:
-            raise ParameterError(f"no variant `{variant}` in params.yaml{nearest(variant, self.rows)}")
-        return self.rows[variant]
+        if name not in self.methods:
+            raise ParameterError(f"no method `{name}` in params.yaml{nearest(name, self.methods)}")
+        return self.methods[name]
 
     def protocol(self) -> Protocol:
         """The protocol of the benchmark; raises ParameterError naming the nearest one."""
@@ -153,11 +167,41 @@ def mapping(text: str, source: str = "params.yaml") -> dict:
         raise ParameterError(f"{source}: not YAML: {' '.join(str(error).split())}") from None
 
 
-def load(path: Path = Path("params.yaml")) -> Params:
-    """Read and check params.yaml; raises ParameterError."""
-    path = Path(path)
+def _read(path: Path) -> dict:
     try:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ParameterError(f"{path}: cannot be read ({error}); take it from git, or save it as UTF-8") from None
-    return parse(mapping(text, str(path)), path.name)
+    return mapping(text, str(path))
+
+
+def _protocol(folder: Path, name: str, *like_it: str) -> dict:
+    """A protocol with what it takes from the one that it is `like`."""
+    file = folder / f"{name}.yaml"
+    raw = _read(file)
+    like = raw.pop("like", None) if isinstance(raw, dict) else None
+    if not like:
+        return raw
+    if like in (name, *like_it):
+        raise ParameterError(f"{file}: like `{like}`, which is like it; name another one, or delete the line")
+    base = _protocol(folder, like, name, *like_it)
+    if not isinstance(base, dict):
+        raise ParameterError(f"{folder / str(like)}.yaml: no mapping of keys; mend it")
+    return base | raw
+
+
+def whole(path: Path = Path("params.yaml")) -> dict:
+    """params.yaml, and beside it protocols/*.yaml and search.yaml, as one mapping that is not checked."""
+    raw = _read(path)
+    if isinstance(raw, dict):
+        protocols = path.parent / "protocols"
+        files = sorted(protocols.glob("*.yaml"))
+        raw = {"protocols": {file.stem: _protocol(protocols, file.stem) for file in files}} | raw
+        raw = raw if "search" in raw else raw | {"search": _read(path.parent / "search.yaml")}
+    return raw
+
+
+def load(path: Path = Path("params.yaml")) -> Params:
+    """`whole`, checked; raises ParameterError."""
+    path = Path(path)
+    return parse(whole(path), path.name)

@@ -1,10 +1,32 @@
-"""What a benchmark prescribes to every row, and how rows are searched for."""
+"""A method's row with what it is, what a benchmark prescribes to every row, and how rows are searched for."""
 
 from typing import Literal
 
 from pydantic import Field, model_validator
 
+from avcil.params.learning import Method
 from avcil.params.section import Section, Seeds
+
+
+class About(Section):
+    """What tables, figures and the report call a row, and where it comes from."""
+
+    name: str = Field(min_length=1, description="what stands in brackets is left out where room is scarce")
+    family: str = Field(min_length=1, description="rows that are drawn in one colour and listed together")
+    paper: str = Field("", description="in Markdown")
+    idea: str = Field("", description="what holds the new model to the old one")
+    deviations: str = Field("", description="from the paper")
+    part: bool = Field(False, description="another row less one part: left out where only whole methods are compared")
+
+    @property
+    def short_name(self) -> str:
+        return self.name.split(" (")[0]
+
+
+class Row(Method):
+    """A method's choices, and what is said about it, which decides no result."""
+
+    about: About = Field(exclude=True)
 
 
 class Setting(Section):
@@ -16,6 +38,7 @@ class Setting(Section):
     keep: Literal["last", "best_all", "best_new"] | None = None
     seeds: Seeds | None = Field(None, min_length=1, description="a part of the protocol's")
     twins: bool = Field(True, description="false: classes that share a sound are one class, so that sound tells all")
+    worlds: bool = Field(False, description="true: each seed has a world of its own (avcil/comparison/worlds.py)")
 
     @property
     def memory_alone(self) -> bool:
@@ -27,8 +50,9 @@ _MEMORY = {"rows", "seeds", "exemplars"}
 
 
 class Protocol(Section):
-    """What a benchmark prescribes to every row."""
+    """What a benchmark prescribes to every row: protocols/<benchmark>.yaml."""
 
+    headline: list[str] = Field([], description="rows that `rows: headline` learns; all, if none")
     classes_per_task: int | list[int] = Field(description="new classes of every task, or of each")
     epochs: int = Field(gt=0)
     epochs_of: dict[str, int] = Field({}, description="of rows that are trained longer or shorter")
@@ -51,11 +75,25 @@ class Protocol(Section):
             if unknown := sorted(named.keys() - {*self.rows, "*"}):
                 raise ValueError(f"{key}: `{unknown[0]}` is not among the rows")
         for name, setting in self.settings.items():
-            if foreign := sorted(set(setting.seeds or []) - set(self.seeds)):
+            foreign = sorted(set(setting.seeds or []) - set(self.seeds))
+            if foreign and not setting.worlds:
                 raise ValueError(f"settings.{name}: seed {foreign[0]} is not among the protocol's {self.seeds}")
-            if not setting.twins and self.class_order == "official":
-                raise ValueError(f"settings.{name}: merged classes have no official order; use class_order: drawn")
+            if (setting.worlds or not setting.twins) and self.class_order == "official":
+                raise ValueError(f"settings.{name}: drawn worlds and merged classes have no official order")
         return self
+
+    def chosen(self, rows: Literal["headline", "all"] | list[str]) -> dict[str, list[str]]:
+        """The rows to learn of each setting: all, the headline in the first setting alone, or those that are listed; a
+        listed one that the protocol does not have, one's own, in the first setting."""
+        every = {name: setting.rows or self.rows for name, setting in self.settings.items()}
+        if rows == "all":
+            return every
+        first = next(iter(every))
+        if rows == "headline":
+            return {first: self.headline or every[first]}
+        listed = {name: [row for row in of if row in rows] for name, of in every.items()}
+        listed[first] += [row for row in rows if not any(row in of for of in every.values())]
+        return {name: of for name, of in listed.items() if of}
 
 
 class Search(Section):

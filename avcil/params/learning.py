@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from avcil.params.section import Section, nearest
 
-FROZEN = ("frozen", "frozen_guided")
+FROZEN = ("frozen", "frozen_guided", "frozen_scaled")
 FUSIONS = ("guided", "mean", "visual", "audio", *FROZEN)
 CLASSIFIERS = ("linear", "cosine")
 READOUTS = ("classifier", "nearest_mean", "nearest_exemplars", "ridge", "carried_ridge")
@@ -30,7 +30,9 @@ class Method(Section):
     """
 
     tokens: str = Field(description="whose tokens: `mini`, `random` (its untrained twin), or one of `encoders`")
-    fusion: str = Field(description="guided, mean, visual, audio, frozen or frozen_guided, or a method's file")
+    fusion: str = Field(
+        description="guided, mean, visual, audio, frozen, frozen_guided or frozen_scaled, or a method's file"
+    )
     prior_guidance: float = Field(
         ge=0, description="first value of τ, the weight of the prior's similarity in the scores"
     )

@@ -28,7 +28,8 @@ def enter(workdir: str = ".") -> Params:
     """Change to ``workdir`` (relative to the root) and return its parameters.
 
     `.` is the project itself, as DVC runs it. `build/smoke/<notebook>` is a small sandbox, made on demand, in which the
-    notebook has all that it reads: what it shows when it is opened and run by hand.
+    notebook has all that it reads: what it shows when it is opened and run by hand. `AVCIL_SANDBOX=ready` says that it
+    is there and new: pytest makes it before the first cell, whose time is limited.
     One thread: the same bits however many cores there are (avcil/base/portable.py). Where the arithmetic is the
     processor's own all the same, a warning says so.
     """
@@ -39,7 +40,7 @@ def enter(workdir: str = ".") -> Params:
             stacklevel=2,
         )
     top = root()
-    if workdir != ".":
+    if workdir != "." and os.environ.get("AVCIL_SANDBOX") != "ready":
         # in a process of its own: what builds sandboxes knows notebooks and pipeline, and this module shall not
         command = [sys.executable, "-m", "avcil.workshop.smoke", workdir]
         done = subprocess.run(command, cwd=top, stderr=subprocess.PIPE, text=True)

@@ -1,0 +1,52 @@
+"""What rows are called and which belong together: their `about` in the params.yaml of the project that one is in."""
+
+from functools import lru_cache
+from pathlib import Path
+
+from avcil.params import ParameterError, load, project
+from avcil.params.comparison import About
+
+
+@lru_cache(maxsize=1)
+def _read(file: Path, changed: int) -> dict[str, About]:
+    return {name: row.about for name, row in load(file).methods.items()}
+
+
+def rows() -> dict[str, About]:
+    """Of every row, in the order of params.yaml; none outside of a project, or where it cannot be read."""
+    try:
+        file = project.root() / "params.yaml"
+        return _read(file, file.stat().st_mtime_ns)
+    except (OSError, ParameterError):
+        return {}
+
+
+def about(method: str) -> About:
+    """Of a row that params.yaml does not have, its own name, in the first family."""
+    known = rows()
+    if method in known:
+        return known[method]
+    return About(name=method.replace("_", " "), family=next((row.family for row in known.values()), "others"))
+
+
+def name_of(method: str) -> str:
+    return about(method).name
+
+
+def short_name_of(method: str) -> str:
+    """The name without its explanation in brackets."""
+    return about(method).short_name
+
+
+def families() -> list[str]:
+    """In the order of params.yaml."""
+    return list(dict.fromkeys(row.family for row in rows().values())) or ["others"]
+
+
+def family_of(method: str) -> str:
+    return about(method).family
+
+
+def of_family(family: str) -> list[str]:
+    """The rows of a family, in the order of params.yaml."""
+    return [name for name, row in rows().items() if row.family == family]

@@ -1,0 +1,150 @@
+"""params.yaml and what stands beside it: what is wrong there is one clear line."""
+
+import copy
+import shutil
+
+import pytest
+
+from avcil.params import ParameterError, load, parse, whole
+from conftest import ROOT
+
+
+def _changed(raw, path, value):
+    changed = copy.deepcopy(raw)
+    *parents, last = path.split(".")
+    section = changed
+    for key in parents:
+        section = section[int(key)] if isinstance(section, list) else section[key]
+    section[last] = value
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("training.bach", 32, r"params\.yaml: training\.bach: .*\(did you mean `batch`\?\)"),
+        ("methods.lll.fusion", "guidde", r"params\.yaml: methods\.lll\.fusion: `guidde` is none of guided, mean"),
+        ("training.batch", 0, r"training\.batch: Input should be greater than 1"),
+        ("training.batch", "64", r"training\.batch: Input should be a valid integer"),
+        ("methods.replay.exemplars", -1, r"methods\.replay\.exemplars: Input should be greater than or equal to 0"),
+        ("film.size", 100, r"film\.size: Input should be a multiple of 24"),
+        ("tasks.1.from", "init", r"each task starts from the one before it"),
+        ("tasks.1.id", 3, r"ids must count 0, 1, 2"),
+        ("prior.world.seed", 0, r"prior\.world\.seed: must differ from world\.seed"),
+        ("seedz", [0], r"seedz: .*\(did you mean `seeds`\?\)"),
+        ("rows", ["lll", "replai"], r"rows: no method `replai` \(did you mean `replay`\?\)"),
+        ("rows", "healdine", r"rows\..*headline"),
+        ("methods.ridge.tokens", "minni", r"methods\.ridge: no encoder `minni` \(did you mean `mini`\?\)"),
+        ("methods.lll_2", {}, r"methods\.lll_2\.tokens: Field required; and \d+ more"),
+        ("methods.ridge.about.name", "replay", r"methods\..*: is named as `.*` is; give it an `about` of its own"),
+        ("methods.ridge.about.famly", "x", r"methods\.ridge\.about\.famly"),
+    ],
+)
+def test_a_bad_parameter_is_one_clear_line(raw_params, path, value, message):
+    with pytest.raises(ParameterError, match=message) as error:
+        parse(_changed(raw_params, path, value))
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_parameter_is_named(raw_params):
+    raw = {key: value for key, value in raw_params.items() if key != "film"}
+    with pytest.raises(ParameterError, match="film: Field required"):
+        parse(raw)
+
+
+def test_params_that_are_not_yaml(tmp_path):
+    (tmp_path / "params.yaml").write_text("a: [1")
+    with pytest.raises(ParameterError, match="not YAML"):
+        load(tmp_path / "params.yaml")
+
+
+def test_lll_is_one_of_the_methods(raw_params):
+    methods = {name: row for name, row in raw_params["methods"].items() if name != "lll"}
+    with pytest.raises(ParameterError, match=r"methods: `lll` is missing, which stages of their own learn"):
+        parse(raw_params | {"methods": methods})
+
+
+def test_an_unknown_method_names_the_nearest(params):
+    with pytest.raises(ParameterError, match=r"no method `replai` .*did you mean `replay`"):
+        params.method("replai")
+
+
+def test_parameters_are_frozen(params):
+    with pytest.raises(Exception, match="frozen"):
+        params.training.batch = 3
+
+
+def test_tasks_and_classes_fit_the_benchmark(params):
+    assert sum(task.classes for task in params.tasks) == params.world.classes
+
+
+def test_what_is_said_of_a_row_decides_no_result(params):
+    """`about` is in no checkpoint and in no run's file: a row may be renamed."""
+    assert "about" not in params.methods["lll"].model_dump()
+
+
+# ---- protocols
+
+
+TINY = {"class_order": "drawn", "headline": ["lll", "ridge"], "rows": ["lll", "ridge", "replay"]}
+SETTINGS = {"standard": {}, "few": {"exemplars": 1, "rows": ["lll", "replay"]}}
+
+
+def test_rows_are_chosen_setting_by_setting(raw_params):
+    protocol = parse(raw_params | {"protocols": {raw_params["benchmark"]: TINY | {"settings": SETTINGS}}}).protocol()
+    assert protocol.chosen("all") == {"standard": ["lll", "ridge", "replay"], "few": ["lll", "replay"]}
+    assert protocol.chosen("headline") == {"standard": ["lll", "ridge"]}
+    assert protocol.model_copy(update={"headline": []}).chosen("headline") == {"standard": TINY["rows"]}
+    assert protocol.chosen(["replay", "lll"]) == {"standard": ["lll", "replay"], "few": ["lll", "replay"]}
+    assert protocol.chosen(["ridge"]) == {"standard": ["ridge"]}
+    # a row of one's own, which no protocol lists
+    assert protocol.chosen(["ncm"]) == {"standard": ["ncm"]}
+    assert protocol.chosen(["ncm", "replay"]) == {"standard": ["replay", "ncm"], "few": ["replay"]}
+
+
+def test_the_embedded_protocol_takes_seeds_and_tasks_from_params(raw_params):
+    raw = raw_params | {"protocols": {raw_params["benchmark"]: TINY | {"settings": SETTINGS}}, "seeds": [4, 7]}
+    raw["tasks"] = [task | {"epochs": 3} for task in raw["tasks"]]
+    found = parse(raw).protocol()
+    assert (found.seeds, found.epochs, found.classes_per_task) == ([4, 7], 3, [4] * 5)
+
+
+def test_a_protocol_takes_the_rest_from_the_one_that_it_is_like(tmp_path):
+    for name in ("params.yaml", "search.yaml"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "protocols").mkdir()
+    place = tmp_path / "protocols"
+    shutil.copy(ROOT / "protocols/sounding_objects.yaml", place)
+    shutil.copy(ROOT / "protocols/ave.yaml", place)
+    (place / "mine.yaml").write_text("like: ave\nexemplars: 7\nepochs_of: {}\n")
+    (place / "again.yaml").write_text("like: mine\nepochs: 3\n")
+    found = load(tmp_path / "params.yaml").protocols
+    assert found["mine"] == found["ave"].model_copy(update={"exemplars": 7, "epochs_of": {}})
+    assert found["again"] == found["mine"].model_copy(update={"epochs": 3})
+    assert whole(tmp_path / "params.yaml")["protocols"]["again"]["exemplars"] == 7
+    (place / "mine.yaml").write_text("like: avee\n")
+    with pytest.raises(ParameterError, match=r"avee\.yaml: cannot be read") as error:
+        load(tmp_path / "params.yaml")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (
+            "protocols.sounding_objects.rows",
+            ["lwff"],
+            "protocols.sounding_objects: no method `lwff` .did you mean `lwf`",
+        ),
+        ("protocols.ave.epochs_of", {"lll_": 3}, "epochs_of: `lll_` is not among the rows"),
+        ("protocols.sounding_objects.headline", ["lwff"], "protocols.sounding_objects: no method `lwff`"),
+        ("protocols.sounding_objects.settings.no_twins.seeds", [9], "settings.no_twins: seed 9 is not among"),
+        ("protocols.ave.settings.standard.worlds", True, "settings.standard: drawn worlds .* have no official order"),
+        ("methods.lwf.logit_blocks", "tasks", "Input should be 'past' or 'task'"),
+        ("benchmark", "sounding_object", "no protocol `sounding_object` .did you mean `sounding_objects`"),
+    ],
+)
+def test_a_bad_protocol_is_one_clear_line(raw_params, path, value, message):
+    with pytest.raises(ParameterError, match=message) as error:
+        parse(_changed(raw_params, path, value)).protocol()
+    assert "\n" not in str(error.value)
