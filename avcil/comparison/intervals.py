@@ -2,8 +2,9 @@
 
 `over_seeds` is Student's t. It covers what other seeds would give **on the same test clips**. Where every clip's
 outcome is known, `over_seeds_and_clips` adds the luck of the clips, which seeds that share one test set do not show:
-Student's t alone covered 82 to 92 % of simulated accuracies there, this one 96 to 97 % (tests/test_intervals.py). A
-difference is an interval of paired values: one minus the other, seed by seed, clip by clip.
+Student's t alone covered 82 to 92 % of simulated accuracies there, this one 96 to 97 %
+(tests/comparison/test_intervals.py). A difference is an interval of paired values: one minus the other, seed by seed,
+clip by clip.
 """
 
 import math

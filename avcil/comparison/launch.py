@@ -1,9 +1,9 @@
-"""Learn one row of the field with several processes, one a GPU: for benchmarks whose tokens are many.
+"""Learn one row with several processes, one a GPU: for benchmarks whose tokens are many.
 
     torchrun --nproc-per-node 4 -m avcil.comparison.launch lll --seed 0
 
 Benchmark, protocol and device come from params.yaml (`benchmark`, `protocols`, `compute.device`). Losses are those of
-one process up to rounding (avcil/learn/parallel.py), hence not to the bit, so that results stay apart from the field's:
+one process up to rounding (avcil/learn/parallel.py), hence not to the bit, so that results stay apart from the sweep's:
 ``artifacts/launched/<benchmark>/<row>``. A run that was killed goes on after its last whole task.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from avcil.comparison.field import jobs, places
+from avcil.comparison.protocol import jobs, place_of
 from avcil.comparison.sweep import datasets
 from avcil.learn import parallel
 from avcil.learn.train import run_tasks
@@ -48,15 +48,17 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _learn(params, given: argparse.Namespace, device: str) -> None:
     protocol = params.protocol()
-    method = params.method(given.row)
-    folder, store = places(params.benchmark, protocol.tokens or method.tokens)
+    params.method(given.row)
+    setting = protocol.settings.get(given.setting)
+    if setting is None or given.seed not in (setting.seeds or protocol.seeds):
+        raise ValueError(f"no seed {given.seed} in a setting `{given.setting}` of the protocol of {params.benchmark}")
+    # that run alone, `lll` too: no other world is drawn
+    alone = {given.setting: setting.model_copy(update={"seeds": [given.seed]})}
+    place = place_of(params.benchmark)._replace(chained=False)
     out = Path("artifacts/launched") / params.benchmark
     rank = dist.get_rank() if dist.is_initialized() else 0
-    found = jobs(folder, store, protocol, params.rows, params.training, params.world.timbres, out / f".rank{rank}")
-    wanted = [job for job in found if job.name == (given.setting, given.row) and job.seed == given.seed]
-    if not wanted:
-        raise ValueError(f"no run of `{given.row}` with seed {given.seed} in setting `{given.setting}` of its protocol")
-    job = wanted[0]
+    protocol = protocol.model_copy(update={"settings": alone})
+    [job] = jobs(place, params, protocol, [given.row], out / f".rank{rank}")
     data = datasets(job.source)[job.seed]
     results = run_tasks(
         data,

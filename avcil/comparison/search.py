@@ -17,7 +17,7 @@ def trials(params: Params) -> dict[str, tuple[Method, Training]]:
     A trial names the row it is `of` (by default lll) and keys of that row or of `training` to change. Raises
     ParameterError for a key of neither.
     """
-    found = {"lll": (params.lll, params.training)}
+    found: dict[str, tuple[Method, Training]] = {"lll": (params.methods["lll"], params.training)}
     for name, changes in params.search.trials.items():
         row = params.method(str(changes.get("of", "lll"))).model_dump()
         shared = params.training.model_dump()
@@ -40,6 +40,6 @@ def scores(params: Params, source: Source, seeds: list[int], folder: Path | None
         for name, (method, training) in trials(params).items()
         for seed in seeds
     ]  # fmt: skip
-    done = {(name, seed): found.results for ((name,), seed), found in run(jobs).items()}
-    summary = tables.summarise(tables.frames(done, params.benchmark))
-    return summary.set_index("variant")[tables.MAIN].rename_axis("trial")
+    done = {("search", name, seed): found.results for ((name,), seed), found in run(jobs).items()}
+    summary = tables.summarise(tables.per_seed(tables.frames(done)))
+    return summary.set_index("method")[tables.MAIN].rename_axis("trial")

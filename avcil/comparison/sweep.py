@@ -11,13 +11,17 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+import psutil
 import torch
 
-from avcil.base.files import digest, read_sealed, write_json, write_sealed
+from avcil.base.alone import alone
+from avcil.base.files import digest, read_sealed, write_sealed
 from avcil.base.parent import end_with
 from avcil.base.progress import progress
 from avcil.base.ray import each
@@ -27,6 +31,7 @@ from avcil.learn.methods import files
 from avcil.learn.train import origin, run_tasks
 from avcil.params.learning import Method, Task, Training
 from avcil.tokens.dataset import Dataset, load_datasets
+from avcil.tokens.manifest import read_orders
 
 CORE = ("base/*.py", "params/section.py", "params/learning.py", "kernels/*.py", "tokens/*.py", "learn/*.py")
 
@@ -59,17 +64,22 @@ class Job(NamedTuple):
 
 
 class Done(NamedTuple):
-    """Results of a run by task, and the seconds that learning and evaluation took on one thread."""
+    """Results of a run by task, and seconds of learning and evaluation on one thread; None of one that went on where
+    another was stopped."""
 
     results: list[TaskResult]
-    seconds: float
+    seconds: float | None
+
+
+_room: int | None = None  # bytes that this process's tokens may take; None: as one that is alone here
 
 
 @lru_cache(maxsize=1)
 def datasets(source: Source) -> dict[int, Dataset]:
-    """The dataset of a source by seed; the last one read is kept."""
-    seeds = [int(seed) for seed in json.loads(source.orders.read_text())]
-    return load_datasets(source.manifest, source.orders, source.store, seeds, regions=source.regions)
+    """The dataset of a source by seed; the last one read is kept. Tokens that would not fit into memory once for each
+    worker are mapped: then all workers share the pages of the store's files."""
+    seeds = list(read_orders(source.orders))
+    return load_datasets(source.manifest, source.orders, source.store, seeds, regions=source.regions, room=_room)
 
 
 @lru_cache
@@ -86,13 +96,20 @@ def code(method: Method) -> str:
 
 
 def load_run(file: Path) -> tuple[Done, dict]:
-    """What a job left in its file, and everything that determined it, by name."""
+    """What a job left in its file, and everything that determined it, by name. Raises ValueError naming the file if it
+    is damaged, or of another version."""
     kept = read_sealed(file)
-    return Done([TaskResult(**result) for result in kept["results"]], kept["seconds"]), kept["origin"]
+    try:
+        return Done([TaskResult(**result) for result in kept["results"]], kept["seconds"]), kept["origin"]
+    except (TypeError, KeyError):
+        raise ValueError(f"{file}: of another version; delete it and run its sweep again") from None
 
 
-def _begin() -> None:
-    """One thread; and a worker whose parent was killed ends too, instead of waiting for work for ever."""
+def _begin(room: int) -> None:
+    """One thread, and so many bytes for tokens; and a worker whose parent was killed ends too, instead of waiting for
+    work for ever."""
+    global _room
+    _room = room
     torch.set_num_threads(1)
     parent = multiprocessing.parent_process()
     if parent is not None and parent.pid:
@@ -106,14 +123,16 @@ def _run(job: Job) -> Done:
     stamp |= {"split": job.split, "code": code(job.method), "order": data.order, "files": clips}
     stamp = json.loads(json.dumps(stamp))
     if job.file and job.file.exists():
-        done, made_from = load_run(job.file)
-        if made_from == stamp:
-            return done
+        with suppress(ValueError):  # damaged, or of another version: it is run again
+            done, made_from = load_run(job.file)
+            if made_from == stamp:
+                return done
     if job.folder:
         _begin_folder(job.folder, job.seed, stamp)
+    resumed = job.folder is not None and any(job.folder.glob(f"task*/seed{job.seed}/result.json"))
     started = time.perf_counter()
     results = run_tasks(data, job.method, job.training, job.tasks, job.seed, job.folder, split=job.split)
-    seconds = time.perf_counter() - started
+    seconds = None if resumed else time.perf_counter() - started
     if job.file:
         content = {"origin": stamp, "results": [result._asdict() for result in results], "seconds": seconds}
         write_sealed(job.file, content)
@@ -123,25 +142,18 @@ def _run(job: Job) -> Done:
 def _begin_folder(folder: Path, seed: int, stamp: dict) -> None:
     """Drop a seed's checkpoints that were made from something else: they would be taken for finished tasks."""
     origin_file = folder / f"origin-seed{seed}.json"
-    if origin_file.exists() and json.loads(origin_file.read_text()) == stamp:
-        return
+    if origin_file.exists():
+        with suppress(ValueError):  # damaged, it says nothing of the checkpoints
+            if read_sealed(origin_file) == stamp:
+                return
     for stale in folder.glob(f"task*/seed{seed}"):
         shutil.rmtree(stale)
-    write_json(origin_file, stamp)
+    write_sealed(origin_file, stamp)
 
 
-def drop_others(folder: Path, jobs: Iterable[Job]) -> None:
-    """Delete below ``folder`` what is of none of the jobs: rows, settings and seeds that there are no more."""
-    wanted, seeds = set(), set()
-    for job in jobs:
-        wanted |= {job.file, job.source.manifest, job.source.orders}
-        seeds |= {(job.folder, f"seed{job.seed}"), (job.folder, f"origin-seed{job.seed}.json")}
-    for path in sorted(folder.rglob("*"), reverse=True):
-        if path.is_dir():
-            if not any(path.iterdir()):
-                path.rmdir()
-        elif path not in wanted and not any((above, part) in seeds for above in path.parents for part in path.parts):
-            path.unlink()
+def _places(jobs: Iterable[Job]) -> set[Path]:
+    """The folders that the jobs write in."""
+    return {place for job in jobs for place in (job.folder, job.file and job.file.parent) if place}
 
 
 def run(
@@ -154,15 +166,18 @@ def run(
         engine: `local`, or `ray` (avcil/base/ray.py), where the cluster says how many.
         work: what does a job, a function of a module; another one keeps results in another way (avcil/workshop/own.py).
 
-    Raises ValueError, before anything runs, for a row whose hooks or read-out do not take its options.
+    Raises, before anything runs, ValueError for a row whose hooks or read-out do not take its options, and
+    BlockingIOError where another sweep writes.
     """
     jobs = list(jobs)
     for name, method in {job.name[-1]: job.method for job in jobs}.items():
         check(name, method)
     done: dict[tuple[tuple[str, ...], int], Done] = {}
-    found = each(work, jobs) if engine == "ray" else _each(work, jobs, min(workers or os.cpu_count() or 1, len(jobs)))
-    for number, result in progress(found, total=len(jobs), desc="runs"):
-        done[jobs[number].name, jobs[number].seed] = result
+    with alone(_places(jobs)):
+        some = min(workers or os.cpu_count() or 1, len(jobs))
+        found = each(work, jobs) if engine == "ray" else _each(work, jobs, some)
+        for number, result in progress(found, total=len(jobs), desc="runs"):
+            done[jobs[number].name, jobs[number].seed] = result
     return {(job.name, job.seed): done[job.name, job.seed] for job in jobs}
 
 
@@ -172,11 +187,15 @@ def _each(work: Callable[[Job], Done], jobs: list[Job], workers: int) -> Iterato
         return
     os.environ["OMP_NUM_THREADS"], before = "1", os.environ.get("OMP_NUM_THREADS")
     try:  # workers read the variable when they import torch
-        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin) as pool:
+        room = psutil.virtual_memory().available // (2 * workers)
+        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin, (room,)) as pool:
             futures = {pool.submit(work, job): number for number, job in enumerate(jobs)}
             try:
                 for future in as_completed(futures):
                     yield futures[future], future.result()
+            except BrokenProcessPool:
+                why = "a run's process was ended from outside, for want of memory perhaps"
+                raise ChildProcessError(f"{why}; run this again, it goes on") from None
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise

@@ -1,49 +1,97 @@
-"""From the results of single tasks to the tables under metrics/, and paired comparisons between variants."""
+"""From the results of single tasks to the tables under metrics/, and paired comparisons between methods.
 
-from collections.abc import Iterable
+Every table has a line a run or finer, named by setting, method and seed. What a table has of rows that were not asked
+for this time stays as it stands (`write`).
+"""
+
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from avcil.base.files import write_json
-from avcil.comparison.intervals import Interval, holm, over_seeds_and_clips, verdict
+from avcil.base.files import write_bytes, write_json
+from avcil.comparison.intervals import Interval, holm, over_seeds, over_seeds_and_clips, verdict
+from avcil.comparison.protocol import run_folder
+from avcil.comparison.sweep import load_run
 from avcil.learn import metrics
-from avcil.learn.checkpoint import run_folder
 from avcil.learn.evaluate import TaskResult
 from avcil.learn.train import load_result
+from avcil.params.comparison import Protocol
+from avcil.tokens.manifest import class_index, read_manifest, read_orders
 
+RUN = ["setting", "method", "seed"]
 MAIN = ["average_accuracy", "last_accuracy", "forgetting_mean", "forgetting_last", "plasticity"]
-_HIT = "localisation_hit_first_task"
-_MEASURES = (
-    "average_accuracy",
-    "last_accuracy",
-    "forgetting_mean",
-    "forgetting_last",
-    "retention",
-    "plasticity",
-    "backward_transfer",
-    _HIT,
-)
+MEASURES = [
+    *MAIN, "retention", "backward_transfer", "rise", "localisation_hit_first_task", "localisation_change_first_task",
+]  # fmt: skip
+HEADLINE = ("lll", "lll_analytic", "replay", "joint_guided")
+
+Key = tuple[str, str, int]
 
 
 class Tables(NamedTuple):
-    """runs: a row a task; matrix: a row a cell of R, with its clips; localisation: the same for attention."""
+    """runs: a line a task; matrix: a line a cell of R, with its clips; localisation: the same for attention."""
 
     runs: pd.DataFrame
     matrix: pd.DataFrame
     localisation: pd.DataFrame
 
 
-def _run_row(key: dict, result: TaskResult) -> dict:
+class Found(NamedTuple):
+    """Results by task of the runs that were asked for; seconds of each on one thread, where they were measured; of
+    settings whose seeds share their clips, the class order of a seed and the index in it of every clip's class."""
+
+    results: dict[Key, list[TaskResult]]
+    seconds: dict[Key, float]
+    orders: dict[tuple[str, int], list[str]]
+    labels: dict[tuple[str, int], dict[str, int]]
+
+
+def read(artifacts: Path, protocol: Protocol, rows) -> Found:
+    """What the sweep, and for `lll` the chain of tasks, left below ``artifacts``, of exactly what ``rows`` asks for."""
+    results, seconds, orders, labels = {}, {}, {}, {}
+    first = next(iter(protocol.settings))
+    for name, chosen in protocol.chosen(rows).items():
+        setting, folder = protocol.settings[name], artifacts / "sweep" / name
+        seeds = setting.seeds or protocol.seeds
+        for row in chosen:
+            for seed in seeds:
+                key = (name, row, seed)
+                file = folder / row / f"seed{seed}.json"
+                if name == first and not file.exists():  # of a chain, or of a clone that has the checkpoints alone
+                    results[key] = _of_tasks(run_folder(artifacts, row, 0, seed, name).parents[1], seed)
+                    continue
+                (results[key], took), _ = load_run(file)
+                if took is not None:
+                    seconds[key] = took
+        if not setting.worlds:
+            given = folder if (folder / "orders.json").exists() else artifacts / "splits"
+            table, drawn = read_manifest(given / "manifest.csv"), read_orders(given / "orders.json")
+            for seed in seeds:
+                orders[name, seed] = drawn[seed]
+                index = class_index(table, drawn[seed]).tolist()
+                labels[name, seed] = dict(zip(table.clip_id, index, strict=True))
+    return Found(results, seconds, orders, labels)
+
+
+def _of_tasks(runs: Path, seed: int) -> list[TaskResult]:
+    """Results that stand beside checkpoints. Raises ValueError naming the folder if there are none."""
+    tasks = range(len(list(runs.glob(f"task*/seed{seed}/result.json"))))
+    if not tasks:
+        raise ValueError(f"{runs}: no results of seed {seed}; `dvc repro --force sweep` learns what is missing")
+    return [load_result(runs / f"task{task}" / f"seed{seed}") for task in tasks]
+
+
+def _of_task(result: TaskResult) -> dict:
     accuracy, clips = np.array(result.accuracy), np.array(result.clips)
     past = clips[:-1].sum()
 
     def over_clips(values) -> float:
         return float(np.average(values, weights=clips)) if values is not None else float("nan")
 
-    return key | {
+    return {
         "task": result.task,
         "accuracy": over_clips(accuracy),
         "new_accuracy": accuracy[-1],
@@ -55,30 +103,20 @@ def _run_row(key: dict, result: TaskResult) -> dict:
     }
 
 
-def frames(results: dict[tuple[str, int], list[TaskResult]], benchmark: str) -> Tables:
-    """The tables of runs, each named (variant, seed), from their results by task."""
+def frames(results: dict[Key, list[TaskResult]]) -> Tables:
+    """The tables of runs, each named (setting, method, seed), from their results by task."""
     runs, matrix, localisation = [], [], []
-    for (variant, seed), found in results.items():
-        key = {"benchmark": benchmark, "variant": variant, "seed": seed}
-        for task, result in enumerate(found):
-            runs.append(_run_row(key, result))
+    for run, by_task in results.items():
+        key = dict(zip(RUN, run, strict=True))
+        for task, result in enumerate(by_task):
+            runs.append(key | _of_task(result))
             for j, accuracy in enumerate(result.accuracy):
                 cell = key | {"task": task, "on_task": j}
                 matrix.append(cell | {"accuracy": accuracy, "clips": result.clips[j]})
                 if result.hit is not None and result.auc is not None:
                     localisation.append(cell | {"hit": result.hit[j], "auc": result.auc[j]})
-    places = pd.DataFrame(localisation, columns=["benchmark", "variant", "seed", "task", "on_task", "hit", "auc"])
+    places = pd.DataFrame(localisation, columns=[*RUN, "task", "on_task", "hit", "auc"])
     return Tables(pd.DataFrame(runs), pd.DataFrame(matrix), places)
-
-
-def collect(folder: Path, benchmark: str, variants: list[str], seeds: list[int], tasks: int) -> Tables:
-    """Read the results below ``folder`` of exactly the runs named."""
-    results = {
-        (variant, seed): [load_result(run_folder(folder, variant, t, seed)) for t in range(tasks)]
-        for variant in variants
-        for seed in seeds
-    }
-    return frames(results, benchmark)
 
 
 def accuracy_matrix(cells: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
@@ -91,24 +129,28 @@ def accuracy_matrix(cells: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
 
 
 def per_seed(tables: Tables) -> pd.DataFrame:
-    """One row a variant and seed: every measure of avcil/learn/metrics.py.
+    """A line a run: every measure of avcil/learn/metrics.py.
 
-    ``localisation_hit_first_task`` is the hit rate on task 0's clips after the last task, ``_change`` what became of it
-    since the first.
+    rise: accuracy on all classes seen, last task minus first. ``localisation_hit_first_task``: the hit rate on task 0's
+    clips after the last task; ``_change``: what became of it since the first. memory_bytes, trained_parameters: of the
+    last task.
     """
-    found = []
-    for (benchmark, variant, seed), cells in tables.matrix.groupby(["benchmark", "variant", "seed"], sort=False):
+    lines = []
+    where = {key: cells for key, cells in tables.localisation[tables.localisation.on_task == 0].groupby(RUN)}
+    after = {key: run.sort_values("task") for key, run in tables.runs.groupby(RUN)}
+    for run, cells in tables.matrix.groupby(RUN, sort=False):
         matrix, clips = accuracy_matrix(cells)
-        row = {"benchmark": benchmark, "variant": variant, "seed": seed}
-        row |= {name: getattr(metrics, name)(matrix, clips) for name in ("average_accuracy", "last_accuracy")}
+        line = dict(zip(RUN, run, strict=True))
+        line |= {name: getattr(metrics, name)(matrix, clips) for name in ("average_accuracy", "last_accuracy")}
         names = ("forgetting_mean", "forgetting_last", "retention", "plasticity", "backward_transfer")
-        row |= {name: getattr(metrics, name)(matrix) for name in names}
-        where = tables.localisation
-        hits = where[(where.variant == variant) & (where.seed == seed) & (where.on_task == 0)].sort_values("task").hit
-        row[_HIT] = hits.iloc[-1] if len(hits) else np.nan
-        row["localisation_change_first_task"] = hits.iloc[-1] - hits.iloc[0] if len(hits) else np.nan
-        found.append(row)
-    return pd.DataFrame(found)
+        line |= {name: getattr(metrics, name)(matrix) for name in names}
+        hits = where[run].sort_values("task").hit if run in where else pd.Series([np.nan])
+        line["localisation_hit_first_task"] = hits.iloc[-1]
+        line["localisation_change_first_task"] = hits.iloc[-1] - hits.iloc[0]
+        last, first = after[run].iloc[-1], after[run].iloc[0]
+        line["rise"] = last.accuracy - first.accuracy
+        lines.append(line | {name: int(last[name]) for name in ("memory_bytes", "trained_parameters")})
+    return pd.DataFrame(lines)
 
 
 def mean_and_spread(groups, measures: Iterable[str]) -> pd.DataFrame:
@@ -126,17 +168,29 @@ def percent(value: float, spread: float) -> str:
     return f"{100 * value:.1f}" + ("" if pd.isna(spread) else f" ± {100 * spread:.1f}")
 
 
-def summarise(tables: Tables) -> pd.DataFrame:
-    """One row a variant: mean and standard deviation (n − 1) over seeds of what `per_seed` gives."""
-    frame = per_seed(tables)
-    groups = frame.groupby(["benchmark", "variant"], sort=False)
-    last = tables.runs[tables.runs.task == tables.runs.task.max()].groupby(["benchmark", "variant"], sort=False)
-    summary = mean_and_spread(groups, _MEASURES)
+def summarise(seeds: pd.DataFrame) -> pd.DataFrame:
+    """A line a setting and method: mean and standard deviation (n − 1) over seeds of what `per_seed` gives."""
+    groups = seeds.groupby(["setting", "method"], sort=False)
+    summary = mean_and_spread(groups, MEASURES)
     summary["seeds"] = groups.seed.nunique()
-    summary["memory_bytes"] = last.memory_bytes.mean().round().astype(int)
-    summary["trained_parameters"] = last.trained_parameters.max()
-    summary["localisation_change_first_task"] = groups.localisation_change_first_task.mean()
+    summary["memory_bytes"] = groups.memory_bytes.mean().round().astype(int)
+    summary["trained_parameters"] = groups.trained_parameters.max().astype(int)
     return summary.reset_index()
+
+
+def budgets(seeds: pd.DataFrame, protocol: Protocol, exemplars: dict[str, int]) -> pd.DataFrame:
+    """Last accuracy by exemplars, of methods that were run with several numbers of them, and nothing else changed.
+
+    exemplars: of each method, as its row says.
+    """
+    alone = {name: setting.exemplars for name, setting in protocol.settings.items() if setting.memory_alone}
+    mine = seeds[seeds.setting.isin(alone)]
+    default = mine.method.map(exemplars) if protocol.exemplars is None else protocol.exemplars
+    frame = mine[["method", "seed", "last_accuracy"]].assign(
+        exemplars=mine.setting.map(alone).astype(float).fillna(default).astype(int)
+    )
+    several = frame.groupby("method").exemplars.nunique()
+    return frame[frame.method.map(several) > 2].sort_values(["method", "exemplars"], kind="stable")
 
 
 def confusion(results: dict[int, TaskResult], orders: dict[str, list[str]], manifest: pd.DataFrame) -> pd.DataFrame:
@@ -149,38 +203,95 @@ def confusion(results: dict[int, TaskResult], orders: dict[str, list[str]], mani
         for seed, result in results.items()
         for clip, number in result.predictions.items()
     ]
-    found = pd.DataFrame(rows, columns=["seed", "clip_id", "predicted"])
-    found.insert(2, "actual", found.clip_id.map(manifest.set_index("clip_id").label))
-    return found
+    taken_for = pd.DataFrame(rows, columns=["seed", "clip_id", "predicted"])
+    taken_for.insert(2, "actual", taken_for.clip_id.map(manifest.set_index("clip_id").label))
+    return taken_for
 
 
-def write(folder: Path, tables: Tables, summary: pd.DataFrame) -> None:
-    """runs.csv, accuracy_matrix.csv, localisation.csv and summary.csv, fractions rounded to 4 digits.
+# ---- comparisons
 
-    For DVC also variants/<variant>.json, the main measures of each, and curves.csv, mean accuracy after each task, a
-    column a variant.
+
+def correctness(found: Found) -> pd.DataFrame:
+    """Columns setting, method, seed and correct: a digit a test clip, in the order of their names, 1 if it is right.
+
+    Settings whose seeds have clips of their own are not among them.
+
+    Raises ValueError if runs of a setting classified other clips, for then they cannot be paired.
     """
-    variants = folder / "variants"
-    variants.mkdir(parents=True, exist_ok=True)
-    curves = tables.runs.pivot_table(index="task", columns="variant", values="accuracy", sort=False)
-    files = {
-        "runs": tables.runs.drop(columns=["memory_bytes", "trained_parameters"]),
-        "accuracy_matrix": tables.matrix.drop(columns="clips"),
-        "localisation": tables.localisation,
-        "summary": summary,
-        "curves": curves.reset_index(),
-    }
-    for name, frame in files.items():
-        frame.round(4).to_csv(folder / f"{name}.csv", index=False)
-    for variant, row in summary.set_index("variant")[[*MAIN, _HIT]].round(4).iterrows():
-        write_json(variants / f"{variant}.json", row.dropna().to_dict())
+    lines, clips = [], dict[str, list[str]]()
+    for (setting, method, seed), results in found.results.items():
+        if (setting, seed) not in found.labels:
+            continue
+        predictions, labels = results[-1].predictions, found.labels[setting, seed]
+        mine = sorted(predictions)
+        if clips.setdefault(setting, mine) != mine:
+            raise ValueError(f"{setting}, {method}, seed {seed}: other test clips than other runs have; learn it again")
+        right = "".join(str(int(predictions[clip] == labels[clip])) for clip in mine)
+        lines.append((setting, method, seed, right))
+    return pd.DataFrame(lines, columns=[*RUN, "correct"])
 
 
-def paired(runs: pd.DataFrame, reference: str, variants: list[str]) -> pd.DataFrame:
-    """Last accuracy of ``reference`` minus that of each variant, seed by seed: columns variant, seed, difference."""
-    last = runs[runs.task == runs.task.max()].pivot(index="seed", columns="variant", values="accuracy")
-    wide = (-last[variants]).add(last[reference], axis=0)
-    return wide.reset_index().melt(id_vars="seed", var_name="variant", value_name="difference")
+def multilabel_accuracy(found: Found, annotated: dict[str, Collection[str]]) -> pd.DataFrame:
+    """Columns setting, method, seed, multilabel_accuracy: the share of test clips that are given one of their labels
+    after the last task.
+
+    annotated: labels of a clip, of those that have several (avcil/workshop/builders/vggsound.py).
+    """
+    lines = []
+    for (setting, method, seed), results in found.results.items():
+        order, labels = found.orders[setting, seed], found.labels[setting, seed]
+        predictions = results[-1].predictions
+        right = [order[at] in annotated.get(clip, (order[labels[clip]],)) for clip, at in predictions.items()]
+        lines.append((setting, method, seed, sum(right) / len(right)))
+    return pd.DataFrame(lines, columns=[*RUN, "multilabel_accuracy"])
+
+
+class Comparable(NamedTuple):
+    """What stands in a folder of tables: seeds.csv, and correct.csv where seeds share their clips."""
+
+    seeds: pd.DataFrame
+    correct: pd.DataFrame
+
+    @classmethod
+    def of(cls, folder: Path) -> "Comparable":
+        return cls(pd.read_csv(folder / "seeds.csv"), pd.read_csv(folder / "correct.csv", dtype={"correct": str}))
+
+    def methods(self, setting: str) -> list[str]:
+        return list(dict.fromkeys(self.seeds[self.seeds.setting == setting].method))
+
+    def lead(self, setting: str, measure: str, first: str, second: str | None = None) -> Interval:
+        """A measure of ``first``, minus that of ``second``, by seed; last accuracy by clip too if seeds share them.
+
+        Raises KeyError for a row that was not run in that setting.
+        """
+        names = [first] if second is None else [first, second]
+        if measure == "last_accuracy" and (self.correct.setting == setting).any():
+            of = self.correct[self.correct.setting == setting].pivot(index="seed", columns="method", values="correct")
+            wide = of[names].dropna()
+            right, *other = (np.array([[*line] for line in wide[name]]).astype(float) for name in names)
+            return over_seeds_and_clips(right - other[0] if other else right)
+        of = self.seeds[self.seeds.setting == setting].pivot(index="seed", columns="method", values=measure)
+        wide = of[names].dropna()
+        return over_seeds(wide[first] - wide[second] if second is not None else wide[first])
+
+    def compare(self, setting: str, reference: str, others: Iterable[str]) -> pd.DataFrame:
+        """`lead` in last accuracy of ``reference`` over each other: method, difference, low, high, p, p_holm, verdict.
+
+        p_holm is adjusted for the number of comparisons (`intervals.holm`); interval and verdict are of one comparison.
+        """
+        leads = {other: self.lead(setting, "last_accuracy", reference, other) for other in others}
+        table = pd.DataFrame(leads.values(), index=pd.Index(leads, name="method")).drop(columns="seeds")
+        table = table.rename(columns={"mean": "difference"})
+        table["p_holm"] = holm(table.p)
+        table["verdict"] = [verdict(one) for one in leads.values()]
+        return table.reset_index()
+
+
+def paired(seeds: pd.DataFrame, reference: str, others: list[str]) -> pd.DataFrame:
+    """Last accuracy of ``reference`` minus that of each other, of one setting: columns method, seed, difference."""
+    wide = seeds.pivot(index="seed", columns="method", values="last_accuracy")
+    apart = (-wide[others]).add(wide[reference], axis=0)
+    return apart.reset_index().melt(id_vars="seed", var_name="method", value_name="difference")
 
 
 def accuracy_after(result: TaskResult) -> float:
@@ -188,52 +299,63 @@ def accuracy_after(result: TaskResult) -> float:
     return float(np.average(result.accuracy, weights=result.clips))
 
 
-def last_accuracy(results: list[TaskResult]) -> float:
-    """Accuracy on all clips after the last task."""
-    return accuracy_after(results[-1])
+# ---- files
 
 
-def correctness(last: dict[tuple[str, int], TaskResult], labels: dict[int, dict[str, int]]) -> pd.DataFrame:
-    """Columns variant, seed and correct: a digit a clip, in the order of their names, 1 if it is classified rightly.
+def _merged(
+    file: Path, fresh: pd.DataFrame, asked: Collection[tuple[str, str]], order: list[tuple[str, str]]
+) -> pd.DataFrame:
+    """``fresh``, and of the table that stands in ``file`` the lines of rows that were not ``asked`` for; in ``order``.
 
-    last: of each run, named (variant, seed), the result after its last task; labels: class index by clip, by seed.
-    Raises ValueError if runs classified other clips, for then they cannot be paired.
+    Of a row that was asked for and has no line any more, as one without attention has none of its hits, none stays.
     """
-    rows, clips = [], sorted(next(iter(last.values())).predictions)
-    for (variant, seed), result in last.items():
-        if sorted(result.predictions) != clips:
-            raise ValueError(
-                f"{variant}, seed {seed}: other test clips than those of {next(iter(last))}; learn it again"
-            )
-        right = (result.predictions[clip] == labels[seed][clip] for clip in clips)
-        rows.append((variant, seed, "".join(str(int(one)) for one in right)))
-    return pd.DataFrame(rows, columns=["variant", "seed", "correct"])
+    key = ["setting", "method"]
+    if file.exists():
+        before = pd.read_csv(file, dtype={"correct": str} if "correct" in fresh else None)
+        if list(before.columns) == list(fresh.columns):
+            kept = before[[row not in asked for row in before[key].itertuples(index=False, name=None)]]
+            fresh = pd.concat([part for part in (kept, fresh) if len(part)] or [fresh])
+    position = {row: number for number, row in enumerate(order)}
+    at = [position.get(row, -1) for row in fresh[key].itertuples(index=False, name=None)]
+    fresh = fresh.assign(at=at)[np.array(at) >= 0]
+    return fresh.sort_values("at", kind="stable").drop(columns="at")
 
 
-def read_correctness(path: Path) -> pd.DataFrame:
-    """What `correctness` gave, from its file."""
-    return pd.read_csv(path, dtype={"correct": str})
+def write(folder: Path, found: Found, protocol: Protocol) -> None:
+    """Write runs, accuracy_matrix, localisation, seeds, summary, correct and curves as .csv, fractions rounded to 4
+    digits, and headline.json, which `dvc metrics` shows.
 
-
-def lead(correct: pd.DataFrame, reference: str, other: str | None = None) -> Interval:
-    """Last accuracy of ``reference``, minus that of ``other``, by seed and clip: `intervals.over_seeds_and_clips`.
-
-    correct: as `correctness` gives it. Raises KeyError for a variant that it lacks.
+    Lines of rows that were not asked for stay, as long as the protocol has them. Rows that it does not have come last,
+    and are told of in headline.json too: somebody asked for them by name. cost.csv, whose seconds differ from run to
+    run, is written where it has more rows to tell of than the one that stands there.
     """
-    wide = correct.pivot(index="seed", columns="variant", values="correct")
-    wide = wide[[reference] if other is None else [reference, other]].dropna()
-    first, *second = (np.array([[*line] for line in wide[name]]).astype(float) for name in wide)
-    return over_seeds_and_clips(first - second[0] if second else first)
-
-
-def compare(correct: pd.DataFrame, reference: str, others: Iterable[str]) -> pd.DataFrame:
-    """`lead` of ``reference`` over each of ``others``: variant, difference, low, high, p, p_holm and verdict.
-
-    p_holm is adjusted for the number of comparisons (`intervals.holm`); interval and verdict are of one comparison.
-    """
-    leads = {other: lead(correct, reference, other) for other in others}
-    found = pd.DataFrame(leads.values(), index=pd.Index(leads, name="variant")).drop(columns="seeds")
-    found = found.rename(columns={"mean": "difference"})
-    found["p_holm"] = holm(found.p)
-    found["verdict"] = [verdict(one) for one in leads.values()]
-    return found.reset_index()
+    tables = frames(found.results)
+    seeds = per_seed(tables)
+    fresh = {
+        "runs": tables.runs.drop(columns=["memory_bytes", "trained_parameters"]),
+        "accuracy_matrix": tables.matrix.drop(columns="clips"),
+        "localisation": tables.localisation,
+        "seeds": seeds,
+        "summary": summarise(seeds),
+        "correct": correctness(found),
+    }
+    order = [(setting, row) for setting, rows in protocol.chosen("all").items() for row in rows]
+    asked = dict.fromkeys(run[:2] for run in found.results)
+    own = [key for key in asked if key not in order]
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, frame in fresh.items():
+        whole = _merged(folder / f"{name}.csv", frame.round(4), asked, [*order, *own])
+        write_bytes(folder / f"{name}.csv", whole.to_csv(index=False).encode())
+    runs, summary = (pd.read_csv(folder / f"{name}.csv") for name in ("runs", "summary"))
+    first = next(iter(protocol.settings))
+    curves = runs[runs.setting == first].pivot_table(index="task", columns="method", values="accuracy", sort=False)
+    curves.round(4).reset_index().to_csv(folder / "curves.csv", index=False)
+    main = summary[summary.setting == first].set_index("method")
+    shown = {"last_accuracy": "last", "forgetting_last": "forgetting"}
+    told = [row for row in (*HEADLINE, *(row for _, row in own)) if row in main.index]
+    headline = {row: main.loc[row, list(shown)].rename(shown).to_dict() for row in told}
+    write_json(folder / "headline.json", headline)
+    cost = pd.DataFrame([(*key[:2], value) for key, value in found.seconds.items()], columns=[*RUN[:2], "seconds"])
+    cost = cost.astype({"seconds": float}).groupby(RUN[:2], sort=False).seconds.mean().round(3).reset_index()
+    if not (folder / "cost.csv").exists() or len(cost) >= len(pd.read_csv(folder / "cost.csv")):
+        cost.to_csv(folder / "cost.csv", index=False)

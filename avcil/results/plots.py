@@ -1,6 +1,6 @@
 """One function a figure: DataFrame or arrays in, Figure out. No file is read or written here.
 
-Colours are seaborn's colour-blind palette, one colour a variant everywhere; lines carry their names at their ends.
+Colours are seaborn's colour-blind palette, one colour a row everywhere; lines carry their names at their ends.
 """
 
 import textwrap
@@ -12,59 +12,9 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
+from avcil.results.names import name_of, short_name_of
+
 PALETTE = sns.color_palette("colorblind", 10)
-NAMES = {
-    "lll": "LLL (guided attention, dual distillation)",
-    "visual_only": "visual only",
-    "audio_only": "audio only",
-    "naive_fusion": "naive fusion (no guidance)",
-    "without_feature_level": "without the feature level",
-    "without_logit_level": "without the logit level",
-    "without_both_levels": "without both levels",
-    "without_prior": "without the prior",
-    "without_prior_guidance": "without prior guidance",
-    "prior_1": "LLL, prior of seed 1",
-    "prior_2": "LLL, prior of seed 2",
-    "finetune": "fine-tuning",
-    "replay": "replay",
-    "ncm": "nearest mean, frozen",
-    "ridge": "ridge, frozen",
-    "joint_visual": "joint, visual",
-    "joint_audio": "joint, audio",
-    "joint_naive": "joint, naive fusion",
-    "joint_guided": "joint, guided",
-    "lll_analytic": "LLL, solved in closed form",
-    "lll_analytic_no_exemplars": "LLL, solved, no exemplars",
-    "derpp": "DER++",
-    "wa": "weight aligning",
-    "ssil_guided": "SS-IL, guided model",
-    "icarl_guided": "iCaRL, guided model",
-    "ridge_guided": "ridge, guided",
-    "scaled_ridge": "ridge, any scale",
-    "scaled_ridge_guided": "ridge, any scale, guided",
-    "ranpac_guided": "RanPAC, guided (2,000 random features, not 10,000)",
-    "acil_guided": "ACIL, guided",
-    "mmal_guided": "MMAL, guided (our equations: only its abstract could be read)",
-    "slda": "SLDA",
-    "fecam": "FeCAM",
-    "ranpac": "RanPAC (2,000 random features, not 10,000)",
-    "acil": "ACIL",
-    "mmal": "MMAL (our equations: only its abstract could be read)",
-    "lwf": "LwF",
-    "icarl_fc": "iCaRL, classifier",
-    "icarl_nme": "iCaRL, nearest mean",
-    "afc_lsc": "AFC, classifier",
-    "afc_nme": "AFC, nearest mean",
-    "ssil": "SS-IL",
-    "avcil": "AV-CIL",
-    "avcil_without_instance_contrast": "AV-CIL without instance contrast",
-    "avcil_without_class_contrast": "AV-CIL without class contrast",
-    "avcil_without_attention_distillation": "AV-CIL without attention distillation",
-    "avcil_without_logit_distillation": "AV-CIL without logit distillation",
-    "avcil_without_separation": "AV-CIL without separated softmax",
-    "avcil_finetune": "fine-tuning, AV-CIL's model",
-    "avcil_joint": "joint, AV-CIL's model",
-}
 _COLOURS = {
     "lll": 0, "naive_fusion": 1, "audio_only": 2, "visual_only": 4, "replay": 3, "finetune": 5,
     "ridge": 2, "ncm": 6, "joint_guided": 7, "without_both_levels": 9,
@@ -85,38 +35,29 @@ def use_style() -> None:
     }
 
 
-def name_of(variant: str) -> str:
-    return NAMES.get(variant, variant.replace("_", " "))
-
-
-def short_name_of(variant: str) -> str:
-    """The name without its explanation in brackets."""
-    return name_of(variant).split(" (")[0]
-
-
-def colour_of(variant: str):
-    return PALETTE[_COLOURS.get(variant, 7)]
+def colour_of(method: str):
+    return PALETTE[_COLOURS.get(method, 7)]
 
 
 def _label_ends(axes, ends: dict[str, float], x: float, gap: float) -> None:
     """Write each name right of its line's end, pushed apart by at least ``gap``."""
     placed = -np.inf
-    for variant, y in sorted(ends.items(), key=lambda item: item[1]):
+    for method, y in sorted(ends.items(), key=lambda item: item[1]):
         placed = max(y, placed + gap)
-        text = short_name_of(variant)
-        axes.annotate(text, (x, placed), color=colour_of(variant), va="center", fontsize="small", annotation_clip=False)
+        text = short_name_of(method)
+        axes.annotate(text, (x, placed), color=colour_of(method), va="center", fontsize="small", annotation_clip=False)
 
 
-def accuracy_curves(runs: pd.DataFrame, variants: list[str], *, title: str) -> Figure:
+def accuracy_curves(runs: pd.DataFrame, methods: list[str], *, title: str) -> Figure:
     """Accuracy on the classes seen so far after each task: mean over seeds, band from the worst to the best seed."""
     figure, axes = plt.subplots(figsize=(7.2, 4.2))
     ends = {}
-    for variant in variants:
-        rows = runs[runs.variant == variant].groupby("task").accuracy.agg(["mean", "min", "max"])
-        style = "--" if variant.startswith("joint") else "-"
-        axes.plot(rows.index, rows["mean"], style, marker="o", markersize=4, color=colour_of(variant))
-        axes.fill_between(rows.index, rows["min"], rows["max"], color=colour_of(variant), alpha=0.13, linewidth=0)
-        ends[variant] = rows["mean"].iloc[-1]
+    for method in methods:
+        rows = runs[runs.method == method].groupby("task").accuracy.agg(["mean", "min", "max"])
+        style = "--" if method.startswith("joint") else "-"
+        axes.plot(rows.index, rows["mean"], style, marker="o", markersize=4, color=colour_of(method))
+        axes.fill_between(rows.index, rows["min"], rows["max"], color=colour_of(method), alpha=0.13, linewidth=0)
+        ends[method] = rows["mean"].iloc[-1]
     last = int(runs.task.max())
     _label_ends(axes, ends, last + 0.12, 0.042)
     axes.set(xlabel="task", ylabel="accuracy on all classes seen", ylim=(0, 1), xticks=range(last + 1), title=title)
@@ -132,7 +73,7 @@ def four_way(summary: pd.DataFrame) -> Figure:
         ("naive_fusion", "joint_naive"),
         ("lll", "joint_guided"),
     ]
-    table = summary.set_index("variant")
+    table = summary.set_index("method")
     pairs = [pair for pair in pairs if pair[0] in table.index]
     figure, axes = plt.subplots(figsize=(6.4, 3.6))
     for x, (incremental, joint) in enumerate(pairs):
@@ -164,15 +105,15 @@ def four_way(summary: pd.DataFrame) -> Figure:
 
 
 def ablation_bars(differences: pd.DataFrame, comparisons: pd.DataFrame, *, title: str) -> Figure:
-    """What each part is worth: last accuracy of LLL minus that of the variant, in points, paired by seed.
+    """What each part is worth: last accuracy of LLL minus that of the method, in points, paired by seed.
 
-    differences: variant, seed, difference (fraction), drawn as dots; comparisons: variant, difference, low, high, of
+    differences: method, seed, difference (fraction), drawn as dots; comparisons: method, difference, low, high, of
     `tables.compare`, as bars with their intervals, grey where they are not told apart.
     """
     table = comparisons.sort_values("difference", ascending=False).reset_index(drop=True)
     figure, axes = plt.subplots(figsize=(7, 0.5 + 0.42 * len(table)))
     for y, line in table.iterrows():
-        dots = 100 * differences[differences.variant == line.variant].difference
+        dots = 100 * differences[differences.method == line.method].difference
         colour = PALETTE[0] if line.low > 0 else PALETTE[3] if line.high < 0 else PALETTE[7]
         axes.barh(y, 100 * line.difference, 0.62, color=colour, alpha=0.75)
         axes.plot([100 * line.low, 100 * line.high], [y, y], color="0.2", linewidth=1)
@@ -180,7 +121,7 @@ def ablation_bars(differences: pd.DataFrame, comparisons: pd.DataFrame, *, title
     axes.axvline(0, color="0.2", linewidth=1)
     axes.set(
         yticks=range(len(table)),
-        yticklabels=[name_of(v) for v in table.variant],
+        yticklabels=[name_of(v) for v in table.method],
         xlabel="LLL minus it, points of last accuracy (bar: mean; line: 95 % interval; dots: seeds)",
         title=title,
     )
@@ -189,35 +130,35 @@ def ablation_bars(differences: pd.DataFrame, comparisons: pd.DataFrame, *, title
     return figure
 
 
-def accuracy_matrices(matrix: pd.DataFrame, variants: list[str]) -> Figure:
+def accuracy_matrices(matrix: pd.DataFrame, methods: list[str]) -> Figure:
     """R[t, j], mean over seeds: rows are moments, columns are the tasks whose clips are classified."""
-    figure, axes = plt.subplots(1, len(variants), figsize=(2.9 * len(variants) + 0.6, 3.1), squeeze=False)
-    for axis, variant in zip(axes[0], variants, strict=True):
-        rows = matrix[matrix.variant == variant]
+    figure, axes = plt.subplots(1, len(methods), figsize=(2.9 * len(methods) + 0.6, 3.1), squeeze=False)
+    for axis, method in zip(axes[0], methods, strict=True):
+        rows = matrix[matrix.method == method]
         table = rows.pivot_table(index="task", columns="on_task", values="accuracy", aggfunc="mean")
         sns.heatmap(
             table, vmin=0, vmax=1, cmap="cividis", annot=True, fmt=".2f", annot_kws={"size": 8}, cbar=False,
             square=True, ax=axis, linewidths=0.5,
         )  # fmt: skip
-        title = "\n".join(textwrap.wrap(short_name_of(variant), 20))
+        title = "\n".join(textwrap.wrap(short_name_of(method), 20))
         axis.set(title=title, xlabel="on clips of task", ylabel="after task" if axis is axes[0, 0] else "")
     figure.tight_layout()
     return figure
 
 
-def forgetting_plasticity(summary: pd.DataFrame, variants: list[str]) -> Figure:
+def forgetting_plasticity(summary: pd.DataFrame, methods: list[str]) -> Figure:
     """What is kept against what is learnt; the best corner is at the top left. Bars: spread over seeds."""
     figure, axes = plt.subplots(figsize=(6.6, 4.4))
-    table = summary.set_index("variant").loc[variants]
+    table = summary.set_index("method").loc[methods]
     axes.errorbar(
         table.forgetting_last, table.plasticity, xerr=table.forgetting_last_std, yerr=table.plasticity_std,
         fmt="none", ecolor="0.75", elinewidth=1,
     )  # fmt: skip
-    for variant, row in table.iterrows():
-        axes.plot(row.forgetting_last, row.plasticity, "o", color=colour_of(variant))
+    for method, row in table.iterrows():
+        axes.plot(row.forgetting_last, row.plasticity, "o", color=colour_of(method))
         axes.annotate(
-            short_name_of(variant), (row.forgetting_last, row.plasticity),
-            xytext=(6, 4), textcoords="offset points", fontsize="small", color=colour_of(variant),
+            short_name_of(method), (row.forgetting_last, row.plasticity),
+            xytext=(6, 4), textcoords="offset points", fontsize="small", color=colour_of(method),
         )  # fmt: skip
     axes.set(xlabel="forgetting after the last task", ylabel="accuracy on new classes (plasticity)")
     axes.set_title("Learning without forgetting is up and to the left")
@@ -226,7 +167,7 @@ def forgetting_plasticity(summary: pd.DataFrame, variants: list[str]) -> Figure:
     return figure
 
 
-def localisation_curves(localisation: pd.DataFrame, variants: list[str]) -> Figure:
+def localisation_curves(localisation: pd.DataFrame, methods: list[str]) -> Figure:
     """Does attention still find the sounding object of the first task's clips? Hit rate and AUC after each task."""
     figure, axes = plt.subplots(1, 2, figsize=(9.4, 3.6))
     first = localisation[localisation.on_task == 0]
@@ -234,11 +175,11 @@ def localisation_curves(localisation: pd.DataFrame, variants: list[str]) -> Figu
         axes, (("hit", "attention peak on the sounding object"), ("auc", "area under the ROC curve")), strict=True
     ):
         ends = {}
-        for variant in variants:
-            rows = first[first.variant == variant].groupby("task")[column].agg(["mean", "min", "max"])
-            axis.plot(rows.index, rows["mean"], marker="o", markersize=4, color=colour_of(variant))
-            axis.fill_between(rows.index, rows["min"], rows["max"], color=colour_of(variant), alpha=0.13, linewidth=0)
-            ends[variant] = rows["mean"].iloc[-1]
+        for method in methods:
+            rows = first[first.method == method].groupby("task")[column].agg(["mean", "min", "max"])
+            axis.plot(rows.index, rows["mean"], marker="o", markersize=4, color=colour_of(method))
+            axis.fill_between(rows.index, rows["min"], rows["max"], color=colour_of(method), alpha=0.13, linewidth=0)
+            ends[method] = rows["mean"].iloc[-1]
         last = int(first.task.max())
         _label_ends(axis, ends, last + 0.12, 0.035)
         axis.set(xlabel="task", title=label, xticks=range(last + 1), ylim=(0.5, 1))

@@ -6,7 +6,8 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from avcil.results.plots import PALETTE, colour_of, outline, overlay, short_name_of
+from avcil.results.names import short_name_of
+from avcil.results.plots import PALETTE, colour_of, outline, overlay
 
 MARGINS = (0.12, 0.15, 0.88, 0.91)  # left, bottom, right, top of pictures that grow: nothing else in them moves
 
@@ -31,12 +32,12 @@ def class_changes(accuracy: pd.DataFrame, confusion: np.ndarray, labels: list[st
 def live(now: pd.DataFrame, stored: pd.DataFrame, *, tasks: int, title: str) -> Figure:
     """A run that is being learnt beside stored ones.
 
-    now: task, accuracy, past_accuracy, new_accuracy; stored: variant, task, accuracy.
+    now: task, accuracy, past_accuracy, new_accuracy; stored: method, task, accuracy.
     """
     figure, axes = plt.subplots(figsize=(5.6, 3.4))
-    for variant, rows in stored.groupby("variant", sort=False):
-        name = short_name_of(variant)
-        axes.plot(rows.task, rows.accuracy, "--", color=colour_of(variant), linewidth=1.4, label=f"{name}, stored")
+    for method, rows in stored.groupby("method", sort=False):
+        name = short_name_of(method)
+        axes.plot(rows.task, rows.accuracy, "--", color=colour_of(method), linewidth=1.4, label=f"{name}, stored")
     axes.plot(now.task, now.accuracy, "-o", color="black", linewidth=2.2, markersize=5, label="this run")
     axes.plot(now.task, now.past_accuracy, ":", color="0.35", linewidth=1.4, label="this run, past classes")
     axes.set(xlabel="task", ylabel="accuracy on all classes seen", ylim=(0, 1.02), xlim=(-0.2, tasks - 0.8))

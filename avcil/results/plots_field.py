@@ -9,46 +9,32 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from avcil.results.plots import PALETTE, name_of, short_name_of
+from avcil.results.names import about, families, family_of, name_of, of_family, rows, short_name_of
+from avcil.results.plots import PALETTE
 
-# what a row of the field has in common with its neighbours: name, colour, rows
-FAMILIES = {
-    "all data at once": (7, ["joint_guided", "joint_naive", "avcil_joint"]),
-    "LLL": (0, ["lll_analytic", "lll_analytic_no_exemplars", "lll", "without_both_levels", "naive_fusion"]),
-    "replay on the guided model": (3, ["replay", "derpp", "wa", "ssil_guided", "icarl_guided", "finetune"]),
-    "closed form, guided tokens": (2, [
-        "ridge_guided", "scaled_ridge_guided", "ranpac_guided", "acil_guided", "mmal_guided",
-    ]),
-    "closed form, pooled tokens": (4, ["ncm", "ridge", "scaled_ridge", "slda", "fecam", "ranpac", "acil", "mmal"]),
-    "AV-CIL's model": (5, [
-        "avcil", "avcil_without_instance_contrast", "avcil_without_class_contrast",
-        "avcil_without_attention_distillation", "avcil_without_logit_distillation", "avcil_without_separation",
-        "ssil", "afc_lsc", "afc_nme", "icarl_fc", "icarl_nme", "lwf", "avcil_finetune",
-    ]),
-}  # fmt: skip
-
-
-def family_of(row: str) -> str:
-    """The family a row of the field belongs to."""
-    return next((family for family, (_, rows) in FAMILIES.items() if row in rows), "AV-CIL's model")
+_COLOURS = (0, 7, 3, 4, 2, 5)  # of families
 
 
 def _family_colour(row: str):
-    return PALETTE[FAMILIES[family_of(row)][0]]
+    return _colour_of_family(family_of(row))
+
+
+def _colour_of_family(family: str):
+    return PALETTE[_COLOURS[families().index(family) % len(_COLOURS)]]
 
 
 def field_ranking(seeds: pd.DataFrame, *, title: str) -> Figure:
     """Last accuracy and forgetting of every row, best first within its family: bar is the mean, dots are seeds.
 
-    seeds: row, seed, last_accuracy, forgetting_last.
+    seeds: method, seed, last_accuracy, forgetting_last.
     """
-    means = seeds.groupby("row").last_accuracy.mean()
-    families, listed = list(FAMILIES), [row for _, rows in FAMILIES.values() for row in rows]
+    means = seeds.groupby("method").last_accuracy.mean()
+    listed = list(rows())
     known = sorted(means.index, key=lambda row: listed.index(row) if row in listed else len(listed))
-    order = sorted(known, key=lambda row: (families.index(family_of(row)), -means[row]))
+    order = sorted(known, key=lambda row: (families().index(family_of(row)), -means[row]))
     figure, axes = plt.subplots(1, 2, figsize=(9.6, 0.9 + 0.24 * len(order)), sharey=True, width_ratios=[3, 2])
     for y, row in enumerate(order):
-        mine = seeds[seeds.row == row]
+        mine = seeds[seeds.method == row]
         for axis, measure in zip(axes, ("last_accuracy", "forgetting_last"), strict=True):
             axis.barh(y, mine[measure].mean(), 0.7, color=_family_colour(row), alpha=0.7)
             axis.plot(mine[measure], [y] * len(mine), "o", color="0.2", markersize=2.5)
@@ -74,15 +60,15 @@ def field_ranking(seeds: pd.DataFrame, *, title: str) -> Figure:
 
 def field_curves(runs: pd.DataFrame, reference: str) -> Figure:
     """Accuracy after each task, a panel a family; ``reference`` is drawn into each, in black."""
-    families = [name for name, (_, rows) in FAMILIES.items() if set(rows) & set(runs.variant)]
-    across = min(3, len(families))
-    down = -(-len(families) // across)
+    shown = [family for family in families() if set(of_family(family)) & set(runs.method)]
+    across = min(3, len(shown))
+    down = -(-len(shown) // across)
     figure, axes = plt.subplots(down, across, figsize=(4.6 * across, 3.1 * down), sharey=True, squeeze=False)
-    curves = runs.groupby(["variant", "task"]).accuracy.mean()
+    curves = runs.groupby(["method", "task"]).accuracy.mean()
     last = int(runs.task.max())
-    for axis, family in zip(axes.flat, families, strict=False):
-        mine = [row for row in FAMILIES[family][1] if row in set(runs.variant) and "_without_" not in row]
-        shades = sns.color_palette(f"dark:{matplotlib.colors.to_hex(PALETTE[FAMILIES[family][0]])}", len(mine) + 2)[2:]
+    for axis, family in zip(axes.flat, shown, strict=False):
+        mine = [row for row in of_family(family) if row in set(runs.method) and not about(row).part]
+        shades = sns.color_palette(f"dark:{matplotlib.colors.to_hex(_colour_of_family(family))}", len(mine) + 2)[2:]
         ends = {}
         for row, shade in zip(mine, shades, strict=True):
             axis.plot(curves[row], color=shade, marker="o", markersize=3, linewidth=1.4)
@@ -96,7 +82,7 @@ def field_curves(runs: pd.DataFrame, reference: str) -> Figure:
             text = textwrap.shorten(short_name_of(row), 26, placeholder="…")
             axis.annotate(text, (last + 0.1, placed), color=shade, va="center", fontsize=8, annotation_clip=False)
         axis.set(title=family, xlabel="task", xticks=range(last + 1), ylim=(0, 1))
-    for axis in axes.flat[len(families) :]:
+    for axis in axes.flat[len(shown) :]:
         axis.axis("off")
     for row in axes:
         row[0].set_ylabel("accuracy, classes seen")
@@ -107,18 +93,18 @@ def field_curves(runs: pd.DataFrame, reference: str) -> Figure:
 def field_differences(comparisons: pd.DataFrame, reference: str) -> Figure:
     """Last accuracy of ``reference`` minus that of each row, with 95 % intervals over seeds and clips.
 
-    comparisons: row, difference, low, high (fractions).
+    comparisons: method, difference, low, high (fractions).
     """
     table = comparisons.sort_values("difference", ascending=False).reset_index(drop=True)
     figure, axes = plt.subplots(figsize=(7.6, 0.9 + 0.23 * len(table)))
     for y, line in table.iterrows():
-        axes.plot([100 * line.low, 100 * line.high], [y, y], color=_family_colour(line.row), linewidth=2, alpha=0.6)
-        axes.plot(100 * line.difference, y, "o", color=_family_colour(line.row), markersize=5)
+        axes.plot([100 * line.low, 100 * line.high], [y, y], color=_family_colour(line.method), linewidth=2, alpha=0.6)
+        axes.plot(100 * line.difference, y, "o", color=_family_colour(line.method), markersize=5)
     axes.axvline(0, color="0.2", linewidth=1)
     axes.set(
-        yticks=range(len(table)), yticklabels=[short_name_of(row) for row in table.row],
+        yticks=range(len(table)), yticklabels=[short_name_of(row) for row in table.method],
         xlabel="points of last accuracy (95 % interval over seeds and clips)",
-        title=f"“{name_of(reference)}” minus each row of the field",
+        title=f"“{name_of(reference)}” minus each other row",
     )  # fmt: skip
     axes.tick_params(axis="y", labelsize="small")
     figure.tight_layout()
@@ -128,11 +114,12 @@ def field_differences(comparisons: pd.DataFrame, reference: str) -> Figure:
 def field_cost(table: pd.DataFrame) -> Figure:
     """Last accuracy against training seconds and against bytes kept between tasks.
 
-    table: row, last_accuracy, seconds, memory_bytes.
+    table: method, last_accuracy, seconds, memory_bytes.
     """
     figure, axes = plt.subplots(1, 2, figsize=(10.4, 4.4), sharey=True)
-    kept = table[~table.row.str.startswith(("joint", "avcil_joint")) & ~table.row.str.contains("_without_")]
-    best = kept.groupby(kept.row.map(family_of)).last_accuracy.idxmax()
+    kept = table[[name in rows() and not about(name).part for name in table.method]]
+    kept = kept[kept.method.map(family_of) != "all data at once"]
+    best = kept.groupby(kept.method.map(family_of)).last_accuracy.idxmax()
     for axis, column, label in (
         (axes[0], "seconds", "seconds of learning and evaluation, one thread"),
         (axes[1], "memory_bytes", "megabytes kept between tasks (exemplars, statistics)"),
@@ -141,9 +128,9 @@ def field_cost(table: pd.DataFrame) -> Figure:
         named = {}
         for index, line in kept.iterrows():
             x = max(line[column] * scale, 1e-2)
-            axis.plot(x, line.last_accuracy, "o", color=_family_colour(line.row), markersize=6, alpha=0.85)
+            axis.plot(x, line.last_accuracy, "o", color=_family_colour(line.method), markersize=6, alpha=0.85)
             if index in set(best):
-                named[line.row] = (x, line.last_accuracy)
+                named[line.method] = (x, line.last_accuracy)
         placed = -np.inf
         for row, (x, y) in sorted(named.items(), key=lambda item: item[1][1]):
             placed = max(y + 0.03, placed + 0.045)
@@ -152,23 +139,23 @@ def field_cost(table: pd.DataFrame) -> Figure:
         axis.set(xscale="log", xlabel=label, ylim=(0, 1))
         axis.margins(x=0.2)
     axes[0].set(ylabel="accuracy after the last task", title="The best of each family is named")
-    families = [name for name in FAMILIES if name in set(kept.row.map(family_of))]
-    handles = [plt.Line2D([], [], marker="o", linestyle="", color=PALETTE[FAMILIES[f][0]]) for f in families]
-    axes[1].legend(handles, families, frameon=False, fontsize="small", loc="lower right")
+    shown = [family for family in families() if family in set(kept.method.map(family_of))]
+    handles = [plt.Line2D([], [], marker="o", linestyle="", color=_colour_of_family(family)) for family in shown]
+    axes[1].legend(handles, shown, frameon=False, fontsize="small", loc="lower right")
     figure.tight_layout()
     return figure
 
 
 def budget_curves(table: pd.DataFrame) -> Figure:
-    """Last accuracy against exemplars a class, one line a row. table: row, exemplars, last_accuracy (a line a seed)."""
+    """Last accuracy against exemplars a class, one curve a row. table: method, exemplars, last_accuracy, by seed."""
     figure, axes = plt.subplots(figsize=(7.4, 4.2))
     if table.empty:
         axes.set_title("every row was run with one memory size only")
         return figure
-    means = table.groupby(["row", "exemplars"]).last_accuracy.agg(["mean", "min", "max"])
+    means = table.groupby(["method", "exemplars"]).last_accuracy.agg(["mean", "min", "max"])
     ends = {}
     counts = sorted(table.exemplars.unique())
-    for number, row in enumerate(table.row.unique()):
+    for number, row in enumerate(table.method.unique()):
         mine = means.loc[row]
         at = [counts.index(exemplars) for exemplars in mine.index]
         axes.plot(at, mine["mean"], marker="o", markersize=4, color=PALETTE[number])

@@ -1,4 +1,4 @@
-"""What the pipeline made of a variant: results by seed and task, measures, checkpoints."""
+"""What the pipeline made of a row: results by seed and task, measures, checkpoints."""
 
 import html
 import warnings
@@ -8,13 +8,13 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from avcil.comparison import tables
-from avcil.learn.checkpoint import Checkpoint, load_checkpoint, run_folder
+from avcil.comparison import sweep, tables
+from avcil.comparison.protocol import run_folder
+from avcil.learn.checkpoint import Checkpoint, load_checkpoint
 from avcil.learn.evaluate import TaskResult
 from avcil.learn.train import load_result
-from avcil.params import ParameterError, load, project
-from avcil.params.section import nearest
-from avcil.results.plots import name_of
+from avcil.params import Params, load, project
+from avcil.results.names import name_of
 
 
 class AccuracyMatrix(NamedTuple):
@@ -51,11 +51,12 @@ class AccuracyMatrix(NamedTuple):
 
 @dataclass(frozen=True, repr=False)
 class Run:
-    """A variant with all its seeds.
+    """A row with all its seeds.
 
     Attributes:
-        variant: its row in params.yaml.
-        tables: runs (a row a seed and task), matrix (a row a cell of R) and localisation, as
+        method: its row in params.yaml.
+        setting: of the benchmark's protocol.
+        tables: runs (a line a seed and task), matrix (a line a cell of R) and localisation, as
             `avcil.comparison.tables` has them.
         measures: a row a seed, every measure of `avcil.learn.metrics`.
         results: of each seed the results by task, predictions included; empty if only metrics/ is there.
@@ -63,7 +64,8 @@ class Run:
         note: one line on what is missing and how to get it; empty if nothing is.
     """
 
-    variant: str
+    method: str
+    setting: str
     tables: tables.Tables
     measures: pd.DataFrame
     results: dict[int, list[TaskResult]]
@@ -77,13 +79,13 @@ class Run:
     @property
     def by_task(self) -> pd.DataFrame:
         """Accuracy on all classes seen, on new and on past ones, and attention: a row a seed and task."""
-        return self.tables.runs.drop(columns=["benchmark", "variant"]).set_index(["seed", "task"])
+        return self.tables.runs.drop(columns=["setting", "method"]).set_index(["seed", "task"])
 
     def accuracy(self, seed: int) -> pd.DataFrame:
         """R [T,T] of one seed: rows are tasks learnt, columns the tasks whose clips are classified; NaN above the
         diagonal. Raises KeyError naming the seeds there are."""
         if seed not in self.seeds:
-            raise KeyError(f"no seed {seed} in the run of {self.variant}; there are {self.seeds}")
+            raise KeyError(f"no seed {seed} in the run of {self.method}; there are {self.seeds}")
         cells = self.tables.matrix[self.tables.matrix.seed == seed]
         return cells.pivot(index="task", columns="on_task", values="accuracy")
 
@@ -98,7 +100,7 @@ class Run:
         if (seed, task) not in self.checkpoints:
             known = sorted(self.checkpoints)
             way_out = f"there are (seed, task) {known[0]} to {known[-1]}" if known else self.note
-            raise KeyError(f"no checkpoint of {self.variant} after task {task} with seed {seed}: {way_out}")
+            raise KeyError(f"no checkpoint of {self.method} after task {task} with seed {seed}: {way_out}")
         return load_checkpoint(self.checkpoints[seed, task])
 
     def _summary(self) -> pd.DataFrame:
@@ -106,25 +108,26 @@ class Run:
         return pd.DataFrame({"mean": shown.mean(), "std": shown.std(ddof=1)}).dropna(how="all").round(1)
 
     def __repr__(self) -> str:
-        head = f"{name_of(self.variant)} (`{self.variant}`): {len(self.seeds)} seeds, {len(self.matrix.mean)} tasks"
+        head = f"{name_of(self.method)} (`{self.method}`): {len(self.seeds)} seeds, {len(self.matrix.mean)} tasks"
         note = f"\n{self.note}" if self.note else ""
         return f"{head}; percent{note}\n{self._summary().to_string(na_rep='')}"
 
     def _repr_html_(self) -> str:
-        title = html.escape(f"{name_of(self.variant)} ({self.variant})")
+        title = html.escape(f"{name_of(self.method)} ({self.method})")
         note = f"<p><em>{html.escape(self.note)}</em></p>" if self.note else ""
         summary = self._summary().to_html(na_rep="", border=0)
         return f"<h4>{title}</h4>{note}{summary}{self.matrix._repr_html_()}"
 
 
-def load_run(variant: str, *, root: Path | None = None) -> Run:
-    """The run of a variant: `lll` or a row of `variants` in params.yaml.
+def load_run(method: str, setting: str = "standard", *, root: Path | None = None) -> Run:
+    """The run of a row of params.yaml in a setting of the benchmark's protocol.
 
-    Read from artifacts/runs if all of it is there, else from the tables in metrics/, which are rounded to four digits:
-    then there are no predictions and no checkpoints, and a warning of one line says so.
+    Read from artifacts/ if all of it is there, else from the tables in metrics/, which are rounded to four digits: then
+    there are no predictions and no checkpoints, and a warning of one line says so.
 
     Args:
-        variant: the row's name.
+        method: the row's name.
+        setting: which the row was run in; checkpoints are kept in `standard` alone.
         root: the project's folder; the one that the working directory is in, if left out.
 
     Raises:
@@ -133,44 +136,58 @@ def load_run(variant: str, *, root: Path | None = None) -> Run:
     """
     root = project.root() if root is None else Path(root)
     params = load(root / "params.yaml")
-    known = ["lll", *params.variants]
-    if variant not in known:
-        raise ParameterError(f"no run of `{variant}`{nearest(variant, known)}; those of the field are in metrics/")
-    runs = root / "artifacts/runs"
-    places = {(s, t.id): run_folder(runs, variant, t.id, s) for s in params.seeds for t in params.tasks}
-    missing = [place for place in places.values() if not (place / "result.json").is_file()]
+    params.method(method)
+    missing, results, places = _stored(root / "artifacts", params, method, setting)
     if missing:
-        note = f"from metrics/ alone: no {missing[0].relative_to(root)}; `dvc repro` gives predictions and checkpoints"
+        note = f"from metrics/ alone: no {missing.relative_to(root)}; `dvc repro` gives predictions and checkpoints"
         warnings.warn(note, stacklevel=2)
-        found = _committed(root / "metrics", variant)
-        return Run(variant, found, _of_one(found), {}, {}, note)
-    results = {s: [load_result(places[s, t.id]) for t in params.tasks] for s in params.seeds}
-    found = tables.frames({(variant, s): result for s, result in results.items()}, params.benchmark)
-    whole = {key: place for key, place in places.items() if (place / "checkpoint.json").is_file()}
-    return Run(variant, found, _of_one(found), results, whole, "")
+        committed = _committed(root / "metrics", method, setting)
+        return Run(method, setting, committed, _of_one(committed), {}, {}, note)
+    of_run = tables.frames({(setting, method, seed): by_task for seed, by_task in results.items()})
+    return Run(method, setting, of_run, _of_one(of_run), results, places, "")
 
 
-def _committed(folder: Path, variant: str) -> tables.Tables:
-    """The tables of one variant, as far as they are in git. Raises FileNotFoundError if it is not among them."""
+def _stored(artifacts: Path, params: Params, method: str, setting: str):
+    """The first file that is missing, if one is; results by seed; the folder of each (seed, task) with a checkpoint."""
+    protocol = params.protocol()
+    seeds = (protocol.settings[setting].seeds if setting in protocol.settings else None) or params.seeds
+    results: dict[int, list[TaskResult]] = {}
+    places = {(s, t.id): run_folder(artifacts, method, t.id, s, setting) for s in seeds for t in params.tasks}
+    for seed in seeds:
+        whole = artifacts / "sweep" / setting / method / f"seed{seed}.json"
+        of_tasks = [place / "result.json" for (s, _), place in places.items() if s == seed]
+        if whole.is_file():
+            results[seed] = sweep.load_run(whole)[0].results
+        elif missing := [file for file in of_tasks if not file.is_file()]:
+            return missing[0], {}, {}
+        else:
+            results[seed] = [load_result(file.parent) for file in of_tasks]
+    return None, results, {key: place for key, place in places.items() if (place / "checkpoint.json").is_file()}
+
+
+def _committed(folder: Path, method: str, setting: str) -> tables.Tables:
+    """The tables of one row, as far as they are in git. Raises FileNotFoundError if it is not among them."""
     runs, matrix, localisation = (
-        table[table.variant == variant].reset_index(drop=True)
+        table[(table.method == method) & (table.setting == setting)].reset_index(drop=True)
         for table in (pd.read_csv(folder / f"{name}.csv") for name in ("runs", "accuracy_matrix", "localisation"))
     )
     if runs.empty:
-        raise FileNotFoundError(f"{folder}/runs.csv has no run of `{variant}`; `dvc repro` makes it")
+        raise FileNotFoundError(f"{folder}/runs.csv has no run of `{method}` in `{setting}`; `dvc repro` makes it")
     return tables.Tables(runs, matrix, localisation)
 
 
 def measures(found: tables.Tables) -> pd.DataFrame:
-    """Every measure of `avcil.learn.metrics`, a row a variant and seed.
+    """Every measure of `avcil.learn.metrics`, a line a method and seed, of one setting.
 
     The matrices in metrics/ do not say how many clips a task has; what depends on that is taken from ``found.runs``.
     """
-    counted = found._replace(matrix=found.matrix.assign(clips=1))
-    whole = tables.per_seed(counted).set_index(["variant", "seed"]).drop(columns="benchmark")
-    after = found.runs.sort_values("task").groupby(["variant", "seed"]).accuracy
+    counted = found._replace(
+        matrix=found.matrix.assign(clips=1), runs=found.runs.assign(memory_bytes=0, trained_parameters=0)
+    )
+    whole = tables.per_seed(counted).set_index(["method", "seed"])[tables.MEASURES]
+    after = found.runs.sort_values("task").groupby(["method", "seed"]).accuracy
     return whole.assign(average_accuracy=after.mean(), last_accuracy=after.last())
 
 
 def _of_one(found: tables.Tables) -> pd.DataFrame:
-    return measures(found).droplevel("variant")
+    return measures(found).droplevel("method")

@@ -32,6 +32,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from avcil.base.alone import alone
 from avcil.base.files import digest, write_bytes
 from avcil.base.progress import progress
 from avcil.encoders.mini import Mini
@@ -108,6 +109,15 @@ def prior_loss(learner: Learner, scenes: Scenes) -> PriorLoss:
     return PriorLoss(separation, naming, patches)
 
 
+def _unfinished(path: Path) -> dict:
+    """What a training that was stopped left; nothing if that is damaged: it begins again."""
+    try:
+        return torch.load(path, weights_only=True)
+    except Exception as error:  # of a damaged file torch's reader raises anything
+        print(f"{path}: damaged ({' '.join(str(error).split())[:100]}); training begins again", flush=True)
+        return {}
+
+
 def pretrain(
     config: PriorConfig, seed: int, learner: Learner, scenes: Scenes, unfinished: Path | None = None
 ) -> list[dict]:
@@ -123,8 +133,8 @@ def pretrain(
     made_from = digest(f"{config.model_dump_json()} {seed} {digest(scenes.waveforms.numpy())}".encode())
     history, first = [], 0
     if unfinished is not None and unfinished.exists():
-        kept = torch.load(unfinished, weights_only=True)
-        if kept["made_from"] == made_from:
+        kept = _unfinished(unfinished)
+        if kept.get("made_from") == made_from:
             learner.load_state_dict(kept["learner"])
             optimiser.load_state_dict(kept["optimiser"])
             schedule.load_state_dict(kept["schedule"])
@@ -213,7 +223,10 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(1)
     # processes side by side: each computes on one thread
     seeds = asked.seeds or params.prior.seeds
-    with ProcessPoolExecutor(min(len(seeds), os.cpu_count() or 1), multiprocessing.get_context("spawn")) as pool:
+    with (
+        alone([asked.folder]),
+        ProcessPoolExecutor(min(len(seeds), os.cpu_count() or 1), multiprocessing.get_context("spawn")) as pool,
+    ):
         jobs = [pool.submit(train_prior, params, seed, asked.folder) for seed in seeds]
         jobs.append(pool.submit(untrained, params, asked.folder))
         for job in jobs:

@@ -1,0 +1,126 @@
+"""What a protocol prescribes as runs: every row in every setting, with every seed."""
+
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+
+from avcil.comparison import worlds
+from avcil.comparison.sweep import Job, Source
+from avcil.comparison.worlds import Place
+from avcil.params import Params
+from avcil.params.comparison import Protocol, Setting
+from avcil.params.learning import Method, Training, chain
+from avcil.tokens.manifest import class_order, read_manifest, read_order, write_manifest, write_orders
+
+
+def place_of(benchmark: str) -> Place:
+    """Where a benchmark is: imported (avcil/workshop), or the embedded one."""
+    imported = Path("imports") / benchmark
+    if imported.exists():
+        return Place(imported, imported / "features")
+    return Place(Path("data") / benchmark, Path("artifacts/features"), chained=True)
+
+
+def run_folder(artifacts: Path, method: str, task: int, seed: int, setting: str = "standard") -> Path:
+    """Where checkpoint and result of a row after a task are kept: in `runs`, which DVC versions, those of `lll`, which
+    is learnt task by task in stages of its own, and of the headline's other rows; else beside the results."""
+    rows = {method: f"runs/others/{method}", "lll": "runs/lll"} if setting == "standard" else {}
+    place = artifacts / rows.get(method, "")
+    place = place if method in rows and place.exists() else artifacts / "sweep" / setting / method
+    return place / f"task{task}" / f"seed{seed}"
+
+
+def _source(place: Place, tokens: str, protocol: Protocol, setting: Setting, timbres: int, out: Path) -> Source:
+    """Write the class orders, and the manifest where classes are merged, and say where everything is."""
+    table = read_manifest(place.folder / "manifest.csv")
+    if not setting.twins:
+        labels = sorted(table.label.unique())
+        table["label"] = table.label.map({label: f"timbre {i % timbres}" for i, label in enumerate(labels)})
+    write_manifest(out / "manifest.csv", table)
+    seeds = setting.seeds or protocol.seeds
+    if protocol.class_order == "official":
+        orders = dict.fromkeys(seeds, read_order(place.folder / "order.json"))
+    else:
+        orders = {seed: class_order(table, seed) for seed in seeds}
+    write_orders(out / "orders.json", orders)
+    regions = place.folder / "regions.npz"
+    return Source(
+        out / "manifest.csv", out / "orders.json", place.stores / tokens, regions if regions.exists() else None
+    )
+
+
+def _sizes(classes: int, per_task: int | list[int]) -> list[int]:
+    sizes = per_task if isinstance(per_task, list) else [per_task] * (classes // per_task)
+    listed = isinstance(per_task, list)  # tasks that are listed may leave classes for later ones
+    if sum(sizes) > classes or (sum(sizes) < classes and not listed):
+        raise ValueError(f"{classes} classes do not divide into tasks of {per_task}; change classes_per_task")
+    return sizes
+
+
+def _adapted(row: str, method: Method, protocol: Protocol, setting: Setting) -> Method:
+    changes = protocol.changes.get("*", {}) | protocol.changes.get(row, {})
+    if method.memory in ("random", "herding"):
+        exemplars = protocol.exemplars if setting.exemplars is None else setting.exemplars
+        if exemplars is not None:
+            changes["exemplars"] = exemplars
+        if exemplars == 0:
+            if method.readout == "nearest_exemplars":
+                raise ValueError("a row that classifies by the means of exemplars cannot do without: leave it out")
+            changes["memory"] = "none"
+        if protocol.budget is not None:
+            changes["budget"] = protocol.budget
+    return Method(**method.model_dump() | changes)
+
+
+def jobs(
+    place: Place, params: Params, protocol: Protocol, rows: Literal["headline", "all"] | list[str], artifacts: Path
+) -> list[Job]:
+    """The runs of a benchmark that ``rows`` asks for, named (setting, method), but `lll` in a chain of its own.
+
+    Results are kept in ``artifacts``/sweep; those of the first setting keep checkpoints too (`run_folder`). Worlds of
+    settings that have one a seed are drawn where they are not there yet, in ``artifacts``/worlds.
+    """
+    jobs, first, out = [], next(iter(protocol.settings)), artifacts / "sweep"
+    for name, chosen in protocol.chosen(rows).items():
+        setting = protocol.settings[name]
+        changed = params.training.model_dump() | protocol.training
+        if setting.keep is not None:
+            changed["keep"] = setting.keep
+        shared = Training(**changed)
+        seeds = setting.seeds or protocol.seeds
+        where = dict.fromkeys(seeds, (place, out / name))
+        if setting.worlds:
+            drawn = {seed: worlds.drawn(seed, artifacts / "worlds", params) if seed else place for seed in seeds}
+            where = {seed: (drawn[seed], out / name / f"world{seed}") for seed in seeds}
+        for row in chosen:
+            if place.chained and (name, row) == (first, "lll"):
+                continue
+            method = _adapted(row, params.methods[row], protocol, setting)
+            epochs = protocol.epochs_of.get(row, protocol.epochs)
+            sources = {
+                of: _source(of[0], protocol.tokens or method.tokens, protocol, setting, params.world.timbres, of[1])
+                for of in dict.fromkeys(where.values())
+            }
+            for seed in seeds:
+                source = sources[where[seed]]
+                classes = pd.read_csv(source.manifest, dtype=str).label.nunique()
+                tasks = chain(_sizes(classes, setting.classes_per_task or protocol.classes_per_task), epochs)
+                file = out / name / row / f"seed{seed}.json"
+                folder = artifacts / "runs/others" / row if row in protocol.headline else file.parent
+                kept = folder if name == first else None
+                jobs.append(Job((name, row), source, method, shared, tasks, seed, file=file, folder=kept))
+    return jobs
+
+
+def drop_others(artifacts: Path, protocol: Protocol, methods: Collection[str]) -> None:
+    """Delete the runs in ``artifacts`` of settings that the protocol, and of rows that ``methods`` have no more."""
+    stale = [folder for folder in (artifacts / "runs/others").glob("*") if folder.name not in protocol.headline]
+    for setting in (artifacts / "sweep").glob("*"):
+        runs = [folder for folder in setting.glob("*") if any(folder.glob("seed*.json"))]
+        gone = setting.name not in protocol.settings
+        stale += [setting] if gone else [folder for folder in runs if folder.name not in methods]
+    for folder in stale:
+        shutil.rmtree(folder)

@@ -1,0 +1,69 @@
+"""A world a seed: what else than its classes, scenes and prior a result may hang on, a mean over seeds should hold.
+
+World 0 is the embedded benchmark. World ``s`` has appearances, sounds and scenes drawn from seed ``s``, and is heard
+and seen by the released prior number ``s`` modulo how many there are; under `random` by its untrained twin.
+"""
+
+import json
+import shutil
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+from avcil.base.files import digest
+from avcil.comparison.sweep import code_of
+from avcil.encoders.prior import released
+from avcil.extraction.extract import PRIORS, extract
+from avcil.params import Params
+from avcil.tokens.manifest import media, read_manifest
+from avcil.world.sounding_objects import write_corpus
+
+MAKING = ("encoders/*.py", "extraction/*.py", "world/*.py")
+
+
+class Place(NamedTuple):
+    """Where a benchmark's manifest and regions are, and the stores of its tokens, one a name.
+
+    chained: whether `lll` is learnt in its first setting task by task, by stages of their own (notebook 04).
+    """
+
+    folder: Path
+    stores: Path
+    chained: bool = False
+
+
+def prior_of(seed: int, params: Params) -> str:
+    """Name of the released prior that world ``seed`` is heard and seen by."""
+    number = seed % len(params.prior.seeds)
+    return f"mini-{number}" if number else "mini"
+
+
+@lru_cache
+def _made_by() -> bytes:
+    return code_of(MAKING)
+
+
+def drawn(seed: int, worlds: Path, params: Params, tokens: tuple[str, ...] = ("mini", "random")) -> Place:
+    """World ``seed`` (1 or more) below ``worlds``: manifest, regions and the named tokens; `mini` is `prior_of` it.
+
+    One that was made by the same code from the same parameters is taken as it is; a killed extraction goes on after its
+    last shard. Clips are deleted when their tokens are there.
+    """
+    world = params.world.model_copy(update={"seed": params.world.seed + seed})
+    corpus = params.corpus.model_copy(update={"seed": params.corpus.seed + seed})
+    sections = [world, corpus, params.film, params.encoder, params.features]
+    choices = json.dumps([section.model_dump(mode="json") for section in sections], sort_keys=True).encode()
+    prior = released(prior_of(seed, params), PRIORS).read_bytes()
+    folder = worlds / f"{seed}-{digest(_made_by() + choices + prior)[:12]}"
+    for stale in worlds.glob(f"{seed}-*"):
+        if stale != folder:
+            shutil.rmtree(stale)
+    if not (folder / "manifest.csv").exists():  # it is written last
+        write_corpus(folder, world, params.film, corpus, workers=max(1, params.compute.workers))
+    clips = media(read_manifest(folder / "manifest.csv"), folder)
+    for name in tokens:
+        store = folder / "features" / name
+        if (folder / "clips").exists() or not (store / "index.json").exists():
+            extract(prior_of(seed, params) if name == "mini" else name, clips, params, store)
+    shutil.rmtree(folder / "clips", ignore_errors=True)
+    return Place(folder, folder / "features")
