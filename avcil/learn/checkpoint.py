@@ -11,16 +11,11 @@ from typing import NamedTuple
 from torch import Tensor
 
 from avcil.base.files import read_sealed, read_tensors, write_sealed, write_tensors
+from avcil.base.refusal import Refusal
 
 
-class CheckpointError(ValueError):
+class CheckpointError(Refusal):
     """A checkpoint that cannot be continued; the message names the folder and the way out."""
-
-
-def run_folder(runs: Path, row: str, task: int, seed: int) -> Path:
-    """Where the pipeline keeps checkpoint and result of a row after a task: `lll` is learnt task by task, in stages of
-    its own; all other rows by one sweep."""
-    return runs / ("lll" if row == "lll" else f"variants/{row}") / f"task{task}" / f"seed{seed}"
 
 
 class Checkpoint(NamedTuple):

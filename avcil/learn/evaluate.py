@@ -161,7 +161,7 @@ def _memory_bytes(tokens: TokenSource, method: Method, checkpoint: Checkpoint) -
     """Bytes kept between tasks besides the model: exemplars' tokens in float16, and a solved head's statistics."""
     visual, audio, similarity = tokens.sizes
     guided = visual + audio + similarity
-    streams = {"visual": visual, "audio": audio, "guided": guided, "frozen_guided": guided}
+    streams = {"visual": visual, "audio": audio} | dict.fromkeys(("guided", "frozen_guided", "frozen_scaled"), guided)
     clip = 2 * streams.get(method.fusion, visual + audio)
     statistics = sum(value.numel() * value.element_size() for value in checkpoint.readout.values())
     return clip * len(checkpoint.memory) + statistics

@@ -13,6 +13,7 @@ from torch import Tensor
 from avcil.params.section import Precision
 from avcil.tokens.tokens import Tokens, TokenSource
 
+PART = 256  # clips read at once
 SHARE = 0.8  # of the free memory that tokens may take; the rest is for the model and its activations
 
 
@@ -50,8 +51,7 @@ class Feed:
         self.streamed = not in_place and self.bytes > (_free(self.device) if room is None else room)
         self._held = None
         if not in_place and not self.streamed:
-            parts = [self._read(part) for part in torch.arange(len(rows)).split(256)]
-            self._held = Tokens(*(torch.cat(stream).to(self.device) for stream in zip(*parts, strict=True)))
+            self._held = self._whole()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -75,6 +75,17 @@ class Feed:
                 if index is not None:
                     coming.append(reader.submit(self._staged, index))
                 yield ready.to(self.device)
+
+    def _whole(self) -> Tokens:
+        """All clips, on the device: written there part by part, so that there is one copy of them at any time."""
+        whole: list[Tensor] = []
+        for start in range(0, max(1, len(self)), PART):
+            clips = self._read(torch.arange(start, min(start + PART, len(self))))
+            if not whole:
+                whole = [stream.new_empty(len(self), *stream.shape[1:], device=self.device) for stream in clips]
+            for into, stream in zip(whole, clips, strict=True):
+                into[start : start + len(stream)] = stream
+        return Tokens(*whole)
 
     def _read(self, index: Tensor) -> Tokens:
         """The clips at ``index``, on the CPU."""

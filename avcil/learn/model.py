@@ -57,7 +57,7 @@ class GuidedAttention(nn.Module):
     P starts at zero, so that all moments count alike at first.
 
     Deviation from arXiv 2606.10887: the paper's text does not give the score; the term τ m is ours, and τ = 0 turns it
-    off (variant `without_prior_guidance`).
+    off (row `without_prior_guidance`).
     """
 
     def __init__(
@@ -139,12 +139,24 @@ def fuse(audio: Tensor, visual: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return audio, visual, F.relu(audio + visual)
 
 
+def unit_spread(similarity: Tensor) -> Tensor:
+    """m [B,L,S] less its mean over S, over the root mean square of that by clip: neither a factor nor a number added to
+    a slot changes anything. Zeros where patches are not told apart."""
+    spread = similarity - similarity.mean(-1, keepdim=True)
+    size = spread.square().mean((1, 2), keepdim=True).sqrt()
+    # what rounding leaves of equal numbers is no spread
+    told = size > 1e-5 * similarity.abs().amax((1, 2), keepdim=True)
+    return torch.where(told, spread / size, 0.0)
+
+
 def frozen_features(tokens: Tokens, fusion: str, prior_guidance: float) -> tuple[Features, Tensor]:
     """Features of nothing learnt, and spatial weights [B,L,S]: the mean audio token, the mean of visual tokens (under
-    the prior's own attention softmax_s(τ m) for `frozen_guided`), and both side by side."""
+    the prior's own attention softmax_s(τ m) for `frozen_guided`, with m of `unit_spread` for `frozen_scaled`), and both
+    side by side."""
     batch, slots, patches = tokens.visual.shape[:3]
-    if fusion == "frozen_guided":
-        spatial = (prior_guidance * tokens.similarity).softmax(-1)
+    if fusion != "frozen":
+        similarity = unit_spread(tokens.similarity) if fusion == "frozen_scaled" else tokens.similarity
+        spatial = (prior_guidance * similarity).softmax(-1)
         visual = torch.einsum("bls,blsd->bd", spatial, tokens.visual) / slots
     else:
         spatial = tokens.audio.new_full((batch, slots, patches), 1 / patches)
@@ -157,8 +169,9 @@ class IncrementalClassifier(nn.Module):
     """Tokens to logits; `fusion` says where the visual part comes from and what is learnt.
 
     `guided`: guided attention; `mean`: mean of all patches; `visual` and `audio`: one stream alone (the other part is
-    zero); `frozen` and `frozen_guided`: `frozen_features`. Another name is a file of avcil/learn/methods, whose
-    attention gives visual feature, maps and divergence, and whose ``fuse`` stands for the one here.
+    zero); `frozen`, `frozen_guided` and `frozen_scaled`: `frozen_features`. Another name is a file of
+    avcil/learn/methods, whose attention gives visual feature, maps and divergence, and whose ``fuse`` stands for the
+    one here.
     """
 
     attention: Any

@@ -157,7 +157,10 @@ def _score(
     rows = data.rows("val", 0 if keep == "best_all" else past, seen)
     if not len(rows):
         raise ValueError(f"training.keep: {keep}, but task {task} has no validation clips; use last")
-    return lambda: float((predict(learning.model, tokens, rows).logits.argmax(1) == data.labels[rows]).float().mean())
+    feed, everything = Feed(tokens, rows, learning.feed.device), torch.arange(len(rows))  # read once, not once an epoch
+    return lambda: float(
+        (predict(learning.model, feed, everything).logits.argmax(1) == data.labels[rows]).float().mean()
+    )
 
 
 def _readout(
@@ -235,10 +238,11 @@ def load_result(folder: Path) -> TaskResult:
 
 
 def load_finished(folder: Path, data: Dataset, made_from: dict) -> tuple[Checkpoint, TaskResult] | None:
-    """Checkpoint and result of a finished task with the same origin, or None."""
-    if not (folder / "checkpoint.json").exists():
+    """Checkpoint and result of a finished task with the same origin; None if there are none, or damaged ones."""
+    try:
+        checkpoint, result = load_checkpoint(folder), load_result(folder)
+    except ValueError:
         return None
-    checkpoint = load_checkpoint(folder, order=data.order)
     if checkpoint.origin != json.loads(json.dumps(made_from)):
         return None
-    return checkpoint, load_result(folder)
+    return load_checkpoint(folder, order=data.order), result

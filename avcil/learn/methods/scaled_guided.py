@@ -1,0 +1,71 @@
+"""Fusion: guided attention that asks nothing of its encoders' units, beside what it would be if nothing were learnt. As
+`fusion: scaled_guided`.
+
+Dimension letters: ``B`` clips, ``L`` temporal slots, ``S`` patches of a slot, ``A`` audio tokens, ``D`` token channels,
+``E`` feature channels.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from avcil.learn.model import Features, GuidedAttention, frozen_features, unit_spread
+from avcil.tokens.tokens import Tokens
+
+WIDTH, HEADS = 128, 4
+# first weights of a similarity of unit spread, and of learnt scores beside it
+TAU, GAIN = 1.5, 0.1
+
+
+def _over_root_mean_square(stream: Tensor) -> Tensor:
+    """Of each clip; zeros, which stand for an absent stream, stay."""
+    size = stream.square().flatten(1).mean(1).sqrt().clamp_min(torch.finfo(stream.dtype).tiny)
+    return stream / size[(...,) + (None,) * (stream.dim() - 1)]
+
+
+def common_scale(tokens: Tokens, centre: Tensor | None = None) -> Tokens:
+    """Each clip's tokens brought to a common scale from the clip alone: visual and audio tokens over the root mean
+    square of all their numbers, the similarity by `unit_spread`. So a factor on a stream changes nothing.
+
+    Args:
+        centre: [D], what the true visual tokens are more than those given.
+    """
+    visual = tokens.visual.float() + (0.0 if centre is None else centre)
+    scaled = _over_root_mean_square(visual), _over_root_mean_square(tokens.audio.float())
+    return Tokens(*scaled, unit_spread(tokens.similarity.float()))
+
+
+class ScaledGuided(nn.Module):
+    """`GuidedAttention` over tokens of a common scale; its classifier reads ReLU(W [visual, ū] + b).
+
+    Features: fused, the learnt one, [B,E]; audio and visual are frozen, what a solved head may read beside it: ū, and
+    the mean of patches under softmax_s(τ m) with τ = 1.5, each as wide as its tokens. Distillation of all three
+    features therefore holds the fused one alone.
+    """
+
+    def __init__(self, channels: tuple[int, int]):
+        super().__init__()
+        self.attention = GuidedAttention(channels, WIDTH, HEADS, prior_guidance=TAU, learnt_guidance=GAIN)
+        self.channels = WIDTH + channels[1]
+        self.frozen: Features | None = None
+
+    def forward(
+        self, tokens: Tokens, centre: Tensor | None, *, maps: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Guided visual and mean audio feature side by side [B,channels], spatial weights [B,L,S], temporal weights
+        [B,L], and a divergence of 0 [B]; ``maps`` are always there."""
+        tokens = common_scale(tokens, centre)
+        visual, spatial, temporal = self.attention(tokens, None)
+        self.frozen = frozen_features(tokens, "frozen_guided", TAU)[0]
+        # audio comes along here: the core's own audio layer, which nothing else reads, is given tokens of any scale
+        attended = torch.cat([visual, tokens.audio.mean(1)], 1)
+        return attended, spatial, temporal, tokens.audio.new_zeros(len(visual))
+
+    def fuse(self, audio: Tensor, visual: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Frozen audio, frozen visual and learnt feature of the clips that were attended last."""
+        assert self.frozen is not None, "nothing was attended"
+        frozen, self.frozen = self.frozen, None
+        return frozen.audio, frozen.visual, F.relu(visual)
+
+
+build = ScaledGuided

@@ -1,0 +1,193 @@
+"""Every row on the development collection: one table, and one figure of when distillation pays.
+
+    AVCIL_DEVELOPMENT=FOLDER python benchmarks/transfer.py [COLLECTION ...] [--work build/development] [--workers 1]
+
+FOLDER holds DEV-C.npz and DEV-D.npz, which are no part of the project; without it Sounding Objects alone is learnt,
+whose stores are artifacts/features/mini and random. Everything is learnt as params.yaml says, with one setting for all.
+The slots of DEV-C and DEV-D, which show stills, are averaged for all rows once the similarity has been found: a run
+then takes a sixth of the time.
+
+What a run gave stands in --work: a run that was stopped goes on, parts of the collection can be learnt beside one
+another, and without a name all that stands there is collected in benchmarks/results/development.csv and
+development.png. About half an hour on one free core.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from avcil.base.files import write_json
+from avcil.comparison.sweep import Job, Source, load_run, run
+from avcil.params import Params, load
+from avcil.params.learning import Method, chain
+from avcil.results.plots import PALETTE, use_style
+from avcil.tokens.dataset import load_datasets
+from avcil.tokens.manifest import class_order, read_manifest
+from avcil.workshop.import_tokens import import_tokens
+
+NAMES = {"clip_id": "vid", "order": "classes"}
+FORMS = {
+    "none": {"feature_distillation": 0.0, "logit_distillation": 0.0},
+    "logit": {"feature_distillation": 0.0},
+    "feature": {"logit_distillation": 0.0},
+    "both": {},
+    "subspace and logit": {"feature_distillation": 0.0, "hooks": {"subspace_distillation": {"weight": 3.0}}},
+}
+"""What distils in the figure, as changes of a row."""
+PARTS = {"with exemplars": "lll", "without exemplars": "lll_analytic_no_exemplars"}
+"""That row: a classifier that is learnt, and one that is solved."""
+LEARNT = ["lll_subspace", "lll_residual", "lll", "without_both_levels", "without_feature_level", "without_logit_level",
+          "replay", "lll_analytic", "lll_residual_no_exemplars", "lll_analytic_no_exemplars"]  # fmt: skip
+SOLVED = [
+    "lll_closed",
+    "lll_closed_without_products",
+    "ridge",
+    "scaled_ridge",
+    "scaled_ridge_guided",
+    "acil_guided",
+    "mmal",
+]
+
+
+class Collection(NamedTuple):
+    """tokens: a file of FOLDER, or a store of the embedded benchmark; classes of a task; what rows keep of clips."""
+
+    tokens: str
+    per_task: int
+    seeds: list[int]
+    rows: list[str]
+
+
+COLLECTIONS = {
+    "DEV-C": Collection("DEV-C", 2, [0], [*LEARNT, *SOLVED]),
+    "DEV-D": Collection("DEV-D", 2, [0], [*LEARNT, *SOLVED]),
+    "Sounding Objects": Collection("mini", 4, [0, 1, 2], [*LEARNT, *SOLVED]),
+    "Sounding Objects, untrained tokens": Collection("random", 4, [0], [*LEARNT, *SOLVED]),
+}
+
+
+def still(path: Path, folder: Path) -> None:
+    """A file of tokens as an import in ``folder``, its slots averaged."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        import_tokens(path, folder / "slots", names=NAMES)
+        write_json(folder / "slots/orders.json", {"0": json.loads((folder / "slots/order.json").read_text())})
+        data = load_datasets(
+            *(folder / "slots" / f for f in ("manifest.csv", "orders.json", "features/imported")), [0]
+        )[0]
+        split = np.empty(len(data.labels), int)
+        for number, rows in enumerate(data.splits.values()):
+            split[rows] = number
+        arrays = {name: stream.float().mean(1, keepdim=True).numpy() for name, stream in data.tokens._asdict().items()}
+        more = {"label": data.labels.numpy(), "split": split, "clip_id": data.clip_ids, "order": data.order}
+        np.savez(folder / "still.npz", **arrays, **more)
+        import_tokens(folder / "still.npz", folder)
+
+
+def source(collection: Collection, development: Path | None, work: Path) -> Source | None:
+    """Where its clips are, or None where there is no FOLDER."""
+    folder = work / "clips" / collection.tokens
+    orders = folder / "orders.json"
+    if not collection.tokens.startswith("DEV"):
+        clips = Path("data/sounding_objects")
+        write_json(orders, {str(s): class_order(read_manifest(clips / "manifest.csv"), s) for s in collection.seeds})
+        return Source(clips / "manifest.csv", orders, Path("artifacts/features") / collection.tokens)
+    if development is None:
+        return None
+    if not orders.exists():
+        still(development / f"{collection.tokens}.npz", folder)
+        write_json(orders, {str(s): json.loads((folder / "order.json").read_text()) for s in collection.seeds})
+    return Source(folder / "manifest.csv", orders, folder / "features/imported")
+
+
+def methods(params: Params, collection: Collection) -> dict[tuple[str, str], Method]:
+    """The collection's rows, and what the figure needs beside them: by (part, name)."""
+    found = {("table", row): params.method(row) for row in collection.rows}
+    for part, row in PARTS.items():
+        start = params.method(row).model_dump()
+        found |= {(part, form): Method(**start | changes) for form, changes in FORMS.items()}
+    return found
+
+
+def jobs(params: Params, names: list[str], development: Path | None, work: Path) -> Iterator[Job]:
+    for name in names:
+        collection = COLLECTIONS[name]
+        where = source(collection, development, work)
+        if where is None:
+            continue
+        classes = pd.read_csv(where.manifest, dtype=str).label.nunique()
+        tasks = chain([collection.per_task] * (classes // collection.per_task), params.tasks[0].epochs)
+        for (part, row), method in methods(params, collection).items():
+            for seed in collection.seeds:
+                file = work / "runs" / name / part / row / f"seed{seed}.json"
+                yield Job((name, part, row), where, method, params.training, tasks, seed, file=file)
+
+
+def table(work: Path) -> pd.DataFrame:
+    """A line a run that stands in ``work``: collection, part, row, seed, average and last accuracy in percent."""
+    lines = []
+    for file in sorted((work / "runs").glob("*/*/*/seed*.json")):
+        results = load_run(file)[0].results
+        curve = [100 * np.average(result.accuracy, weights=result.clips) for result in results]
+        collection, part, row = file.relative_to(work / "runs").parts[:3]
+        lines.append((collection, part, row, int(file.stem.removeprefix("seed")), np.mean(curve), curve[-1]))
+    runs = pd.DataFrame(lines, columns=["collection", "part", "row", "seed", "average", "last"])
+    means = runs.groupby(["collection", "part", "row"])[["average", "last"]].mean()
+    means["seeds"] = runs.groupby(["collection", "part", "row"]).seed.count()
+    means = means.reset_index()
+    means["rank"] = means.groupby(["collection", "part"])["last"].rank(ascending=False)
+    complete = means.groupby(["part", "row"]).collection.transform("count") == means.collection.nunique()
+    means["mean_rank"] = means.groupby(["part", "row"])["rank"].transform("mean").where(complete)
+    return means.round(2)
+
+
+def when_distillation_pays(means: pd.DataFrame) -> Figure:
+    """Points of last accuracy that each form of distillation adds to none, with and without exemplars."""
+    names = [name for name in COLLECTIONS if name in set(means[means.part.isin(PARTS)].collection)]
+    figure, axes = plt.subplots(1, 2, figsize=(10.4, 3.6), sharey=True)
+    for axis, (part, how) in zip(axes, (("with exemplars", "learnt"), ("without exemplars", "solved")), strict=True):
+        last = means[means.part == part].pivot(index="row", columns="collection", values="last")
+        for place, form in enumerate([form for form in FORMS if form != "none" and form in last.index]):
+            gain = (last.loc[form] - last.loc["none"]).reindex(names)
+            axis.bar(np.arange(len(names)) + 0.2 * place - 0.3, gain, 0.19, label=form, color=PALETTE[place])
+        axis.axhline(0, color="0.2", linewidth=1)
+        axis.set(xticks=range(len(names)), xticklabels=names, title=f"{part}: classifier {how}")
+    axes[0].set_ylabel("points of last accuracy over none")
+    axes[1].legend(frameon=False, fontsize="small")
+    figure.tight_layout()
+    return figure
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="COLLECTION", help=", ".join(COLLECTIONS))
+    parser.add_argument("--work", type=Path, default=Path("build/development"))
+    parser.add_argument("--workers", type=int, default=1)
+    given = parser.parse_args()
+    if unknown := sorted(set(given.names) - set(COLLECTIONS)):
+        parser.error(f"no collection `{unknown[0]}`; there are {', '.join(COLLECTIONS)}")
+    folder = os.environ.get("AVCIL_DEVELOPMENT")
+    run(
+        jobs(load(), given.names or list(COLLECTIONS), Path(folder) if folder else None, given.work),
+        workers=given.workers,
+    )
+    if not given.names:
+        matplotlib.use("Agg")
+        use_style()
+        means, results = table(given.work), Path("benchmarks/results")
+        means.to_csv(results / "development.csv", index=False)
+        when_distillation_pays(means).savefig(results / "development.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""What a run logs while it learns."""
+
+import json
+
+import pandas as pd
+import torch
+from toys import TASKS, TRAINING, digest, row
+
+from avcil.learn import live, train
+from avcil.learn.checkpoint import EMPTY
+
+
+def watched(toy, method, training=TRAINING, seed=0):
+    """Everything that a watcher of a whole run was told."""
+    told = []
+    train.run_tasks(toy, method, training, TASKS, seed, None, watch=lambda *said: told.append(said))
+    return told
+
+
+def test_a_watcher_is_told_every_epoch_s_losses(toy):
+    told = watched(toy, row())
+    assert [(task, epoch) for task, epoch, _ in told] == [(t.id, e) for t in TASKS for e in range(t.epochs)]
+    _, _, losses = train.run_task(toy, row(), TRAINING, TASKS, 0, 0, EMPTY)
+    assert [said for task, _, said in told if task == 0] == losses
+    assert set(told[-1][2]) == {
+        "cross_entropy",
+        "logit_distillation",
+        "feature_distillation",
+        "attention_distillation",
+    }
+
+
+def test_the_accuracy_that_chooses_an_epoch_is_told_too(toy):
+    told = watched(toy, row(), TRAINING.model_copy(update={"keep": "best_all"}))
+    clips = len(toy.rows("val", 0, 2))
+    found = [said["validation_accuracy"] * clips for task, _, said in told if task == 0]
+    assert found == [round(value) for value in found] and max(found) > 0
+
+
+def test_a_watcher_changes_nothing(toy):
+    runs = [train.run_task(toy, row(), TRAINING, TASKS, 0, 0, EMPTY, watch=w) for w in (None, lambda *_: None)]
+    torch.testing.assert_close(runs[0][0].model, runs[1][0].model, rtol=0, atol=0)
+    assert runs[0][1:] == runs[1][1:]
+
+
+def test_rows_that_learn_in_no_epochs_tell_nothing(toy):
+    assert watched(toy, row(fusion="frozen", readout="nearest_mean")) == []
+
+
+def logged(toy, folder):
+    with live.logged(folder) as log:
+        for seed in (0, 1):
+            train.run_tasks(toy, row(), TRAINING, TASKS[:2], seed, None, watch=log(seed))
+
+
+def test_a_file_a_seed_task_and_loss_with_a_line_an_epoch(toy, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "live"
+    (folder / "plots/metrics").mkdir(parents=True)
+    (folder / "plots/metrics/old.tsv").write_text("of a run before")
+    logged(toy, folder)
+    names = {str(path.relative_to(folder / "plots/metrics")) for path in folder.rglob("*.tsv")}
+    losses = ["cross_entropy", "logit_distillation", "feature_distillation", "attention_distillation"]
+    assert names == {f"task0/seed{s}/cross_entropy.tsv" for s in (0, 1)} | {
+        f"task1/seed{s}/{loss}.tsv" for s in (0, 1) for loss in losses
+    }
+    lines = pd.read_csv(folder / "plots/metrics/task1/seed1/cross_entropy.tsv", sep="\t", float_precision="round_trip")
+    told = [said["cross_entropy"] for task, _, said in watched(toy, row(), seed=1) if task == 1]
+    assert lines.step.tolist() == list(range(TASKS[1].epochs)) and lines.cross_entropy.tolist() == told
+    assert json.loads((folder / "metrics.json").read_text())["task1"]["seed1"]["cross_entropy"] == told[-1]
+    before = digest(folder)
+    logged(toy, folder)
+    assert digest(folder) == before  # or DVC would see another run in it
