@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from avcil.base.refusal import Refusal
 from avcil.params.encoders import Pretrained
 from avcil.tokens.tokens import Layout, Tokens
 
@@ -52,7 +53,7 @@ class Encoder(Protocol):
     def state_dict(self) -> dict[str, Any]: ...
 
 
-class WeightsError(ValueError):
+class WeightsError(Refusal):
     """Weights that cannot be loaded; the message names them and the way out."""
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from avcil.base.files import read_tensors, write_tensors
+from avcil.base.files import check_seal, read_tensors, tensor_bytes, write_with_seal
 from avcil.encoders.mini import Mini
 from avcil.params.world import MiniConfig
 
@@ -37,7 +37,7 @@ def save_prior(path: Path, encoder: Mini, separator: Separator | None = None) ->
         tensors |= {f"separator.{name}": value for name, value in separator.state_dict().items()}
     learnt = {f"encoder.{name}" for name, _ in encoder.named_parameters()}
     half = {n: v.half() if n in learnt or n.startswith("separator.") else v for n, v in tensors.items()}
-    write_tensors(path, half)
+    write_with_seal(path, tensor_bytes(half))
 
 
 def released(name: str, folder: Path) -> Path:
@@ -46,7 +46,9 @@ def released(name: str, folder: Path) -> Path:
 
 
 def load_prior(path: Path, config: MiniConfig) -> tuple[Mini, Separator]:
-    """The frozen encoder and, where the file has one, its separator. Raises ValueError for a file of another layout."""
+    """The frozen encoder and, where the file has one, its separator. Raises ValueError for a damaged file, or one of
+    another layout."""
+    check_seal(path)
     tensors = {name: value.float() for name, value in read_tensors(path).items()}
     encoder, separator = Mini(config), Separator(config.channels, config.mel_bands)
     for name, module in (("encoder", encoder), ("separator", separator)):

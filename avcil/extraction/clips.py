@@ -10,11 +10,13 @@ from typing import Literal, NamedTuple
 import av
 import numpy as np
 
+from avcil.base.refusal import Refusal
+
 _PLAYLISTS = {"concat", "dash", "hls", "imf", "rtsp", "sdp", "webm_dash_manifest"}  # by FFmpeg's names
 _LONGEST = 20  # longer by shorter side of a picture that is cropped: it is scaled whole before
 
 
-class ClipError(ValueError):
+class ClipError(Refusal):
     """A clip that cannot be used; the message names the file and the reason."""
 
 

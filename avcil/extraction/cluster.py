@@ -7,6 +7,7 @@ store's folder, and the clips, must be reachable from every node under the same 
 from collections.abc import Callable
 from pathlib import Path
 
+from avcil.base.alone import alone
 from avcil.base.progress import progress
 from avcil.base.ray import connected
 from avcil.encoders.base import Encoder
@@ -59,26 +60,27 @@ def extract(
     ray = connected()
     store = store.absolute()
     media = {clip: Media(path.absolute(), start) for clip, (path, start) in media.items()}
-    header, stale, unusable = begin(encoder, name, media, config, store, streams=streams, replace=replace)
-    # a block a shard, made without a task of its own: the actors may have all processors
-    rows = ray.data.from_items(
-        [{"number": n, "source": source} for n, source in stale.items()], override_num_blocks=max(1, len(stale))
-    )
-    given = {"make_encoder": make_encoder, "header": header, "media": media, "batch": config.batch, "workers": workers,
-             "store": store}  # fmt: skip
-    made = rows.map_batches(
-        _Maker,
-        fn_constructor_kwargs=given,
-        batch_size=1,
-        concurrency=(1, actors),
-        num_cpus=max(1, workers),
-        num_gpus=gpus,
-    )
-    if stale:
-        with progress(total=len(stale), desc=name, unit="shard") as bar:
-            for row in made.iter_rows():
-                unusable |= quarantined(store, [row["number"]])
-                check_quarantine(unusable, header, config)
-                bar.update()
-    finish(store, header)
+    with alone([store]):
+        header, stale, unusable = begin(encoder, name, media, config, store, streams=streams, replace=replace)
+        # a block a shard, made without a task of its own: the actors may have all processors
+        rows = ray.data.from_items(
+            [{"number": n, "source": source} for n, source in stale.items()], override_num_blocks=max(1, len(stale))
+        )
+        given = {"make_encoder": make_encoder, "header": header, "media": media, "batch": config.batch,
+                 "workers": workers, "store": store}  # fmt: skip
+        made = rows.map_batches(
+            _Maker,
+            fn_constructor_kwargs=given,
+            batch_size=1,
+            concurrency=(1, actors),
+            num_cpus=max(1, workers),
+            num_gpus=gpus,
+        )
+        if stale:
+            with progress(total=len(stale), desc=name, unit="shard") as bar:
+                for row in made.iter_rows():
+                    unusable |= quarantined(store, [row["number"]])
+                    check_quarantine(unusable, header, config)
+                    bar.update()
+        finish(store, header)
     return header

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from avcil.base.alone import alone
 from avcil.base.files import digest
 from avcil.base.progress import progress
 from avcil.encoders.base import Encoder
@@ -76,13 +77,7 @@ def make_shard(
 
     Raises StoreError for tokens that are not finite in float16.
     """
-    patches = (len(ids), layout.slots, layout.patches)
-    shapes = {
-        "visual": (*patches, layout.visual_channels),
-        "audio": (len(ids), layout.audio_tokens, layout.audio_channels),
-        "similarity": patches,
-    }
-    shard = {name: torch.zeros(shape, dtype=torch.float16) for name, shape in shapes.items()}
+    shard = {name: torch.zeros(shape, dtype=torch.float16) for name, shape in layout.shapes(len(ids)).items()}
     bad: dict[str, str] = {}
     for start in range(0, len(ids), batch):
         rows, usable = [], []
@@ -139,20 +134,22 @@ def extract(
     Raises:
         StoreError: if the store holds other features, the disk is too small, features are not finite, or more than
             ``config.quarantine_share`` of the clips are unusable.
+        BlockingIOError: if another process extracts into ``store``.
     """
-    header, stale, unusable = begin(encoder, name, media, config, store, streams=streams, replace=replace)
-    shards = header.shards
-    ahead = [clip for number in stale for clip in shards[number]]
-    decoded = decode([media[clip] for clip in ahead], header.reading, workers)
-    with progress(total=len(media), desc=name, unit="clip", initial=len(media) - len(ahead)) as bar:
-        for number, source in stale.items():
-            ids = shards[number]
-            tensors, bad = make_shard(encoder, ids, header.layout, decoded, config.batch)
-            write_shard(store, number, tensors, bad, source)
-            unusable |= bad
-            check_quarantine(unusable, header, config)
-            bar.update(len(ids))
-    finish(store, header)
+    with alone([store]):
+        header, stale, unusable = begin(encoder, name, media, config, store, streams=streams, replace=replace)
+        shards = header.shards
+        ahead = [clip for number in stale for clip in shards[number]]
+        decoded = decode([media[clip] for clip in ahead], header.reading, workers)
+        with progress(total=len(media), desc=name, unit="clip", initial=len(media) - len(ahead)) as bar:
+            for number, source in stale.items():
+                ids = shards[number]
+                tensors, bad = make_shard(encoder, ids, header.layout, decoded, config.batch)
+                write_shard(store, number, tensors, bad, source)
+                unusable |= bad
+                check_quarantine(unusable, header, config)
+                bar.update(len(ids))
+        finish(store, header)
     return header
 
 

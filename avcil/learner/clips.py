@@ -3,8 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import av
+import numpy as np
 import torch
 
+from avcil.base.refusal import Refusal
 from avcil.encoders.base import Encoder, Reading
 from avcil.encoders.load import load_published
 from avcil.encoders.prior import load_prior, released
@@ -19,10 +22,10 @@ from avcil.params.world import Film, MiniConfig
 from avcil.tokens.manifest import Media
 from avcil.tokens.tokens import Tokens
 
-Clips = Tokens | Sequence[str | Path]
+Clips = Tokens | Sequence[str | Path | Media]
 
 
-class LearnerError(ValueError):
+class LearnerError(Refusal):
     """A learner, or clips for one, that cannot be used; the message names the offender and the way out."""
 
 
@@ -85,9 +88,9 @@ class ClipEncoder:
             self.record, self._encoder = record.model_copy(update={"digest": found}), encoder
         return self._encoder
 
-    def __call__(self, files: Sequence[str | Path]) -> Tokens:
+    def __call__(self, files: Sequence[str | Path | Media]) -> Tokens:
         """Tokens in float16, as a feature store keeps them. Raises ClipError for the first file that cannot be used."""
-        media = [Media(Path(file)) for file in files]
+        media = [file if isinstance(file, Media) else Media(Path(file)) for file in files]
         if missing := [str(clip.path) for clip in media if not clip.path.is_file()]:
             raise ClipError(f"{missing[0]}: no such file; correct its path or leave it out")
         names = [str(clip.path) for clip in media]
@@ -99,10 +102,30 @@ class ClipEncoder:
         return Tokens(**tensors)
 
 
+def windows(file: str | Path, seconds: float, every: float) -> list[Media]:
+    """A long file as clips of so many ``seconds``, one beginning ``every`` so many, the last one whole.
+
+    Raises ValueError for steps of no length, and ClipError for a file that cannot be read or is shorter than one clip.
+    """
+    if every <= 0:
+        raise ValueError(f"every {every} s: a window begins some time after the one before; give more than 0")
+    file = Path(file)
+    try:
+        with av.open(str(file)) as container:
+            length = (container.duration or 0) / av.time_base
+    except (OSError, av.error.FFmpegError) as error:
+        raise ClipError(
+            f"{file}: cannot be read ({error.__class__.__name__}); correct its path or restore it"
+        ) from None
+    if length < seconds:
+        raise ClipError(f"{file}: {length:.2f} s, and a window takes {seconds:.2f} s; give a longer file")
+    return [Media(file, float(start)) for start in np.arange(0, length - seconds + 1e-6, every)]
+
+
 def tokens_of(clips: Clips, encoder: ClipEncoder | None) -> Tokens:
     """Raises LearnerError for no clips, tokens of different numbers of clips or not finite, or files without encoder;
     ClipError for a file that cannot be used."""
-    if isinstance(clips, str | Path):
+    if isinstance(clips, str | Path | Media):
         raise LearnerError(f"{clips}: one path; give a list of clips")
     if not isinstance(clips, Tokens):
         if not len(clips):

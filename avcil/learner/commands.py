@@ -5,7 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from avcil.base.alone import alone
 from avcil.extraction.clips import read_clip, write_clip
+from avcil.learner import folders
 from avcil.learner.clips import LearnerError
 from avcil.learner.learner import Learner
 from avcil.learner.predictions import Prediction
@@ -46,12 +48,13 @@ def run_predict(given: argparse.Namespace) -> None:
 
 def run_learn(given: argparse.Namespace) -> None:
     """Learn, save, and print what it cost. Raises LearnerError or ClipError; the folder is then as before."""
-    there = (given.learner / "config.json").exists()
-    if not there and given.learner.exists() and any(given.learner.iterdir()):
+    there = any((given.learner / place / "config.json").exists() for place in ("", folders.NEXT))
+    if not there and given.learner.exists() and {path.name for path in given.learner.iterdir()} - {folders.NEXT}:
         raise LearnerError(f"{given.learner}: not empty and no learner; name a new folder")
-    learner = Learner.load(given.learner) if there else Learner()
-    cost = learner.learn(given.clips, given.label)
-    learner.save(given.learner)
+    with alone([given.learner]):  # from reading to writing: else one of two commands would be lost
+        learner = Learner.load(given.learner) if there else Learner()
+        cost = learner.learn(given.clips, given.label)
+        learner.save(given.learner)
     kind = "new" if cost.new_classes else "known"
     seconds = f"{cost.seconds:.1f} s, {cost.encoding_seconds:.1f} of them for tokens"
     print(f"{given.learner}: {cost.clips} clips of {kind} class {given.label} in {seconds}")

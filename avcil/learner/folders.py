@@ -6,45 +6,66 @@ encoder.safetensors   an own encoder's weights; published ones are named in conf
 README.md             the model card, from these numbers
 """
 
-import json
 import shutil
 from pathlib import Path
 
 from torch import Tensor
 
-from avcil.base.files import digest, read_tensors, write_bytes, write_json, write_tensors
+from avcil.base.alone import alone
+from avcil.base.files import file_digest, read_sealed, read_tensors, write_bytes, write_sealed, write_tensors
 from avcil.learner.clips import ClipEncoder, LearnerError
 
 FORMAT = 1
 ENCODER = "encoder.safetensors"
+NEXT = ".next"  # the folder of a save that is not in place yet
 
 
 def write(folder: Path, config: dict, tensors: dict[str, Tensor], encoder: ClipEncoder | None) -> None:
-    """config.json is written last, with the digests of the others: a folder that fits it is whole."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """All files are written beside the old ones, config.json last, with the digests of the others, and then take their
+    places: killed at any moment, the folder is as before, or the next `read` or `write` brings the rest in place."""
+    with alone([folder]):
+        _take_over(folder)
+        _write(folder / NEXT, config, tensors, encoder)
+        _take_over(folder)
+
+
+def _take_over(folder: Path) -> None:
+    """Put what a save has written whole in place; drop what it has not."""
+    if (folder / NEXT / "config.json").exists():
+        for name in (ENCODER, "model.safetensors", "README.md", "config.json"):  # the last one tells that all are there
+            if (folder / NEXT / name).exists():
+                (folder / NEXT / name).replace(folder / name)
+    shutil.rmtree(folder / NEXT, ignore_errors=True)
+
+
+def _write(folder: Path, config: dict, tensors: dict[str, Tensor], encoder: ClipEncoder | None) -> None:
+    folder.mkdir()
     sums = {}
     if encoder is not None and encoder.weights is not None:
-        if encoder.weights.resolve() != (folder / ENCODER).resolve():
-            shutil.copyfile(encoder.weights, folder / ENCODER)
-        sums[ENCODER] = digest((folder / ENCODER).read_bytes())
+        write_bytes(folder / ENCODER, encoder.weights.read_bytes())
+        sums[ENCODER] = file_digest(folder / ENCODER)
     licence = encoder.record.licence if encoder is not None else "not recorded: it was given tokens"
     write_bytes(folder / "README.md", card(config, licence).encode())
     sums["model.safetensors"] = write_tensors(folder / "model.safetensors", tensors)
-    write_json(folder / "config.json", {"format": FORMAT, "files": sums, **config})
+    write_sealed(folder / "config.json", {"format": FORMAT, "files": sums, **config})
 
 
 def read(folder: Path) -> tuple[dict, dict[str, Tensor]]:
     """config.json and all tensors by name. Raises LearnerError for what is missing or damaged."""
+    if (folder / NEXT).exists():
+        with alone([folder]):
+            _take_over(folder)
     try:
-        config = json.loads((folder / "config.json").read_text())
-    except (OSError, json.JSONDecodeError):
-        raise LearnerError(f"{folder}: no whole config.json; name the folder that Learner.save wrote") from None
-    if not isinstance(config, dict) or config.get("format") != FORMAT or "files" not in config:
+        config = read_sealed(folder / "config.json")
+    except ValueError:
+        way_out = "name the folder that Learner.save wrote, or copy it again"
+        raise LearnerError(f"{folder}: no whole config.json; {way_out}") from None
+    if config.get("format") != FORMAT or not isinstance(config.get("files"), dict):
         raise LearnerError(f"{folder}/config.json: not of format {FORMAT}; save the learner anew")
     for name, expected in config["files"].items():
         if name not in ("model.safetensors", ENCODER):
             raise LearnerError(f"{folder}/config.json: names a file `{name}`, which no learner has; save it anew")
-        if not (folder / name).is_file() or digest((folder / name).read_bytes()) != expected:
+        if not (folder / name).is_file() or file_digest(folder / name) != expected:
             raise LearnerError(f"{folder}/{name}: missing or damaged; copy the folder again")
     return config, read_tensors(folder / "model.safetensors")
 

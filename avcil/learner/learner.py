@@ -22,6 +22,7 @@ from avcil.learner import folders
 from avcil.learner.clips import ClipEncoder, Clips, EncoderRecord, LearnerError, tokens_of
 from avcil.learner.export import Predictor, export, looked_at
 from avcil.learner.predictions import Cost, Prediction
+from avcil.learner.unknown import unknown
 from avcil.params import Params, load, project
 from avcil.params.learning import FROZEN, Method, Training
 from avcil.params.section import nearest
@@ -47,7 +48,8 @@ class Learner:
     weighed by n̄ / n_c, n̄ the mean over classes, or a class of five clips would hardly be found beside classes of forty;
     where classes have equally many clips, that is the published ridge.
 
-    Clips are files or `avcil.tokens.tokens.Tokens`. A run of the pipeline, of whatever method, predicts by `from_run`.
+    Clips are files, parts of files (`avcil.learner.clips.windows`) or `avcil.tokens.tokens.Tokens`. A run of the
+    pipeline, of whatever method, predicts by `from_run`.
 
     Args:
         encoder: `mini`, or one of `encoders` in params.yaml.
@@ -219,30 +221,20 @@ class Learner:
         return right
 
     def _answers(self, tokens: Tokens) -> tuple[Output, Tensor, Tensor]:
-        """Output; logits [N,C] of the method's own read-out; score of being unknown [N].
-
-        With a ridge that is the leverage xᵀ(G + λI)⁻¹x: how far a clip's regressors are from all that was learnt,
-        measured by their spread (close to Mahalanobis', Lee et al., NeurIPS 2018, arXiv 1807.03888). Elsewhere it is
-        minus the largest logit.
-        """
+        """Output; logits [N,C] of the method's own read-out; score of being unknown [N] (`avcil.learner.unknown`)."""
         if not self.classes:
             raise LearnerError("it knows no class yet; fit it first")
         output = self._look(tokens)
         head = self._head(self._state)
         if head is None:
-            return output, output.logits, -output.logits.max(1).values
+            return output, output.logits, unknown(None, output.features, output.logits)
         rows = torch.arange(len(tokens.audio))
         features = evaluate.solved_features(self.method, looked_at(tokens, self.method), rows, output.features)
         try:
             logits = head.logits(features)
         except RuntimeError:
             raise LearnerError(f"tokens of {tokens.channels} channels do not fit what was learnt") from None
-        if not isinstance(head, RecursiveRidge):
-            return output, logits, -logits.max(1).values
-        x, gram = head.expand(features), self._state["gram"]
-        penalty = self._state.get("penalty", torch.tensor(head.penalty))
-        solved = torch.linalg.solve(gram + penalty * torch.eye(len(gram), dtype=gram.dtype), x.T)
-        return output, logits, (x * solved.T).sum(1)
+        return output, logits, unknown(head, features, logits)
 
     def model(self, channels: tuple[int, int]) -> IncrementalClassifier:
         """What makes features, for visual and audio tokens of so many channels. Raises LearnerError if it was not."""

@@ -1,6 +1,5 @@
 """From files to the one object that training reads: tokens, labels in class order, splits, and sounding regions."""
 
-import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,9 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from avcil.base.files import digest
-from avcil.tokens.manifest import SPLITS, class_index, read_manifest
-from avcil.tokens.regions import patch_share
+from avcil.tokens.manifest import SPLITS, ManifestError, class_index, read_manifest, read_orders
+from avcil.tokens.regions import patch_share, read_regions
 from avcil.tokens.store import StoreError, read_store
 from avcil.tokens.tokens import TokenSource
 
@@ -34,31 +32,37 @@ class Dataset(NamedTuple):
 
 
 def load_datasets(
-    manifest: Path, orders: Path, store: Path, seeds: list[int], *, regions: Path | None = None
+    manifest: Path,
+    orders: Path,
+    store: Path,
+    seeds: list[int],
+    *,
+    regions: Path | None = None,
+    room: int | None = None,
 ) -> dict[int, Dataset]:
     """For each seed the clips of ``manifest`` with the tokens of ``store``, labelled in that seed's class order.
 
     The tokens are read once and shared. ``regions`` (see avcil/world/sounding_objects.py) is read for the evaluation of
-    attention only. Quarantined clips are left out. Raises ManifestError or StoreError when the files do not belong
-    together.
+    attention only. Quarantined clips are left out. ``room``: bytes that tokens may take, as in `read_store`. Raises
+    ManifestError or StoreError when the files do not belong together.
     """
     table = read_manifest(manifest)
-    content = read_store(store)
+    content = read_store(store, room=room)
     if list(table.clip_id) != content.header.clip_ids:
         raise StoreError(f"{store}: made from another manifest than {manifest}; run the features stage")
     share = None
     if regions is not None:
-        with np.load(regions) as arrays:
-            row = {clip: i for i, clip in enumerate(arrays["clip_id"])}
-            grid = arrays["region"][[row[clip] for clip in table.clip_id]]
+        grid = read_regions(regions, list(table.clip_id))
         _, slots, patches, _ = content.tokens.shape
         share = torch.from_numpy(patch_share(grid.astype(np.float32) / 255, slots, round(patches**0.5)))
     usable = ~table.clip_id.isin(content.quarantined).to_numpy()
     splits = {s: torch.from_numpy(np.flatnonzero((table.split == s).to_numpy() & usable)) for s in SPLITS}
-    encoder = f"{content.header.encoder}:{content.header.checksum}:{digest((store / 'index.json').read_bytes())}"
-    datasets = {}
+    encoder = f"{content.header.encoder}:{content.header.checksum}:{content.digest}"
+    by_seed, datasets = read_orders(orders), {}
+    if lacking := [seed for seed in seeds if seed not in by_seed]:
+        raise ManifestError(f"{orders}: no class order of seed {lacking[0]}; run the stage that makes it again")
     for seed in seeds:
-        order = json.loads(Path(orders).read_text())[str(seed)]
+        order = by_seed[seed]
         labels = torch.from_numpy(class_index(table, order))
         datasets[seed] = Dataset(list(table.clip_id), content.tokens, labels, splits, order, encoder, share)
     return datasets

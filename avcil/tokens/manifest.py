@@ -5,16 +5,28 @@ and, where clips are parts of longer files, ``start`` (seconds into the file).
 """
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from pydantic import AfterValidator, TypeAdapter
 
-from avcil.base.files import digest
+from avcil.base.files import check_seal, digest, json_bytes, write_with_seal
+from avcil.base.refusal import Refusal
 
 COLUMNS = ("clip_id", "path", "label", "split")
 SPLITS = ("train", "val", "test")
+
+
+def _each_once(order: list[str]) -> list[str]:
+    if len(set(order)) < len(order):
+        raise ValueError("a class occurs twice")
+    return order
+
+
+_Order = Annotated[list[str], AfterValidator(_each_once)]
 
 
 class Media(NamedTuple):
@@ -24,20 +36,21 @@ class Media(NamedTuple):
     start: float = 0.0
 
 
-class ManifestError(ValueError):
+class ManifestError(Refusal):
     """A manifest that contradicts itself; the message names the row and the way out."""
 
 
 def read_manifest(path: Path) -> pd.DataFrame:
     """Read and check a manifest.
 
-    Raises ManifestError for a missing file or column, what is not CSV in UTF-8, a blank cell, a repeated clip_id or
-    path, a path that leads out of the folder, an unknown split, or a class without training or test clips. Rows are
-    counted as in an editor: the header is row 1.
+    Raises ManifestError for a missing file or column, another digest than the one beside it, what is not CSV in UTF-8,
+    a blank cell, a repeated clip_id or path, a path that leads out of the folder, an unknown split, or a class without
+    training or test clips. Rows are counted as in an editor: the header is row 1.
     """
     path = Path(path)
     if not path.is_file():
         raise ManifestError(f"{path}: no such file; `dvc repro data.dvc` imports it")
+    _check_seal(path)
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:  # also of pandas' parser, and of what is not UTF-8
@@ -70,6 +83,42 @@ def read_manifest(path: Path) -> pd.DataFrame:
             ~table.label.isin(known), "has label `{label}`" + f" without any {split} clip", "add some or drop the row"
         )
     return table
+
+
+def _check_seal(path: Path) -> None:
+    try:
+        check_seal(path)
+    except (ValueError, OSError) as error:
+        raise ManifestError(str(error)) from None
+
+
+def write_manifest(path: Path, table: pd.DataFrame) -> None:
+    """With its digest beside it, as `read_manifest` wants it where there is one."""
+    write_with_seal(path, table.to_csv(index=False, lineterminator="\n").encode())
+
+
+def write_orders(path: Path, orders: Mapping[int, list[str]]) -> None:
+    """The class order of each seed, with its digest beside it."""
+    write_with_seal(path, json_bytes(orders))
+
+
+def read_orders(path: Path) -> dict[int, list[str]]:
+    """What `write_orders` wrote. Raises ManifestError naming the file if it is missing, damaged or something else."""
+    return _read(path, dict[int, _Order])
+
+
+def read_order(path: Path) -> list[str]:
+    """The class order that came with a data set, a list in JSON. Raises ManifestError as `read_orders` does."""
+    return _read(path, _Order)
+
+
+def _read(path: Path, kind: Any) -> Any:
+    _check_seal(path)
+    try:
+        return TypeAdapter(kind).validate_json(path.read_bytes())
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ManifestError(f"{path}: no class order ({reason}); make it again") from None
 
 
 def media(table: pd.DataFrame, folder: Path) -> dict[str, Media]:

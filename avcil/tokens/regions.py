@@ -3,7 +3,11 @@
 Dimension letters: ``F`` video frames, ``G`` cells of a side of the region grid, ``L`` slots, ``S`` patches of a slot.
 """
 
+from pathlib import Path
+
 import numpy as np
+
+from avcil.base.refusal import Refusal
 
 
 def _shares(cells: int, parts: int) -> np.ndarray:
@@ -28,3 +32,23 @@ def patch_share(regions: np.ndarray, slots: int, side: int) -> np.ndarray:
     time, space = _shares(frames, slots), _shares(cells, side)
     share = np.einsum("lf,...fgh,yg,xh->...lyx", time, regions, space, space, optimize=True)
     return share.reshape(*lead, slots, side * side).astype(regions.dtype)
+
+
+def read_regions(path: Path, clip_ids: list[str]) -> np.ndarray:
+    """The region grids [N,F,G,G] of those clips, uint8, of a file as avcil/world/sounding_objects.py writes it.
+
+    The file's own checksums (CRC-32 of each array) are compared. Raises ValueError naming a file that is missing,
+    damaged or something else, or a clip that it lacks.
+    """
+    try:
+        with np.load(path) as arrays:
+            names, grids = arrays["clip_id"], arrays["region"]
+        row = {clip: i for i, clip in enumerate(names.tolist())}
+        if grids.ndim != 4 or grids.dtype != np.uint8 or len(grids) != len(names):
+            raise ValueError(f"`region` is {grids.dtype} of shape {grids.shape}")
+        return grids[[row[clip] for clip in clip_ids]]
+    except KeyError as error:
+        reason = f"lacks {error}"
+    except Exception as error:  # NumPy's parser of a damaged header raises anything, its tokenizer's errors too
+        reason = " ".join(str(error).split())
+    raise Refusal(f"{path}: no regions of these clips ({reason}); restore it (dvc pull), or leave it out")

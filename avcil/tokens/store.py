@@ -6,7 +6,9 @@
     store/00000.json       checksum of that shard, what it was made from, clips that could not be used and why
     store/index.json       checksum of each shard, quarantined clips with reasons; written last
 
-A shard is written whole or not at all: what was killed goes on after its last shard.
+A shard is written whole or not at all: what was killed goes on after its last shard. Each JSON file holds its own
+digest. A shard is compared with its checksum before any token of it is used, and made again if it differs when
+extraction is run.
 """
 
 import json
@@ -17,15 +19,17 @@ from typing import NamedTuple
 
 import psutil
 import torch
-from safetensors import safe_open
+from pydantic import PositiveInt, TypeAdapter, ValidationError
+from safetensors import SafetensorError, safe_open
 
-from avcil.base.files import digest, read_sealed, write_json, write_sealed, write_tensors
+from avcil.base.files import digest, file_digest, json_bytes, read_sealed, write_sealed, write_tensors
+from avcil.base.refusal import Refusal
 from avcil.tokens.tokens import Layout, Tokens, TokenSource
 
 HALF_ABOVE = 1 << 31  # bytes that tokens would take as float32; above, they stay in half precision
 
 
-class StoreError(ValueError):
+class StoreError(Refusal):
     """A feature store that cannot be used; the message names the file and the way out."""
 
 
@@ -38,7 +42,7 @@ class Header(NamedTuple):
     reading: dict
     layout: Layout
     clip_ids: list[str]
-    clips_per_shard: int
+    clips_per_shard: PositiveInt
 
     def as_json(self) -> dict:
         return json.loads(json.dumps(self._asdict() | {"layout": self.layout._asdict()}))
@@ -50,19 +54,21 @@ class Header(NamedTuple):
         return [self.clip_ids[start : start + size] for start in range(0, len(self.clip_ids), size)]
 
 
-def _sealed(store: Path) -> dict:
+_HEADER = TypeAdapter(Header)
+
+
+def _sealed(file: Path) -> dict:
     try:
-        return read_sealed(store / "header.json")
+        return read_sealed(file)
     except ValueError as error:
         raise StoreError(str(error)) from None
 
 
 def load_header(store: Path) -> Header:
     """Raises StoreError for a damaged header, or one of an older version."""
-    content = _sealed(store)
     try:
-        return Header(**content | {"layout": Layout(**content["layout"])})
-    except (TypeError, KeyError):
+        return _HEADER.validate_python(_sealed(store / "header.json"))
+    except ValidationError:
         raise StoreError(f"{store}: of an older version; delete the folder and run the features stage") from None
 
 
@@ -77,14 +83,25 @@ def cost(layout: Layout, clips: int) -> str:
 
 
 def open_store(store: Path, header: Header, *, replace: bool = False) -> None:
-    """Begin a store, or go on with one. Raises StoreError if other features are there or the disk is too small."""
+    """Begin a store, or go on with one. Raises StoreError if other features are there or the disk is too small.
+
+    replace: start over where other features are, or a header that is damaged.
+    """
     head, wanted = store / "header.json", header.as_json()
-    begun = _sealed(store) if head.exists() else wanted
+    begun = wanted
+    if head.exists():
+        try:
+            begun = _sealed(head)
+        except StoreError:
+            if not replace:
+                raise
+            begun = {}
     if begun != wanted:
         if not replace:
             changed = [key for key, value in wanted.items() if begun.get(key) != value]
             raise StoreError(f"{store}: holds other features ({', '.join(changed)} differ); delete the folder")
-        shutil.rmtree(store)
+        for path in store.iterdir():  # not the folder, which this process may hold (avcil/base/alone.py)
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
     there = sum(shard.stat().st_size for shard in store.glob("*.safetensors"))
     needed = max(0, len(header.clip_ids) * header.layout.clip_bytes - there)
     free = shutil.disk_usage(next(p for p in store.absolute().parents if p.exists())).free
@@ -101,15 +118,26 @@ def _files(store: Path, number: int) -> tuple[Path, Path]:
 
 
 def _note(store: Path, number: int) -> dict | None:
+    """What is known of a shard; None if it is missing, or its note is damaged: then it is made again."""
     tensors, note = _files(store, number)
-    return json.loads(note.read_text()) if note.exists() and tensors.exists() else None
+    if not (note.exists() and tensors.exists()):
+        return None
+    try:
+        content = read_sealed(note)
+    except ValueError:
+        return None
+    whole = content.keys() == {"checksum", "source", "quarantined"} and isinstance(content["quarantined"], dict)
+    return content if whole else None
 
 
 def stale_shards(store: Path, sources: list[str]) -> dict[int, str]:
-    """Numbers of the shards that are missing or were not made from what ``sources`` say, each with its source."""
-    notes = (_note(store, number) for number in range(len(sources)))
-    made_from = [note and note["source"] for note in notes]
-    return {n: source for n, source in enumerate(sources) if source != made_from[n]}
+    """Numbers of the shards that are missing, damaged, or not made from what ``sources`` say, each with its source."""
+    stale = {}
+    for number, source in enumerate(sources):
+        note = _note(store, number)
+        if note is None or note["source"] != source or file_digest(_files(store, number)[0]) != note["checksum"]:
+            stale[number] = source
+    return stale
 
 
 def write_shard(store: Path, number: int, tensors: dict[str, torch.Tensor], bad: dict[str, str], source: str) -> None:
@@ -118,7 +146,7 @@ def write_shard(store: Path, number: int, tensors: dict[str, torch.Tensor], bad:
     for stale in (store / "index.json", note):
         stale.unlink(missing_ok=True)
     written = write_tensors(file, tensors)
-    write_json(note, {"checksum": written, "source": source, "quarantined": bad})
+    write_sealed(note, {"checksum": written, "source": source, "quarantined": bad})
 
 
 def quarantined(store: Path, numbers: Iterable[int]) -> dict[str, str]:
@@ -141,26 +169,59 @@ def finish(store: Path, header: Header) -> dict[str, str]:
     for path in store.iterdir():
         if path.name not in own:
             path.unlink()  # of an older layout, or half written: DVC would take it for a result
-    write_json(store / "index.json", {"shards": sums, "quarantined": bad})
+    write_sealed(store / "index.json", {"shards": sums, "quarantined": bad})
     return bad
 
 
 class Store(NamedTuple):
-    """An open store: header, quarantined clips, and all tokens."""
+    """An open store: header, quarantined clips, digest of its index, and all tokens."""
 
     header: Header
     quarantined: dict[str, str]
+    digest: str
     tokens: TokenSource
 
 
+def _opened(file: Path, shapes: dict[str, tuple[int, ...]]):
+    """A shard whose values are not yet read. Raises StoreError for one that is not of those shapes."""
+    way_out = "delete it and run the features stage again"
+    try:
+        shard = safe_open(file, framework="pt")
+        there = {name: tuple(shard.get_slice(name).get_shape()) for name in shapes}
+        half = all(shard.get_slice(name).get_dtype() == "F16" for name in shapes)
+    except (OSError, SafetensorError) as error:
+        raise StoreError(f"{file}: cannot be read ({' '.join(str(error).split())}); {way_out}") from None
+    if there != shapes or not half:
+        raise StoreError(f"{file}: float16 tokens of shapes {shapes} belong here, by the header; {way_out}")
+    return shard
+
+
 class MappedTokens:
-    """Tokens of a store that is too large for memory: its files are mapped, and clips read when they are asked for."""
+    """Tokens of a store that is too large for memory: its files are mapped, and clips read when they are asked for.
+
+    sums: checksum of each file. A file is compared with it when it is first read: StoreError then names it.
+    """
 
     centre = None
 
-    def __init__(self, header: Header, files: list[Path]):
+    def __init__(self, header: Header, sums: dict[Path, str]):
         self._count, self._per_shard, self._layout = len(header.clip_ids), header.clips_per_shard, header.layout
-        self._shards = [safe_open(file, framework="pt") for file in files]
+        shapes = (header.layout.shapes(len(ids)) for ids in header.shards)
+        self._shards = [_opened(file, shape) for file, shape in zip(sums, shapes, strict=True)]
+        self._unread = dict(enumerate(sums.items()))
+
+    def _shard(self, number: int):
+        if number in self._unread:
+            file, expected = self._unread[number]
+            if file_digest(file) != expected:
+                raise StoreError(f"{file}: checksum differs; delete the file and run the features stage")
+            del self._unread[number]
+        return self._shards[number]
+
+    def verify(self) -> None:
+        """Compare every file that was not yet read with its checksum."""
+        for number in list(self._unread):
+            self._shard(number)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -181,15 +242,12 @@ class MappedTokens:
 
     def _row(self, stream: str, row: int) -> torch.Tensor:
         shard, row = divmod(row, self._per_shard)
-        return self._shards[shard].get_slice(stream)[row : row + 1]
-
-    def clips_by_shard(self) -> list[int]:
-        return [shard.get_slice("audio").get_shape()[0] for shard in self._shards]
+        return self._shard(shard).get_slice(stream)[row : row + 1]
 
     def shards(self) -> Iterator[Tokens]:
         """All clips, a shard at a time, as stored."""
-        for shard in self._shards:
-            yield Tokens(*(shard.get_tensor(stream) for stream in Tokens._fields))
+        for number in range(len(self._shards)):
+            yield Tokens(*(self._shard(number).get_tensor(stream) for stream in Tokens._fields))
 
     def coarse(self, side: int) -> Tokens:
         return _together((shard.coarse(side) for shard in self.shards()), self._count)
@@ -202,8 +260,8 @@ def read_store(store: Path, *, encoder: str | None = None, verify: bool = False,
     """Open a store. Its tokens are read as float32; if that takes more than ``HALF_ABOVE`` bytes, as stored; if that
     takes more than ``room`` bytes (by default half of the memory that is free), they are mapped.
 
-    Peak memory is one copy and one shard. Raises StoreError for an unfinished or damaged store, or one of another
-    encoder than ``encoder``.
+    Peak memory is one copy and one shard. verify: compare all shards with their checksums now, not only those that are
+    read now. Raises StoreError for an unfinished or damaged store, or one of another encoder than ``encoder``.
     """
     index = store / "index.json"
     if not index.exists():
@@ -211,16 +269,16 @@ def read_store(store: Path, *, encoder: str | None = None, verify: bool = False,
     header = load_header(store)
     if encoder is not None and header.encoder != encoder:
         raise StoreError(f"{store}: features of encoder `{header.encoder}`, not `{encoder}`; run the features stage")
-    content = json.loads(index.read_text())
-    for name, expected in content["shards"].items() if verify else ():
-        if digest((store / name).read_bytes()) != expected:
-            raise StoreError(f"{store / name}: checksum differs; delete the file and run the features stage")
-    mapped = MappedTokens(header, [store / name for name in content["shards"]])
-    clips, count = sum(mapped.clips_by_shard()), len(header.clip_ids)
-    if clips != count:
-        raise StoreError(f"{store}: {clips} clips, not the {count} of its header; delete the folder")
+    content, count = _sealed(index), len(header.clip_ids)
+    names = [_files(store, number)[0].name for number in range(len(header.shards))]
+    if content.keys() != {"shards", "quarantined"} or [*dict(content["shards"])] != names:
+        raise StoreError(f"{index}: lists other shards than those of the header; delete it and run the features stage")
+    mapped = MappedTokens(header, {store / name: expected for name, expected in content["shards"].items()})
     fits = count * header.layout.clip_bytes <= (psutil.virtual_memory().available // 2 if room is None else room)
-    return Store(header, content["quarantined"], _together(mapped.shards(), count) if fits else mapped)
+    if verify and not fits:
+        mapped.verify()
+    tokens = _together(mapped.shards(), count) if fits else mapped
+    return Store(header, content["quarantined"], digest(json_bytes(content)), tokens)
 
 
 def _together(shards: Iterable[Tokens], count: int) -> Tokens:

@@ -22,6 +22,12 @@ class Layout(NamedTuple):
         visual = self.slots * self.patches * (self.visual_channels + 1)
         return 2 * (visual + self.audio_tokens * self.audio_channels)
 
+    def shapes(self, clips: int) -> dict[str, tuple[int, ...]]:
+        """Of the tokens of so many clips, by stream."""
+        patches = (clips, self.slots, self.patches)
+        audio = (clips, self.audio_tokens, self.audio_channels)
+        return {"visual": (*patches, self.visual_channels), "audio": audio, "similarity": patches}
+
     def without(self, stream: Literal["visual", "audio"]) -> "Layout":
         """The layout where a stream is absent: one token, zero, stands for it."""
         return self._replace(slots=1, patches=1) if stream == "visual" else self._replace(audio_tokens=1)

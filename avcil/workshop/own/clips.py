@@ -6,11 +6,14 @@ import os
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from pydantic import TypeAdapter, ValidationError
 
-from avcil.base.files import digest, write_json
+from avcil.base.files import digest, read_sealed, write_sealed
+from avcil.base.refusal import Refusal
 from avcil.comparison.sweep import code_of
 from avcil.extraction.extract import extract
 from avcil.params import Params
@@ -68,6 +71,14 @@ def read_clips(labels: Path) -> tuple[pd.DataFrame, list[str]]:
     return table.drop(columns="content").sort_values("clip_id", ignore_index=True), report.order
 
 
+class _Kept(NamedTuple):
+    asked: int | None
+    tasks: list[list[str]]
+
+
+_KEPT = TypeAdapter(_Kept)
+
+
 def classes_by_task(file: Path, drawn: list[str], asked: int | None, most: int) -> list[list[str]]:
     """The classes of each task, kept in ``file``: those that are new there are a task at the end, those that are gone
     are left out, the others stay where they are.
@@ -83,18 +94,21 @@ def classes_by_task(file: Path, drawn: list[str], asked: int | None, most: int) 
         raise ValueError(f"only the class `{drawn[0]}`: there is nothing to tell apart; label clips of a second one")
     if asked is not None and not 1 <= asked <= len(drawn):
         raise ValueError(f"--tasks {asked}: there are {len(drawn)} classes; give 1 to {len(drawn)}")
-    before = json.loads(file.read_text()) if file.exists() else None
-    if before and not {label for task in before["tasks"] for label in task} & set(drawn):
+    try:
+        before = _KEPT.validate_python(read_sealed(file)) if file.exists() else None
+    except ValidationError:
+        raise Refusal(f"{file}: of another version; delete it, and classes are divided into tasks anew") from None
+    if before and not {label for task in before.tasks for label in task} & set(drawn):
         raise ValueError(f"{file.parent}: holds results of other classes; give --to another folder")
-    if before and asked in (None, before["asked"]):
-        asked = before["asked"]
-        known = {label for task in before["tasks"] for label in task}
-        tasks = [[label for label in task if label in drawn] for task in before["tasks"]]
+    if before and asked in (None, before.asked):
+        asked = before.asked
+        known = {label for task in before.tasks for label in task}
+        tasks = [[label for label in task if label in drawn] for task in before.tasks]
         tasks = [task for task in [*tasks, [label for label in drawn if label not in known]] if task]
     else:
         count = asked or min(most, max(1, len(drawn) // 2))
         tasks = [part.tolist() for part in np.array_split(drawn, count)]
-    write_json(file, {"asked": asked, "tasks": tasks})
+    write_sealed(file, {"asked": asked, "tasks": tasks})
     return tasks
 
 
@@ -139,7 +153,7 @@ def _begin_store(store: Path, clips: list[str]) -> None:
         for suffix in (".safetensors", ".json"):
             if (best / (there + suffix)).exists():
                 link(str(best / (there + suffix)), str(begun / f"{number:05d}{suffix}"))
-    write_json(begun / "header.json", load_header(best)._replace(clip_ids=clips).as_json())
+    write_sealed(begun / "header.json", load_header(best)._replace(clip_ids=clips).as_json())
     begun.rename(store)
 
 

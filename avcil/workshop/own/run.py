@@ -11,7 +11,6 @@ what was there, and what did not is used again.
 """
 
 import argparse
-import json
 import os
 import shutil
 import time
@@ -21,13 +20,16 @@ from pathlib import Path
 import pandas as pd
 
 import avcil
-from avcil.base.files import write_bytes, write_json
+from avcil.base.alone import alone
+from avcil.base.files import read_sealed, write_bytes, write_sealed
 from avcil.comparison import sweep, tables
 from avcil.encoders.load import check_weights
 from avcil.learn.train import run_tasks
-from avcil.params import ParameterError, load
+from avcil.params import ParameterError, Params, load
+from avcil.params.learning import Method
 from avcil.params.learning import chain as increments
 from avcil.params.section import nearest
+from avcil.tokens.manifest import write_manifest, write_orders
 from avcil.tokens.store import Header, load_header
 from avcil.workshop.builders import folder
 from avcil.workshop.own.clips import classes_by_task, digest_of, extract_tokens, link, read_clips, usable
@@ -70,12 +72,16 @@ def _begin_run(row: Path, digests: list[str]) -> Path:
     shutil.rmtree(begun, ignore_errors=True)  # of a killed process of the same number
     shared: tuple[int, Path] = (0, run)
     for file in row.glob("*/made_from.json"):
-        same = takewhile(lambda pair: pair[0] == pair[1], zip(digests, json.loads(file.read_text()), strict=False))
+        try:
+            other = read_sealed(file)["tasks"]
+        except (ValueError, KeyError):
+            continue  # damaged, or of another version: nothing is known of it
+        same = takewhile(lambda pair: pair[0] == pair[1], zip(digests, other, strict=False))
         shared = max(shared, (len(list(same)), file.parent))
     for task in range(shared[0]):
         if (shared[1] / f"task{task}").exists():
             shutil.copytree(shared[1] / f"task{task}", begun / f"task{task}", copy_function=link)
-    write_json(begun / "made_from.json", digests)
+    write_sealed(begun / "made_from.json", {"tasks": digests})
     begun.rename(run)
     return run
 
@@ -90,13 +96,13 @@ def table_of(results: dict, test: pd.Series) -> tuple[pd.DataFrame, str]:
     1927, by scipy.
 
     Args:
-        results: by (row, seed).
+        results: by (setting, row, seed).
         test: the labels of the test clips.
     """
     from scipy.stats import binomtest  # takes a second to import
 
     count = len(test)
-    found = tables.summarise(tables.frames(results, "own")).rename(columns={"variant": "row"})
+    found = tables.summarise(tables.per_seed(tables.frames(results))).rename(columns={"method": "row"})
     found = found[["row", *(f"{name}{end}" for name in tables.MAIN for end in ("", "_std")), "seeds"]]
     found = found.sort_values("last_accuracy", ascending=False, kind="stable")
     right = (found.last_accuracy * count).round().astype(int)
@@ -136,18 +142,24 @@ def run(
     root, priors = (Path() if Path(name).exists() else clone for name in ("params.yaml", "prior"))
     params = load(root / "params.yaml")
     seeds = seeds or params.seeds
-    methods = {row: params.method(row).model_copy(update={"tokens": encoder}) for row in rows}
+    methods: dict[str, Method] = {row: params.method(row).model_copy(update={"tokens": encoder}) for row in rows}
     if encoder in params.encoders:
         check_weights(params.encoders[encoder])
     elif encoder not in params.own_encoders:
         raise ParameterError(f"encoders: no `{encoder}`{nearest(encoder, [*params.own_encoders, *params.encoders])}")
 
+    with alone([to]):
+        return _run(labels, to, params, methods, encoder, tasks, seeds, priors / "prior")
+
+
+def _run(labels: Path, to: Path, params: Params, methods: dict[str, Method], encoder: str, tasks: int | None,
+         seeds: list[int], priors: Path) -> str:  # fmt: skip
     table, drawn = read_clips(labels)
     by_task = classes_by_task(to / "classes.json", drawn, tasks, len(params.tasks))
     print(f"{len(table)} clips; tasks: {' | '.join(', '.join(task) for task in by_task)}", flush=True)
-    table.to_csv(to / "manifest.csv", index=False)
-    write_json(to / "orders.json", {str(seed): [*chain.from_iterable(by_task)] for seed in seeds})
-    store, unusable = extract_tokens(table, labels.parent, encoder, params, to / "tokens", priors / "prior")
+    write_manifest(to / "manifest.csv", table)
+    write_orders(to / "orders.json", {seed: [*chain.from_iterable(by_task)] for seed in seeds})
+    store, unusable = extract_tokens(table, labels.parent, encoder, params, to / "tokens", priors)
     table = usable(table, unusable, labels)
 
     source = sweep.Source(to / "manifest.csv", to / "orders.json", store)
@@ -159,9 +171,9 @@ def run(
         print(f"{row}: {place}", flush=True)
         jobs += [sweep.Job((row,), source, method, params.training, chained, seed, folder=place) for seed in seeds]
     done = sweep.run(jobs, engine=params.compute.engine, work=learn)
-    results = {(name[0], seed): runs.results for (name, seed), runs in done.items()}
+    results = {("own", name[0], seed): runs.results for (name, seed), runs in done.items()}
     numbers, text = table_of(results, table.label[table.split == "test"])
-    numbers.round(4).to_csv(to / "table.csv", index=False)
+    write_bytes(to / "table.csv", numbers.round(4).to_csv(index=False, lineterminator="\n").encode())
     write_bytes(to / "table.md", f"{text}\n".encode())
     return text
 

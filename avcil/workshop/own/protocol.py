@@ -1,0 +1,54 @@
+"""An imported benchmark by its protocol: `python -m avcil protocol ave`.
+
+The benchmark is `imports/NAME` (avcil/workshop/official.py, avcil/workshop/builders), what it prescribes
+`protocols/NAME.yaml`. All of it goes to `imports/NAME/results`: runs, which are not made again, and tables.
+"""
+
+import argparse
+import json
+from typing import Literal
+
+from avcil.comparison import protocol, sweep, tables
+from avcil.params import ParameterError, load
+from avcil.params.section import nearest
+
+
+def run(benchmark: str, rows: list[str] | None = None) -> str:
+    """Learn what the protocol prescribes, or those of its rows; returns the table. Raises ValueError in one line."""
+    params = load()
+    if benchmark not in params.protocols:
+        raise ParameterError(f"no protocols/{benchmark}.yaml{nearest(benchmark, params.protocols)}")
+    place, prescribed = protocol.place_of(benchmark), params.protocols[benchmark]
+    if place.chained:
+        raise ParameterError(f"imports/{benchmark}: not there; import it first (docs/own_data.md)")
+    for row in rows or []:
+        params.method(row)
+    chosen: list[str] | Literal["all"] = rows or "all"
+    results = place.folder / "results"
+    protocol.drop_others(results, prescribed, params.methods)
+    sweep.run(protocol.jobs(place, params, prescribed, chosen, results), engine=params.compute.engine)
+    found = tables.read(results, prescribed, chosen)
+    tables.write(results / "metrics", found, prescribed)
+    lines = ["| setting | row | average | last | forgetting |", "|---|---|---:|---:|---:|"]
+    summary = tables.summarise(tables.per_seed(tables.frames(found.results)))
+    for _, row in summary.sort_values(["setting", "last_accuracy"], ascending=False).iterrows():
+        measures = ("average_accuracy", "last_accuracy", "forgetting_last")
+        cells = " | ".join(tables.percent(row[name], row[f"{name}_std"]) for name in measures)
+        lines.append(f"| {row.setting} | {row.method} | {cells} |")
+    annotated = place.folder / "multilabel.json"
+    if annotated.exists():
+        several = tables.multilabel_accuracy(found, json.loads(annotated.read_text()))
+        several.round(4).to_csv(results / "metrics/multilabel.csv", index=False)
+    return "\n".join(
+        [*lines, "", f"Test clips, in percent: mean ± standard deviation over seeds. Tables: {results}/metrics"]
+    )
+
+
+def add(subparsers) -> None:
+    """Register `protocol`."""
+    shape = argparse.RawDescriptionHelpFormatter
+    parser = subparsers.add_parser("protocol", help="an imported benchmark by its protocol", formatter_class=shape)
+    parser.description = __doc__
+    parser.add_argument("benchmark", help="a folder of imports/ and a file of protocols/")
+    parser.add_argument("--rows", nargs="+", help="of params.yaml; all of the protocol if left out")
+    parser.set_defaults(call=lambda given: print(run(given.benchmark, given.rows)))

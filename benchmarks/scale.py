@@ -1,0 +1,129 @@
+"""What learning takes as stores grow: time a clip, peak memory, bytes read, bytes of checkpoints.
+
+    python benchmarks/scale.py [--clips 2000 8000] [--classes 20] [--tasks 20] [--rows lll ridge_guided]
+
+A store of [8,16,256] visual and [25,256] audio tokens, noise about a mean of each class; one epoch a task. Each row
+learns in a process of its own, twice: from memory, and from a store that is mapped, as one that is too large for memory
+is. Nothing is said of accuracy here. Writes benchmarks/results/scale.csv, a line a case; cases that stand there from
+elsewhere are kept.
+
+cpu_ms_a_clip: processor time over training clips, of the whole run, which evaluates after each task too.
+peak_gb: resident at most, less what was resident before the store was opened; of a mapped store, pages of its files
+that the kernel would give back count too. read_gb: from the disk, not from the kernel's cache.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import torch
+
+import report
+from avcil.learn.train import run_tasks
+from avcil.params import load
+from avcil.params.learning import chain
+from avcil.tokens.dataset import load_datasets
+from avcil.tokens.store import Header, finish, open_store, write_shard
+from avcil.tokens.tokens import Layout
+
+ROOT = Path(__file__).resolve().parents[1]
+OUT = ROOT / "benchmarks/results/scale.csv"
+LAYOUT = Layout(slots=8, patches=16, audio_tokens=25, visual_channels=256, audio_channels=256)
+SHARD = 100  # clips
+SPLITS = ["train"] * 8 + ["val", "test"]
+CASE = ["machine", "row", "store", "clips", "classes", "tasks"]
+
+
+def write_store(folder: Path, clips: int, classes: int) -> None:
+    """manifest.csv, orders.json and store/: clip i is of class i % classes."""
+    names = [f"clip{i:06d}" for i in range(clips)]
+    labels = [f"class{i % classes:03d}" for i in range(clips)]
+    splits = [SPLITS[i // classes % len(SPLITS)] for i in range(clips)]
+    manifest = {"clip_id": names, "path": [f"{name}.mp4" for name in names], "label": labels, "split": splits}
+    pd.DataFrame(manifest).to_csv(folder / "manifest.csv", index=False)
+    (folder / "orders.json").write_text(json.dumps({"0": sorted(set(labels))}))
+    header = Header("noise", "", "0", {}, LAYOUT, names, SHARD)
+    open_store(folder / "store", header)
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(SHARD, 8, 16, 256, generator=generator), torch.randn(SHARD, 25, 256, generator=generator)
+    means = torch.randn(classes, 256, generator=generator)
+    for number, ids in enumerate(header.shards):
+        mean = means[torch.arange(number * SHARD, number * SHARD + len(ids)) % classes]
+        visual, audio = (part[: len(ids)].roll(number, 0) for part in noise)
+        visual, audio = visual + mean[:, None, None], audio + mean[:, None]
+        part = {"visual": visual.half(), "audio": audio.half(), "similarity": visual[..., 0].half()}
+        write_shard(folder / "store", number, part, {}, str(number))
+    finish(folder / "store", header)
+
+
+def learn(folder: Path, row: str, store: str, classes: int, tasks: int) -> dict[str, float]:
+    """In this process: one run, and what it took."""
+    torch.set_num_threads(1)
+    params = load(ROOT / "params.yaml")
+    files, room = (
+        [folder / name for name in ("manifest.csv", "orders.json", "store")],
+        0 if store == "mapped" else 1 << 60,
+    )
+    before, read = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, psutil.Process().io_counters().read_bytes
+    began, cpu = time.perf_counter(), time.process_time()
+    data = load_datasets(*files, [0], room=room)[0]
+    with tempfile.TemporaryDirectory(dir=folder) as out:
+        run_tasks(data, params.method(row), params.training, chain([classes // tasks] * tasks, 1), 0, Path(out))
+        kept = sum(file.stat().st_size for file in Path(out).rglob("*") if file.is_file())
+    cpu, wall = time.process_time() - cpu, time.perf_counter() - began
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    return {
+        "cpu_ms_a_clip": 1000 * cpu / len(data.splits["train"]),
+        "wall_seconds": wall,
+        "store_gb": len(data.clip_ids) * LAYOUT.clip_bytes / 1e9,
+        "peak_gb": peak * 1024 / 1e9,
+        "read_gb": (psutil.Process().io_counters().read_bytes - read) / 1e9,
+        "checkpoints_mb": kept / 1e6,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clips", type=int, nargs="+", default=[2000, 8000])
+    parser.add_argument("--classes", type=int, default=20)
+    parser.add_argument("--tasks", type=int, default=20)
+    parser.add_argument("--rows", nargs="+", default=["lll", "ridge_guided"])
+    parser.add_argument("--stores", nargs="+", default=["memory", "mapped"], choices=["memory", "mapped"])
+    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.child:
+        print(json.dumps(learn(Path(given.child), given.rows[0], given.stores[0], given.classes, given.tasks)))
+        return
+    machine = report.machine(torch.device("cpu"))["cpu"]
+    for clips in given.clips:
+        with tempfile.TemporaryDirectory() as folder:
+            write_store(Path(folder), clips, given.classes)
+            for row in given.rows:
+                for store in given.stores:
+                    case = [machine, row, store, clips, given.classes, given.tasks]
+                    words = ["--classes", given.classes, "--tasks", given.tasks, "--rows", row, "--stores", store]
+                    command = [sys.executable, __file__, "--child", folder, *map(str, words)]
+                    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+                    add(given.out, dict(zip(CASE, case, strict=True)) | json.loads(done.stdout.splitlines()[-1]))
+
+
+def add(file: Path, line: dict) -> None:
+    """The case in the file is this one from now on."""
+    known = pd.read_csv(file) if file.exists() else pd.DataFrame(columns=list(line))
+    other = known[(known[CASE] != [line[name] for name in CASE]).any(axis=1)]
+    table = pd.concat([other, pd.DataFrame([line])]) if len(other) else pd.DataFrame([line])
+    file.parent.mkdir(parents=True, exist_ok=True)
+    table.sort_values(CASE).round(3).to_csv(file, index=False)
+    print(json.dumps(line), flush=True)
+
+
+if __name__ == "__main__":
+    main()
