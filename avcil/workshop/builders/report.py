@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from avcil.base.files import write_bytes, write_json
+from avcil.base.files import json_bytes, write_with_seal
 from avcil.base.progress import progress
 from avcil.tokens.manifest import SPLITS, class_order
 from avcil.workshop.builders import draw
@@ -165,9 +165,9 @@ def _write(destination: Path, media: Path, manifest: bytes, contents: dict[str, 
     fresh = destination / f".clips.{os.getpid()}"
     fresh.symlink_to(media.resolve(), target_is_directory=True)
     fresh.replace(link)
-    write_bytes(old, manifest)
+    write_with_seal(old, manifest)
     for name, content in contents.items():
-        write_json(destination / name, content)
+        write_with_seal(destination / name, json_bytes(content))
 
 
 def _selected(

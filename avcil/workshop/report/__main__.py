@@ -4,26 +4,29 @@ The same inputs give the same bytes, but for `revision.js`, which says at which 
 told to leave that file out (.dvcignore), or no two commits could share a report.
 """
 
-import html
 import json
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import jinja2
+import nbformat
 import pandas as pd
 import vl_convert
 import yaml
+from sphinx.application import Sphinx
 
-from avcil.params import load
-from avcil.results.plots import name_of
+from avcil.comparison.tables import percent
+from avcil.params import Params, load
 from avcil.workshop import claims, readme
-from avcil.workshop.report import lock, markup, notebooks, reference
+from avcil.workshop.report import lock, reference
+from avcil.workshop.report.clips import films
 
 HERE = Path(__file__).parent
-EXPERIMENTS = "notebooks/11_experiments.ipynb"  # as it is stored: no stage of the pipeline executes it
+MEASURES = ("average_accuracy", "last_accuracy", "forgetting_last")
 
 
 def revision(root: Path) -> str:
@@ -41,147 +44,117 @@ def revision(root: Path) -> str:
     return head + changed if head else "unknown: no git repository"
 
 
-class Report:
-    """What the pages share: the project's files, who made them, and the frame."""
-
-    def __init__(self, root: Path, folder: Path):
-        self.root, self.folder = root, folder
-        self.stages = lock.stages(root)
-        self.makers = lock.makers(self.stages)
-        loader = jinja2.FileSystemLoader(HERE)
-        self.templates = jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined, trim_blocks=True)
-
-    def source(self, path: str) -> str:
-        """Where a file comes from, as HTML: its stage, its digest."""
-        stage = self.makers.get(path)
-        if stage is None:
-            return f"<code>{path}</code>, of no stage of the pipeline"
-        made = f'stage <a href="provenance.html#{stage.anchor}">{html.escape(stage.name)}</a>'
-        return f"<code>{path}</code>, {made}, MD5 <code>{stage.outs[path][:8]}</code>"
-
-    def figure(self, name: str, caption: str) -> str:
-        """A figure with its caption and origin, or a line saying that it is not there."""
-        path = self.root / "figures" / name
-        if not path.is_file():
-            return f"<p><em>figures/{name} is not there.</em></p>"
-        shutil.copy(path, self.folder / "figures" / name)
-        shown, origin = markup.render(caption), self.source(f"figures/{name}")
-        shown = shown.strip().removeprefix("<p>").removesuffix("</p>")
-        alternative = html.escape(caption.replace("*", "").replace("$", ""), quote=True)
-        link = f'<a href="figures/{name}"><img src="figures/{name}" alt="{alternative}"></a>'
-        return f'<figure>{link}<figcaption>{shown} <span class="origin">From {origin}.</span></figcaption></figure>'
-
-    def table(self, text: str, *paths: str) -> str:
-        """Markdown of a table, with its origin."""
-        shown = " and ".join(self.source(path) for path in paths)
-        return f'{text}\n\n<p class="origin">From {shown}.</p>'
-
-    def write(self, name: str, title: str, body: str, *, up: str = "") -> None:
-        """A page in its frame, its tables in boxes that scroll."""
-        body = markup.tables_that_scroll(body)
-        page = self.templates.get_template("page.html")
-        text = page.render(title=title, body=body, up=up, contents=markup.contents(body))
-        (self.folder / name).write_text(text + "\n")
+def copies(root: Path, stages: list[lock.Stage]) -> dict[str, list[str]]:
+    """Of each notebook, by its name, the copies that the pipeline executed, or itself as it is stored."""
+    # those that dvc.lock records: others are there only where somebody ran them
+    made = [(path, stage.notebook) for stage in stages for path in stage.outs if path.endswith(".ipynb")]
+    listed = {}
+    for file in sorted((root / "notebooks").glob("*.ipynb")):
+        source = str(file.relative_to(root))
+        executed = sorted(path for path, executes in made if executes == source and (root / path).is_file())
+        listed[file.stem] = executed or [source]
+    return listed
 
 
-def opening(text: str) -> str:
-    """README.md from its title to its first picture."""
-    return text.split("\n", 1)[1].split("\n![", 1)[0].strip()
+def notebook(paths: list[Path]) -> nbformat.NotebookNode:
+    """The copies of one notebook as a single one: text once, code folded, figures with the words before them."""
+    whole = nbformat.read(paths[0], as_version=4)
+    for path in paths[1:]:
+        title = nbformat.v4.new_markdown_cell(f"## {path.stem}")
+        cells = nbformat.read(path, as_version=4).cells
+        whole.cells += [title, *(cell for cell in cells if cell.cell_type == "code" and cell.outputs)]
+    words = ""
+    for number, cell in enumerate(whole.cells):
+        cell["id"] = f"cell-{number}"  # copies of one notebook have the same ones
+        if cell.cell_type == "markdown":
+            words = re.sub(r"[#*`\[\]\n]+", " ", cell.source.strip().split("\n\n")[-1]).strip()
+        else:
+            cell.metadata["tags"] = ["hide-input"]
+            cell.metadata["mystnb"] = {"image": {"alt": words[:200]}}
+    return whole
+
+
+def rows(params: Params, metrics: Path) -> list[dict[str, object]]:
+    """Each row: what it is, what it has otherwise than lll, and what it reaches in the standard setting, if it ran."""
+    summary, lll = pd.read_csv(metrics / "summary.csv"), params.methods["lll"].model_dump()
+    found, table = summary[summary.setting == claims.STANDARD].set_index("method"), []
+    for name, method in params.methods.items():
+        other = {key: value for key, value in method.model_dump().items() if value != lll[key]}
+        row: dict[str, object] = {"row": name, "choices": ", ".join(f"{key}: {value}" for key, value in other.items())}
+        row |= dict.fromkeys([*MEASURES, "seeds"], "")
+        if name in found.index:
+            line = found.loc[name]
+            row |= {key: percent(line[key], line[f"{key}_std"]) for key in MEASURES} | {"seeds": int(line.seeds)}
+        table.append(method.about.model_dump() | row)
+    return table
+
+
+def with_origin(text: str, made_by: dict[str, lock.Stage]) -> str:
+    """Markdown with each picture of figures/ as a figure whose caption says which stage made it."""
+
+    def figure(found: re.Match) -> str:
+        alt, file, path = found.groups()
+        stage = made_by.get(path)
+        origin = f"From stage [{stage.name}](#{stage.anchor}), MD5 `{stage.outs[path][:8]}`." if stage else ""
+        return f"```{{figure}} {file}\n:alt: {alt}\n\n{alt}. {origin}\n```"
+
+    return re.sub(r"!\[([^\]]*)\]\(((?:\.\./)?(figures/[^)]+))\)", figure, text)
 
 
 def paragraph(text: str, begin: str) -> str:
     """The paragraph of a text that begins so, without that beginning; empty if there is none."""
-    found = (part for part in text.split("\n\n") if part.startswith(begin))
-    return next(found, begin).removeprefix(begin).strip()
+    return next((part for part in text.split("\n\n") if part.startswith(begin)), begin).removeprefix(begin).strip()
 
 
-def methods_of_the_field(notebook: Path) -> str:
-    """The table of papers and deviations that notebook 09 holds."""
-    cells = json.loads(notebook.read_text())["cells"]
-    texts = ("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
-    return next((text.split("\n", 1)[1].strip() for text in texts if text.startswith("## The methods")), "")
-
-
-def paper(report: Report, pages: list[notebooks.Page], titles: dict[str, str]) -> str:
-    """The first page as HTML: paper.md, filled in."""
-    root, metrics = report.root, report.root / "metrics"
-    text, results = ((root / name).read_text() for name in ("README.md", "docs/results.md"))
-    params = load(root / "params.yaml")
-    citation = yaml.safe_load((root / "CITATION.cff").read_text())
-    filled = report.templates.get_template("paper.md").render(
-        abstract=opening(text),
-        reading=paragraph(results, "**How to read it.**"),
-        limits=paragraph(text, "**Not claimed.**"),
-        params=params,
-        summary=pd.read_csv(metrics / "summary.csv").set_index("variant"),
-        citation=citation["references"][0],
-        name_of=name_of,
-        pages=notebooks.listing(pages),
-        titles=titles,
-        field=(metrics / "field_sounding_objects.csv").is_file(),
-        methods=methods_of_the_field(root / "notebooks/09_field.ipynb"),
-        readme=readme,
-        claims=claims,
-        metrics=metrics,
-        figure=report.figure,
-        table=report.table,
-    )
-    return markup.render(filled)
-
-
-def further(report: Report) -> dict[str, str]:
-    """Name and title of the pages of docs/, which are written here, with the figures that they show."""
-    titles = {}
-    for path in sorted((report.root / "docs").glob("*.md")):
-        text = path.read_text()
-        for name in re.findall(r"\]\(\.\./figures/([^)]+)\)", text):
-            shutil.copy(report.root / "figures" / name, report.folder / "figures" / name)
-        titles[path.stem] = text.split("\n", 1)[0].removeprefix("# ")
-        body = re.sub(r'href="(\w+)\.md', r'href="\1.html', markup.render(text))
-        report.write(f"docs/{path.stem}.html", titles[path.stem], body, up="../")
-    return titles
-
-
-def provenance(report: Report) -> str:
-    """Every stage with its parameters, code and outputs, as HTML."""
-    return report.templates.get_template("provenance.html").render(
-        stages=report.stages.values(), dump=lambda value: yaml.safe_dump(value, sort_keys=True, allow_unicode=True)
-    )
-
-
-def build(root: Path, folder: Path) -> None:
-    """Render everything into ``folder``, which is emptied first."""
-    shutil.rmtree(folder, ignore_errors=True)
-    for part in ("api", "docs", "figures", "notebooks"):
-        (folder / part).mkdir(parents=True)
-    report = Report(root, folder)
-    # those of the pipeline alone: the field's are there only where somebody ran it
-    made = sorted(path for path, stage in report.makers.items() if path.startswith("artifacts/notebooks/"))
-    own = [path for path in made if ":" not in report.makers[path].name]
-    pages = {path: notebooks.page(root / path) for path in [*own, EXPERIMENTS] if (root / path).is_file()}
-    (folder / "style.css").write_text((HERE / "style.css").read_text() + notebooks.code_style() + "\n")
+def write(root: Path, source: Path, folder: Path) -> None:
+    """What Sphinx reads, into ``source``; clips and scripts into ``folder``."""
+    for part in ("notebooks", "api", "docs", "figures"):
+        shutil.copytree(root / part, source / part) if part == "figures" else (source / part).mkdir(parents=True)
+    params, metrics, stages = load(root / "params.yaml"), root / "metrics", lock.stages(root)
+    made_by = {path: stage for stage in stages for path in stage.outs}
+    # the tables of metrics/ as they are now, which need not be those that were committed
+    texts = readme.updated({str(path.relative_to(root)): path.read_text() for path in readme.files(root)}, metrics)
+    front, summary = texts.pop("README.md"), pd.read_csv(metrics / "summary.csv")
+    (folder / "clips").mkdir(parents=True)
+    listed = copies(root, stages)
+    known = dict(
+        params=params, metrics=metrics, readme=readme, claims=claims, lock=lock, stages=stages,
+        abstract=front.split("\n", 1)[1].split("\n![", 1)[0].strip(),
+        limits=paragraph(front, "**Not claimed.**"),
+        summary=summary[summary.setting == claims.STANDARD].set_index("method"),
+        rows=rows(params, metrics),
+        citation=yaml.safe_load((root / "CITATION.cff").read_text())["references"][0],
+        clips=films(root, params, folder / "clips"),
+        looked="all tasks" if (root / "artifacts/runs/lll").is_dir() else "nothing yet: the prior alone",
+        pages={path: name for name, paths in listed.items() for path in paths},
+        dump=lambda value: yaml.safe_dump(value, sort_keys=True, allow_unicode=True),
+    )  # fmt: skip
+    templates = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True)
+    for page in sorted((HERE / "pages").glob("*.md")):
+        texts[page.name] = templates.from_string(page.read_text()).render(known)
+    for name, text in texts.items():
+        (source / name).write_text(with_origin(text, made_by))
+    for name, paths in listed.items():
+        nbformat.write(notebook([root / path for path in paths]), source / f"notebooks/{name}.ipynb")
+    for name, text in reference.pages(HERE.parents[1]).items():
+        (source / f"api/{name}.rst").write_text(text)
     (folder / "revision.js").write_text(
-        f"for (const place of document.querySelectorAll('[data-revision]')) place.textContent = "
-        f"{json.dumps(revision(root))};\n"
+        "for (const place of document.querySelectorAll('[data-revision]')) "
+        f"place.textContent = {json.dumps(revision(root))};\n"
     )
     # also for `dvc plots show`, whose page (.dvc/plots.html) reads it from here
     (folder / "vega.js").write_text(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version="5.20"))
-    modules = reference.modules(HERE.parents[1])
-    for module in modules:
-        index = [m for m in modules if m is not module] if module.name == "avcil" else []
-        body = report.templates.get_template("api.html").render(module=module, index=index)
-        report.write(f"api/{module.name}.html", module.name, body, up="../")
-    report.write("provenance.html", "Provenance", provenance(report))
-    for path, page in pages.items():
-        origin = f'<p class="origin">{report.source(path)}.</p>'
-        body = (origin + page.body).replace('href="provenance.html', 'href="../provenance.html')
-        report.write(f"notebooks/{page.name}.html", page.title, body, up="../")
-    titles = further(report)
-    report.write(
-        "index.html", "avcil: audio-visual class-incremental learning", paper(report, [*pages.values()], titles)
-    )
-    for path in folder.rglob("*.html"):
-        path.write_text(markup.without_dead_links(path.read_text(), path.parent))
+
+
+def build(root: Path, folder: Path) -> None:
+    """Render everything into ``folder``, which is replaced as a whole, once all of it is made."""
+    with TemporaryDirectory() as temporary:
+        source, doctrees, made = (Path(temporary) / name for name in ("source", "doctrees", "report"))
+        write(root, source, made)
+        Sphinx(source, HERE, made, doctrees, "html", status=None, warning=sys.stderr).build()
+        (made / ".buildinfo").unlink()
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.move(made, folder)
 
 
 if __name__ == "__main__":

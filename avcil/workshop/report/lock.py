@@ -1,55 +1,73 @@
 """Which stage made a file, and from what: read from dvc.lock, which DVC writes as stages finish."""
 
-import json
-from pathlib import Path
+from itertools import permutations
+from pathlib import Path, PurePath
 from typing import NamedTuple
 
+import networkx
 import yaml
+from docutils.nodes import make_id
 
-from avcil.base.files import digest
+WIDE, HIGH, BOX = 130, 64, 26  # pixels of a stage's place in the picture, and the height of its box
 
 
 class Stage(NamedTuple):
-    """name: as DVC calls it, with its file where that is not dvc.yaml; notebook: the source it executed, or None;
-    deps and outs: MD5 by path; params: by name; digest: of the parameters, 16 hexadecimal digits."""
+    """name: as DVC calls it; notebook: the source that it executed, or None;
+    deps and outs: MD5 by path; params: by name."""
 
     name: str
     notebook: str | None
     deps: dict[str, str]
     outs: dict[str, str]
     params: dict[str, object]
-    digest: str
 
     @property
     def anchor(self) -> str:
-        return "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in self.name)
+        return make_id(f"stage {self.name}")
 
 
-def stages(root: Path, without: str = "report") -> dict[str, Stage]:
-    """All stages that have run, by name, in the order of their notebooks, the field's last. Paths are below ``root``.
+def stages(root: Path, without: str = "report") -> list[Stage]:
+    """All stages that have run, in the order of their notebooks. Paths are below ``root``.
 
     ``without``: the stage that asks, whose own entry is still that of its last run.
     """
-    found = {}
-    for file in ("dvc.lock", "benchmarks/dvc.lock"):
-        if not (root / file).is_file():
-            continue
-        folder = Path(file).parent
-        for name, entry in (yaml.safe_load((root / file).read_text()).get("stages") or {}).items():
-            if name == without:
-                continue
-            deps, outs = (
-                {item["path"]: item.get("md5", "") for item in entry.get(kind) or []} for kind in ("deps", "outs")
-            )
-            params = {key: value for group in (entry.get("params") or {}).values() for key, value in group.items()}
-            title = name if folder == Path(".") else f"{folder}: {name}"
-            notebook = next((path for path in deps if path.endswith(".ipynb")), None)
-            mark = digest(json.dumps(params, sort_keys=True).encode())
-            found[title] = Stage(title, notebook, deps, outs, params, mark)
+    known = []
+    for name, entry in (yaml.safe_load((root / "dvc.lock").read_text()).get("stages") or {}).items():
+        deps, outs = ({i["path"]: i.get("md5", "") for i in entry.get(kind) or []} for kind in ("deps", "outs"))
+        params = {key: value for group in (entry.get("params") or {}).values() for key, value in group.items()}
+        notebook = next((path for path in deps if path.startswith("notebooks/")), None)
+        known.append(Stage(name, notebook, deps, outs, params))
     # not in the order of the file, which depends on what ran when
-    return dict(sorted(found.items(), key=lambda item: (":" in item[0], item[1].notebook or "", item[0])))
+    order = sorted(known, key=lambda stage: (stage.notebook or "", stage.name))
+    return [stage for stage in order if stage.name != without]
 
 
-def makers(found: dict[str, Stage]) -> dict[str, Stage]:
-    """The stage of every output, by path."""
-    return {path: stage for stage in found.values() for path in stage.outs}
+def picture(known: list[Stage]) -> str:
+    """What stages hand on to one another, as SVG; of the tasks of a chain one box. Each box leads to its record."""
+    first = {stage.name.split("@")[0]: stage for stage in reversed(known)}
+    graph = networkx.DiGraph()
+    graph.add_nodes_from(stage.name.split("@")[0] for stage in known)
+    for one, other in permutations(known, 2):
+        outs, deps = map(PurePath, one.outs), [*map(PurePath, other.deps)]
+        ends = [stage.name.split("@")[0] for stage in (one, other)]
+        if ends[0] != ends[1] and any(o.is_relative_to(d) or d.is_relative_to(o) for o in outs for d in deps):
+            graph.add_edge(*ends)
+    graph = networkx.transitive_reduction(graph)
+    layers = [sorted(layer) for layer in networkx.topological_generations(graph)]
+    width = WIDE * max(map(len, layers))
+    place = {
+        name: ((column + 0.5) * width / len(layer), (row + 0.5) * HIGH)
+        for row, layer in enumerate(layers)
+        for column, name in enumerate(layer)
+    }
+    lines = [
+        f'<path d="M{place[a][0]:.0f},{place[a][1]:.0f} L{place[b][0]:.0f},{place[b][1] - BOX / 2:.0f}"/>'
+        for a, b in sorted(graph.edges)
+    ]
+    boxes = [
+        f'<a href="#{first[name].anchor}"><rect x="{x - WIDE / 2 + 6:.0f}" y="{y - BOX / 2:.0f}" width="{WIDE - 12}" '
+        f'height="{BOX}" rx="5"/><text x="{x:.0f}" y="{y + 5:.0f}">{name}</text></a>'
+        for name, (x, y) in place.items()
+    ]
+    size = f'width="{width}" viewBox="0 0 {width} {HIGH * len(layers)}"'
+    return f'<svg class="pipeline" {size} role="group" aria-label="The pipeline">{"".join([*lines, *boxes])}</svg>'

@@ -1,0 +1,37 @@
+"""Sphinx's settings, and its equations as MathML, which browsers draw themselves."""
+
+from docutils.nodes import SkipNode, math, math_block
+from latex2mathml.converter import convert
+from sphinx.application import Sphinx
+from sphinx.writers.html5 import HTML5Translator
+
+project = html_title = "avcil"
+language = "en"
+extensions = ["myst_nb"]
+default_role = "code"  # docstrings write code between single backticks
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 3
+nb_execution_mode = "off"
+nb_merge_streams = True
+# links to files that stay in the repository become text; docstrings' lists are not always reStructuredText's
+suppress_warnings = ["myst.xref_missing", "docutils", "ref.python"]
+html_theme = "furo"
+html_static_path = ["static"]
+html_css_files, html_js_files = ["report.css"], ["report.js"]
+html_math_renderer = "mathml"
+html_copy_source = html_show_copyright = html_show_search_summary = False  # a summary is fetched: not from `file:`
+
+
+def _inline(page: HTML5Translator, node: math) -> None:
+    page.body.append(convert(node.astext()))
+    raise SkipNode
+
+
+def _block(page: HTML5Translator, node: math_block) -> None:
+    # a box that scrolls by itself where the equation is wider than a phone
+    page.body.append(f'<div class="equation" tabindex="0">{convert(node.astext(), display="block")}</div>')
+    raise SkipNode
+
+
+def setup(app: Sphinx) -> None:
+    app.add_html_math_renderer("mathml", (_inline, None), (_block, None))
