@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
-from avcil.params import parse
+from avcil.params import parse, whole
 from avcil.tokens.dataset import Dataset
 from avcil.tokens.tokens import Tokens
 
@@ -36,7 +35,7 @@ def one_thread():
 
 @pytest.fixture(scope="session")
 def raw_params() -> dict:
-    return yaml.safe_load((ROOT / "params.yaml").read_text())
+    return whole(ROOT / "params.yaml")
 
 
 @pytest.fixture(scope="session")

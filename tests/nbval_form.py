@@ -25,12 +25,12 @@ from nbval.plugin import IPyNbCell
 from avcil.base import portable
 from avcil.params import project
 
-# what needs no result of training, and so no sandbox that takes minutes
-SMALL = {"01_splits", "02_prior", "03_features"}
-# whose sandboxes take longest: all that the others build, and a repository of its own
-FIRST = {"00_tour", "11_experiments"}
-# what computes or learns anew; the others show what the sandbox holds, or take too long to be run twice
-ARITHMETIC = {"00_tour", "03_features", "04_train", "08_search"}
+# what needs no result of the small project, which takes minutes
+SMALL = {"01_splits", "02_prior", "12_your_own"}
+# runs for longest, and its process builds the small project while the other one does what needs none
+FIRST = {"11_experiments"}
+# what extracts and learns anew; the others show what the sandbox holds, or take too long to be run twice
+ARITHMETIC = {"03_features", "04_train"}
 prepared: set[str] = set()
 
 _ALONE = r"(?<![\w.])[-+]?{}(?!\w|\.\d)"  # not a part of a name, a hash or a version
@@ -75,10 +75,11 @@ def pytest_runtest_setup(item) -> None:
         prepared.add(sandbox)
         command = [sys.executable, "-m", "avcil.workshop.smoke", sandbox]
         subprocess.run(command, cwd=project.root(), check=True)
+        os.environ["AVCIL_SANDBOX"] = "ready"  # the kernel, which starts now, need not make it again
 
 
 def pytest_collection_modifyitems(items) -> None:
-    """First what builds for minutes, one process each, so that in the end nobody waits for it."""
+    """First what takes minutes, so that in the end nobody waits for it."""
     items.sort(key=lambda item: item.path.stem not in FIRST)
 
 

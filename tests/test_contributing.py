@@ -38,15 +38,23 @@ def test_each_takes_under_60_lines(section):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("section", SECTIONS)
-def test_the_example_works(section, tmp_path):
+def test_the_examples_work(tmp_path):
+    """All in one copy: a process of pytest takes longer to start than their tests to run."""
     shutil.copytree(ROOT / "avcil", tmp_path / "avcil", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "tests").mkdir()
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
-    for name in ("params.yaml", "conftest.py", "tests/conftest.py", "tests/media.py", "tests/nbval_form.py"):
+    shutil.copytree(ROOT / "protocols", tmp_path / "protocols")
+    for name in (
+        "params.yaml",
+        "search.yaml",
+        "conftest.py",
+        "tests/conftest.py",
+        "tests/media.py",
+        "tests/nbval_form.py",
+    ):
         shutil.copy(ROOT / name, tmp_path / name)
     tests = []
-    for language, code in _blocks(section):
+    for language, code in (block for section in SECTIONS for block in _blocks(section)):
         if language == "diff":
             command = ["git", "apply", "-C1", "-"]
             done = subprocess.run(command, cwd=tmp_path, input=code, capture_output=True, text=True)
@@ -54,9 +62,10 @@ def test_the_example_works(section, tmp_path):
             continue
         name = re.match(r"# (\S+)\n", code)[1]
         assert not (tmp_path / name).exists(), f"{name} is there already"
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(code.split("\n", 1)[1])
         tests += [name] if name.startswith("tests/") else []
-    assert tests
+    assert len(tests) == len(SECTIONS)
     paths = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
     done = subprocess.run(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True)

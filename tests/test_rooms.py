@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 from functools import cache
 from pathlib import Path
 
@@ -73,6 +74,12 @@ def test_every_module_has_a_room():
     assert {room(file) for file in MODULES} == {*ORDER, "__init__.py", "__main__.py"}
 
 
+def test_tests_have_the_same_rooms():
+    """Beside them stand those of the project's own files, and those of damage and kills, which go through all rooms."""
+    rooms = {path.parent.relative_to(ROOT / "tests").as_posix() for path in (ROOT / "tests").rglob("test_*.py")}
+    assert rooms == {*ORDER, ".", "faults"}
+
+
 @pytest.mark.parametrize("file", [m for m in MODULES if m.parent != PACKAGE], ids=lambda p: str(p.relative_to(ROOT)))
 def test_rooms_import_only_from_below(file):
     below = ORDER[: ORDER.index(room(file)) + 1]
@@ -98,9 +105,8 @@ def test_rooms_need_few_packages():
 
 
 def stages() -> dict[str, dict]:
-    """Each stage of both pipelines with its notebook, by name."""
-    files = [ROOT / "dvc.yaml", ROOT / "benchmarks/dvc.yaml"]
-    found = {name: stage for file in files for name, stage in yaml.safe_load(file.read_text())["stages"].items()}
+    """Each stage of the pipeline with its notebook, by name."""
+    found = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     return {name: stage for name, stage in found.items() if "notebooks/" in stage["cmd"]}
 
 
@@ -124,13 +130,15 @@ def test_the_report_depends_on_all_code():
 
 @pytest.mark.parametrize("name", stages())
 def test_a_stage_depends_on_every_parameter_that_its_notebook_reads(name):
-    """`params.lll.tokens` in a cell wants `lll` or `lll.tokens` among the stage's params."""
+    """`params.film` in a cell wants `film` or a key of it among the stage's params, `params.methods["lll"]` wants
+    `methods` or `methods.lll`, and `params.protocol()` the benchmark's file of protocols/."""
     stage = stages()[name]
     notebook = ROOT / next(word for word in stage["cmd"].split() if word.startswith("notebooks/"))
     derived = {
-        "compared": ("variants", "compare"), "own_encoders": ("prior",), "method": ("variants",),
-        "rows": ("lll", "variants", "field"), "protocol": ("protocols", "benchmark"),
-    }  # fmt: skip
+        "own_encoders": ("prior",),
+        "method": ("methods",),
+        "protocol": ("protocols/${benchmark}.yaml", "benchmark"),
+    }
     # seconds of work, and where it is done, decide no result
     read = {
         node.attr
@@ -138,11 +146,16 @@ def test_a_stage_depends_on_every_parameter_that_its_notebook_reads(name):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "params"
     } - {"compute"}
     wanted = {key for attribute in read for key in derived.get(attribute, (attribute,))}
-    declared = {key.split(".")[0] for key in stage["params"]}
+    keys = {key if isinstance(key, str) else next(iter(key)) for key in stage["params"]}
+    declared = {key if key.endswith(".yaml") else key.split(".")[0] for key in keys}
     templated = {
         part.split("}")[0] for key in ("cmd", "deps", "outs") for part in json.dumps(stage[key]).split("${")[1:]
     }
     assert wanted <= declared | templated, sorted(wanted - declared - templated)
+    named = set(re.findall(r"params\.methods\[[\"'](\w+)[\"']\]", code(notebook)))
+    every = "methods" in keys or re.search(r"params\.methods(?!\[[\"'])", code(notebook))
+    assert every or {f"methods.{name}" for name in named} <= keys
+    assert "methods" in keys or not re.search(r"params\.methods(?!\[[\"'])", code(notebook))
 
 
 def test_a_sweep_forgets_runs_of_other_code():

@@ -1,5 +1,6 @@
 """A user's own videos, as docs/own_data.md says: from a list of labels to the table, on one process and on several."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -10,14 +11,15 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from test_encoders_pe_av import tiny
 
-from avcil.comparison import field, field_tables, sweep
+from avcil.comparison import sweep
+from avcil.comparison.protocol import jobs, place_of
 from avcil.extraction import extract
 from avcil.learn.train import run_tasks
-from avcil.params import load
+from avcil.params import ParameterError, load, whole
 from avcil.tokens.store import read_store
 from avcil.workshop.builders.__main__ import main as build
+from avcil.workshop.own import protocol
 from conftest import ROOT
 
 CORPUS = ROOT / "corpus/sounding_objects"
@@ -27,9 +29,9 @@ CORPUS = ROOT / "corpus/sounding_objects"
 def project(tmp_path_factory) -> Path:
     """params.yaml with a short protocol of an imported benchmark; four classes of the corpus as somebody's videos."""
     folder = tmp_path_factory.mktemp("project")
-    raw = yaml.safe_load((ROOT / "params.yaml").read_text())
-    protocol = {"classes_per_task": 2, "class_order": "drawn", "settings": {"standard": {}}}
-    raw["protocols"]["mine"] = protocol | {"tokens": "mini", "epochs": 2, "seeds": [0], "rows": ["lll", "ridge"]}
+    raw = whole(ROOT / "params.yaml")
+    prescribed = {"classes_per_task": 2, "class_order": "drawn", "settings": {"standard": {}}}
+    raw["protocols"]["mine"] = prescribed | {"tokens": "mini", "epochs": 2, "seeds": [0], "rows": ["lll", "ridge"]}
     raw["benchmark"] = "mine"
     raw["compute"]["workers"] = 0
     entry = {"kind": "pe_av", "weights": "weights", "frames": 4, "seconds": 2.0, "patches": 2, "joint": False}
@@ -49,15 +51,17 @@ def project(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def extracted(project) -> Path:
-    before = Path.cwd()
-    os.chdir(project)
-    try:
+def imported(project) -> Path:
+    with contextlib.chdir(project):
         build(["folder", "my_videos/labels.csv", "imports/mine"])
-        extract.main(["mine", "mini"])
-    finally:
-        os.chdir(before)
     return project
+
+
+@pytest.fixture(scope="module")
+def extracted(imported) -> Path:
+    with contextlib.chdir(imported):
+        extract.main(["mine", "mini"])
+    return imported
 
 
 @pytest.mark.slow
@@ -65,27 +69,45 @@ def test_from_labels_to_the_table(extracted, monkeypatch):
     monkeypatch.chdir(extracted)
     store = read_store(Path("imports/mine/features/mini"), encoder="mini", verify=True)
     assert len(store.header.clip_ids) == 60 and store.quarantined == {}
-    params = load(Path("params.yaml"))
-    folder, place = field.places("mine", params.protocol().tokens)
-    jobs = field.jobs(folder, place, params.protocol(), params.rows, params.training, 1, Path("artifacts/field/mine"))
-    sweep.run(jobs, workers=1)
-    found = field_tables.read(Path("artifacts/field/mine"), params.protocol(), folder).measures()
-    assert list(found.row) == ["lll", "ridge"] and (found.last_accuracy > 0.25).all()
+    said = protocol.run("mine")
+    lines = [line.split(" | ")[:2] for line in said.splitlines() if line.startswith("| standard")]
+    assert sorted(row for _, row in lines) == ["lll", "ridge"]
+    found = pd.read_csv("imports/mine/results/metrics/seeds.csv")
+    assert list(found.method) == ["lll", "ridge"] and (found.last_accuracy > 0.25).all()
+    # not learnt again, of one row alone; the other's line stays
+    file = Path("imports/mine/results/sweep/standard/ridge/seed0.json")
+    before = file.stat().st_mtime_ns
+    assert "| lll |" not in protocol.run("mine", ["ridge"]) and file.stat().st_mtime_ns == before
+    pd.testing.assert_frame_equal(pd.read_csv("imports/mine/results/metrics/seeds.csv"), found)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["mien"], r"no protocols/mien\.yaml \(did you mean `mine`\?\)"),
+        (["ave"], r"imports/ave: not there; import it first"),
+        (["mine", ["rigde"]], r"no method `rigde` in params\.yaml \(did you mean `ridge`\?\)"),
+    ],
+)
+def test_a_protocol_that_cannot_be_run_is_one_line(extracted, monkeypatch, arguments, message):
+    monkeypatch.chdir(extracted)
+    with pytest.raises(ParameterError, match=message):
+        protocol.run(*arguments)
 
 
 @pytest.mark.slow
 def test_a_published_family_from_weights_to_accuracy(extracted, monkeypatch):
     """PE-AV's own classes with few random weights in a local folder; patches are 48 wide, sounds 40."""
+    from tiny_pe_av import tiny  # transformers takes seconds to import
+
     monkeypatch.chdir(extracted)
     tiny().save_pretrained("weights")
     extract.main(["mine", "small_pe_av"])
     params = load(Path("params.yaml"))
-    protocol = params.protocol().model_copy(update={"tokens": "small_pe_av"})
-    folder, place = field.places("mine", protocol.tokens)
-    header = read_store(place, encoder="small_pe_av", verify=True).header
+    place, prescribed = place_of("mine"), params.protocol().model_copy(update={"tokens": "small_pe_av"})
+    header = read_store(place.stores / "small_pe_av", encoder="small_pe_av", verify=True).header
     assert header.revision == "local" and tuple(header.layout) == (4, 4, 50, 48, 40)
-    jobs = field.jobs(folder, place, protocol, params.rows, params.training, 1, Path("artifacts/field/pe"))
-    job = next(job for job in jobs if job.name == ("standard", "lll"))
+    [job] = jobs(place, params, prescribed, ["lll"], Path("pe"))
     results = run_tasks(sweep.datasets(job.source)[0], job.method, job.training, job.tasks, 0, None)
     assert len(results) == 2 and results[0].accuracy[0] >= 0.5
     (extracted / "weights/model.safetensors").unlink()
@@ -116,12 +138,12 @@ def test_ray_sweeps_to_the_same_results(extracted, monkeypatch):
     pytest.importorskip("ray", reason="the extra avcil[ray] is not installed")
     monkeypatch.chdir(extracted)
     params = load(Path("params.yaml"))
-    folder, place = (path.absolute() for path in field.places("mine", params.protocol().tokens))
+    place = place_of("mine")
+    place = place._replace(folder=place.folder.absolute(), stores=place.stores.absolute())
     runs = {}
     for engine in ("local", "ray"):
-        out = extracted / "engines" / engine
-        jobs = field.jobs(folder, place, params.protocol(), params.rows, params.training, 1, out)
-        runs[engine] = {name: done.results for name, done in sweep.run(jobs, workers=1, engine=engine).items()}
+        made = jobs(place, params, params.protocol(), "all", extracted / "engines" / engine)
+        runs[engine] = {name: done.results for name, done in sweep.run(made, workers=1, engine=engine).items()}
     assert runs["ray"] == runs["local"]
 
 
@@ -133,9 +155,9 @@ def test_ray_sweeps_to_the_same_results(extracted, monkeypatch):
         (["mine", "sam_audio"], r"facebook/sam-audio-base: weights of sam_audio are not here"),
     ],
 )
-def test_what_cannot_be_extracted_is_one_line(extracted, monkeypatch, arguments, message):
+def test_what_cannot_be_extracted_is_one_line(imported, monkeypatch, arguments, message):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.chdir(extracted)
+    monkeypatch.chdir(imported)
     with pytest.raises(SystemExit, match=message) as error:
         extract.main(arguments)
     assert "\n" not in str(error.value)

@@ -47,6 +47,7 @@ def test_known_processors_agree_in_portable_arithmetic_and_not_in_their_own():
     assert all(len(found) > 1 for found in kinds.values())
 
 
+@pytest.mark.slow
 def test_this_processor_computes_as_the_known_ones(computed):
     """A difference is no fault of whoever runs this: it is said what it means. Only a known processor, with the
     versions that it was recorded with, has to repeat itself."""
@@ -58,11 +59,13 @@ def test_this_processor_computes_as_the_known_ones(computed):
         pytest.xfail("\n".join([f"{portable.processor()}:", *probe.compare(mine, KNOWN)]))
 
 
+@pytest.mark.slow
 def test_digests_are_the_same_twice(computed):
     first, second = computed.twice
     assert first == second and len(set(first.values())) == len(first)
 
 
+@pytest.mark.slow
 def test_other_arithmetic_is_seen_and_said_what_it_affects(computed):
     """`OTHER` is set before avcil sets its own, and stays."""
     mine = computed.twice[0]
@@ -73,6 +76,7 @@ def test_other_arithmetic_is_seen_and_said_what_it_affects(computed):
     assert set(chain(*found.values())) == set(other)
 
 
+@pytest.mark.slow
 def test_every_operation_has_its_part(computed):
     serves = set(chain(*probe.SERVES.values()))
     assert serves == set(computed.twice[0])

@@ -14,6 +14,7 @@ import yaml
 
 from avcil.__main__ import main
 from avcil.comparison import sweep
+from avcil.params import whole
 from conftest import ROOT
 
 CORPUS = ROOT / "corpus/sounding_objects"
@@ -40,10 +41,11 @@ def scramble(folder: Path) -> None:
 @pytest.fixture
 def here(tmp_path, monkeypatch) -> Path:
     """Four classes of six clips, params.yaml with few epochs, and nothing else."""
-    raw = yaml.safe_load((ROOT / "params.yaml").read_text())
+    raw = whole(ROOT / "params.yaml")
     raw["tasks"] = [task | {"epochs": 2} for task in raw["tasks"]]
     raw["compute"]["workers"] = 0
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
+    (tmp_path / "dvc.lock").write_text("of the pipeline\n")
     add_clips(tmp_path, [f"object_00{i}" for i in range(4)])
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sweep, "_each", lambda work, jobs, workers: ((n, work(job)) for n, job in enumerate(jobs)))
@@ -64,8 +66,11 @@ def fresh(folder: Path) -> list[Path]:
     return [file for file in folder.rglob("*.safetensors") if file.stat().st_nlink == 1]
 
 
+@pytest.mark.slow
 def test_labels_clips_and_classes_that_change(here):
+    around = contents(here)
     first = run("--tasks", "2")
+    assert {name: file for name, file in contents(here).items() if not name.startswith("to/")} == around
     assert re.search(r"n = \d+: this \d+ % means little", first)
     kept = contents(Path("to/learnt"))
     assert run("--tasks", "2") == first and contents(Path("to/learnt")) == kept
@@ -108,7 +113,7 @@ def test_labels_clips_and_classes_that_change(here):
         (lambda t: t[t.label == "object_001"], [], r"only the class `object_001`"),
         (lambda t: t, ["--tasks", "9"], r"--tasks 9: there are 4 classes"),
         (lambda t: t, ["--encoder", "minni"], r"no `minni` \(did you mean `mini`"),
-        (lambda t: t, ["--rows", "lll", "rigde"], r"no variant `rigde` in params.yaml \(did you mean `ridge`"),
+        (lambda t: t, ["--rows", "lll", "rigde"], r"no method `rigde` in params.yaml \(did you mean `ridge`"),
         (lambda t: t, ["--encoder", "pe_av"], r"facebook/pe-av-large: weights of pe_av are not here"),
     ],
 )
@@ -133,6 +138,7 @@ def test_a_clip_listed_twice_and_a_damaged_one(here, capsys):
 
 @pytest.mark.slow
 def test_dvc_reruns_what_changed(here):
+    Path("dvc.lock").unlink()
     stage = re.search(r"```yaml\n(stages:.*?)```", (ROOT / "docs/own_data.md").read_text(), re.S)[1]
     Path("dvc.yaml").write_text(stage)
     place = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"

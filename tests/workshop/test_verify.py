@@ -4,12 +4,15 @@ import csv
 import hashlib
 import io
 import json
+import re
 import subprocess
 
 import pytest
 import torch
+import yaml
 
 from avcil.base import portable
+from avcil.params import whole
 from avcil.workshop import probe, provenance, verify
 from conftest import ROOT
 
@@ -32,20 +35,16 @@ def text(*lines: dict[str, str]) -> str:
 
 
 def summary(**rows: dict[str, str]) -> str:
-    return text(*({"benchmark": "x", "variant": name} | MEANS | changed for name, changed in rows.items()))
+    return text(*({"setting": "standard", "method": name} | MEANS | changed for name, changed in rows.items()))
 
 
-def runs(**rows: str) -> str:
+def seeds(**rows: str) -> str:
     """One accuracy a row; whose seeds are more than one, has them elsewhere."""
-    return text(*({"benchmark": "x", "variant": name, "seed": "0", "accuracy": a} for name, a in rows.items()))
+    return text(*({"setting": "standard", "method": name, "seed": "0", "last_accuracy": a} for name, a in rows.items()))
 
 
-def field(seconds: str, **changed: str) -> str:
-    return text({"setting": "standard", "row": "acil"} | MEANS | changed | {"seconds": seconds, "memory_bytes": "9"})
-
-
-def field_seeds(seconds: str, accuracy: str = "0.7") -> str:
-    return text({"setting": "standard", "row": "acil", "seed": "0", "last_accuracy": accuracy, "seconds": seconds})
+def cost(seconds: str) -> str:
+    return text({"setting": "standard", "method": "acil", "seconds": seconds})
 
 
 class Project:
@@ -54,10 +53,16 @@ class Project:
     def __init__(self, folder, capsys):
         self.folder, self.capsys = folder, capsys
         self.git("init", "-q")
-        self.write("summary.csv", summary(lll={}, replay={}))
-        self.write("runs.csv", runs(lll="0.7", replay="0.6"))
-        self.write("field_x.csv", field("1.5"))
-        self.write("field_x_seeds.csv", field_seeds("1.5"))
+        self.ask(["lll", "replay", "acil"])
+        self.write("summary.csv", summary(lll={}, replay={}, acil={}))
+        self.write("seeds.csv", seeds(lll="0.7", replay="0.6", acil="0.7"))
+        self.write("cost.csv", cost("1.5"))
+        self.write("prior.csv", "prior\nmini\n")
+
+    def ask(self, rows):
+        """params.yaml as it is, for `rows`."""
+        raw = whole(ROOT / "params.yaml") | {"rows": rows}
+        (self.folder / "params.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
 
     def git(self, *arguments):
         subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *arguments], cwd=self.folder, check=True)
@@ -101,18 +106,17 @@ def project(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(probe, "digests", dict)
     made = Project(tmp_path, capsys)
     made.commit()
-    made.run_stages("06_ablations", "10_field_tables")
+    made.run_stages("02_prior", "06_ablations")
     return made
 
 
 def test_the_same_bytes_whatever_the_seconds(project):
-    project.write("field_x.csv", field("99.0"))
-    project.write("field_x_seeds.csv", field_seeds("98.0"))
+    project.write("cost.csv", cost("99.0"))
     status, found, said = project.verify()
     assert status == 0 and found == dict.fromkeys(("lll", "replay", "acil"), verify.SAME)
     assert "3 rows: 3 same bytes" in said
     # and yet git sees other bytes
-    assert "not as committed in metrics/ and figures/: metrics/field_x.csv, metrics/field_x_seeds.csv" in said
+    assert "not as committed in metrics/ and figures/: metrics/cost.csv" in said
 
 
 @pytest.mark.parametrize(
@@ -137,9 +141,9 @@ def test_the_same_bytes_whatever_the_seconds(project):
     }.values(),
 )
 def test_within_and_outside_the_interval(project, committed, here, reason):
-    project.write("summary.csv", summary(lll=committed, replay={}))
+    project.write("summary.csv", summary(lll=committed, replay={}, acil={}))
     project.commit()
-    project.write("summary.csv", summary(lll=committed | here, replay={}))
+    project.write("summary.csv", summary(lll=committed | here, replay={}, acil={}))
     status, found, said = project.verify()
     outcome = verify.OUTSIDE if reason else verify.WITHIN
     assert (status, found["lll"], found["replay"]) == (int(bool(reason)), outcome, verify.SAME)
@@ -147,35 +151,49 @@ def test_within_and_outside_the_interval(project, committed, here, reason):
 
 
 def test_single_seeds_count_where_means_agree(project):
-    project.write("runs.csv", runs(lll="0.7", replay="0.5"))
+    project.write("seeds.csv", seeds(lll="0.7", replay="0.5", acil="0.7"))
     assert project.verify()[:2] == (0, {"lll": verify.SAME, "replay": verify.WITHIN, "acil": verify.SAME})
-    project.write("field_x_seeds.csv", field_seeds("1.5", accuracy="0.6"))
-    assert project.verify()[:2] == (0, {"lll": verify.SAME, "replay": verify.WITHIN, "acil": verify.WITHIN})
+    (project.folder / "metrics/seeds.csv").unlink()
+    status, found, said = project.verify()
+    assert (status, found) == (0, dict.fromkeys(("lll", "replay", "acil"), verify.WITHIN))
+    assert "not as committed in metrics/ and figures/: metrics/seeds.csv" in said
 
 
 def test_a_row_on_one_side_only_is_outside(project):
-    project.write("summary.csv", summary(lll={}, ncm={}))
+    project.write("summary.csv", summary(lll={}, ncm={}, acil={}))
     status, found, said = project.verify()
     assert status == 1
     assert found == {"lll": verify.SAME, "replay": verify.OUTSIDE, "ncm": verify.OUTSIDE, "acil": verify.SAME}
     assert "committed, but not here" in said and "not among the committed rows" in said
 
 
-def test_a_table_that_is_gone_is_outside(project):
-    (project.folder / "metrics/field_x.csv").unlink()
-    status, found, _ = project.verify()
-    assert status == 1 and found["acil"] == verify.OUTSIDE
+def test_rows_of_two_settings_are_two_rows(project):
+    both = summary(lll={}) + summary(lll={"setting": "tasks_10"}).splitlines(keepends=True)[1]
+    project.write("summary.csv", both)
+    project.commit()
+    project.write("summary.csv", both.replace("tasks_10,lll,0.7,", "tasks_10,lll,0.1,"))
+    status, _, said = project.verify()
+    assert status == 1 and "2 rows: 1 same bytes, 1 outside" in said
+    outcomes = dict(re.findall(r"^(\w+ / lll) .*  (same bytes|outside)$", said, re.M))
+    assert outcomes == {"standard / lll": verify.SAME, "tasks_10 / lll": verify.OUTSIDE}
 
 
 def test_what_git_put_there_is_no_result_of_this_machine(project):
-    project.run_stages("06_ablations")
-    (project.folder / "artifacts/notebooks/10_field_tables.ipynb").unlink()
+    # of rows that nobody asked for, the committed lines are kept
+    project.ask(["lll", "replay"])
     status, found, said = project.verify()
     assert status == 0 and found == {"lll": verify.SAME, "replay": verify.SAME}
-    assert "metrics/field_x.csv: not run here, 1 rows as committed" in said
+    assert "3 rows: 2 same bytes, 1 not run here" in said
     # another run's results were pulled: dvc.lock names their notebook, and that of this machine stands there
     (project.folder / "artifacts/notebooks/06_ablations.ipynb").write_text("{older}")
+    status, found, said = project.verify()
+    assert (status, found) == (0, {}) and "3 rows: 3 not run here" in said
+    assert "metrics/summary.csv: not run here, 3 rows as committed" in said
+    (project.folder / "artifacts/notebooks/06_ablations.ipynb").unlink()
     assert "3 rows: 3 not run here" in project.verify()[2]
+    # other numbers are told of, whoever made them
+    project.write("summary.csv", summary(lll={"last_accuracy": "0.5"}, replay={}, acil={}))
+    assert project.verify()[:2] == (1, {"lll": verify.OUTSIDE})
 
 
 @pytest.mark.parametrize("nothing", ["no repository", "no commit", "no table committed", "no table here"])
@@ -200,7 +218,7 @@ def test_where_there_is_nothing_to_compare_one_line_says_so(tmp_path, monkeypatc
 
 
 def test_a_damaged_table_is_named(project):
-    project.write("summary.csv", summary(lll={"last_accuracy": "much"}, replay={}))
+    project.write("summary.csv", summary(lll={"last_accuracy": "much"}, replay={}, acil={}))
     with pytest.raises(SystemExit) as stopped:
         verify.main([])
     assert "metrics/summary.csv cannot be compared" in stopped.value.code and "much" in stopped.value.code
@@ -218,14 +236,14 @@ def test_what_each_table_was_made_on_is_recorded_beside_it(project):
     project.commit()
     project.verify("--record")
     first = made_on(project)
-    assert first["metrics/runs.csv"] == {
-        "sha256": hashlib.sha256(runs(lll="0.7", replay="0.6").encode()).hexdigest(),
+    assert first["metrics/seeds.csv"] == {
+        "sha256": hashlib.sha256(seeds(lll="0.7", replay="0.6", acil="0.7").encode()).hexdigest(),
         "processor": portable.processor(), "portable": portable.in_force(), "threads": torch.get_num_threads(),
         "versions": provenance.processors.versions(), "again_on": [],
     }  # fmt: skip
     # nothing tells that this one was made here
     assert first["metrics/search.csv"]["processor"] is None and len(first) == 5
-    project.write("field_x.csv", field("99.0"))
+    project.write("cost.csv", cost("99.0"))
     assert "metrics/made_on.json: unchanged" in project.verify("--record")[2] and made_on(project) == first
 
 
@@ -234,19 +252,21 @@ def test_same_bytes_keep_their_record_and_other_bytes_make_a_new_one(project, mo
     first = made_on(project)
     monkeypatch.setattr(portable, "processor", lambda: "another")
     project.run_stages("06_ablations")
-    project.write("summary.csv", summary(lll={"retention": "0.6"}, replay={}))
+    project.write("summary.csv", summary(lll={"retention": "0.6"}, replay={}, acil={}))
     said = project.verify("--record")[2]
     second = made_on(project)
     assert second["metrics/summary.csv"]["processor"] == "another"
     assert second["metrics/summary.csv"]["sha256"] != first["metrics/summary.csv"]["sha256"]
-    assert second["metrics/runs.csv"] == first["metrics/runs.csv"] | {"again_on": ["another"]}
+    for name in ("metrics/seeds.csv", "metrics/cost.csv"):
+        assert second[name] == first[name] | {"again_on": ["another"]}
     # not run there, so that it is no witness
-    assert second["metrics/field_x.csv"] == first["metrics/field_x.csv"]
-    assert "metrics/made_on.json: metrics/runs.csv, metrics/summary.csv" in said
+    assert second["metrics/prior.csv"] == first["metrics/prior.csv"]
+    assert "metrics/made_on.json: metrics/cost.csv, metrics/seeds.csv, metrics/summary.csv" in said
     # summary.csv is not as committed, so that three tables are left
     project.git("checkout", "-q", "metrics/summary.csv")
-    assert f"3 of 4 committed tables were made on {first['metrics/runs.csv']['processor']}" in project.verify()[2]
-    assert "1 of 4 committed tables were made on another" in project.verify()[2]
+    said = project.verify()[2]
+    assert f"3 of 4 committed tables were made on {first['metrics/seeds.csv']['processor']}" in said
+    assert "2 of 4 committed tables were made on another" in said
 
 
 def test_the_committed_tables_are_those_of_the_record():

@@ -1,7 +1,7 @@
 """Compiles the Triton kernels for an H100 without one: each call below compiles what its launches would run.
 
-A process of its own, `python tests/triton_compile.py`, because in an interpreting one nothing compiles. Prints, by
-kernel and call, what ptxas and the code say.
+A process of its own, `python tests/kernels/triton_compile.py`, because in an interpreting one nothing compiles.
+Prints, by kernel and call, what ptxas and the code say.
 """
 
 import json

@@ -1,0 +1,54 @@
+"""Results on a remote: who clones the repository and pulls has every checkpoint and figure, and runs nothing."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import avcil
+from avcil.workshop import smoke
+from conftest import ROOT
+
+
+def call(folder: Path, *command: str) -> str:
+    place = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | {"PATH": place, "PYTHONPATH": str(folder), "DVC_NO_ANALYTICS": "1"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def contents(folder: Path, *names: str) -> dict[str, bytes]:
+    files = [file for name in names for file in sorted((folder / name).rglob("*")) if file.is_file()]
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
+
+
+@pytest.mark.slow
+def test_a_clone_that_pulls_runs_nothing(tmp_path):
+    """As docs/experiments.md says, on a small project whose pipeline has run."""
+    mine, shelf, theirs = (tmp_path / name for name in ("mine", "shelf", "theirs"))
+    shutil.copytree(smoke.build(ROOT), mine, symlinks=True)
+    made = contents(mine, "artifacts", "metrics", "data")
+    assert any(name.endswith("tensors.safetensors") for name in made)
+    call(mine, "dvc", "remote", "add", "--default", "shelf", str(shelf))
+    call(mine, "git", "commit", "--quiet", "--all", "--message", "Where results are")
+    assert re.search(r"\d+ files? pushed", call(mine, "dvc", "push"))
+    assert "up to date" in call(mine, "dvc", "push")  # nothing is sent twice
+
+    call(tmp_path, "git", "clone", "--quiet", str(mine), str(theirs))
+    shutil.rmtree(mine)  # whatever is not on the remote is gone
+    assert not list((theirs / "artifacts").rglob("*.safetensors"))
+    call(theirs, "dvc", "pull")
+    assert contents(theirs, "artifacts", "metrics", "data") == made
+    assert "up to date" in call(theirs, "dvc", "status")
+    said = call(theirs, "dvc", "repro")
+    assert "Running stage" not in said and "didn't change, skipping" in said
+    assert not call(theirs, "git", "status", "--porcelain")
+    folder = max(theirs.glob("artifacts/runs/lll/task*/seed0"))
+    learner = avcil.Learner.from_run(folder)
+    clip = next((theirs / "data").rglob("test-*.mp4"))
+    assert learner.predict([clip])[0].label in learner.classes
