@@ -1,11 +1,12 @@
 # make repro       regenerate every result that is out of date
 # make verify      are the results here those in git? row by row, after make repro
 # make test        unit tests, and every notebook run again and compared with its stored output
+# make faults     kill all that writes and damage all that is read, many times over (hours; it goes on where it stopped)
 # make app         open the playground as an application: results, live training, clips; nothing to run first
 # make lab         the same in JupyterLab, as a notebook to go on with
-# make smoke       the whole pipeline, small, in a temporary copy: the workspace is untouched
-# make field       every method under one protocol, and in harder settings (half an hour or more), after make repro
-# make search      score the trials of params.yaml again, on validation clips (twenty minutes)
+# make smoke       all that learns, small, in build/smoke: the workspace is untouched
+# make field       every method in every setting, other worlds too (two hours or more): `rows: all`, then as before
+# make search      score the trials of search.yaml again, on validation clips (twenty minutes)
 # make prior       train the released priors again, into build/prior (an hour and a half); nothing else needs it
 # make corpus      render the clips of the embedded benchmark again
 # make notebooks   execute the notebooks in place and normalise them (after a change of code)
@@ -14,7 +15,7 @@
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: setup repro verify field smoke test app lab search prior corpus notebooks lock clean
+.PHONY: setup repro verify field smoke test faults app lab search prior corpus notebooks lock clean
 .DEFAULT_GOAL := repro
 
 setup:
@@ -27,14 +28,20 @@ repro:
 verify: setup
 	.venv/bin/python -m avcil.workshop.verify
 
+# `rows` is a parameter like any other: the tables keep what all rows gave when it is headline again
 field: setup
-	.venv/bin/dvc repro benchmarks/dvc.yaml
+	sed -i 's/^rows: .*/rows: all/' params.yaml
+	trap "sed -i 's/^rows: .*/rows: headline/' params.yaml" EXIT; .venv/bin/dvc repro
+	.venv/bin/dvc repro
 
 smoke: setup
 	.venv/bin/python -m avcil.workshop.smoke
 
 test: setup
 	.venv/bin/pytest -n auto --dist loadfile --no-loadscope-reorder -m "" $(PYTEST)
+
+faults: setup
+	PYTHONPATH=tests:tests/faults:. TQDM_DISABLE=1 .venv/bin/python tests/faults/campaign.py $(FAULTS)
 
 app: setup
 	.venv/bin/python -m avcil.base.portable voila --progressive_rendering=True $(APP) notebooks/explore.ipynb

@@ -1,14 +1,14 @@
-"""Record what the authors' model and losses give on drawn inputs, in tests/golden_official.json.
+"""Record what the authors' model and losses give on drawn inputs, in tests/learn/golden_official.json.
 
-The inputs are those of ``golden_inputs`` in tests/test_golden_official.py. Functions of theirs are called; what exists
-only inside their train() is run from its source: the statements of a training step up to ``model.zero_grad()``,
+The inputs are those of ``golden_inputs`` in tests/learn/test_golden_official.py. Functions of theirs are called; what
+exists only inside their train() is run from its source: the statements of a training step up to ``model.zero_grad()``,
 compiled from their file and given the variables that they use. So no value is derived again (but for one sum, see
 REDERIVED), and nothing of theirs is kept. Everything is computed twice, in float32 (recorded) and in float64, and the
 largest difference of each group is recorded too.
 
     python benchmarks/golden.py --official PATH
 
-Dimension letters: as in tests/test_golden_official.py.
+Dimension letters: as in tests/learn/test_golden_official.py.
 """
 
 import argparse
@@ -29,7 +29,7 @@ import authors_step
 from authors import free_shadowed_functions, hush_pinned_memory, skip_figures, stub_missing_modules
 from authors_step import loop_body, zeroes_gradients
 
-TESTS = Path(__file__).resolve().parents[1] / "tests"
+TESTS = Path(__file__).resolve().parents[1] / "tests/learn"
 RECIPE = runpy.run_path(str(TESTS / "test_golden_official.py"), run_name="recipe")
 NEW, C, P, PROJECTIONS = RECIPE["NEW"], RECIPE["C"], RECIPE["P"], RECIPE["PROJECTIONS"]
 STEP, PER_TASK = 3, 2

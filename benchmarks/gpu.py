@@ -33,7 +33,7 @@ from report import RESULTS, machine, read, write
 ROOT = Path(__file__).resolve().parents[1]
 # without conftest.py, whose packages a machine with a GPU need not have
 PYTEST = ["-m", "pytest", "-q", "-c", os.devnull, "--rootdir=.", "--noconftest", "-p", "no:cacheprovider"]
-PYTEST += ["tests/test_triton.py"]
+PYTEST += ["tests/kernels/test_triton.py"]
 AT_ONCE = ["-n", "8"] if importlib.util.find_spec("xdist") else []
 FEW = ["-k", "two_runs_give_equal_bits"]  # forwards and backwards, small: a sanitizer slows kernels a hundredfold
 SANITIZER = ["--tool", "racecheck", "--error-exitcode", "9"]

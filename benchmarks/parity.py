@@ -6,7 +6,7 @@ Same feature files, class order, tasks, batches and epochs on both sides; each r
 threads; the two sides take turns. Without ``--features`` the features are made from the embedded benchmark. A
 difference of means counts as noise up to two standard errors, from the standard deviations over seeds.
 
-Our side is the row of params.yaml (`field`) with the training of protocol `ave` and its changes, ``patches: null`` and
+Our side is the row of params.yaml with the training of protocols/ave.yaml and its changes, ``patches: null`` and
 ``as_published: true`` among them. It is written anew from paper and code, and what follows is known to differ and has
 no switch of its own:
 

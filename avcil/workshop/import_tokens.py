@@ -43,6 +43,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from avcil.base.files import digest, write_bytes
+from avcil.base.refusal import Refusal
 from avcil.tokens.guidance import explained_change
 from avcil.tokens.manifest import SPLITS
 from avcil.tokens.store import Header, StoreError, cost
@@ -58,7 +59,7 @@ TEXTS = ("clip_id", "order")
 CHUNK = 16  # clips whose change over slots stands in memory as float64
 
 
-class TokensError(ValueError):
+class TokensError(Refusal):
     """A file of tokens that cannot be imported; one line that names the array, what is wrong and the way out."""
 
 
@@ -118,7 +119,7 @@ def _read_npz(path: Path) -> dict[str, _Array]:
     for member in archive.namelist():
         try:
             arrays[member.removesuffix(".npy")] = _npy(archive, member)
-        except (ValueError, RuntimeError, NotImplementedError) as error:
+        except Exception as error:  # NumPy's parser of a damaged header raises anything, its tokenizer's errors too
             # what nobody asks for may be anything
             arrays[member.removesuffix(".npy")] = _Array((), "", lambda first, last: np.empty(0), str(error))
     return arrays
@@ -158,7 +159,7 @@ def _arrays(path: Path, names: dict[str, str]) -> dict[str, _Array]:
         raise TokensError(f"{path}: " + ("no such file" if read else "neither .npz nor .safetensors; save it as one"))
     try:
         there = read(path)
-    except (OSError, zipfile.BadZipFile, SafetensorError, json.JSONDecodeError, KeyError) as error:
+    except (OSError, zipfile.BadZipFile, zlib.error, SafetensorError, ValueError, KeyError, EOFError) as error:
         raise TokensError(f"{path}: cannot be read ({error}); write it again") from None
     arrays: dict[str, _Array] = {}
     sizes: dict[str, int] = {}

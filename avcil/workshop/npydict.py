@@ -20,12 +20,14 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from avcil.base.refusal import Refusal
+
 SHORT = 255  # bytes of the longest text and of the longest name
 DEEPEST = 16  # containers in one another
 AXES = 64  # of an array, as in numpy
 
 
-class NpyError(ValueError):
+class NpyError(Refusal):
     """A file that is not read; one line that names the file, what is wrong and the way out."""
 
 

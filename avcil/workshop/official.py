@@ -28,7 +28,8 @@ import math
 import re
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -38,9 +39,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from avcil.base.files import digest, write_bytes, write_json
+from avcil.base.alone import alone
+from avcil.base.files import digest, json_bytes, write_json, write_with_seal
 from avcil.base.progress import progress
-from avcil.tokens.manifest import SPLITS
+from avcil.base.refusal import Refusal
+from avcil.tokens.manifest import SPLITS, write_manifest
 from avcil.tokens.store import Header, StoreError, cost, finish, open_store, stale_shards, write_shard
 from avcil.tokens.tokens import Layout, coarse_grid
 from avcil.workshop.builders.report import as_text
@@ -52,10 +55,11 @@ FEATURES = {
     "audio": ["audio_pretrained_feature_dict.npy"],
     "visual": ["visual_pretrained_feature_dict.npy", "visual_features.h5"],
 }
+_DAMAGE = RuntimeError, KeyError, TypeError, AttributeError  # what h5py raises beside OSError
 SHARD_BYTES = 1 << 26  # a shard stands in memory about three times while it is written
 
 
-class OfficialError(ValueError):
+class OfficialError(Refusal):
     """A released data set that cannot be used; one line that names the file, what is wrong and the way out."""
 
 
@@ -154,14 +158,23 @@ def _find(folder: Path, stream: str) -> tuple[Path, Mapping] | None:
         raise OfficialError(f"{path}: cannot be read ({error}); download it again") from None
 
 
+@contextmanager
+def _intact(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except _DAMAGE as error:
+        raise OfficialError(f"{path}: damaged ({error}); download it again") from None
+
+
 def _open(folder: Path) -> _Source:
     if not folder.is_dir():
         raise OfficialError(f"{folder}: no such folder; give one like data/AVE of the released repository")
     names, clips, contradictions = _read_clips(folder)
     features = {stream: found for stream in FEATURES if (found := _find(folder, stream))}
     unusable: dict[str, str] = {}
-    for stream, (_, arrays) in features.items():
-        unusable |= {clip.clip_id: f"no {stream} features" for clip in clips if clip.clip_id not in arrays}
+    for stream, (path, arrays) in features.items():
+        with _intact(path):
+            unusable |= {clip.clip_id: f"no {stream} features" for clip in clips if clip.clip_id not in arrays}
     report = Report(
         source=folder.resolve().name,
         order=[RENAMED.get(name, name) for name in names],
@@ -214,7 +227,8 @@ def _layout(source: _Source, clips: list[_Clip], side: int | None) -> tuple[int,
     for stream in FEATURES:
         path, arrays = source.features[stream]
         there = (arrays[clip.clip_id] for clip in clips if clip.clip_id in arrays)
-        shapes += Counter(getattr(array, "shape", None) for array in islice(there, 100)).most_common(1)[0][:1]
+        with _intact(path):
+            shapes += Counter(getattr(array, "shape", None) for array in islice(there, 100)).most_common(1)[0][:1]
     audio, visual = shapes
     if visual is None or len(visual) != 2 or audio != visual[1:] or visual[0] % SLOTS or not visual[0]:
         what = f"visual arrays of shape {visual}, audio arrays of shape {audio}"
@@ -256,7 +270,7 @@ def _shard(
         try:
             heard = _values(source, "audio", clip, (channels,))
             seen = _values(source, "visual", clip, (tokens, channels))
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, *_DAMAGE) as error:
             bad[clip] = str(error)
             continue
         audio[row, 0] = heard
@@ -292,14 +306,15 @@ def write_import(
     table.insert(1, "path", "clips/" + table.clip_id + ".mp4")
     store = destination / "features" / header.encoder
     print(f"{store}: {cost(header.layout, len(table))}", flush=True)
-    open_store(store, header)
-    write_bytes(destination / "manifest.csv", table.to_csv(index=False, lineterminator="\n").encode())
-    write_json(destination / "order.json", order)
-    shards = header.shards
-    stale = stale_shards(store, [header.checksum] * len(shards))
-    for number in progress(stale, desc=header.encoder, unit="shard"):
-        write_shard(store, number, *shard(shards[number]), header.checksum)
-    return finish(store, header)
+    with alone([destination]):
+        open_store(store, header)
+        write_manifest(destination / "manifest.csv", table)
+        write_with_seal(destination / "order.json", json_bytes(order))
+        shards = header.shards
+        stale = stale_shards(store, [header.checksum] * len(shards))
+        for number in progress(stale, desc=header.encoder, unit="shard"):
+            write_shard(store, number, *shard(shards[number]), header.checksum)
+        return finish(store, header)
 
 
 def import_features(

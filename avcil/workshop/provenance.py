@@ -22,7 +22,7 @@ from avcil.workshop import processors
 SUMMARY, MADE_ON = "metrics/summary.csv", "metrics/made_on.json"
 MEASURED = "seconds"  # the one column that is never the same
 # what a table's name begins with, and the notebook that makes it; the first that fits
-NOTEBOOKS = {"field_": "10_field_tables", "prior": "02_prior", "search": "08_search", "": "06_ablations"}
+NOTEBOOKS = {"prior": "02_prior", "search": "08_search", "": "06_ablations"}
 
 Files = dict[str, bytes]
 
@@ -70,8 +70,8 @@ def ran(folder: Path, table: str) -> bool:
     if not notebook.is_file():
         return False
     md5 = hashlib.md5(notebook.read_bytes(), usedforsecurity=False).hexdigest()
-    locks = (folder / "dvc.lock", folder / "benchmarks/dvc.lock")
-    return any(md5 in lock.read_text() for lock in locks if lock.exists())
+    lock = folder / "dvc.lock"
+    return lock.exists() and md5 in lock.read_text()
 
 
 def read_made_on(folder: Path) -> dict[str, dict[str, Any]]:

@@ -10,8 +10,9 @@ import pandas as pd
 
 from avcil.comparison import tables
 from avcil.comparison.intervals import ALPHA, Interval, over_seeds, points, sign, verdict
-from avcil.results.plots import name_of, short_name_of
-from avcil.results.plots_field import FAMILIES
+from avcil.comparison.tables import Comparable
+from avcil.results import names
+from avcil.results.names import families, name_of, of_family, short_name_of
 from avcil.tokens.tokens import Layout
 from avcil.workshop import claims, processors
 
@@ -24,29 +25,10 @@ def _line(name: str, row, measures: list[str]) -> str:
     return f"| {name} | " + " | ".join(_cell(row, measure) for measure in measures) + " |"
 
 
-def results(folder: Path) -> str:
-    """The table in Markdown, best last accuracy first within each group, in percent: mean ± standard deviation."""
+def _standard(folder: Path) -> pd.DataFrame:
+    """The table of means of the first setting, a line a method."""
     summary = pd.read_csv(folder / "summary.csv")
-    measures = [
-        "average_accuracy",
-        "last_accuracy",
-        "forgetting_mean",
-        "forgetting_last",
-        "localisation_hit_first_task",
-    ]
-    head = ["variant", "average", "last", "forgetting (mean)", "forgetting (last)", "attention hit, task 0"]
-    lines = ["| " + " | ".join(head) + " |", "|---" + "|---:" * len(measures) + "|"]
-    order = summary.sort_values("last_accuracy", ascending=False)
-    bounds = order.variant.str.startswith("joint_")
-    for group in (order[bounds], order[~bounds]):
-        for _, row in group.iterrows():
-            name = name_of(row.variant)
-            name = f"**{name}**" if row.variant == "lll" else name
-            lines.append(_line(name, row, measures))
-    seeds = int(summary.seeds.min())
-    note = f"Test clips, in percent: mean ± standard deviation over {seeds} seeds, each with its own class order. "
-    note += "The `joint` rows are upper bounds: all classes seen so far, learnt again from scratch after each task."
-    return "\n".join([*lines, "", note])
+    return summary[summary.setting == claims.STANDARD].set_index("method")
 
 
 HEADLINE = ["joint_guided", "lll", "replay", "naive_fusion", "ridge", "finetune"]
@@ -54,10 +36,10 @@ HEADLINE = ["joint_guided", "lll", "replay", "naive_fusion", "ridge", "finetune"
 
 def headline(folder: Path) -> str:
     """The six rows that say most: the upper bound, the method, and what it is measured against."""
-    summary = pd.read_csv(folder / "summary.csv").set_index("variant").loc[HEADLINE]
+    summary = _standard(folder).loc[HEADLINE]
     measures = ["average_accuracy", "last_accuracy", "forgetting_last", "localisation_hit_first_task"]
     lines = ["| | average | last | forgetting | attention hit, task 0 |", "|---" + "|---:" * len(measures) + "|"]
-    lines += [_line(name_of(variant), row, measures) for variant, row in summary.iterrows()]
+    lines += [_line(name_of(method), row, measures) for method, row in summary.iterrows()]
     note = (
         f"Test clips of Sounding Objects, in percent: mean ± standard deviation over {int(summary.seeds.min())} class "
         "orders. Average: over tasks of the accuracy on all classes seen; last: after the last task."
@@ -85,11 +67,11 @@ _COMPARISONS = [
 
 def comparisons(folder: Path) -> str:
     """A table of differences with whatever sign they came out: last accuracy by seed and clip, forgetting by seed."""
-    found = claims.Found(folder)
+    found = Comparable.of(folder)
     lines = ["| first against second | last accuracy | forgetting (last) |", "|---|---|---|"]
     for what, a, b in _COMPARISONS:
-        accuracy = verdict(found.lead(False, "last_accuracy", a, b))
-        forgetting = verdict(found.lead(False, "forgetting_last", a, b), ("less by", "more by"))
+        accuracy = verdict(claims.lead(found, claims.STANDARD, "last_accuracy", a, b))
+        forgetting = verdict(claims.lead(found, claims.STANDARD, "forgetting_last", a, b), ("less by", "more by"))
         lines.append(f"| {what} | {accuracy} | {forgetting} |")
     note = (
         "Points, with a 95 % interval: Student's t over seeds, of last accuracy with the luck of the test clips too. "
@@ -102,9 +84,9 @@ def remarks(folder: Path) -> str:
     """Attention as tasks go by, and the prior by itself."""
     priors = pd.read_csv(folder / "prior.csv").set_index("prior")
     trained = priors.drop(index="random")
-    found = claims.Found(folder)
+    found = Comparable.of(folder)
     lll, none, replay = (
-        points(found.lead(False, "localisation_change_first_task", row))
+        points(found.lead(claims.STANDARD, "localisation_change_first_task", row))
         for row in ("lll", "without_both_levels", "replay")
     )
     attention = (
@@ -123,18 +105,20 @@ def remarks(folder: Path) -> str:
 
 
 def field(folder: Path) -> str:
-    """The field on Sounding Objects: every row, by family, best first, with `lll_analytic` minus it."""
-    summary = pd.read_csv(folder / "field_sounding_objects.csv")
-    ahead = pd.read_csv(folder / "field_sounding_objects_differences.csv").set_index("row")
-    table = summary[summary.setting == "standard"].set_index("row")
+    """Every row in the standard setting, by family, best first, with `lll_analytic` minus it."""
+    table, found = _standard(folder), Comparable.of(folder)
+    reference = "lll_analytic"
+    ahead = found.compare(claims.STANDARD, reference, [row for row in table.index if row != reference])
+    ahead = ahead.set_index("method")
     measures = ["average_accuracy", "last_accuracy", "forgetting_mean", "forgetting_last"]
     lines = [
         "| method | average | last | forgetting (mean) | forgetting (last) | LLL, solved, minus it | kB kept |",
         "|---" + "|---:" * 6 + "|",
     ]
-    for family, (_, rows) in FAMILIES.items():
-        lines.append(f"| *{family}* |" + " |" * 6)
-        for name, row in table.loc[table.index.isin(rows)].sort_values("last_accuracy", ascending=False).iterrows():
+    for family in families():
+        mine = table.loc[table.index.isin(of_family(family))].sort_values("last_accuracy", ascending=False)
+        lines += [f"| *{family}* |" + " |" * 6] if len(mine) else []
+        for name, row in mine.iterrows():
             cells = [_cell(row, measure) for measure in measures]
             if name in ahead.index:
                 line = ahead.loc[name]
@@ -145,45 +129,55 @@ def field(folder: Path) -> str:
             title = f"**{name_of(name)}**" if name in ("lll", "lll_analytic") else name_of(name)
             lines.append(f"| {title} | " + " | ".join([*cells, f"{row.memory_bytes / 1000:,.0f}"]) + " |")
     note = (
-        f"Test clips, in percent: mean ± standard deviation over {int(table.seeds.min())} seeds. Minus it: points "
-        "of last accuracy, paired, with a 95 % interval over seeds and clips; †: not told apart once all "
-        f"{len(ahead)} comparisons are counted (Holm). Kept: between tasks, exemplars' tokens and a solved head's sums."
+        f"Test clips, in percent: mean ± standard deviation over {int(table.seeds.min())} seeds, each with its own "
+        "class order. Minus it: points of last accuracy, paired, with a 95 % interval over seeds and clips; †: not "
+        f"told apart once all {len(ahead)} comparisons are counted (Holm). Kept: between tasks, exemplars' tokens and "
+        "a solved head's sums. All data at once: all classes seen so far, learnt again from scratch after each task."
     )
     return "\n".join([*lines, "", note])
 
 
+def methods(folder: Path) -> str:
+    """What each row is: of `about` in params.yaml."""
+    lines = ["| row | paper | what holds the new model to the old one | deviations |", "|---|---|---|---|"]
+    for name, row in names.rows().items():
+        if row.idea and not row.part:
+            lines.append(f"| `{name}` | {row.paper} | {row.idea} | {row.deviations} |")
+    return "\n".join(lines)
+
+
 def settings(folder: Path) -> str:
-    """Last accuracy and forgetting of a few rows in harder settings."""
-    summary = pd.read_csv(folder / "field_sounding_objects.csv")
-    harder = [name for name in summary.setting.unique() if name != "standard"]
-    rows = [
-        r for _, family in FAMILIES.values() for r in family if r in set(summary[summary.setting != "standard"].row)
-    ]
-    cells = summary.set_index(["setting", "row"])
-    lines = ["| last accuracy (forgetting) | " + " | ".join(name.replace("_", " ") for name in harder) + " |"]
-    lines.append("|---" + "|---:" * len(harder) + "|")
-    for row in rows:
-        found = []
-        for setting in harder:
+    """Last accuracy and forgetting of a few rows in harder settings, and over worlds."""
+    summary = pd.read_csv(folder / "summary.csv")
+    other = [name for name in summary.setting.unique() if name != claims.STANDARD]
+    shown = set(summary[summary.setting != claims.STANDARD].method)
+    cells = summary.set_index(["setting", "method"])
+    lines = ["| last accuracy (forgetting) | " + " | ".join(name.replace("_", " ") for name in other) + " |"]
+    lines.append("|---" + "|---:" * len(other) + "|")
+    for row in (row for family in families() for row in of_family(family) if row in shown):
+        texts = []
+        for setting in other:
             if (setting, row) not in cells.index:
-                found.append("")
+                texts.append("")
                 continue
             line = cells.loc[setting, row]
-            found.append(f"{100 * line.last_accuracy:.1f} ({100 * line.forgetting_last:.1f})")
-        lines.append(f"| {name_of(row)} | " + " | ".join(found) + " |")
+            texts.append(f"{100 * line.last_accuracy:.1f} ({100 * line.forgetting_last:.1f})")
+        lines.append(f"| {name_of(row)} | " + " | ".join(texts) + " |")
     return "\n".join([*lines, "", _harder(folder)])
 
 
 def _harder(folder: Path) -> str:
     """What fewer exemplars change, and what is left to tell where sound alone tells the class."""
-    correct = tables.read_correctness(folder / f"{claims.FIELD}_correct.csv")
-    correct["variant"] = correct.setting + " " + correct.row
+    found = Comparable.of(folder)
+    both = found.correct.assign(method=found.correct.setting + " " + found.correct.method, setting=claims.STANDARD)
+    across = found._replace(correct=both)
 
     def change(row: str) -> str:
-        return f"{points(tables.lead(correct, f'exemplars_1 {row}', f'exemplars_20 {row}'))} for {short_name_of(row)}"
+        interval = across.lead(claims.STANDARD, "last_accuracy", f"exemplars_1 {row}", f"exemplars_20 {row}")
+        return f"{points(interval)} for {short_name_of(row)}"
 
     changes = ", ".join(change(row) for row in ("lll_analytic", "lll", "replay"))
-    twins = verdict(tables.lead(correct, "no_twins lll", "no_twins ridge"))
+    twins = verdict(found.lead("no_twins", "last_accuracy", "lll", "ridge"))
     return (
         f"From 20 exemplars a class to one, last accuracy changes by {changes}. Without twins, LLL against ridge "
         f"regression on frozen tokens: {twins}."
@@ -196,32 +190,36 @@ def _names(rows) -> str:
 
 def field_reading(folder: Path) -> str:
     """Which row is first, which are not told apart from it, what LLL is ahead of, and the goals of the project."""
-    found = claims.Found(folder)
-    correct, seeds = found.field
-    first = seeds.last_accuracy.groupby("row").mean().idxmax()
-    rest = tables.compare(correct, first, [row for row in dict.fromkeys(correct.variant) if row != first])
-    alike = rest.variant[rest.p_holm >= ALPHA]
+    found = Comparable.of(folder)
+    seeds = found.seeds[found.seeds.setting == claims.STANDARD]
+    first = seeds.groupby("method").last_accuracy.mean().idxmax()
+    rest = found.compare(claims.STANDARD, first, [row for row in found.methods(claims.STANDARD) if row != first])
+    alike = rest.method[rest.p_holm >= ALPHA]
     lines = [
-        f"- *First* by its mean is {short_name_of(first)}: {points(found.lead(True, 'last_accuracy', first))} %. Not "
+        f"- *First* by its mean is {short_name_of(first)}: {points(_last(found, first))} %. Not "
         f"told apart from it, all {len(rest)} comparisons counted (Holm): {_names(alike)}.",
     ]
     goals = []
     for row in ("lll", "lll_analytic"):
-        said = [
-            f"against {short_name_of(other)} {verdict(found.lead(True, 'last_accuracy', row, other))}"
+        against = [
+            f"against {short_name_of(other)} {verdict(_last(found, row, other))}"
             for other in ("joint_guided", "naive_fusion", "replay")
         ]
-        for kind, families in (("as published", claims.PUBLISHED), ("given the guided model or tokens", claims.GUIDED)):
-            rival, rivals, lead = claims.nearest(found, row, families)
-            said.append(f"against the nearest of {rivals} methods {kind} ({short_name_of(rival)}) {verdict(lead)}")
-            goals.append(f"{short_name_of(row)} over every method {kind}: {claims.outcome(lead, least=0.1)}")
-        lines.append(f"- *{short_name_of(row)}*: {'; '.join(said)}.")
-    forgetting = {row: over_seeds(values) for row, values in seeds.forgetting_last.groupby("row")}
+        for kind, rivals in (("as published", claims.PUBLISHED), ("given the guided model or tokens", claims.GUIDED)):
+            rival, count, ahead = claims.nearest(found, row, rivals)
+            against.append(f"against the nearest of {count} methods {kind} ({short_name_of(rival)}) {verdict(ahead)}")
+            goals.append(f"{short_name_of(row)} over every method {kind}: {claims.outcome(ahead, least=0.1)}")
+        lines.append(f"- *{short_name_of(row)}*: {'; '.join(against)}.")
+    forgetting = {row: over_seeds(values) for row, values in seeds.groupby("method").forgetting_last}
     few = [row for row, interval in forgetting.items() if sign(interval._replace(high=interval.high - 0.05)) < 0]
     lines.append(
         f"- *Goals.* Ten points of lead: {'; '.join(goals)}. At most five points of forgetting: {_names(few)}."
     )
     return "\n".join(lines)
+
+
+def _last(found: Comparable, first: str, second: str | None = None) -> Interval:
+    return found.lead(claims.STANDARD, "last_accuracy", first, second)
 
 
 def machines(folder: Path) -> str:
@@ -295,17 +293,67 @@ def kernels(benchmarks: Path) -> str:
     return "\n\n".join([*blocks, "AV-CIL from its features to its last task. " + epochs])
 
 
+def development(benchmarks: Path) -> str:
+    """Average and last accuracy of every row on every collection of `benchmarks/transfer.py`, best mean rank first."""
+    table = pd.read_csv(benchmarks / "development.csv").query("part == 'table'")
+    collections = list(dict.fromkeys(table.collection))
+    seeds = table.groupby("collection").seeds.max()
+    lines = [f"| average / last | {' | '.join(collections)} | mean rank |", "|---|" + "---:|" * (len(collections) + 1)]
+    # rows that lack a collection, whose ranks are no mean of all, come last
+    for row, mine in sorted(table.groupby("row"), key=lambda i: (i[1].mean_rank.isna().any(), i[1]["rank"].mean())):
+        by_name = mine.set_index("collection")
+        cells = [
+            f"{by_name.average[name]:.1f} / {by_name['last'][name]:.1f}" if name in by_name.index else ""
+            for name in collections
+        ]
+        rank = "" if mine.mean_rank.isna().any() else f"{mine.mean_rank.iloc[0]:.1f}"
+        lines.append(f"| {name_of(row)} | {' | '.join(cells)} | {rank} |")
+    counts = ", ".join(f"{name} {count}" for name, count in seeds.items())
+    return (
+        "\n".join(lines) + f"\n\nTest clips, in percent; at most so many seeds: {counts}. Ranks are of last accuracy."
+    )
+
+
+def open_set(file: Path) -> str:
+    """How well each row tells clips of classes to come from those of classes learnt, best first."""
+    found = pd.read_csv(file)
+    tasks = sorted(found.task.unique())
+    by_seed = found.groupby(["row", "score", "seed"])[["auroc", "unknown_refused", "known_refused"]].mean()
+    cells = by_seed.groupby(["row", "score"]).agg(["mean", "std"]).reset_index("score")
+    at = found[found.task.isin([tasks[0], tasks[-1]])].groupby(["row", "task"]).auroc.mean().unstack()
+    head = f"| row | score | AUROC | after task {tasks[0]} | after task {tasks[-1]} | unknown refused | known refused |"
+    lines = [head, "|---|---" + "|---:" * 5 + "|"]
+    for name, row in cells.sort_values(("auroc", "mean"), ascending=False, kind="stable").iterrows():
+        spread = [tables.percent(*row[measure]) for measure in ("auroc", "unknown_refused", "known_refused")]
+        moments = [f"{100 * value:.1f}" for value in at.loc[name]]
+        lines.append(
+            f"| {name_of(name)} | {row['score'].item()} | " + " | ".join([spread[0], *moments, *spread[1:]]) + " |"
+        )
+    first = found.groupby("task")[["known", "unknown"]].first()
+    note = (
+        "In percent, test clips, mean over the tasks but the last ± standard deviation over "
+        f"{found.seed.nunique()} seeds; known clips are those of classes learnt ({first.known.iloc[0]} to "
+        f"{first.known.iloc[-1]}), unknown ones those of classes to come ({first.unknown.iloc[0]} to "
+        f"{first.unknown.iloc[-1]}). AUROC: 50 is guessing. Refused: above the threshold that 95 % of the validation "
+        "clips of classes learnt pass, so that of the known 5 % are expected."
+    )
+    return "\n".join([*lines, "", note])
+
+
 def _sections(folder: Path) -> dict[str, str]:
-    found = {"results": "\n\n".join([results(folder), comparisons(folder), remarks(folder)])}
+    found = {"results": "\n\n".join([comparisons(folder), remarks(folder)])}
     found["headline"] = headline(folder)
     found["holds"] = claims.summary(folder)
     found["claims"] = claims.table(folder)
     found["field"] = field(folder)
+    found["methods"] = methods(folder)
     found["field_reading"] = field_reading(folder)
     found["settings"] = settings(folder)
     found["storage"] = storage()
     found["processors"] = machines(folder)
+    found["open_set"] = open_set(folder.parent / "benchmarks/results/open_set.csv")
     found["kernels"] = kernels(folder.parent / "benchmarks/results")
+    found["development"] = development(folder.parent / "benchmarks/results")
     # the conditions and the table of means; by task, and costs, are read there
     parity = (folder.parent / "benchmarks/results/parity.md").read_text()
     found["parity"] = parity.split("\n", 2)[2].split("Accuracy on all classes seen")[0].strip()

@@ -23,12 +23,14 @@ import csv
 import io
 import sys
 from collections import Counter
+from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
 from avcil.base import portable
 from avcil.comparison import intervals
+from avcil.params import load
 from avcil.workshop import probe, processors, provenance
 from avcil.workshop.provenance import Files
 
@@ -84,11 +86,13 @@ def _lines(table: str, files: Files, key: tuple[str, ...]) -> dict[str, list[Lin
     return found
 
 
-def compare(means: str, seeds: str, key: tuple[str, ...], before: Files, here: Files, *, ran: bool) -> list[Row]:
+def compare(
+    means: str, seeds: str, key: tuple[str, ...], before: Files, here: Files, ran: Callable[[str], bool]
+) -> list[Row]:
     """The rows of one table, in its order, new ones last.
 
     means and seeds: paths of the table of means and of that of single seeds; key: the columns that name a row; ran:
-    whether the table was made here. Raises KeyError or ValueError for a table that cannot be compared.
+    whether the row of that name was made here. Raises KeyError or ValueError for a table that cannot be compared.
     """
     old, new = _lines(means, before, key), _lines(means, here, key)
     old_seeds, new_seeds = _lines(seeds, before, key), _lines(seeds, here, key)
@@ -99,7 +103,7 @@ def compare(means: str, seeds: str, key: tuple[str, ...], before: Files, here: F
         if was is None or now is None:
             outcome, reason = OUTSIDE, "not among the committed rows" if was is None else "committed, but not here"
         elif old[name] == new[name] and old_seeds.get(name) == new_seeds.get(name):
-            outcome = SAME if ran else NOT_RUN
+            outcome = SAME if ran(name) else NOT_RUN
         else:
             reason = _why_outside(was, now)
             outcome = OUTSIDE if reason else WITHIN
@@ -113,18 +117,14 @@ def _percent(line: Line) -> str:
 
 
 def verify(folder: Path, before: Files, here: Files) -> list[Row]:
-    """All rows of metrics/summary.csv and of metrics/field_<benchmark>.csv. Raises ValueError naming a bad table."""
-    tables = {provenance.SUMMARY: ("metrics/runs.csv", ("benchmark", "variant"))}
-    for seeds in sorted(before | here):
-        if seeds.startswith("metrics/field_") and seeds.endswith("_seeds.csv"):
-            tables[seeds.removesuffix("_seeds.csv") + ".csv"] = (seeds, ("setting", "row"))
-    rows = []
-    for means, rest in tables.items():
-        try:
-            rows += compare(means, *rest, before, here, ran=provenance.ran(folder, means))
-        except (KeyError, ValueError) as error:
-            raise ValueError(f"{means} cannot be compared ({error!r}); git checkout it, or make it again") from None
-    return rows
+    """All rows of metrics/summary.csv. Raises ValueError if it cannot be compared."""
+    params, means, key = load(folder / "params.yaml"), provenance.SUMMARY, ("setting", "method")
+    chosen = params.protocol().chosen(params.rows) if provenance.ran(folder, means) else {}
+    asked = {f"{setting} / {row}" for setting, rows in chosen.items() for row in rows}
+    try:
+        return compare(means, "metrics/seeds.csv", key, before, here, asked.__contains__)
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{means} cannot be compared ({error!r}); git checkout it, or make it again") from None
 
 
 def table(rows: list[Row]) -> str:
@@ -137,7 +137,7 @@ def table(rows: list[Row]) -> str:
             blocks.append(f"{name}: {NOT_RUN}, {len(mine)} rows as committed")
             continue
         lines = [f"{name}, last accuracy in percent", f"{'':{wide}}  {'committed':>12}  {'here':>5}"]
-        for row in mine:
+        for row in (row for row in mine if row.outcome != NOT_RUN):
             lines.append(f"{row.name:{wide}}  {row.committed:>12}  {row.here:>5}  {row.outcome}")
             lines += [f"    {row.reason}"] if row.reason else []
         blocks.append("\n".join(lines))

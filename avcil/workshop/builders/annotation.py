@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from avcil.base.refusal import Refusal
 from avcil.tokens.manifest import SPLITS
 from avcil.workshop.npydict import index_npy
 
 
-class BuilderError(ValueError):
+class BuilderError(Refusal):
     """Annotations or media that make no benchmark; one line: the file, the row as in an editor, and the way out."""
 
 

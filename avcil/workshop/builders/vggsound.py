@@ -1,9 +1,11 @@
 """VGGSound (Chen et al., ICASSP 2020): 309 classes in ten-second clips; VGGSounder's several labels of test clips."""
 
-import json
 from collections import defaultdict
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
+from avcil.base.files import check_seal
 from avcil.workshop.builders.annotation import (
     Annotation,
     BuilderError,
@@ -84,4 +86,10 @@ def read_multilabel(folder: Path) -> dict[str, list[str]]:
     path = Path(folder) / MULTILABEL
     if not path.is_file():
         raise BuilderError(f"{path}: no such file; build the benchmark with --vggsounder")
-    return {clip: list(labels) for clip, labels in json.loads(path.read_text()).items()}
+    try:
+        check_seal(path)
+        found = TypeAdapter(dict[str, dict[str, str]]).validate_json(path.read_bytes())
+        return {clip: sorted(labels) for clip, labels in found.items()}
+    except (ValueError, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise BuilderError(f"{path}: cannot be read ({reason}); build the benchmark again") from None

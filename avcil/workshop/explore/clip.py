@@ -10,11 +10,13 @@ import numpy as np
 import pandas as pd
 import torch
 
+from avcil.comparison.protocol import run_folder
 from avcil.encoders.prior import load_prior, released
 from avcil.extraction.clips import ClipError, read_clip
-from avcil.learn.checkpoint import CheckpointError, run_folder
+from avcil.learn.checkpoint import CheckpointError
 from avcil.params import Params
-from avcil.results import plots, plots_explore
+from avcil.results import plots_explore
+from avcil.results.names import short_name_of
 from avcil.tokens.dataset import Dataset
 from avcil.tokens.manifest import class_order, read_manifest
 from avcil.tokens.regions import patch_share
@@ -63,7 +65,7 @@ class ClipView(Panel):
         self.faces = Faces(places.corpus, self.table, params.film, self.regions)
         self.encoder, self.separator = load_prior(places.prior, params.encoder)
         self.encoders = {"mini": self.encoder}
-        trained = [name for name in params.rows if self._can_ask(name)]
+        trained = [name for name in params.methods if self._can_ask(name)]
         self._controls(trained)
         self.video = widgets.Video(format="mp4", autoplay=False, loop=True)
         self.video.layout = widgets.Layout(max_width="100%", height="auto", flex="0 0 auto", align_self="flex-start")
@@ -76,10 +78,10 @@ class ClipView(Panel):
         self.of_class.observe(self._list_clips, "value")
         for widget in (self.clip, self.own):
             widget.observe(self._read, "value")
-        for widget in (self.variants, self.task):
+        for widget in (self.methods, self.task):
             widget.observe(self._look, "value")
         self.other.observe(self._separate, "value")
-        controls = [self.variants, self.seed, self.task, self.of_task, self.of_class, self.clip, self.own, self.other]
+        controls = [self.methods, self.seed, self.task, self.of_task, self.of_class, self.clip, self.own, self.other]
         sounds = [
             widgets.VBox([widgets.HTML(title), sound])
             for title, sound in (("mixture", self.mixture), ("what belongs to where it looks", self.separated))
@@ -99,8 +101,8 @@ class ClipView(Panel):
     def _controls(self, trained: list[str]) -> None:
         params = self.params
         seeds = [s for s in params.seeds if not trained or self._folder(trained[0], 0, s).exists()]
-        names = [(plots.short_name_of(name), name) for name in trained]
-        self.variants = Checks("rows", names, trained[:1], height=430)
+        names = [(short_name_of(name), name) for name in trained]
+        self.methods = Checks("rows", names, trained[:1], height=430)
         self.seed = choice(seeds, seeds[0], "seed")
         self.of_task = choice(range(len(params.tasks)), 0, "classes of task")
         self.of_class = widgets.ToggleButtons(layout=WIDE, style={"button_width": "60px"}).add_class("avcil-faces")
@@ -117,12 +119,12 @@ class ClipView(Panel):
         )  # fmt: skip
         self.other = choice([], None, "mixed with")
 
-    def _folder(self, variant: str, task: int, seed: int) -> Path:
-        return run_folder(self.places.runs, variant, task, seed)
+    def _folder(self, method: str, task: int, seed: int) -> Path:
+        return run_folder(self.places.artifacts, method, task, seed)
 
     def _can_ask(self, name: str) -> bool:
         """Whether the row has been learnt, and the encoder of its tokens stands in prior/."""
-        tokens = self.params.rows[name].tokens
+        tokens = self.params.methods[name].tokens
         known = tokens in self.params.own_encoders and released(tokens, self.places.prior.parent).exists()
         return known and any(self._folder(name, 0, seed).exists() for seed in self.params.seeds)
 
@@ -196,7 +198,7 @@ class ClipView(Panel):
 
     def _ask(self, row: str) -> dict[str, Answer]:
         """What the row's checkpoints say of the clip, task by task."""
-        method, found = self.params.rows[row], {}
+        method, found = self.params.methods[row], {}
         data = Dataset(
             [self.name], self._encoded(method.tokens), torch.tensor([0]), {}, self.order, method.tokens, None
         )
@@ -214,14 +216,12 @@ class ClipView(Panel):
         if self._quiet:
             return
         self.note.value = self.hint
-        for row in self.variants.value:
+        for row in self.methods.value:
             self.answers.setdefault(row, self._ask(row))
-        asked = {row: self.answers[row] for row in self.variants.value}
+        asked = {row: self.answers[row] for row in self.methods.value}
         after = self.task.value
         self.looks = {
-            f"{plots.short_name_of(row)} {after}": found[after].attention
-            for row, found in asked.items()
-            if after in found
+            f"{short_name_of(row)} {after}": found[after].attention for row, found in asked.items() if after in found
         } or {ALONE: self.prior}
         who, (self.spatial, self.temporal, _) = next(iter(self.looks.items()))
         self.video.value, width = film(self.now, self.looks, self.share, self.mel)
@@ -240,7 +240,7 @@ class ClipView(Panel):
     def _table(self, asked: dict[str, dict[str, Answer]]) -> str:
         """The likeliest classes after each task, in pictures; what is true has a green frame."""
         truth = "an own clip" if self.label is None else self.faces.html(self.label, size=64) + html.escape(self.label)
-        heads = "".join(f"<th colspan={TOP}>{html.escape(plots.short_name_of(row))}</th>" for row in asked)
+        heads = "".join(f"<th colspan={TOP}>{html.escape(short_name_of(row))}</th>" for row in asked)
         lines = []
         for _, after in self.task.options[1:]:
             cells = ""

@@ -25,12 +25,12 @@ STILL = "A picture of the panel, without its controls: Run > Run All Cells bring
 class Places(NamedTuple):
     """Where a project keeps what panels read. Only ``metrics``, ``corpus`` and ``prior`` stand on a fresh clone.
 
-    runs: folder of checkpoints and results; features: folder of stores; splits: manifest and class orders; corpus:
+    artifacts: folder of checkpoints and results; features: folder of stores; splits: manifest and class orders; corpus:
     manifest, clips and regions of the benchmark; prior: weights of the `mini` encoder.
     """
 
     metrics: Path
-    runs: Path
+    artifacts: Path
     features: Path
     splits: Path
     corpus: Path

@@ -26,6 +26,10 @@ DPI, CAPTION, TIMELINE, FOOT = (
 )  # dots an inch; heights in pixels; browsers lay their controls on the foot
 
 
+QUICK = {"crf": "20", "preset": "ultrafast"}  # somebody waits, and nobody keeps it
+SMALL = {"crf": "36", "preset": "medium"}  # kept in a notebook: a tenth of the bytes, in five times the time
+
+
 class Attention(NamedTuple):
     """spatial [L,S] sums to 1 over S, temporal [L] to 1. Without ``learnt`` both are even: a row that does not look."""
 
@@ -80,13 +84,13 @@ def timeline(mel: np.ndarray, moments: list[np.ndarray], seconds: float, width: 
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def _encoded(pictures: list[np.ndarray], waveform: np.ndarray, fps: int, sample_rate: int) -> bytes:
-    """An .mp4 file as `write_clip` writes them, but in a fifth of the time: somebody waits, and nobody keeps it."""
+def _encoded(pictures: list[np.ndarray], waveform: np.ndarray, fps: int, sample_rate: int, how: dict) -> bytes:
+    """An .mp4 file as `write_clip` writes them, but for ``how`` pictures are encoded."""
     content = io.BytesIO()
     with av.open(content, "w", format="mp4") as container:
         video = container.add_stream("libx264", rate=fps)
         video.height, video.width, video.pix_fmt = *pictures[0].shape[:2], "yuv420p"
-        video.options = {"crf": "20", "preset": "ultrafast", "threads": "1"}
+        video.options = {**how, "threads": "1"}
         audio = container.add_stream("aac", rate=sample_rate)
         audio.layout = "mono"
         for picture in pictures:
@@ -99,11 +103,13 @@ def _encoded(pictures: list[np.ndarray], waveform: np.ndarray, fps: int, sample_
     return content.getvalue()
 
 
-def film(clip: Clip, looks: dict[str, Attention], share: np.ndarray, mel: np.ndarray) -> tuple[bytes, int]:
+def film(
+    clip: Clip, looks: dict[str, Attention], share: np.ndarray, mel: np.ndarray, how: dict = QUICK
+) -> tuple[bytes, int]:
     """The clip, and beside it once for each name where that one looks; below, when, and the sound.
 
-    looks: attention by name, one or more; share [L,S]: outlined is what truly sounds; mel [M,frames]: magnitudes.
-    Returns an .mp4 file with the clip's sound, and its width in pixels.
+    looks: attention by name, one or more; share [L,S]: outlined is what truly sounds; mel [M,frames]: magnitudes;
+    how: ``QUICK`` or ``SMALL``. Returns an .mp4 file with the clip's sound, and its width in pixels.
     """
     assert clip.frames is not None and clip.waveform is not None  # only a clip read for one stream lacks the other
     size = 320 if len(looks) <= 2 else 240
@@ -123,4 +129,4 @@ def film(clip: Clip, looks: dict[str, Attention], share: np.ndarray, mel: np.nda
             picture = whole.copy()
             picture[-TIMELINE - FOOT : -FOOT, at - 1 : at + 2] = (0, 220, 255)
             pictures.append(picture)
-    return _encoded(pictures, clip.waveform, round(clip.fps * steps), clip.sample_rate), head.shape[1]
+    return _encoded(pictures, clip.waveform, round(clip.fps * steps), clip.sample_rate, how), head.shape[1]

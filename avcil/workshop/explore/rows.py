@@ -87,33 +87,33 @@ def check(raw: dict, name: str, row: dict, training: dict, tasks: list[dict]) ->
     """params.yaml as it would be with this row, and the row. Raises ParameterError with one line."""
     if not (name.isidentifier() and name.isascii() and yaml.safe_load(name) == name):
         raise ParameterError(f"name: `{name}` is not a plain name; use letters, digits and underscores")
-    if name == "lll" or name in raw["variants"] or name in raw["field"]:
+    if name in raw["methods"]:
         raise ParameterError(f"name: `{name}` is a row of params.yaml already; give this one a name of its own")
-    variants = raw["variants"] | {name: row}
-    params = parse(raw | {"variants": variants, "training": raw["training"] | training, "tasks": tasks})
-    return params, params.variants[name]
+    methods = raw["methods"] | {name: row | {"about": {"name": name, "family": "own"}}}
+    params = parse(raw | {"methods": methods, "training": raw["training"] | training, "tasks": tasks})
+    return params, params.methods[name]
 
 
 def row_text(name: str, method: Method, reference: Method) -> str:
     """The line of params.yaml: what differs from `lll`."""
     differs = {key: value for key, value in method.model_dump().items() if value != getattr(reference, key)}
     dumped = yaml.safe_dump(differs, default_flow_style=True, sort_keys=False, width=10_000).strip()[1:-1]
-    return f"  {name}: {{<<: *lll{', ' * bool(dumped)}{dumped}}}"
+    about = f"about: {{name: {name}, family: own}}"
+    return f"  {name}: {{<<: *lll, {about}{', ' * bool(dumped)}{dumped}}}"
 
 
 def with_row(text: str, row: str) -> str:
-    """The text of params.yaml with the line as its first variant."""
-    head, found, tail = text.partition("\nvariants:\n")
-    if not found:
-        raise ParameterError("params.yaml: no line `variants:` to put the row under")
-    return f"{head}{found}{row}\n{tail}"
+    """The text of params.yaml with the line as its last method."""
+    if "\nmethods:\n" not in text:
+        raise ParameterError("params.yaml: no line `methods:` to put the row under")
+    return f"{text.rstrip()}\n{row}\n"
 
 
 def command(name: str, before: Params, now: Params) -> str:
     """What trains the row, once it stands in params.yaml, with all seeds, as an experiment of that name.
 
-    All rows share `training` and `tasks`: where these differ, the row alone is trained with them; else the tables are
-    made anew, too.
+    The row alone: the tables keep all others. All rows share `training` and `tasks`: where these differ, no tables are
+    made, which would have it beside rows of other numbers.
     """
     changed: list[str] = []
     old, new, stands = before.training.model_dump(), now.training.model_dump(), before.training.model_fields_set
@@ -123,11 +123,9 @@ def command(name: str, before: Params, now: Params) -> str:
     if now.tasks != before.tasks:
         tasks = [task.model_dump(by_alias=True) for task in now.tasks]
         changed.append("tasks=" + yaml.safe_dump(tasks, default_flow_style=True, sort_keys=False, width=10_000).strip())
-    if changed:
-        changed.append(f"compare=[{name}]")
     words = ["dvc", "exp", "run", "-n", name]
-    words += [word for change in changed for word in ("-S", change)]
-    return shlex.join([*words, "variants" if changed else "ablations"])
+    words += [word for change in (*changed, f"rows=[{name}]") for word in ("-S", change)]
+    return shlex.join([*words, "sweep" if changed else "ablations"])
 
 
 class _Stopped(Exception):
@@ -207,5 +205,5 @@ class Learning:
 
     def accuracy(self) -> pd.DataFrame:
         """After each task: accuracy on all classes seen, on past and on new ones, as metrics/runs.csv has them."""
-        runs = frames({("this run", self.seed): self.results}, "").runs
+        runs = frames({("", "this run", self.seed): self.results}).runs
         return runs.reindex(columns=["task", "accuracy", "past_accuracy", "new_accuracy"]).round(4)

@@ -10,9 +10,10 @@ import time
 import ipywidgets as widgets
 import pandas as pd
 
-from avcil.params import ParameterError, Params, mapping
+from avcil.params import ParameterError, Params
 from avcil.params.learning import Method, Training
-from avcil.results import plots, plots_explore
+from avcil.results import plots_explore
+from avcil.results.names import short_name_of
 from avcil.tokens.dataset import Dataset, load_datasets
 from avcil.workshop.explore.panel import (
     LABEL,
@@ -39,11 +40,12 @@ REST = 19  # times as long as a drawing took nothing is drawn: nineteen twentiet
 class Trainer(Panel):
     """``numbers``: accuracy after each task of the last run; ``row`` and ``command``: what makes it permanent."""
 
-    def __init__(self, places: Places, params: Params, text: str):
-        """text: params.yaml as it stands."""
-        self.places, self.params, self.raw = places, params, mapping(text)
+    def __init__(self, places: Places, params: Params, raw: dict):
+        """raw: params.yaml as it stands (`avcil.params.whole`)."""
+        self.places, self.params, self.raw = places, params, raw
         stored = places.metrics / "runs.csv"
-        self.runs = pd.read_csv(stored) if stored.exists() else pd.DataFrame(columns=["variant", "seed"])
+        self.runs = pd.read_csv(stored) if stored.exists() else pd.DataFrame(columns=["setting", "method", "seed"])
+        self.runs = self.runs[self.runs.setting == next(iter(params.protocol().settings))]
         self.numbers, self.row, self.command = pd.DataFrame(), "", ""
         self.job: asyncio.Task | None = None
         self.learning: Learning | None = None
@@ -51,8 +53,8 @@ class Trainer(Panel):
         self._data: tuple[tuple, Dataset] | None = None
 
         stores = [s.name for s in sorted(places.features.glob("*")) if (s / "index.json").exists()]
-        names = [name for name, row in params.rows.items() if row.tokens in (stores or ["mini"])]
-        self.base = choice([(plots.short_name_of(n), n) for n in names], names[0], "start from")
+        names = [name for name, row in params.methods.items() if row.tokens in (stores or ["mini"])]
+        self.base = choice([(short_name_of(n), n) for n in names], names[0], "start from")
         self.name = widgets.Text("my_row", description="name", style=LABEL, layout=WIDE)
         self.seed = choice(params.seeds, params.seeds[0], "seed", style=LABEL)
         self.tasks = widgets.IntSlider(
@@ -61,14 +63,14 @@ class Trainer(Panel):
         self.epochs = widgets.BoundedIntText(
             params.tasks[0].epochs, 1, 1000, description="epochs", style=LABEL, layout=WIDE
         )
-        known = [name for name in params.rows if name in set(self.runs.variant)]
+        known = [name for name in params.methods if name in set(self.runs.method)]
         self.beside = Checks(
             "compare with",
-            [(plots.short_name_of(name), name) for name in known],
+            [(short_name_of(name), name) for name in known],
             [name for name in known if name in ("lll", "replay")],
             height=176,
         )
-        self.parts = self._controls(Method, params.rows[names[0]], tokens=stores or ["mini"])
+        self.parts = self._controls(Method, params.methods[names[0]], tokens=stores or ["mini"])
         self.shared = self._controls(Training, params.training)
         self.train = widgets.Button(description="Train", button_style="primary", icon="play")
         self.stop = widgets.Button(description="Stop", icon="stop", disabled=True)
@@ -118,7 +120,7 @@ class Trainer(Panel):
         """Show the choices of another row, checked once all stand."""
         self._quiet = True
         for name, widget in self.parts.items():
-            widget.value = getattr(self.params.rows[self.base.value], name)
+            widget.value = getattr(self.params.methods[self.base.value], name)
         self._quiet = False
         self._check()
 
@@ -143,7 +145,7 @@ class Trainer(Panel):
             self.status.value, self.train.disabled = line(self._missing(method.tokens)), True
             return False
         self.row, self.command = (
-            row_text(self.name.value, method, self.params.lll),
+            row_text(self.name.value, method, self.params.methods["lll"]),
             command(self.name.value, self.params, params),
         )
         self.train.disabled = busy
@@ -198,7 +200,7 @@ class Trainer(Panel):
         self._draw()
         self._draw_losses()
         self.status.value = line(self._told(run))
-        self.saved.value = line("To keep it: this line goes under `variants:` in params.yaml") + code(row)
+        self.saved.value = line("To keep it: this line goes under `methods:` in params.yaml") + code(row)
         self.saved.value += line("and this command trains it with all seeds:") + code(repeat)
 
     async def _follow(self, run: Learning, work: asyncio.Future, params: Params) -> None:
@@ -226,14 +228,14 @@ class Trainer(Panel):
         last = self.numbers.iloc[-1]
         beside = self._stored()
         beside = beside[beside.task == last.task]
-        others = ", ".join(f"{v} {100 * a:.1f}" for v, a in zip(beside.variant, beside.accuracy, strict=True))
+        others = ", ".join(f"{v} {100 * a:.1f}" for v, a in zip(beside.method, beside.accuracy, strict=True))
         ended = "stopped; " if run.stopped else ""
         return f"{ended}after task {int(last.task)}: {100 * last.accuracy:.1f} % of clips right" + (
             f"; stored, seed {self.seed.value}: {others}" if others else ""
         )
 
     def _stored(self) -> pd.DataFrame:
-        chosen = self.runs.variant.isin(self.beside.value) & (self.runs.seed == self.seed.value)
+        chosen = self.runs.method.isin(self.beside.value) & (self.runs.seed == self.seed.value)
         return self.runs[chosen]
 
     def _draw(self, _=None) -> None:
