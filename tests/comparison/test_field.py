@@ -14,6 +14,7 @@ import psutil
 import pytest
 import torch
 
+from avcil.base import processes
 from avcil.base.files import write_json
 from avcil.comparison import protocol as protocols
 from avcil.comparison import sweep, worlds
@@ -432,13 +433,13 @@ def test_workers_share_a_store_that_does_not_fit_once_for_each(jobs, tmp_path, m
 
     class Pool:
         def __init__(self, workers, context, begin, arguments):
-            rooms[workers] = arguments[0]
+            rooms[workers] = arguments[0].args[0]
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(sweep, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(processes, "ProcessPoolExecutor", Pool)
     for workers in (1, 8):
         with pytest.raises(KeyboardInterrupt):
-            list(sweep._each(sweep._run, [job], workers))
+            list(sweep._each(sweep._run, [job] * workers, workers))
     assert 0 < 8 * rooms[8] <= psutil.virtual_memory().total / 2 and rooms[1] > 4 * rooms[8]
 
     held = sweep._run(job).results

@@ -273,7 +273,7 @@ def test_the_plots_of_dvc_are_read_offline(page, project, site):
     if not (project / ".git").exists():
         subprocess.run(["git", "init", "-q"], cwd=project, check=True)
     for task in range(5):
-        log = project / f"artifacts/live/lll/task{task}/plots/metrics/task{task}/seed0/cross_entropy.tsv"
+        log = project / f"artifacts/live/lll/task{task}/seed0/plots/metrics/cross_entropy.tsv"
         log.parent.mkdir(parents=True)
         log.write_text("step\tcross_entropy\n0\t1.0\n1\t0.5\n")
     shown = subprocess.run([sys.executable, "-m", "dvc", "plots", "show"], cwd=project, capture_output=True, text=True)
