@@ -2,7 +2,7 @@
 
     import avcil
 
-    run = avcil.load_run("lll")     # from anywhere inside the project
+    run = avcil.load_run("lll_prior")     # from anywhere inside the project
     run.measures                    # a row a seed
     run.matrix                      # accuracy after each task on each task's clips, mean ± standard deviation
     run.checkpoint(task=4, seed=0)  # weights, classes, exemplars

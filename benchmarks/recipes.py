@@ -229,7 +229,7 @@ class Guided(nn.Module):
 
 
 def lll_loss(said: tuple, labels: Tensor, old_said: tuple, impl: str) -> Tensor:
-    """Weights of params.yaml's row ``lll``; distillation grows with the root of past over new classes."""
+    """Weights of params.yaml's row ``lll_prior``; distillation grows with the root of past over new classes."""
     (logits, features), (old_logits, old_features) = said, old_said
     known = {"temperature": TEMPERATURE, "impl": impl}
     found = dual_distillation(logits, labels, old_logits, [PAST], features, old_features, **known)

@@ -1,6 +1,6 @@
 """What learning takes as stores grow: time a clip, peak memory, bytes read, bytes of checkpoints.
 
-    python benchmarks/scale.py [--clips 2000 8000] [--classes 20] [--tasks 20] [--rows lll ridge_guided]
+    python benchmarks/scale.py [--clips 2000 8000] [--classes 20] [--tasks 20] [--rows lll_prior ridge_guided]
 
 A store of [8,16,256] visual and [25,256] audio tokens, noise about a mean of each class; one epoch a task. Each row
 learns in a process of its own, twice: from memory, and from a store that is mapped, as one that is too large for memory
@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, nargs="+", default=[2000, 8000])
     parser.add_argument("--classes", type=int, default=20)
     parser.add_argument("--tasks", type=int, default=20)
-    parser.add_argument("--rows", nargs="+", default=["lll", "ridge_guided"])
+    parser.add_argument("--rows", nargs="+", default=["lll_prior", "ridge_guided"])
     parser.add_argument("--stores", nargs="+", default=["memory", "mapped"], choices=["memory", "mapped"])
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--child", help=argparse.SUPPRESS)

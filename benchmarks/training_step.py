@@ -82,7 +82,7 @@ def av_cil(sizes: Sizes, device: torch.device, authors: Authors | None) -> Recip
     return Recipe("AV-CIL", makers, works)
 
 
-def lll(sizes: Sizes, device: torch.device) -> Recipe:
+def lll_prior(sizes: Sizes, device: torch.device) -> Recipe:
     new, old = (Guided(sizes, classes).to(device) for classes in (CLASSES, PAST))
 
     def plain(data: Data) -> Training:
@@ -205,7 +205,7 @@ def main() -> None:
     found = {"machine": about, "official": authors is not None, "rates": rates(device, given.quick), "groups": {}}
     torch.manual_seed(0)
     data = recipes.draw(sizes, device)
-    for build in (partial(av_cil, authors=authors), lll):
+    for build in (partial(av_cil, authors=authors), lll_prior):
         made = group(build(sizes, device=device), sizes, data)
         print(made.key, flush=True)
         rounds, calls = given.rounds or (2 if given.quick else 5), 50 if device.type == "cuda" else 1

@@ -28,15 +28,15 @@ def _html(*rows: list[str]) -> str:
 
 TABLE = """\
           last_accuracy  forgetting seeds ahead
-lll               0.700       0.058      2 of 3
+lll_prior               0.700       0.058      2 of 3
 replay            0.675       0.500      1 of 3"""
-HTML = _html(["lll", "0.700", ""], ["replay", "0.675", "0.500"])
+HTML = _html(["lll_prior", "0.700", ""], ["replay", "0.675", "0.500"])
 CONFUSED = """\
        actual   predicted  clips
 0  object_012  object_002      7
 1  object_000  object_010      6"""
 DVC = """\
-| Experiment | last_accuracy | lll.exemplars |
+| Experiment | last_accuracy | lll_prior.exemplars |
 |------------|---------------|---------------|
 | main       | 0.65          | 5             |"""
 
@@ -48,7 +48,7 @@ SAME = {
     "the end of a sentence": ("It fell by 0.2.", "It fell by 0.25."),
     "shares": (TABLE, TABLE.replace("1 of 3", "0 of 3")),
     "the order of rows": (TABLE, "\n".join(TABLE.split("\n")[row] for row in (0, 2, 1))),
-    "the order of rows in HTML": (HTML, _html(["replay", "0.7", "0.5"], ["lll", "0.6", ""])),
+    "the order of rows in HTML": (HTML, _html(["replay", "0.7", "0.5"], ["lll_prior", "0.6", ""])),
     "classes and counts": (CONFUSED, CONFUSED.replace("object_002", "object_010").replace(" 7", "12")),
     "the width of a column": (DVC, DVC.replace("0.65  ", "0.7125").replace("---|\n", "------|\n")),
 }
@@ -62,9 +62,9 @@ OTHER = {
     "a row more": (CONFUSED, f"{CONFUSED}\n2  object_001  object_011      3"),
     "another row": (TABLE, TABLE.replace("replay", "joint ")),
     "another head": (TABLE, TABLE.replace("forgetting", "plasticity")),
-    "another empty cell": (HTML, _html(["lll", "", "0.7"], ["replay", "0.675", "0.500"])),
-    "rows that change their empty cells": (HTML, _html(["lll", "0.7", "0.5"], ["replay", "0.6", ""])),
-    "an error's text": (TABLE, "ValueError: lll has no task 3"),
+    "another empty cell": (HTML, _html(["lll_prior", "", "0.7"], ["replay", "0.675", "0.500"])),
+    "rows that change their empty cells": (HTML, _html(["lll_prior", "0.7", "0.5"], ["replay", "0.6", ""])),
+    "an error's text": (TABLE, "ValueError: lll_prior has no task 3"),
     "another count": ("0.14 MB a clip, 320 clips", "0.14 MB a clip, 321 clips"),
     "another integer": ("{'clips': 320, 'quarantined': 0}", "{'clips': 320, 'quarantined': 1}"),
     "another parameter": (DVC, DVC.replace("| 5 ", "| 10")),

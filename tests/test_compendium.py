@@ -28,7 +28,7 @@ MODULES = sorted((ROOT / "avcil").rglob("*.py"))
 
 
 def test_search_trials_are_checked(params):
-    assert list(search.trials(params)) == ["lll", *params.search.trials]
+    assert list(search.trials(params)) == ["lll_prior", *params.search.trials]
     wrong = params.model_copy(update={"search": params.search.model_copy(update={"trials": {"x": {"exemplar": 3}}})})
     with pytest.raises(ParameterError, match=r"search\.trials\.x\.exemplar: .*did you mean `exemplars`"):
         search.trials(wrong)
@@ -89,8 +89,8 @@ def test_each_task_depends_on_its_own_parameters_and_on_the_task_before(params):
         stage = stages[f"train@task{task.id}"]
         assert [key for key in stage["params"]["params.yaml"] if key.startswith("tasks")] == [f"tasks.{task.id}"]
         runs = [dep["path"] for dep in stage["deps"] if dep["path"].startswith("artifacts/runs")]
-        assert runs == [f"artifacts/runs/lll/{task.from_}"]
-        assert f"artifacts/runs/lll/task{task.id}" in [out["path"] for out in stage["outs"]]
+        assert runs == [f"artifacts/runs/lll_prior/{task.from_}"]
+        assert f"artifacts/runs/lll_prior/task{task.id}" in [out["path"] for out in stage["outs"]]
 
 
 def test_metrics_are_of_exactly_the_declared_runs(params):
@@ -127,7 +127,7 @@ def test_what_dvc_shows_are_the_same_metrics(params):
     )
     summary = summary.set_index("method")
     shown = json.loads((metrics / "headline.json").read_text())
-    assert set(shown) == {"lll", "lll_analytic", "replay", "joint_guided"}
+    assert set(shown) == {"lll_prior", "lll_analytic", "replay", "joint_guided"}
     for method, measures in shown.items():
         line = summary.loc[method]
         assert measures == {"last": line.last_accuracy, "forgetting": line.forgetting_last}
@@ -136,7 +136,7 @@ def test_what_dvc_shows_are_the_same_metrics(params):
     assert list(curves) == params.protocol().rows and (curves - means).abs().max().max() < 2e-4
     confusion = pd.read_csv(metrics / "confusion.csv")
     right = (confusion.actual == confusion.predicted).groupby(confusion.seed).mean()
-    last = runs[(runs.method == "lll") & (runs.task == runs.task.max())].set_index("seed").accuracy
+    last = runs[(runs.method == "lll_prior") & (runs.task == runs.task.max())].set_index("seed").accuracy
     assert list(right.index) == params.seeds and (right - last).abs().max() < 2e-4
 
 
@@ -154,8 +154,8 @@ def test_dvc_plots_only_what_the_pipeline_makes(params):
                 columns = [columns] if isinstance(columns, str) else columns
                 assert {definition["x"], *columns} <= known, file
     logged = [file for plot in pipeline["plots"] if isinstance(plot, dict) for file in next(iter(plot.values()))["y"]]
-    live = {out for out in outs if out.startswith("artifacts/live/lll/task")}
-    assert "artifacts/live/lll" in logged and len(live) == len(params.tasks)
+    live = {out for out in outs if out.startswith("artifacts/live/lll_prior/task")}
+    assert "artifacts/live/lll_prior" in logged and len(live) == len(params.tasks)
 
 
 def test_every_row_is_compared_and_says_what_it_is(params):

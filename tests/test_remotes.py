@@ -48,7 +48,7 @@ def test_a_clone_that_pulls_runs_nothing(tmp_path):
     said = call(theirs, "dvc", "repro")
     assert "Running stage" not in said and "didn't change, skipping" in said
     assert not call(theirs, "git", "status", "--porcelain")
-    folder = max(theirs.glob("artifacts/runs/lll/task*/seed0"))
+    folder = max(theirs.glob("artifacts/runs/lll_prior/task*/seed0"))
     learner = avcil.Learner.from_run(folder)
     clip = next((theirs / "data").rglob("test-*.mp4"))
     assert learner.predict([clip])[0].label in learner.classes

@@ -130,8 +130,8 @@ def test_the_report_depends_on_all_code():
 
 @pytest.mark.parametrize("name", stages())
 def test_a_stage_depends_on_every_parameter_that_its_notebook_reads(name):
-    """`params.film` in a cell wants `film` or a key of it among the stage's params, `params.methods["lll"]` wants
-    `methods` or `methods.lll`, and `params.protocol()` the benchmark's file of protocols/."""
+    """`params.film` in a cell wants `film` or a key of it among the stage's params, `params.methods["lll_prior"]` wants
+    `methods` or `methods.lll_prior`, and `params.protocol()` the benchmark's file of protocols/."""
     stage = stages()[name]
     notebook = ROOT / next(word for word in stage["cmd"].split() if word.startswith("notebooks/"))
     derived = {

@@ -25,7 +25,7 @@ def test_its_store_has_clips_of_each_class_in_each_split(tmp_path):
 
 def test_a_case_that_is_measured_again_replaces_its_line(tmp_path):
     file = tmp_path / "out" / "scale.csv"
-    case = dict(zip(scale.CASE, ["a", "lll", "memory", 2000, 20, 5], strict=True))
+    case = dict(zip(scale.CASE, ["a", "lll_prior", "memory", 2000, 20, 5], strict=True))
     for line in (case | {"peak_gb": 1.0}, case | {"store": "mapped", "peak_gb": 2.0}, case | {"peak_gb": 3.0}):
         scale.add(file, line)
     assert pd.read_csv(file).peak_gb.tolist() == [2.0, 3.0]

@@ -121,7 +121,7 @@ def test_ten_times_the_tokens_change_no_prediction_of_our_rows(params, row, chan
 
 
 def test_they_change_those_of_a_row_that_takes_tokens_as_they_come(params):
-    assert predictions(params, "lll", {}) != predictions(params, "lll", {"audio": 10.0})
+    assert predictions(params, "lll_prior", {}) != predictions(params, "lll_prior", {"audio": 10.0})
 
 
 def predictions(params, row, change):

@@ -1,6 +1,6 @@
 """Learn one row with several processes, one a GPU: for benchmarks whose tokens are many.
 
-    torchrun --nproc-per-node 4 -m avcil.comparison.launch lll --seed 0
+    torchrun --nproc-per-node 4 -m avcil.comparison.launch lll_prior --seed 0
 
 Benchmark, protocol and device come from params.yaml (`benchmark`, `protocols`, `compute.device`). Losses are those of
 one process up to rounding (avcil/learn/parallel.py), hence not to the bit, so that results stay apart from the sweep's:
@@ -52,7 +52,7 @@ def _learn(params, given: argparse.Namespace, device: str) -> None:
     setting = protocol.settings.get(given.setting)
     if setting is None or given.seed not in (setting.seeds or protocol.seeds):
         raise ValueError(f"no seed {given.seed} in a setting `{given.setting}` of the protocol of {params.benchmark}")
-    # that run alone, `lll` too: no other world is drawn
+    # that run alone, `lll_prior` too: no other world is drawn
     alone = {given.setting: setting.model_copy(update={"seeds": [given.seed]})}
     place = place_of(params.benchmark)._replace(chained=False)
     out = Path("artifacts/launched") / params.benchmark

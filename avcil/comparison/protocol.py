@@ -25,9 +25,9 @@ def place_of(benchmark: str) -> Place:
 
 
 def run_folder(artifacts: Path, method: str, task: int, seed: int, setting: str = "standard") -> Path:
-    """Where checkpoint and result of a row after a task are kept: in `runs`, which DVC versions, those of `lll`, which
-    is learnt task by task in stages of its own, and of the headline's other rows; else beside the results."""
-    rows = {method: f"runs/others/{method}", "lll": "runs/lll"} if setting == "standard" else {}
+    """Where checkpoint and result of a row after a task are kept: in `runs`, which DVC versions, those of `lll_prior`,
+    which is learnt task by task in stages of its own, and of the headline's other rows; else beside the results."""
+    rows = {method: f"runs/others/{method}", "lll_prior": "runs/lll_prior"} if setting == "standard" else {}
     place = artifacts / rows.get(method, "")
     place = place if method in rows and place.exists() else artifacts / "sweep" / setting / method
     return place / f"task{task}" / f"seed{seed}"
@@ -78,7 +78,7 @@ def _adapted(row: str, method: Method, protocol: Protocol, setting: Setting) -> 
 def jobs(
     place: Place, params: Params, protocol: Protocol, rows: Literal["headline", "all"] | list[str], artifacts: Path
 ) -> list[Job]:
-    """The runs of a benchmark that ``rows`` asks for, named (setting, method), but `lll` in a chain of its own.
+    """The runs of a benchmark that ``rows`` asks for, named (setting, method), but `lll_prior` in a chain of its own.
 
     Results are kept in ``artifacts``/sweep; those of the first setting keep checkpoints too (`run_folder`). Worlds of
     settings that have one a seed are drawn where they are not there yet, in ``artifacts``/worlds.
@@ -96,7 +96,7 @@ def jobs(
             drawn = {seed: worlds.drawn(seed, artifacts / "worlds", params) if seed else place for seed in seeds}
             where = {seed: (drawn[seed], out / name / f"world{seed}") for seed in seeds}
         for row in chosen:
-            if place.chained and (name, row) == (first, "lll"):
+            if place.chained and (name, row) == (first, "lll_prior"):
                 continue
             method = _adapted(row, params.methods[row], protocol, setting)
             epochs = protocol.epochs_of.get(row, protocol.epochs)

@@ -12,14 +12,14 @@ from avcil.params.section import nearest
 
 
 def trials(params: Params) -> dict[str, tuple[Method, Training]]:
-    """Name to method and training of each trial, `lll` as it stands first.
+    """Name to method and training of each trial, `lll_prior` as it stands first.
 
-    A trial names the row it is `of` (by default lll) and keys of that row or of `training` to change. Raises
+    A trial names the row it is `of` (by default lll_prior) and keys of that row or of `training` to change. Raises
     ParameterError for a key of neither.
     """
-    found: dict[str, tuple[Method, Training]] = {"lll": (params.methods["lll"], params.training)}
+    found: dict[str, tuple[Method, Training]] = {"lll_prior": (params.methods["lll_prior"], params.training)}
     for name, changes in params.search.trials.items():
-        row = params.method(str(changes.get("of", "lll"))).model_dump()
+        row = params.method(str(changes.get("of", "lll_prior"))).model_dump()
         shared = params.training.model_dump()
         for key, value in changes.items():
             if key == "of":

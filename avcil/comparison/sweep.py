@@ -5,26 +5,22 @@ code, clips or parameters have changed since is run again.
 """
 
 import json
-import multiprocessing
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
 import psutil
 import torch
 
+from avcil.base import processes, ray
 from avcil.base.alone import alone
 from avcil.base.files import digest, read_sealed, write_sealed
-from avcil.base.parent import end_with
 from avcil.base.progress import progress
-from avcil.base.ray import each
 from avcil.learn.evaluate import TaskResult
 from avcil.learn.hooks import check
 from avcil.learn.methods import files
@@ -106,14 +102,10 @@ def load_run(file: Path) -> tuple[Done, dict]:
 
 
 def _begin(room: int) -> None:
-    """One thread, and so many bytes for tokens; and a worker whose parent was killed ends too, instead of waiting for
-    work for ever."""
+    """One thread, and so many bytes for tokens."""
     global _room
     _room = room
     torch.set_num_threads(1)
-    parent = multiprocessing.parent_process()
-    if parent is not None and parent.pid:
-        end_with(parent.pid)
 
 
 def _run(job: Job) -> Done:
@@ -175,32 +167,13 @@ def run(
     done: dict[tuple[tuple[str, ...], int], Done] = {}
     with alone(_places(jobs)):
         some = min(workers or os.cpu_count() or 1, len(jobs))
-        found = each(work, jobs) if engine == "ray" else _each(work, jobs, some)
+        found = ray.each(work, jobs) if engine == "ray" else _each(work, jobs, some)
         for number, result in progress(found, total=len(jobs), desc="runs"):
             done[jobs[number].name, jobs[number].seed] = result
     return {(job.name, job.seed): done[job.name, job.seed] for job in jobs}
 
 
 def _each(work: Callable[[Job], Done], jobs: list[Job], workers: int) -> Iterator[tuple[int, Done]]:
-    """(number, result) as they are done, in processes of this machine."""
-    if not jobs:
-        return
-    os.environ["OMP_NUM_THREADS"], before = "1", os.environ.get("OMP_NUM_THREADS")
-    try:  # workers read the variable when they import torch
-        room = psutil.virtual_memory().available // (2 * workers)
-        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin, (room,)) as pool:
-            futures = {pool.submit(work, job): number for number, job in enumerate(jobs)}
-            try:
-                for future in as_completed(futures):
-                    yield futures[future], future.result()
-            except BrokenProcessPool:
-                why = "a run's process was ended from outside, for want of memory perhaps"
-                raise ChildProcessError(f"{why}; run this again, it goes on") from None
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
-    finally:
-        if before is None:
-            del os.environ["OMP_NUM_THREADS"]
-        else:
-            os.environ["OMP_NUM_THREADS"] = before
+    """(number, result) as they are done, in processes of this machine that share its free memory."""
+    room = psutil.virtual_memory().available // (2 * max(workers, 1))
+    return processes.each(work, jobs, workers, begin=partial(_begin, room))

@@ -26,7 +26,7 @@ MAIN = ["average_accuracy", "last_accuracy", "forgetting_mean", "forgetting_last
 MEASURES = [
     *MAIN, "retention", "backward_transfer", "rise", "localisation_hit_first_task", "localisation_change_first_task",
 ]  # fmt: skip
-HEADLINE = ("lll", "lll_analytic", "replay", "joint_guided")
+HEADLINE = ("lll_prior", "lll_analytic", "replay", "joint_guided")
 
 Key = tuple[str, str, int]
 
@@ -50,7 +50,7 @@ class Found(NamedTuple):
 
 
 def read(artifacts: Path, protocol: Protocol, rows) -> Found:
-    """What the sweep, and for `lll` the chain of tasks, left below ``artifacts``, of exactly what ``rows`` asks for."""
+    """What the sweep, and for `lll_prior` the chain of tasks, left below ``artifacts``, of what ``rows`` asks for."""
     results, seconds, orders, labels = {}, {}, {}, {}
     first = next(iter(protocol.settings))
     for name, chosen in protocol.chosen(rows).items():

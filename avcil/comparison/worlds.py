@@ -24,7 +24,7 @@ MAKING = ("encoders/*.py", "extraction/*.py", "world/*.py")
 class Place(NamedTuple):
     """Where a benchmark's manifest and regions are, and the stores of its tokens, one a name.
 
-    chained: whether `lll` is learnt in its first setting task by task, by stages of their own (notebook 04).
+    chained: whether `lll_prior` is learnt in its first setting task by task, by stages of their own (notebook 04).
     """
 
     folder: Path

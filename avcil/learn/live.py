@@ -1,9 +1,9 @@
 """What a training run says while it runs, in the files that `dvc plots show`, DVC Studio and editors read.
 
-Only notebooks use this; the training loop knows nothing of it (it calls a `Watch`).
+The training loop knows nothing of it (it calls a `Watch`).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,21 +13,17 @@ from avcil.learn.train import Watch
 
 
 @contextmanager
-def logged(folder: Path) -> Iterator[Callable[[int], Watch]]:
-    """Gives, for a seed, the `Watch` that logs its epochs by DVCLive: a line an epoch, a file a seed, task and loss.
+def logged(folder: Path) -> Iterator[Watch]:
+    """Gives the `Watch` that logs the epochs of a task by DVCLive: a line an epoch, a file a loss.
 
-    They are ``folder/plots/metrics/task2/seed0/cross_entropy.tsv`` and so on; ``folder/metrics.json`` has the last of
-    each. What stood in the folder is replaced.
+    They are ``folder/plots/metrics/cross_entropy.tsv`` and so on; ``folder/metrics.json`` has the last of each. What
+    stood in the folder is replaced.
     """
     with Live(str(folder), save_dvc_exp=False, dvcyaml=False) as live:
 
-        def of_seed(seed: int) -> Watch:
-            def watch(task: int, epoch: int, told: dict[str, float]) -> None:
-                live.step = epoch
-                for name, value in told.items():
-                    live.log_metric(f"task{task}/seed{seed}/{name}", value)
-                live.next_step()
+        def watch(task: int, epoch: int, losses: dict[str, float]) -> None:
+            for name, value in losses.items():
+                live.log_metric(name, value)
+            live.next_step()
 
-            return watch
-
-        yield of_seed
+        yield watch

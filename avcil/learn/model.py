@@ -57,7 +57,7 @@ class GuidedAttention(nn.Module):
     P starts at zero, so that all moments count alike at first.
 
     Deviation from arXiv 2606.10887: the paper's text does not give the score; the term τ m is ours, and τ = 0 turns it
-    off (row `without_prior_guidance`).
+    off (row `lll`).
     """
 
     def __init__(

@@ -261,7 +261,7 @@ class Learner:
     @classmethod
     def from_run(cls, folder: str | Path) -> "Learner":
         """What a run of the pipeline has learnt: its folder of one task and seed, for example
-        artifacts/runs/lll/task4/seed0.
+        artifacts/runs/lll_prior/task4/seed0.
 
         Files are read with the encoder of the params.yaml above that folder. Raises CheckpointError or LearnerError.
         """

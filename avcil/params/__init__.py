@@ -60,7 +60,7 @@ class Params(Section):
     compute: Compute
     training: Training
     rows: Literal["headline", "all"] | list[str] = Field(description="which are learnt, and in which settings")
-    methods: dict[str, Row] = Field(description="`lll` is learnt task by task, in stages of its own")
+    methods: dict[str, Row] = Field(description="`lll_prior` is learnt task by task, in stages of its own")
     protocols: dict[str, Protocol]
     search: Search
 
@@ -89,8 +89,8 @@ class Params(Section):
             raise ValueError(
                 "prior.world.seed: must differ from world.seed, or the prior would see the benchmark's classes"
             )
-        if "lll" not in self.methods:
-            raise ValueError("methods: `lll` is missing, which stages of their own learn")
+        if "lll_prior" not in self.methods:
+            raise ValueError("methods: `lll_prior` is missing, which stages of their own learn")
         names = {row.about.name: name for name, row in reversed(self.methods.items())}
         for name, row in self.methods.items():
             if (other := names[row.about.name]) != name:

@@ -16,8 +16,8 @@ from avcil.results.names import name_of, short_name_of
 
 PALETTE = sns.color_palette("colorblind", 10)
 _COLOURS = {
-    "lll": 0, "naive_fusion": 1, "audio_only": 2, "visual_only": 4, "replay": 3, "finetune": 5,
-    "ridge": 2, "ncm": 6, "joint_guided": 7, "without_both_levels": 9,
+    "lll_prior": 0, "naive_fusion": 1, "audio_only": 2, "visual_only": 4, "replay": 3, "finetune": 5,
+    "ridge": 2, "lll": 6, "joint_guided": 7, "without_both_levels": 9,
 }  # fmt: skip
 
 
@@ -71,7 +71,7 @@ def four_way(summary: pd.DataFrame) -> Figure:
         ("visual_only", "joint_visual"),
         ("audio_only", "joint_audio"),
         ("naive_fusion", "joint_naive"),
-        ("lll", "joint_guided"),
+        ("lll_prior", "joint_guided"),
     ]
     table = summary.set_index("method")
     pairs = [pair for pair in pairs if pair[0] in table.index]
@@ -92,7 +92,7 @@ def four_way(summary: pd.DataFrame) -> Figure:
                 fontsize="small",
                 bbox={"facecolor": "white", "alpha": 0.8, "pad": 1, "edgecolor": "none"},
             )
-    labels = {"lll": "guided fusion"}
+    labels = {"lll_prior": "guided fusion"}
     axes.set(
         xticks=range(len(pairs)),
         xticklabels=[labels.get(a, short_name_of(a)) for a, _ in pairs],

@@ -31,7 +31,7 @@ def _standard(folder: Path) -> pd.DataFrame:
     return summary[summary.setting == claims.STANDARD].set_index("method")
 
 
-HEADLINE = ["joint_guided", "lll", "replay", "naive_fusion", "ridge", "finetune"]
+HEADLINE = ["joint_guided", "lll_prior", "lll", "replay", "naive_fusion", "ridge", "finetune"]
 
 
 def headline(folder: Path) -> str:
@@ -50,18 +50,18 @@ def headline(folder: Path) -> str:
 # what the project set out to compare: first minus second
 _COMPARISONS = [
     ("guidance, all data at once", "joint_guided", "joint_naive"),
-    ("guidance, incrementally", "lll", "naive_fusion"),
-    ("LLL over ridge regression on frozen tokens", "lll", "ridge"),
-    ("LLL over fine-tuning", "lll", "finetune"),
-    ("LLL over replay with the same memory", "lll", "replay"),
-    ("both levels of distillation", "lll", "without_both_levels"),
-    ("the feature level, beside the logit level", "lll", "without_feature_level"),
-    ("the logit level, beside the feature level", "lll", "without_logit_level"),
-    ("the prior", "lll", "without_prior"),
-    ("the prior's similarity as a start for attention", "lll", "without_prior_guidance"),
-    ("left to gain: the upper bound over LLL", "joint_guided", "lll"),
-    ("the luck of the prior: seed 1 over seed 0", "prior_1", "lll"),
-    ("the luck of the prior: seed 2 over seed 0", "prior_2", "lll"),
+    ("guidance, incrementally", "lll_prior", "naive_fusion"),
+    ("LLL over ridge regression on frozen tokens", "lll_prior", "ridge"),
+    ("LLL over fine-tuning", "lll_prior", "finetune"),
+    ("LLL over replay with the same memory", "lll_prior", "replay"),
+    ("both levels of distillation", "lll_prior", "without_both_levels"),
+    ("the feature level, beside the logit level", "lll_prior", "without_feature_level"),
+    ("the logit level, beside the feature level", "lll_prior", "without_logit_level"),
+    ("the prior", "lll_prior", "without_prior"),
+    ("the prior's similarity as a start for attention", "lll_prior", "lll"),
+    ("left to gain: the upper bound over LLL", "joint_guided", "lll_prior"),
+    ("the luck of the prior: seed 1 over seed 0", "prior_1", "lll_prior"),
+    ("the luck of the prior: seed 2 over seed 0", "prior_2", "lll_prior"),
 ]
 
 
@@ -85,13 +85,13 @@ def remarks(folder: Path) -> str:
     priors = pd.read_csv(folder / "prior.csv").set_index("prior")
     trained = priors.drop(index="random")
     found = Comparable.of(folder)
-    lll, none, replay = (
+    ours, none, replay = (
         points(found.lead(claims.STANDARD, "localisation_change_first_task", row))
-        for row in ("lll", "without_both_levels", "replay")
+        for row in ("lll_prior", "without_both_levels", "replay")
     )
     attention = (
         "From the first task to the last, the share of task 0's clips on which attention peaks on the sounding object "
-        f"changes by {lll} points for LLL, {none} without distillation and {replay} for replay."
+        f"changes by {ours} points for LLL, {none} without distillation and {replay} for replay."
     )
     alone = (
         f"The three priors by themselves, on {trained.scenes.iloc[0]} held-out scenes of their own world: prompted "
@@ -126,7 +126,7 @@ def field(folder: Path) -> str:
                 cells.append(shown + (" †" if line.p_holm >= ALPHA else ""))
             else:
                 cells.append("")
-            title = f"**{name_of(name)}**" if name in ("lll", "lll_analytic") else name_of(name)
+            title = f"**{name_of(name)}**" if name in ("lll_prior", "lll_analytic") else name_of(name)
             lines.append(f"| {title} | " + " | ".join([*cells, f"{row.memory_bytes / 1000:,.0f}"]) + " |")
     note = (
         f"Test clips, in percent: mean ± standard deviation over {int(table.seeds.min())} seeds, each with its own "
@@ -176,8 +176,8 @@ def _harder(folder: Path) -> str:
         interval = across.lead(claims.STANDARD, "last_accuracy", f"exemplars_1 {row}", f"exemplars_20 {row}")
         return f"{points(interval)} for {short_name_of(row)}"
 
-    changes = ", ".join(change(row) for row in ("lll_analytic", "lll", "replay"))
-    twins = verdict(found.lead("no_twins", "last_accuracy", "lll", "ridge"))
+    changes = ", ".join(change(row) for row in ("lll_analytic", "lll_prior", "replay"))
+    twins = verdict(found.lead("no_twins", "last_accuracy", "lll_prior", "ridge"))
     return (
         f"From 20 exemplars a class to one, last accuracy changes by {changes}. Without twins, LLL against ridge "
         f"regression on frozen tokens: {twins}."
@@ -200,7 +200,7 @@ def field_reading(folder: Path) -> str:
         f"told apart from it, all {len(rest)} comparisons counted (Holm): {_names(alike)}.",
     ]
     goals = []
-    for row in ("lll", "lll_analytic"):
+    for row in ("lll_prior", "lll_analytic"):
         against = [
             f"against {short_name_of(other)} {verdict(_last(found, row, other))}"
             for other in ("joint_guided", "naive_fusion", "replay")
@@ -251,8 +251,9 @@ def machines(folder: Path) -> str:
             "",
             f"Of {len(records[0]['operations']['portable'])} operations (`python -m avcil.workshop.probe`) "
             f"{agree['portable']} give the same bytes on all of them in portable arithmetic, and {agree['default']} in "
-            f"each one's own; of {len(whole[0]['portable'])} steps from clips to the checkpoints of `lll` and `ridge`, "
-            f"{steps['portable']} and {steps['default']}. The tables in git were made on {', '.join(makers)}{seen}.",
+            f"each one's own; of {len(whole[0]['portable'])} steps from clips to the checkpoints of `lll_prior` and "
+            f"`ridge`, {steps['portable']} and {steps['default']}. The tables in git were made on "
+            f"{', '.join(makers)}{seen}.",
         ]
     )
 

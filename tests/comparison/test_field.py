@@ -14,6 +14,7 @@ import psutil
 import pytest
 import torch
 
+from avcil.base import processes
 from avcil.base.files import write_json
 from avcil.comparison import protocol as protocols
 from avcil.comparison import sweep, worlds
@@ -33,9 +34,9 @@ pytestmark = pytest.mark.arithmetic
 CLASSES = ["whistle", "Bark", "car, red", "accordion", "zither", "Mower"]
 COUNTS = {"train": 8, "val": 3, "test": 4}
 SLOTS, PATCHES, CHANNELS, BUDGET = 8, 4, 16, 8
-# bytes that an exemplar takes in float16: visual and audio tokens, and, for lll, similarity
+# bytes that an exemplar takes in float16: visual and audio tokens, and, for lll_prior, similarity
 CLIP = 2 * CHANNELS * (SLOTS * PATCHES + 1)
-CLIP_BYTES = {"avcil_finetune": 0, "lll": CLIP + 2 * SLOTS * PATCHES, "avcil": CLIP}
+CLIP_BYTES = {"avcil_finetune": 0, "lll_prior": CLIP + 2 * SLOTS * PATCHES, "avcil": CLIP}
 SHARED = "sharedvideo_000077"  # of the video of a test clip in the whole import
 
 
@@ -75,7 +76,7 @@ def _protocol(**changes) -> Protocol:
     common = {
         "classes_per_task": 2, "epochs": 3, "class_order": "official", "seeds": [0, 1],
         "exemplars": BUDGET, "budget": "total", "tokens": "official",
-        "rows": ["avcil_finetune", "lll", "avcil", "ridge"],
+        "rows": ["avcil_finetune", "lll_prior", "avcil", "ridge"],
         "training": {
             "optimiser": "adam", "schedule": "constant", "learning_rate": 1e-2, "later_learning_rate": 1e-2,
             "batch": 16, "exemplar_batch": 4, "drop_last": True, "width": 16, "keep": "best_all",
@@ -127,33 +128,33 @@ def test_jobs_are_what_the_protocol_prescribes(jobs, params, tmp_path):
             (0, "init", 2), (1, "task0", 2), (2, "task1", 2),
         ]  # fmt: skip
         assert {task.epochs for task in job.tasks} == {1 if row == "ridge" else 3}
-        kept = (BUDGET, "total") if row in ("lll", "avcil") else (5, "per_class")
+        kept = (BUDGET, "total") if row in ("lll_prior", "avcil") else (5, "per_class")
         assert (job.method.exemplars, job.method.budget) == kept
         assert sweep.datasets(job.source)[seed].order == CLASSES
 
 
 def test_checkpoints_are_kept_in_the_first_setting_alone_the_headline_s_where_dvc_has_them(jobs, tmp_path):
-    for job in jobs(tmp_path, headline=["lll"]):
+    for job in jobs(tmp_path, headline=["lll_prior"]):
         setting, row = job.name
-        kept = tmp_path / ("runs/others/lll" if row == "lll" else f"sweep/standard/{row}")
+        kept = tmp_path / ("runs/others/lll_prior" if row == "lll_prior" else f"sweep/standard/{row}")
         assert job.folder == (kept if setting == "standard" else None)
 
 
 def test_what_a_chain_of_stages_learns_is_no_job(imported, field, tmp_path):
-    """`lll`, in the first setting of the embedded benchmark."""
+    """`lll_prior`, in the first setting of the embedded benchmark."""
     place = Place(imported["whole"], imported["whole"] / "features", chained=True)
     found = {job.name for job in protocols.jobs(place, field, _protocol(), "all", tmp_path)}
-    assert ("standard", "lll") not in found and len(found) == 7 and ("new_classes_only", "lll") in found
+    assert ("standard", "lll_prior") not in found and len(found) == 7 and ("new_classes_only", "lll_prior") in found
 
 
 def test_no_exemplars_turn_the_memory_off(jobs, tmp_path, in_process):
-    settings = {"none": {"exemplars": 0, "rows": ["lll", "ridge", "avcil_joint"], "seeds": [1]}}
+    settings = {"none": {"exemplars": 0, "rows": ["lll_prior", "ridge", "avcil_joint"], "seeds": [1]}}
     found = {job.name[1]: job for job in jobs(tmp_path, settings=settings)}
     assert {row: job.method.memory for row, job in found.items()} == {
-        "lll": "none", "ridge": "none", "avcil_joint": "all",
+        "lll_prior": "none", "ridge": "none", "avcil_joint": "all",
     }  # fmt: skip
     assert {job.seed for job in found.values()} == {1}
-    assert [result.memory_bytes for result in sweep._run(found["lll"]).results] == [0, 0, 0]
+    assert [result.memory_bytes for result in sweep._run(found["lll_prior"]).results] == [0, 0, 0]
 
 
 def test_classes_that_do_not_divide_are_one_clear_line(jobs, tmp_path):
@@ -206,13 +207,20 @@ def test_without_twins_classes_that_share_a_sound_are_one(field, twins, tmp_path
 
 
 def test_rows_are_chosen_by_setting():
-    settings = {"standard": {}, "harder": {"rows": ["lll", "ridge"]}, "other": {"rows": ["replay"]}}
-    protocol = _protocol(settings=settings, headline=["lll", "avcil"])
-    every = {"standard": ["avcil_finetune", "lll", "avcil", "ridge"], "harder": ["lll", "ridge"], "other": ["replay"]}
+    settings = {"standard": {}, "harder": {"rows": ["lll_prior", "ridge"]}, "other": {"rows": ["replay"]}}
+    protocol = _protocol(settings=settings, headline=["lll_prior", "avcil"])
+    every = {
+        "standard": ["avcil_finetune", "lll_prior", "avcil", "ridge"],
+        "harder": ["lll_prior", "ridge"],
+        "other": ["replay"],
+    }
     assert protocol.chosen("all") == every
-    assert protocol.chosen("headline") == {"standard": ["lll", "avcil"]}
+    assert protocol.chosen("headline") == {"standard": ["lll_prior", "avcil"]}
     assert _protocol(settings=settings).chosen("headline") == {"standard": every["standard"]}
-    assert protocol.chosen(["ridge", "lll"]) == {"standard": ["lll", "ridge"], "harder": ["lll", "ridge"]}
+    assert protocol.chosen(["ridge", "lll_prior"]) == {
+        "standard": ["lll_prior", "ridge"],
+        "harder": ["lll_prior", "ridge"],
+    }
     assert protocol.chosen(["replay"]) == {"other": ["replay"]}
     # one's own row, of which the protocol says nothing
     assert protocol.chosen(["mine", "replay"]) == {"standard": ["mine"], "other": ["replay"]}
@@ -251,9 +259,9 @@ def test_two_rows_of_one_name_are_refused(raw_params):
 
 
 def test_runs_that_the_protocol_has_no_more_are_deleted(tmp_path):
-    protocol = _protocol(headline=["lll"], settings={"standard": {}})
+    protocol = _protocol(headline=["lll_prior"], settings={"standard": {}})
     files = {
-        "runs/lll/task0/seed0/result.json": True, "runs/others/lll/task0/seed0/result.json": True,
+        "runs/lll_prior/task0/seed0/result.json": True, "runs/others/lll_prior/task0/seed0/result.json": True,
         "runs/others/avcil/task0/seed0/result.json": False,
         "sweep/standard/manifest.csv": True, "sweep/standard/world1/manifest.csv": True,
         "sweep/standard/ridge/seed0.json": True, "sweep/standard/mine/seed0.json": True,
@@ -261,7 +269,7 @@ def test_runs_that_the_protocol_has_no_more_are_deleted(tmp_path):
     }  # fmt: skip
     for name in files:
         write_json(tmp_path / name, {})
-    protocols.drop_others(tmp_path, protocol, ["lll", "avcil", "ridge", "mine"])
+    protocols.drop_others(tmp_path, protocol, ["lll_prior", "avcil", "ridge", "mine"])
     assert {name: (tmp_path / name).exists() for name in files} == files
     protocols.drop_others(tmp_path / "nothing yet", protocol, [])
 
@@ -284,14 +292,14 @@ def test_each_seed_of_a_setting_with_worlds_learns_in_its_own(field, twins, tmp_
 
     monkeypatch.setattr(worlds, "drawn", drawn)
     protocol = _protocol(
-        class_order="drawn", rows=["ridge", "lll"], tokens=None,
+        class_order="drawn", rows=["ridge", "lll_prior"], tokens=None,
         settings={"standard": {}, "worlds": {"worlds": True, "seeds": [0, 7, 8]}},
     )  # fmt: skip
     out = tmp_path / "out"
     found = protocols.jobs(twins, field, protocol, "all", out)
     assert made == [(7, out / "worlds", field), (8, out / "worlds", field)]
     of = {job.seed: job.source for job in found if job.name == ("worlds", "ridge")}
-    assert of == {job.seed: job.source for job in found if job.name == ("worlds", "lll")}
+    assert of == {job.seed: job.source for job in found if job.name == ("worlds", "lll_prior")}
     stores = {0: twins.folder, 7: tmp_path / "drawn7", 8: tmp_path / "drawn8"}
     assert {seed: source.store for seed, source in of.items()} == {
         seed: folder / "features/mini" for seed, folder in stores.items()
@@ -354,7 +362,7 @@ def test_video_disjoint_runs_learn_from_no_test_video(jobs, tmp_path, in_process
 def test_the_best_epoch_by_new_classes_reads_no_validation_clip_of_old_ones(jobs, tmp_path, in_process):
     """Old classes' validation clips get labels of one another. The control: by all classes, other epochs are kept."""
     changed = set()
-    for job in jobs(tmp_path, rows=["avcil_finetune", "lll"], epochs=6):
+    for job in jobs(tmp_path, rows=["avcil_finetune", "lll_prior"], epochs=6):
         data = sweep.datasets(job.source)[job.seed]
         start, _, _ = run_task(data, job.method, job.training, job.tasks, 0, job.seed, EMPTY)
         labels = data.labels.clone()
@@ -432,13 +440,13 @@ def test_workers_share_a_store_that_does_not_fit_once_for_each(jobs, tmp_path, m
 
     class Pool:
         def __init__(self, workers, context, begin, arguments):
-            rooms[workers] = arguments[0]
+            rooms[workers] = arguments[0].args[0]
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(sweep, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(processes, "ProcessPoolExecutor", Pool)
     for workers in (1, 8):
         with pytest.raises(KeyboardInterrupt):
-            list(sweep._each(sweep._run, [job], workers))
+            list(sweep._each(sweep._run, [job] * workers, workers))
     assert 0 < 8 * rooms[8] <= psutil.virtual_memory().total / 2 and rooms[1] > 4 * rooms[8]
 
     held = sweep._run(job).results

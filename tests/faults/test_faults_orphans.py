@@ -16,14 +16,12 @@ _DVC = """
 import subprocess, sys
 subprocess.run([sys.argv[1], "-c", f"TQDM_DISABLE=1 {sys.executable} -m papermill --engine plain n.ipynb out.ipynb"])
 """
-_SWEEP = """
-import multiprocessing, time
-from concurrent.futures import ProcessPoolExecutor
-from avcil.comparison.sweep import _begin
+_WORKERS = """
+import time
+from avcil.base import processes
 
 if __name__ == "__main__":
-    with ProcessPoolExecutor(2, multiprocessing.get_context("fork"), _begin, (1 << 30,)) as pool:
-        list(pool.map(time.sleep, [600, 600]))
+    list(processes.each(time.sleep, [600, 600], 2))
 """
 
 
@@ -55,9 +53,9 @@ def test_a_notebook_ends_with_the_dvc_that_runs_it(tmp_path, shell):
     assert not psutil.wait_procs(below, 5)[1]
 
 
-def test_workers_of_a_sweep_end_with_it(tmp_path):
-    with subprocess.Popen([sys.executable, "-c", _SWEEP], cwd=ROOT) as sweep:
-        below = _started(psutil.Process(sweep.pid), 2)
-        time.sleep(1)  # until they watch
+def test_workers_end_with_the_process_that_started_them(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", _WORKERS], cwd=ROOT) as sweep:
+        below = _started(psutil.Process(sweep.pid), 3)  # and multiprocessing's own
+        time.sleep(3)  # until they watch
         sweep.kill()
     assert not psutil.wait_procs(below, 5)[1]

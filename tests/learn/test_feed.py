@@ -154,7 +154,7 @@ def test_a_reader_that_fails_says_so(toy, monkeypatch):
 
 
 @pytest.mark.parametrize("precision", ["float16", "bfloat16"])
-@pytest.mark.parametrize("method", [row(), FIELD["avcil"]], ids=["lll", "avcil"])
+@pytest.mark.parametrize("method", [row(), FIELD["avcil"]], ids=["lll_prior", "avcil"])
 def test_learning_in_half_precision_is_nearly_learning_in_float32(toy, method, precision):
     def run(precision):
         checkpoint, results = EMPTY, []
@@ -190,7 +190,7 @@ class Reached(Exception):
     """The run came to what is looked at."""
 
 
-@pytest.mark.parametrize("method", [FIELD["ridge_guided"], FIELD["slda"], row()], ids=["guided", "frozen", "lll"])
+@pytest.mark.parametrize("method", [FIELD["ridge_guided"], FIELD["slda"], row()], ids=["guided", "frozen", "lll_prior"])
 def test_the_model_is_where_its_clips_are(toy, monkeypatch, method):
     """The meta device stands for a GPU: it has shapes, and no numbers."""
     seen = []
@@ -294,11 +294,11 @@ class NoSynchronisation(TorchDispatchMode):
 
 
 @pytest.mark.parametrize(
-    "name", ["lll", "lwf", "icarl_fc", "afc_lsc", "ssil", "avcil", "derpp", "wa", "avcil_finetune"]
+    "name", ["lll_prior", "lwf", "icarl_fc", "afc_lsc", "ssil", "avcil", "derpp", "wa", "avcil_finetune"]
 )
 def test_a_step_never_waits_for_the_device(toy, name):
     """Forward, objective and backward, past task 0, with the kernels that a GPU gets."""
-    method = {**FIELD, "lll": row()}[name]
+    method = {**FIELD, "lll_prior": row()}[name]
     training = TRAINING.model_copy(update={"batch": 8})
     start = train.run_task(toy, method, training, TASKS, 0, 0, EMPTY)[0]
     learning = begun(toy, method, training, start, exemplars=len(start.memory))

@@ -58,14 +58,14 @@ def _result(task: int, accuracy) -> TaskResult:
 
 def _protocol(**changes) -> Protocol:
     common = {
-        "classes_per_task": 1, "epochs": 1, "class_order": "drawn", "seeds": [0, 1], "rows": ["lll", "replay"],
-        "settings": {"standard": Setting(), "exemplars_1": Setting(seeds=[1], rows=["lll"])},
+        "classes_per_task": 1, "epochs": 1, "class_order": "drawn", "seeds": [0, 1], "rows": ["lll_prior", "replay"],
+        "settings": {"standard": Setting(), "exemplars_1": Setting(seeds=[1], rows=["lll_prior"])},
     }  # fmt: skip
     return Protocol(**common | changes)
 
 
 def test_twelve_tasks_keep_their_order_through_files_and_tables(tmp_path):
-    """Sorted as strings, task 10 would stand before task 2. `lll` is read from its chain, as tasks left it."""
+    """Sorted as strings, task 10 would stand before task 2. `lll_prior` is read from its chain, as tasks left it."""
     rng = np.random.default_rng(0)
     truth = {}
     for seed in (0, 1):
@@ -73,12 +73,12 @@ def test_twelve_tasks_keep_their_order_through_files_and_tables(tmp_path):
         for task in range(12):
             matrix[task, : task + 1] = rng.uniform(size=task + 1)
             result = _result(task, matrix[task, : task + 1])
-            save_task(tmp_path / f"runs/lll/task{task}/seed{seed}", EMPTY, result)
+            save_task(tmp_path / f"runs/lll_prior/task{task}/seed{seed}", EMPTY, result)
         truth[seed] = matrix
-    protocol = _protocol(rows=["lll"], settings={"standard": Setting()})
+    protocol = _protocol(rows=["lll_prior"], settings={"standard": Setting()})
     _write_clips(tmp_path / "sweep/standard")
     found = tables.read(tmp_path, protocol, "all")
-    assert list(found.results) == [("standard", "lll", 0), ("standard", "lll", 1)] and not found.seconds
+    assert list(found.results) == [("standard", "lll_prior", 0), ("standard", "lll_prior", 1)] and not found.seconds
     made = frames(found.results)
     for seed, matrix in truth.items():
         got, clips = accuracy_matrix(made.matrix[made.matrix.seed == seed])
@@ -212,7 +212,7 @@ def _write_clips(folder) -> None:
     write_json(folder / "orders.json", {"0": ["x", "y"], "1": ["y", "x"]})
 
 
-ACCURACY = {("lll", 0): 1.0, ("lll", 1): 0.5, ("replay", 0): 0.5, ("replay", 1): 0.0}
+ACCURACY = {("lll_prior", 0): 1.0, ("lll_prior", 1): 0.5, ("replay", 0): 0.5, ("replay", 1): 0.0}
 
 
 def _write_sweep(artifacts, protocol: Protocol, accuracy=ACCURACY) -> None:
@@ -242,16 +242,16 @@ def test_the_tables_are_of_the_sweep_s_files(tmp_path):
     seeds = per_seed(frames(found.results))
     assert len(seeds) == 5 and set(seeds.memory_bytes) == {16}
     summary = summarise(seeds).set_index(["setting", "method"])
-    assert summary.last_accuracy["standard", "lll"] == 0.75 and summary.seeds["exemplars_1", "lll"] == 1
-    assert summary.forgetting_last["standard", "lll"] == 0.25
-    assert np.isnan(summary.localisation_hit_first_task["standard", "lll"])
+    assert summary.last_accuracy["standard", "lll_prior"] == 0.75 and summary.seeds["exemplars_1", "lll_prior"] == 1
+    assert summary.forgetting_last["standard", "lll_prior"] == 0.25
+    assert np.isnan(summary.localisation_hit_first_task["standard", "lll_prior"])
     correct = correctness(found)
     assert correct.columns.tolist() == ["setting", "method", "seed", "correct"] and len(correct) == 5
     tables.write(tmp_path / "metrics", found, protocol)
     pd.testing.assert_frame_equal(Comparable.of(tmp_path / "metrics").correct, correct)
-    (line,) = Comparable.of(tmp_path / "metrics").compare("standard", "lll", ["replay"]).itertuples()
+    (line,) = Comparable.of(tmp_path / "metrics").compare("standard", "lll_prior", ["replay"]).itertuples()
     assert (line.method, line.difference) == ("replay", 0.5)
-    assert tables.budgets(seeds, protocol, {"lll": 5, "replay": 5}).empty  # two budgets are no curve
+    assert tables.budgets(seeds, protocol, {"lll_prior": 5, "replay": 5}).empty  # two budgets are no curve
     # a clip with both labels is right whatever is said
     several = tables.multilabel_accuracy(found, {"xtest": {"x": "V", "y": "A"}})
     assert several.multilabel_accuracy.tolist() == [1.0, 1.0, 1.0, 0.5, 1.0]
@@ -259,15 +259,15 @@ def test_the_tables_are_of_the_sweep_s_files(tmp_path):
 
 
 def test_a_curve_by_memory_is_of_settings_that_change_nothing_else():
-    fewer = {f"exemplars_{n}": Setting(exemplars=n, rows=["lll"]) for n in (1, 20)}
-    more_tasks = Setting(exemplars=3, classes_per_task=2, rows=["lll"])
+    fewer = {f"exemplars_{n}": Setting(exemplars=n, rows=["lll_prior"]) for n in (1, 20)}
+    more_tasks = Setting(exemplars=3, classes_per_task=2, rows=["lll_prior"])
     protocol = _protocol(settings={"standard": Setting(), **fewer, "tasks_10": more_tasks})
-    lines = [(setting, "lll", 0, n / 10) for n, setting in enumerate(protocol.settings)]
+    lines = [(setting, "lll_prior", 0, n / 10) for n, setting in enumerate(protocol.settings)]
     lines.append(("standard", "replay", 0, 0.5))
     seeds = pd.DataFrame(lines, columns=["setting", "method", "seed", "last_accuracy"])
-    curve = tables.budgets(seeds, protocol, {"lll": 5, "replay": 5})
+    curve = tables.budgets(seeds, protocol, {"lll_prior": 5, "replay": 5})
     assert curve.exemplars.tolist() == [1, 5, 20] and curve.last_accuracy.tolist() == [0.1, 0.0, 0.2]
-    assert set(curve.method) == {"lll"}
+    assert set(curve.method) == {"lll_prior"}
 
 
 def test_lines_of_rows_that_were_not_asked_for_stay(tmp_path):
@@ -276,19 +276,19 @@ def test_lines_of_rows_that_were_not_asked_for_stay(tmp_path):
     tables.write(folder, tables.read(tmp_path / "a", protocol, "all"), protocol)
     names = ("runs", "accuracy_matrix", "localisation", "seeds", "summary", "correct")
     before = {name: (folder / f"{name}.csv").read_bytes() for name in (*names, "curves", "cost")}
-    # replay is worse now; nobody asked for lll
-    _write_sweep(tmp_path / "b", protocol, {**ACCURACY, ("replay", 0): 0.0, ("lll", 0): 0.0})
+    # replay is worse now; nobody asked for lll_prior
+    _write_sweep(tmp_path / "b", protocol, {**ACCURACY, ("replay", 0): 0.0, ("lll_prior", 0): 0.0})
     found = tables.read(tmp_path / "b", protocol, ["replay"])
     assert list(found.results) == [("standard", "replay", 0), ("standard", "replay", 1)]
     tables.write(folder, found, protocol)
     for name in names:
         old, new = (content.decode().splitlines() for content in (before[name], (folder / f"{name}.csv").read_bytes()))
-        assert [line for line in new if ",lll," in line] == [line for line in old if ",lll," in line], name
+        assert [line for line in new if ",lll_prior," in line] == [line for line in old if ",lll_prior," in line], name
         keys = [[line.split(",")[: 2 + (name != "summary")] for line in table] for table in (new, old)]
         assert keys[0] == keys[1], f"{name}: other order"
     seeds = pd.read_csv(folder / "seeds.csv").set_index(["setting", "method", "seed"])
-    assert seeds.last_accuracy["standard", "replay", 0] == 0 and seeds.last_accuracy["standard", "lll", 0] == 1
-    assert pd.read_csv(folder / "curves.csv").columns.tolist() == ["task", "lll", "replay"]
+    assert seeds.last_accuracy["standard", "replay", 0] == 0 and seeds.last_accuracy["standard", "lll_prior", 0] == 1
+    assert pd.read_csv(folder / "curves.csv").columns.tolist() == ["task", "lll_prior", "replay"]
     assert (folder / "cost.csv").read_bytes() == before["cost"]  # seconds of fewer rows say less
     # the same again changes no byte; the whole of it is the table that it was
     tables.write(folder, tables.read(tmp_path / "a", protocol, "all"), protocol)
@@ -296,11 +296,11 @@ def test_lines_of_rows_that_were_not_asked_for_stay(tmp_path):
 
 
 def test_a_row_that_looks_nowhere_any_more_keeps_no_line_of_its_attention(tmp_path):
-    protocol = _protocol(rows=["lll"], settings={"standard": Setting()})
+    protocol = _protocol(rows=["lll_prior"], settings={"standard": Setting()})
     before = [_result(task, [0.5] * (task + 1)) for task in range(2)]
     blind = [result._replace(hit=None, auc=None) for result in before]
     for results, lines in ((before, 3), (blind, 0)):
-        tables.write(tmp_path, Found({("standard", "lll", 0): results}, {}, {}, {}), protocol)
+        tables.write(tmp_path, Found({("standard", "lll_prior", 0): results}, {}, {}, {}), protocol)
         assert len(pd.read_csv(tmp_path / "localisation.csv")) == lines
     assert len(pd.read_csv(tmp_path / "accuracy_matrix.csv")) == 3
 
@@ -309,25 +309,25 @@ def test_one_s_own_row_comes_last_and_is_told_of(tmp_path):
     """The protocol does not have it: it stays only as long as it is asked for."""
     protocol = _protocol(settings={"standard": Setting()})
     results = [_result(task, [0.5] * (task + 1)) for task in range(2)]
-    everyone = Found({("standard", row, 0): results for row in ("mine", "replay", "lll")}, {}, {}, {})
+    everyone = Found({("standard", row, 0): results for row in ("mine", "replay", "lll_prior")}, {}, {}, {})
     tables.write(tmp_path, everyone, protocol)
-    assert pd.read_csv(tmp_path / "summary.csv").method.tolist() == ["lll", "replay", "mine"]
-    assert set(json.loads((tmp_path / "headline.json").read_text())) == {"lll", "replay", "mine"}
-    tables.write(tmp_path, Found({("standard", "lll", 0): results}, {}, {}, {}), protocol)
-    assert pd.read_csv(tmp_path / "summary.csv").method.tolist() == ["lll", "replay"]
+    assert pd.read_csv(tmp_path / "summary.csv").method.tolist() == ["lll_prior", "replay", "mine"]
+    assert set(json.loads((tmp_path / "headline.json").read_text())) == {"lll_prior", "replay", "mine"}
+    tables.write(tmp_path, Found({("standard", "lll_prior", 0): results}, {}, {}, {}), protocol)
+    assert pd.read_csv(tmp_path / "summary.csv").method.tolist() == ["lll_prior", "replay"]
 
 
 def test_lines_of_rows_and_settings_that_the_protocol_has_no_more_go(tmp_path):
     protocol, folder = _protocol(), tmp_path / "metrics"
     _write_sweep(tmp_path, protocol)
     tables.write(folder, tables.read(tmp_path, protocol, "all"), protocol)
-    fewer = _protocol(rows=["lll"], settings={"standard": Setting()})
+    fewer = _protocol(rows=["lll_prior"], settings={"standard": Setting()})
     tables.write(folder, tables.read(tmp_path, fewer, "all"), fewer)
     for name in ("runs", "accuracy_matrix", "seeds", "summary", "correct"):
         table = pd.read_csv(folder / f"{name}.csv")
-        assert set(table.setting) == {"standard"} and set(table.method) == {"lll"}, name
-    assert pd.read_csv(folder / "curves.csv").columns.tolist() == ["task", "lll"]
-    assert list(json.loads((folder / "headline.json").read_text())) == ["lll"]
+        assert set(table.setting) == {"standard"} and set(table.method) == {"lll_prior"}, name
+    assert pd.read_csv(folder / "curves.csv").columns.tolist() == ["task", "lll_prior"]
+    assert list(json.loads((folder / "headline.json").read_text())) == ["lll_prior"]
 
 
 def test_a_table_of_other_columns_is_not_mixed_with_the_new_one(tmp_path):
@@ -336,6 +336,6 @@ def test_a_table_of_other_columns_is_not_mixed_with_the_new_one(tmp_path):
     found = tables.read(tmp_path, protocol, ["replay"])
     tables.write(folder, found, protocol)
     alone = (folder / "seeds.csv").read_bytes()
-    pd.DataFrame([("standard", "lll", 0.5)], columns=["setting", "method", "old"]).to_csv(folder / "seeds.csv")
+    pd.DataFrame([("standard", "lll_prior", 0.5)], columns=["setting", "method", "old"]).to_csv(folder / "seeds.csv")
     tables.write(folder, found, protocol)
     assert (folder / "seeds.csv").read_bytes() == alone

@@ -24,7 +24,7 @@ START = "fork" if sys.platform == "linux" and not torch.cuda.is_available() else
 # Adam's steps are of the size of the learning rate (1e-3), whatever the gradient's; where that is nothing but rounding,
 # two ways of summing part by as much. AFC begins every task there: a norm has no slope where new and old features
 # agree.
-APART = {"lll": 1e-4, "avcil": 1e-5, "afc_lsc": 2e-3}
+APART = {"lll_prior": 1e-4, "avcil": 1e-5, "afc_lsc": 2e-3}
 
 
 def learnt() -> dict:

@@ -220,7 +220,7 @@ def _small(method: Method) -> Method:
 
 METHODS = load(ROOT / "params.yaml").methods
 FIELD = {name: _small(method) for name, method in METHODS.items()}
-# parts of lll are learnt by what `row` makes; of one stream alone, two epochs are too few
+# parts of lll_prior are learnt by what `row` makes; of one stream alone, two epochs are too few
 LEARNT = [
     name
     for name, row in METHODS.items()

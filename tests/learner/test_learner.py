@@ -273,7 +273,7 @@ def test_bad_clips_and_names_are_one_clear_line(toy, params, learner, tmp_path):
     with pytest.raises(ParameterError, match="did you mean `ridge_guided`"):
         avcil.Learner(method="ridge_guide", params=params, root=ROOT)
     with pytest.raises(LearnerError, match="not solved in closed form"):
-        avcil.Learner(method="lll", params=params, root=ROOT)
+        avcil.Learner(method="lll_prior", params=params, root=ROOT)
     with pytest.raises(ParameterError, match="no `minni`"):
         avcil.Learner("minni", params=params, root=ROOT)
 

@@ -23,7 +23,11 @@ def _changed(raw, path, value):
     ("path", "value", "message"),
     [
         ("training.bach", 32, r"params\.yaml: training\.bach: .*\(did you mean `batch`\?\)"),
-        ("methods.lll.fusion", "guidde", r"params\.yaml: methods\.lll\.fusion: `guidde` is none of guided, mean"),
+        (
+            "methods.lll_prior.fusion",
+            "guidde",
+            r"params\.yaml: methods\.lll_prior\.fusion: `guidde` is none of guided, mean",
+        ),
         ("training.batch", 0, r"training\.batch: Input should be greater than 1"),
         ("training.batch", "64", r"training\.batch: Input should be a valid integer"),
         ("methods.replay.exemplars", -1, r"methods\.replay\.exemplars: Input should be greater than or equal to 0"),
@@ -32,7 +36,7 @@ def _changed(raw, path, value):
         ("tasks.1.id", 3, r"ids must count 0, 1, 2"),
         ("prior.world.seed", 0, r"prior\.world\.seed: must differ from world\.seed"),
         ("seedz", [0], r"seedz: .*\(did you mean `seeds`\?\)"),
-        ("rows", ["lll", "replai"], r"rows: no method `replai` \(did you mean `replay`\?\)"),
+        ("rows", ["lll_prior", "replai"], r"rows: no method `replai` \(did you mean `replay`\?\)"),
         ("rows", "healdine", r"rows\..*headline"),
         ("methods.ridge.tokens", "minni", r"methods\.ridge: no encoder `minni` \(did you mean `mini`\?\)"),
         ("methods.lll_2", {}, r"methods\.lll_2\.tokens: Field required; and \d+ more"),
@@ -59,8 +63,8 @@ def test_params_that_are_not_yaml(tmp_path):
 
 
 def test_lll_is_one_of_the_methods(raw_params):
-    methods = {name: row for name, row in raw_params["methods"].items() if name != "lll"}
-    with pytest.raises(ParameterError, match=r"methods: `lll` is missing, which stages of their own learn"):
+    methods = {name: row for name, row in raw_params["methods"].items() if name != "lll_prior"}
+    with pytest.raises(ParameterError, match=r"methods: `lll_prior` is missing, which stages of their own learn"):
         parse(raw_params | {"methods": methods})
 
 
@@ -80,22 +84,25 @@ def test_tasks_and_classes_fit_the_benchmark(params):
 
 def test_what_is_said_of_a_row_decides_no_result(params):
     """`about` is in no checkpoint and in no run's file: a row may be renamed."""
-    assert "about" not in params.methods["lll"].model_dump()
+    assert "about" not in params.methods["lll_prior"].model_dump()
 
 
 # ---- protocols
 
 
-TINY = {"class_order": "drawn", "headline": ["lll", "ridge"], "rows": ["lll", "ridge", "replay"]}
-SETTINGS = {"standard": {}, "few": {"exemplars": 1, "rows": ["lll", "replay"]}}
+TINY = {"class_order": "drawn", "headline": ["lll_prior", "ridge"], "rows": ["lll_prior", "ridge", "replay"]}
+SETTINGS = {"standard": {}, "few": {"exemplars": 1, "rows": ["lll_prior", "replay"]}}
 
 
 def test_rows_are_chosen_setting_by_setting(raw_params):
     protocol = parse(raw_params | {"protocols": {raw_params["benchmark"]: TINY | {"settings": SETTINGS}}}).protocol()
-    assert protocol.chosen("all") == {"standard": ["lll", "ridge", "replay"], "few": ["lll", "replay"]}
-    assert protocol.chosen("headline") == {"standard": ["lll", "ridge"]}
+    assert protocol.chosen("all") == {"standard": ["lll_prior", "ridge", "replay"], "few": ["lll_prior", "replay"]}
+    assert protocol.chosen("headline") == {"standard": ["lll_prior", "ridge"]}
     assert protocol.model_copy(update={"headline": []}).chosen("headline") == {"standard": TINY["rows"]}
-    assert protocol.chosen(["replay", "lll"]) == {"standard": ["lll", "replay"], "few": ["lll", "replay"]}
+    assert protocol.chosen(["replay", "lll_prior"]) == {
+        "standard": ["lll_prior", "replay"],
+        "few": ["lll_prior", "replay"],
+    }
     assert protocol.chosen(["ridge"]) == {"standard": ["ridge"]}
     # a row of one's own, which no protocol lists
     assert protocol.chosen(["ncm"]) == {"standard": ["ncm"]}

@@ -94,9 +94,9 @@ def test_a_run_from_artifacts(run_before, params):
 
 def test_without_artifacts_the_committed_metrics_speak(bare):
     with pytest.warns(UserWarning, match=r"^from metrics/ alone: no artifacts/\S+/task0/seed0\S*; `dvc repro`") as told:
-        run = avcil.load_run("lll", root=bare)
+        run = avcil.load_run("lll_prior", root=bare)
     assert len(told) == 1 and "\n" not in run.note and run.note in repr(run) and not run.results
-    summary = pd.read_csv(ROOT / "metrics/summary.csv").set_index(["setting", "method"]).loc["standard", "lll"]
+    summary = pd.read_csv(ROOT / "metrics/summary.csv").set_index(["setting", "method"]).loc["standard", "lll_prior"]
     for measure in ("average_accuracy", "last_accuracy", "forgetting_mean", "forgetting_last", "plasticity"):
         assert run.measures[measure].mean() == pytest.approx(summary[measure], abs=2e-4)
         assert run.measures[measure].std() == pytest.approx(summary[f"{measure}_std"], abs=2e-4)
@@ -161,12 +161,12 @@ def test_a_row_that_was_not_run_in_a_setting_is_one_clear_line(bare):
 def test_checkpoints_of_the_chain_and_of_the_headline_are_found_where_dvc_has_them(tmp_path):
     """Others stand beside their results."""
     assert run_folder(tmp_path, "replay", 2, 1) == tmp_path / "sweep/standard/replay/task2/seed1"
-    for made in ("runs/lll", "runs/others/lll", "runs/others/replay"):
+    for made in ("runs/lll_prior", "runs/others/lll_prior", "runs/others/replay"):
         (tmp_path / made).mkdir(parents=True)
-    assert run_folder(tmp_path, "lll", 2, 1) == tmp_path / "runs/lll/task2/seed1"
+    assert run_folder(tmp_path, "lll_prior", 2, 1) == tmp_path / "runs/lll_prior/task2/seed1"
     assert run_folder(tmp_path, "replay", 2, 1) == tmp_path / "runs/others/replay/task2/seed1"
     assert run_folder(tmp_path, "acil", 2, 1) == tmp_path / "sweep/standard/acil/task2/seed1"
-    assert run_folder(tmp_path, "lll", 2, 1, "tasks_10") == tmp_path / "sweep/tasks_10/lll/task2/seed1"
+    assert run_folder(tmp_path, "lll_prior", 2, 1, "tasks_10") == tmp_path / "sweep/tasks_10/lll_prior/task2/seed1"
 
 
 def test_what_is_shown(run_before, params):

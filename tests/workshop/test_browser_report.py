@@ -117,7 +117,7 @@ def test_the_headline_table_and_the_rows_are_the_metrics(pages, site):
         value, spread = map(float, shown[name_of(method)][1].split(" ± "))
         assert value == pytest.approx(100 * summary.last_accuracy[method], abs=0.0501)
         assert spread == pytest.approx(100 * summary.last_accuracy_std[method], abs=0.0501)
-    assert f"{100 * summary.last_accuracy['lll']:.1f} %" in page.get_text()
+    assert f"{100 * summary.last_accuracy['lll_prior']:.1f} %" in page.get_text()
     rows = [row.select("td")[9].get_text() for row in pages[site / "rows.html"].table.select("tbody tr")]
     assert rows == list(load(ROOT / "params.yaml").methods)
 
@@ -273,7 +273,7 @@ def test_the_plots_of_dvc_are_read_offline(page, project, site):
     if not (project / ".git").exists():
         subprocess.run(["git", "init", "-q"], cwd=project, check=True)
     for task in range(5):
-        log = project / f"artifacts/live/lll/task{task}/plots/metrics/task{task}/seed0/cross_entropy.tsv"
+        log = project / f"artifacts/live/lll_prior/task{task}/seed0/plots/metrics/cross_entropy.tsv"
         log.parent.mkdir(parents=True)
         log.write_text("step\tcross_entropy\n0\t1.0\n1\t0.5\n")
     shown = subprocess.run([sys.executable, "-m", "dvc", "plots", "show"], cwd=project, capture_output=True, text=True)

@@ -106,7 +106,7 @@ def test_every_widget_of_the_results_changes_figures_and_numbers(places, params)
     for change in (
         lambda: setattr(panel.task, "value", 2),
         lambda: setattr(panel.seeds, "value", (0,)),
-        lambda: setattr(panel.methods, "value", ("lll", "ridge")),
+        lambda: setattr(panel.methods, "value", ("lll_prior", "ridge")),
     ):
         figures = [image.value for image in (panel.curves, panel.matrices, panel.balance)]
         numbers, words = panel.numbers, panel.table.value
@@ -197,10 +197,10 @@ def test_results_are_browsed_setting_by_setting(places, params):
         of = params.protocol().settings[setting]
         assert [seed for _, seed in panel.seeds.options] == (of.seeds or params.seeds)
         assert panel.task.value == panel.task.max == (9 if setting == "tasks_10" else 4)
-    panel.methods.value, one = ("lll",), panel.curves.value
+    panel.methods.value, one = ("lll_prior",), panel.curves.value
     panel.seeds.value = (0,)
-    run = pd.read_csv(ROOT / "metrics/seeds.csv").query("setting == @setting and method == 'lll' and seed == 0")
-    assert panel.numbers.loc["lll", "last_accuracy"] == run.last_accuracy.item() and panel.curves.value != one
+    run = pd.read_csv(ROOT / "metrics/seeds.csv").query("setting == @setting and method == 'lll_prior' and seed == 0")
+    assert panel.numbers.loc["lll_prior", "last_accuracy"] == run.last_accuracy.item() and panel.curves.value != one
     panel.source.value = panel.source.options[0][1]
     panel.methods.value = list(numbers.index)
     assert panel.numbers.equals(numbers) and panel.table.value == words and panel.curves.value == curves
@@ -211,7 +211,7 @@ def test_rows_that_a_setting_lacks_leave_the_choice(places, params):
     panel = explore.Results(places, params)
     assert "finetune" in panel.methods.value
     panel.source.value = "tasks_10"
-    assert panel.methods.value == ("lll", "replay") == tuple(panel.numbers.index)
+    assert panel.methods.value == ("lll_prior", "replay") == tuple(panel.numbers.index)
 
 
 def test_what_was_not_run_cannot_be_chosen(places, params, tmp_path):
@@ -234,7 +234,7 @@ def test_without_metrics_one_line_says_how_to_get_them(places, params, tmp_path)
 
 
 def test_a_live_run_gives_the_bits_of_the_pipeline(toy, trainer):
-    method = trainer.params.methods["lll"]
+    method = trainer.params.methods["lll_prior"]
     expected = run_tasks(toy, method, trainer.params.training, trainer.params.tasks, 0, None)
     learning = Learning(toy, method, trainer.params.training, trainer.params.tasks, 0)
     thread = threading.Thread(target=learning.run)
@@ -325,15 +325,15 @@ def test_train_draws_tells_and_gives_the_row(trainer):
     trainer.parts["logit_distillation"].value = 0.5
     asyncio.run(_pressed(trainer))
     assert trainer.curves.value != before and trainer.bar.value == 1.0
-    runs = pd.read_csv(ROOT / "metrics/runs.csv").query("setting == 'standard' and method == 'lll' and seed == 0")
+    runs = pd.read_csv(ROOT / "metrics/runs.csv").query("setting == 'standard' and method == 'lll_prior' and seed == 0")
     stored = runs[runs.task == 2].accuracy.item()
     told = re.search(
-        r"after task 2: ([\d.]+) % of clips right; stored, seed 0: lll ([\d.]+), replay", trainer.status.value
+        r"after task 2: ([\d.]+) % of clips right; stored, seed 0: lll_prior ([\d.]+), replay", trainer.status.value
     )
     assert float(told[1]) == pytest.approx(100 * trainer.numbers.accuracy.iloc[-1], abs=0.051)
     assert float(told[2]) == pytest.approx(100 * stored, abs=0.051)
     assert list(trainer.numbers.task) == [0, 1, 2]
-    assert trainer.row == f"  my_row: {{<<: *lll, {ABOUT}, fusion: mean, logit_distillation: 0.5}}"
+    assert trainer.row == f"  my_row: {{<<: *lll_prior, {ABOUT}, fusion: mean, logit_distillation: 0.5}}"
     assert trainer.command == "dvc exp run -n my_row -S 'rows=[my_row]' ablations"
     assert "fusion: mean" in trainer.saved.value and html.escape(trainer.command) in trainer.saved.value
     assert not trainer.train.disabled and trainer.stop.disabled
@@ -368,7 +368,7 @@ def test_training_is_interrupted_between_two_steps(trainer):
 
 
 def test_a_stopped_run_leaves_no_hook_behind(toy, trainer):
-    learning = Learning(toy, trainer.params.methods["lll"], trainer.params.training, trainer.params.tasks, 0)
+    learning = Learning(toy, trainer.params.methods["lll_prior"], trainer.params.training, trainer.params.tasks, 0)
     learning.stop()
     learning.run()
     assert learning.results == []
@@ -399,7 +399,7 @@ def test_shared_numbers_and_names_are_checked_too(trainer):
     trainer.shared["temperature"].value = 0.0
     assert "training.temperature: Input should be greater than 0" in trainer.status.value
     trainer.shared["temperature"].value = 2.0
-    for name in ("replay", "lll", "my row", "null", ""):
+    for name in ("replay", "lll_prior", "my row", "null", ""):
         trainer.name.value = name
         assert trainer.train.disabled and f"name: `{name}` is" in trainer.status.value
     trainer.name.value = "mine"
@@ -429,7 +429,7 @@ def panel(places, params, raw_params, tmp_path, monkeypatch):
     return explore.Trainer(places, params, raw_params)
 
 
-@pytest.mark.parametrize("base", ["lll", "replay", "joint_guided", "avcil", "acil_guided", "lll_analytic"])
+@pytest.mark.parametrize("base", ["lll_prior", "replay", "joint_guided", "avcil", "acil_guided", "lll_analytic"])
 def test_the_row_goes_through_params_yaml_unchanged(panel, params, tmp_path, base):
     text = (ROOT / "params.yaml").read_text()
     panel.base.value = base
@@ -456,7 +456,7 @@ def test_every_parameter_of_a_row_and_of_training_has_a_widget_on_screen(trainer
 
 def test_a_parameter_may_be_left_empty(trainer):
     """What a page sends is text; an empty line is None, and what is no number is refused."""
-    for base, value, text in (("avcil", 4, "4"), ("lll", None, "")):
+    for base, value, text in (("avcil", 4, "4"), ("lll_prior", None, "")):
         trainer.base.value = base
         widget = trainer.parts["patches"]
         assert widget.value == value and widget.get_state("value") == {"value": text}
@@ -493,7 +493,7 @@ def test_the_command_makes_dvc_change_what_was_changed(panel, params, tmp_path):
     now = _carried_out(panel, text, tmp_path / "params.yaml")
     assert now.training == params.training.model_copy(update={"temperature": 3.0})
     assert {task.epochs for task in now.tasks} == {2} and now.protocol().epochs == 2
-    assert now.methods["my_row"].model_dump() == params.methods["lll"].model_dump()
+    assert now.methods["my_row"].model_dump() == params.methods["lll_prior"].model_dump()
 
 
 OTHERS = {"schedule": "constant", "optimiser": "adam", "keep": "best_new", "drop_last": True, "exemplar_batch": 16}
@@ -516,19 +516,19 @@ def test_every_key_of_training_goes_through_the_command_unchanged(panel, params,
 def test_what_is_emptied_is_null_in_row_and_command(places, raw_params, tmp_path, monkeypatch):
     """Where params.yaml has a number, leaving the key out would not make it None."""
     raw = json.loads(json.dumps(raw_params))
-    raw["methods"] = {"lll": raw["methods"]["lll"] | {"patches": 4}}
+    raw["methods"] = {"lll_prior": raw["methods"]["lll_prior"] | {"patches": 4}}
     raw["training"]["exemplar_batch"], raw["search"]["trials"] = 32, {}
-    raw["protocols"] = {raw["benchmark"]: {"class_order": "drawn", "rows": ["lll"], "settings": {"standard": {}}}}
+    raw["protocols"] = {raw["benchmark"]: {"class_order": "drawn", "rows": ["lll_prior"], "settings": {"standard": {}}}}
     raw["methods"] = raw.pop("methods")  # the last section, as in params.yaml
-    text = yaml.safe_dump(raw, sort_keys=False).replace("\n  lll:\n", "\n  lll: &lll\n")
+    text = yaml.safe_dump(raw, sort_keys=False).replace("\n  lll_prior:\n", "\n  lll_prior: &lll_prior\n")
     monkeypatch.setattr(Trainer, "_missing", lambda *_: "")
     panel = explore.Trainer(places, parse(raw), raw)
     panel.parts["patches"].set_state({"value": ""})
     panel.shared["exemplar_batch"].set_state({"value": ""})
-    assert panel.row == f"  my_row: {{<<: *lll, {ABOUT}, patches: null}}"
+    assert panel.row == f"  my_row: {{<<: *lll_prior, {ABOUT}, patches: null}}"
     assert "-S training.exemplar_batch=null " in panel.command
     now = _carried_out(panel, text, tmp_path / "params.yaml")
-    assert now.methods["my_row"].patches is None and now.methods["lll"].patches == 4
+    assert now.methods["my_row"].patches is None and now.methods["lll_prior"].patches == 4
     assert now.training.exemplar_batch is None
 
 
@@ -577,7 +577,7 @@ def test_a_row_answers_by_its_own_head_what_the_pipeline_counted(toy, toy_raw, t
     params = parse(toy_raw)
     options = {"expansion": 64} if readout in ("ranpac", "acil", "mmal") else {}
     frozen = {} if readout in ("classifier", "carried_ridge") else {"fusion": "frozen_guided", "classifier": "linear"}
-    method = params.methods["lll"].model_copy(
+    method = params.methods["lll_prior"].model_copy(
         update={"readout": readout, "readout_options": options, "memory": "herding", "sampler": "uniform"} | frozen
     )
     if frozen:
@@ -595,7 +595,7 @@ def test_a_row_answers_by_its_own_head_what_the_pipeline_counted(toy, toy_raw, t
 
 def test_a_row_that_averages_looks_nowhere(toy, toy_raw, tmp_path):
     params = parse(toy_raw)
-    method = params.methods["lll"].model_copy(update={"fusion": "mean"})
+    method = params.methods["lll_prior"].model_copy(update={"fusion": "mean"})
     run_tasks(toy, method, params.training, params.tasks[:1], 0, tmp_path)
     one = toy._replace(tokens=toy.tokens.clips(torch.tensor([0])))
     found = answer(tmp_path / "task0/seed0", method, params.training, one)
@@ -673,7 +673,8 @@ def test_sound_louder_than_a_file_can_hold_is_not_clipped():
 def test_checkpoints_of_other_parameters_are_named_not_asked(places, params, tmp_path):
     for seed in params.seeds:
         save_checkpoint(
-            places.artifacts / f"runs/lll/task0/seed{seed}", Checkpoint({}, {}, [], [], {"method": {}, "training": {}})
+            places.artifacts / f"runs/lll_prior/task0/seed{seed}",
+            Checkpoint({}, {}, [], [], {"method": {}, "training": {}}),
         )
     panel = explore.ClipView(places, params)
     assert "made with other parameters" in panel.note.value and list(panel.looks) == ["the prior alone"]

@@ -146,10 +146,10 @@ def test_rows_learn_from_imported_tokens(content, tmp_path, params):
         tmp_path / "out/regions.npz",
     )  # fmt: skip
     training = params.training.model_copy(update={"width": 16, "batch": 8, "ridge_penalty": 0.1})
-    rows = {name: params.methods[name].model_copy(update={"tokens": "imported"}) for name in ("ridge", "lll")}
+    rows = {name: params.methods[name].model_copy(update={"tokens": "imported"}) for name in ("ridge", "lll_prior")}
     rows["guided"] = rows["ridge"].model_copy(update={"fusion": "frozen_guided", "prior_guidance": 20.0})
     jobs = [
-        sweep.Job((name,), source, row, training, chain([2, 2], 30 if name == "lll" else 1), 0)
+        sweep.Job((name,), source, row, training, chain([2, 2], 30 if name == "lll_prior" else 1), 0)
         for name, row in rows.items()
     ]
     for (key, _), done in sweep.run(jobs, workers=1).items():

@@ -53,7 +53,7 @@ def here(tmp_path, monkeypatch) -> Path:
 
 
 def run(*more: str, to: str = "to") -> str:
-    main(["run", "labels.csv", "--to", to, "--rows", "lll", "ridge", "--seeds", "0", *more])
+    main(["run", "labels.csv", "--to", to, "--rows", "lll_prior", "ridge", "--seeds", "0", *more])
     return Path(to, "table.md").read_text()
 
 
@@ -113,7 +113,7 @@ def test_labels_clips_and_classes_that_change(here):
         (lambda t: t[t.label == "object_001"], [], r"only the class `object_001`"),
         (lambda t: t, ["--tasks", "9"], r"--tasks 9: there are 4 classes"),
         (lambda t: t, ["--encoder", "minni"], r"no `minni` \(did you mean `mini`"),
-        (lambda t: t, ["--rows", "lll", "rigde"], r"no method `rigde` in params.yaml \(did you mean `ridge`"),
+        (lambda t: t, ["--rows", "lll_prior", "rigde"], r"no method `rigde` in params.yaml \(did you mean `ridge`"),
         (lambda t: t, ["--encoder", "pe_av"], r"facebook/pe-av-large: weights of pe_av are not here"),
     ],
 )

@@ -31,7 +31,12 @@ def project(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("project")
     raw = whole(ROOT / "params.yaml")
     prescribed = {"classes_per_task": 2, "class_order": "drawn", "settings": {"standard": {}}}
-    raw["protocols"]["mine"] = prescribed | {"tokens": "mini", "epochs": 2, "seeds": [0], "rows": ["lll", "ridge"]}
+    raw["protocols"]["mine"] = prescribed | {
+        "tokens": "mini",
+        "epochs": 2,
+        "seeds": [0],
+        "rows": ["lll_prior", "ridge"],
+    }
     raw["benchmark"] = "mine"
     raw["compute"]["workers"] = 0
     entry = {"kind": "pe_av", "weights": "weights", "frames": 4, "seconds": 2.0, "patches": 2, "joint": False}
@@ -71,13 +76,13 @@ def test_from_labels_to_the_table(extracted, monkeypatch):
     assert len(store.header.clip_ids) == 60 and store.quarantined == {}
     said = protocol.run("mine")
     lines = [line.split(" | ")[:2] for line in said.splitlines() if line.startswith("| standard")]
-    assert sorted(row for _, row in lines) == ["lll", "ridge"]
+    assert sorted(row for _, row in lines) == ["lll_prior", "ridge"]
     found = pd.read_csv("imports/mine/results/metrics/seeds.csv")
-    assert list(found.method) == ["lll", "ridge"] and (found.last_accuracy > 0.25).all()
+    assert list(found.method) == ["lll_prior", "ridge"] and (found.last_accuracy > 0.25).all()
     # not learnt again, of one row alone; the other's line stays
     file = Path("imports/mine/results/sweep/standard/ridge/seed0.json")
     before = file.stat().st_mtime_ns
-    assert "| lll |" not in protocol.run("mine", ["ridge"]) and file.stat().st_mtime_ns == before
+    assert "| lll_prior |" not in protocol.run("mine", ["ridge"]) and file.stat().st_mtime_ns == before
     pd.testing.assert_frame_equal(pd.read_csv("imports/mine/results/metrics/seeds.csv"), found)
 
 
@@ -107,7 +112,7 @@ def test_a_published_family_from_weights_to_accuracy(extracted, monkeypatch):
     place, prescribed = place_of("mine"), params.protocol().model_copy(update={"tokens": "small_pe_av"})
     header = read_store(place.stores / "small_pe_av", encoder="small_pe_av", verify=True).header
     assert header.revision == "local" and tuple(header.layout) == (4, 4, 50, 48, 40)
-    [job] = jobs(place, params, prescribed, ["lll"], Path("pe"))
+    [job] = jobs(place, params, prescribed, ["lll_prior"], Path("pe"))
     results = run_tasks(sweep.datasets(job.source)[0], job.method, job.training, job.tasks, 0, None)
     assert len(results) == 2 and results[0].accuracy[0] >= 0.5
     (extracted / "weights/model.safetensors").unlink()
@@ -120,7 +125,7 @@ def test_several_processes_learn_a_row(extracted):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*command, "-m", "avcil.comparison.launch", "lll"],
+        [*command, "-m", "avcil.comparison.launch", "lll_prior"],
         cwd=extracted,
         env=environment,
         capture_output=True,
@@ -130,7 +135,7 @@ def test_several_processes_learn_a_row(extracted):
     lines = done.stdout.strip().splitlines()
     assert [line.split(":")[0] for line in lines] == ["task 0", "task 1"]
     assert all(re.match(r"task \d: accuracy (0\.\d{4}|1\.0000) on \d+ clips", line) for line in lines)
-    assert (extracted / "artifacts/launched/mine/standard/lll/task1/seed0/result.json").exists()
+    assert (extracted / "artifacts/launched/mine/standard/lll_prior/task1/seed0/result.json").exists()
 
 
 @pytest.mark.slow

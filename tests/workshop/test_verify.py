@@ -53,9 +53,9 @@ class Project:
     def __init__(self, folder, capsys):
         self.folder, self.capsys = folder, capsys
         self.git("init", "-q")
-        self.ask(["lll", "replay", "acil"])
-        self.write("summary.csv", summary(lll={}, replay={}, acil={}))
-        self.write("seeds.csv", seeds(lll="0.7", replay="0.6", acil="0.7"))
+        self.ask(["lll_prior", "replay", "acil"])
+        self.write("summary.csv", summary(lll_prior={}, replay={}, acil={}))
+        self.write("seeds.csv", seeds(lll_prior="0.7", replay="0.6", acil="0.7"))
         self.write("cost.csv", cost("1.5"))
         self.write("prior.csv", "prior\nmini\n")
 
@@ -113,7 +113,7 @@ def project(tmp_path, monkeypatch, capsys):
 def test_the_same_bytes_whatever_the_seconds(project):
     project.write("cost.csv", cost("99.0"))
     status, found, said = project.verify()
-    assert status == 0 and found == dict.fromkeys(("lll", "replay", "acil"), verify.SAME)
+    assert status == 0 and found == dict.fromkeys(("lll_prior", "replay", "acil"), verify.SAME)
     assert "3 rows: 3 same bytes" in said
     # and yet git sees other bytes
     assert "not as committed in metrics/ and figures/: metrics/cost.csv" in said
@@ -141,48 +141,48 @@ def test_the_same_bytes_whatever_the_seconds(project):
     }.values(),
 )
 def test_within_and_outside_the_interval(project, committed, here, reason):
-    project.write("summary.csv", summary(lll=committed, replay={}, acil={}))
+    project.write("summary.csv", summary(lll_prior=committed, replay={}, acil={}))
     project.commit()
-    project.write("summary.csv", summary(lll=committed | here, replay={}, acil={}))
+    project.write("summary.csv", summary(lll_prior=committed | here, replay={}, acil={}))
     status, found, said = project.verify()
     outcome = verify.OUTSIDE if reason else verify.WITHIN
-    assert (status, found["lll"], found["replay"]) == (int(bool(reason)), outcome, verify.SAME)
+    assert (status, found["lll_prior"], found["replay"]) == (int(bool(reason)), outcome, verify.SAME)
     assert (reason or "") in said and f"3 rows: 2 same bytes, 1 {outcome}" in said
 
 
 def test_single_seeds_count_where_means_agree(project):
-    project.write("seeds.csv", seeds(lll="0.7", replay="0.5", acil="0.7"))
-    assert project.verify()[:2] == (0, {"lll": verify.SAME, "replay": verify.WITHIN, "acil": verify.SAME})
+    project.write("seeds.csv", seeds(lll_prior="0.7", replay="0.5", acil="0.7"))
+    assert project.verify()[:2] == (0, {"lll_prior": verify.SAME, "replay": verify.WITHIN, "acil": verify.SAME})
     (project.folder / "metrics/seeds.csv").unlink()
     status, found, said = project.verify()
-    assert (status, found) == (0, dict.fromkeys(("lll", "replay", "acil"), verify.WITHIN))
+    assert (status, found) == (0, dict.fromkeys(("lll_prior", "replay", "acil"), verify.WITHIN))
     assert "not as committed in metrics/ and figures/: metrics/seeds.csv" in said
 
 
 def test_a_row_on_one_side_only_is_outside(project):
-    project.write("summary.csv", summary(lll={}, ncm={}, acil={}))
+    project.write("summary.csv", summary(lll_prior={}, ncm={}, acil={}))
     status, found, said = project.verify()
     assert status == 1
-    assert found == {"lll": verify.SAME, "replay": verify.OUTSIDE, "ncm": verify.OUTSIDE, "acil": verify.SAME}
+    assert found == {"lll_prior": verify.SAME, "replay": verify.OUTSIDE, "ncm": verify.OUTSIDE, "acil": verify.SAME}
     assert "committed, but not here" in said and "not among the committed rows" in said
 
 
 def test_rows_of_two_settings_are_two_rows(project):
-    both = summary(lll={}) + summary(lll={"setting": "tasks_10"}).splitlines(keepends=True)[1]
+    both = summary(lll_prior={}) + summary(lll_prior={"setting": "tasks_10"}).splitlines(keepends=True)[1]
     project.write("summary.csv", both)
     project.commit()
-    project.write("summary.csv", both.replace("tasks_10,lll,0.7,", "tasks_10,lll,0.1,"))
+    project.write("summary.csv", both.replace("tasks_10,lll_prior,0.7,", "tasks_10,lll_prior,0.1,"))
     status, _, said = project.verify()
     assert status == 1 and "2 rows: 1 same bytes, 1 outside" in said
-    outcomes = dict(re.findall(r"^(\w+ / lll) .*  (same bytes|outside)$", said, re.M))
-    assert outcomes == {"standard / lll": verify.SAME, "tasks_10 / lll": verify.OUTSIDE}
+    outcomes = dict(re.findall(r"^(\w+ / lll_prior) .*  (same bytes|outside)$", said, re.M))
+    assert outcomes == {"standard / lll_prior": verify.SAME, "tasks_10 / lll_prior": verify.OUTSIDE}
 
 
 def test_what_git_put_there_is_no_result_of_this_machine(project):
     # of rows that nobody asked for, the committed lines are kept
-    project.ask(["lll", "replay"])
+    project.ask(["lll_prior", "replay"])
     status, found, said = project.verify()
-    assert status == 0 and found == {"lll": verify.SAME, "replay": verify.SAME}
+    assert status == 0 and found == {"lll_prior": verify.SAME, "replay": verify.SAME}
     assert "3 rows: 2 same bytes, 1 not run here" in said
     # another run's results were pulled: dvc.lock names their notebook, and that of this machine stands there
     (project.folder / "artifacts/notebooks/06_ablations.ipynb").write_text("{older}")
@@ -192,8 +192,8 @@ def test_what_git_put_there_is_no_result_of_this_machine(project):
     (project.folder / "artifacts/notebooks/06_ablations.ipynb").unlink()
     assert "3 rows: 3 not run here" in project.verify()[2]
     # other numbers are told of, whoever made them
-    project.write("summary.csv", summary(lll={"last_accuracy": "0.5"}, replay={}, acil={}))
-    assert project.verify()[:2] == (1, {"lll": verify.OUTSIDE})
+    project.write("summary.csv", summary(lll_prior={"last_accuracy": "0.5"}, replay={}, acil={}))
+    assert project.verify()[:2] == (1, {"lll_prior": verify.OUTSIDE})
 
 
 @pytest.mark.parametrize("nothing", ["no repository", "no commit", "no table committed", "no table here"])
@@ -218,7 +218,7 @@ def test_where_there_is_nothing_to_compare_one_line_says_so(tmp_path, monkeypatc
 
 
 def test_a_damaged_table_is_named(project):
-    project.write("summary.csv", summary(lll={"last_accuracy": "much"}, replay={}, acil={}))
+    project.write("summary.csv", summary(lll_prior={"last_accuracy": "much"}, replay={}, acil={}))
     with pytest.raises(SystemExit) as stopped:
         verify.main([])
     assert "metrics/summary.csv cannot be compared" in stopped.value.code and "much" in stopped.value.code
@@ -237,7 +237,7 @@ def test_what_each_table_was_made_on_is_recorded_beside_it(project):
     project.verify("--record")
     first = made_on(project)
     assert first["metrics/seeds.csv"] == {
-        "sha256": hashlib.sha256(seeds(lll="0.7", replay="0.6", acil="0.7").encode()).hexdigest(),
+        "sha256": hashlib.sha256(seeds(lll_prior="0.7", replay="0.6", acil="0.7").encode()).hexdigest(),
         "processor": portable.processor(), "portable": portable.in_force(), "threads": torch.get_num_threads(),
         "versions": provenance.processors.versions(), "again_on": [],
     }  # fmt: skip
@@ -252,7 +252,7 @@ def test_same_bytes_keep_their_record_and_other_bytes_make_a_new_one(project, mo
     first = made_on(project)
     monkeypatch.setattr(portable, "processor", lambda: "another")
     project.run_stages("06_ablations")
-    project.write("summary.csv", summary(lll={"retention": "0.6"}, replay={}, acil={}))
+    project.write("summary.csv", summary(lll_prior={"retention": "0.6"}, replay={}, acil={}))
     said = project.verify("--record")[2]
     second = made_on(project)
     assert second["metrics/summary.csv"]["processor"] == "another"

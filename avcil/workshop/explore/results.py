@@ -97,7 +97,7 @@ class Results(Panel):
         """The rows and seeds of the chosen setting; rows that were chosen stay so where it has them."""
         found = self.runs[self.runs.setting == self.source.value]
         names = [name for name in self.params.methods if name in set(found.method)]
-        wanted = self.methods.value or ("lll", "replay", "naive_fusion", "finetune")
+        wanted = self.methods.value or ("lll_prior", "replay", "naive_fusion", "finetune")
         seeds = sorted(found.seed.unique().tolist())
         self._quiet = True  # options and values change one after the other: draw once, at the end
         self.methods.options = [(short_name_of(name), name) for name in names]

@@ -95,11 +95,11 @@ def check(raw: dict, name: str, row: dict, training: dict, tasks: list[dict]) ->
 
 
 def row_text(name: str, method: Method, reference: Method) -> str:
-    """The line of params.yaml: what differs from `lll`."""
+    """The line of params.yaml: what differs from `lll_prior`."""
     differs = {key: value for key, value in method.model_dump().items() if value != getattr(reference, key)}
     dumped = yaml.safe_dump(differs, default_flow_style=True, sort_keys=False, width=10_000).strip()[1:-1]
     about = f"about: {{name: {name}, family: own}}"
-    return f"  {name}: {{<<: *lll, {about}{', ' * bool(dumped)}{dumped}}}"
+    return f"  {name}: {{<<: *lll_prior, {about}{', ' * bool(dumped)}{dumped}}}"
 
 
 def with_row(text: str, row: str) -> str:

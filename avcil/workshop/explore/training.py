@@ -67,7 +67,7 @@ class Trainer(Panel):
         self.beside = Checks(
             "compare with",
             [(short_name_of(name), name) for name in known],
-            [name for name in known if name in ("lll", "replay")],
+            [name for name in known if name in ("lll_prior", "replay")],
             height=176,
         )
         self.parts = self._controls(Method, params.methods[names[0]], tokens=stores or ["mini"])
@@ -145,7 +145,7 @@ class Trainer(Panel):
             self.status.value, self.train.disabled = line(self._missing(method.tokens)), True
             return False
         self.row, self.command = (
-            row_text(self.name.value, method, self.params.methods["lll"]),
+            row_text(self.name.value, method, self.params.methods["lll_prior"]),
             command(self.name.value, self.params, params),
         )
         self.train.disabled = busy

@@ -34,7 +34,7 @@ from avcil.tokens.store import Header, load_header
 from avcil.workshop.builders import folder
 from avcil.workshop.own.clips import classes_by_task, digest_of, extract_tokens, link, read_clips, usable
 
-ROWS = ["joint_guided", "lll_analytic", "lll", "replay", "ridge"]
+ROWS = ["joint_guided", "lll_analytic", "lll_prior", "replay", "ridge"]
 FEW = 30  # test clips
 
 

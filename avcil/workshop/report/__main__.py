@@ -75,11 +75,11 @@ def notebook(paths: list[Path]) -> nbformat.NotebookNode:
 
 
 def rows(params: Params, metrics: Path) -> list[dict[str, object]]:
-    """Each row: what it is, what it has otherwise than lll, and what it reaches in the standard setting, if it ran."""
-    summary, lll = pd.read_csv(metrics / "summary.csv"), params.methods["lll"].model_dump()
+    """Each row: what it is, what it has otherwise than lll_prior, and what it reaches in the standard setting."""
+    summary, ours = pd.read_csv(metrics / "summary.csv"), params.methods["lll_prior"].model_dump()
     found, table = summary[summary.setting == claims.STANDARD].set_index("method"), []
     for name, method in params.methods.items():
-        other = {key: value for key, value in method.model_dump().items() if value != lll[key]}
+        other = {key: value for key, value in method.model_dump().items() if value != ours[key]}
         row: dict[str, object] = {"row": name, "choices": ", ".join(f"{key}: {value}" for key, value in other.items())}
         row |= dict.fromkeys([*MEASURES, "seeds"], "")
         if name in found.index:
@@ -125,7 +125,7 @@ def write(root: Path, source: Path, folder: Path) -> None:
         rows=rows(params, metrics),
         citation=yaml.safe_load((root / "CITATION.cff").read_text())["references"][0],
         clips=films(root, params, folder / "clips"),
-        looked="all tasks" if (root / "artifacts/runs/lll").is_dir() else "nothing yet: the prior alone",
+        looked="all tasks" if (root / "artifacts/runs/lll_prior").is_dir() else "nothing yet: the prior alone",
         pages={path: name for name, paths in listed.items() for path in paths},
         dump=lambda value: yaml.safe_dump(value, sort_keys=True, allow_unicode=True),
     )  # fmt: skip

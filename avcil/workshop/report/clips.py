@@ -16,7 +16,7 @@ from avcil.workshop.explore.answers import answer, prior_attention
 from avcil.workshop.explore.faces import Regions
 from avcil.workshop.explore.playback import film
 
-ROWS = {"lll": "LLL", "replay": "replay"}
+ROWS = {"lll_prior": "LLL", "replay": "replay"}
 
 
 class Film(NamedTuple):

@@ -1,0 +1,57 @@
+"""Work in several processes of this machine, each on one thread: the same bits however many there are."""
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+from avcil.base.parent import end_with
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def each(
+    function: Callable[[Item], Result],
+    items: list[Item],
+    workers: int | None = None,
+    *,
+    begin: Callable[[], None] | None = None,
+) -> Iterator[tuple[int, Result]]:
+    """(number, function(item)) as they are done, ``workers`` at a time (all processors if left out).
+
+    ``function`` and ``begin``, which each process calls first, are functions of a module, or partials of one. Raises
+    what the function raised, and ChildProcessError where a process was ended from outside.
+    """
+    if not items:
+        return
+    workers = min(workers or os.cpu_count() or 1, len(items))
+    os.environ["OMP_NUM_THREADS"], before = "1", os.environ.get("OMP_NUM_THREADS")
+    try:  # workers read the variable when they import torch
+        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin, (begin,)) as pool:
+            futures = {pool.submit(function, item): number for number, item in enumerate(items)}
+            try:
+                for future in as_completed(futures):
+                    yield futures[future], future.result()
+            except BrokenProcessPool:
+                why = "a process that worked was ended from outside, for want of memory perhaps"
+                raise ChildProcessError(f"{why}; run this again, it goes on") from None
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+    finally:
+        if before is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = before
+
+
+def _begin(begin: Callable[[], None] | None) -> None:
+    """A worker whose parent was killed ends too, instead of waiting for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None and parent.pid:
+        end_with(parent.pid)
+    if begin is not None:
+        begin()

@@ -1,0 +1,59 @@
+"""One link of the chain of tasks for several seeds, each of which learns in a process of its own."""
+
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from avcil.base import processes
+from avcil.base.progress import progress
+from avcil.learn import live
+from avcil.learn.checkpoint import load_checkpoint
+from avcil.learn.evaluate import TaskResult
+from avcil.learn.train import run_task, save_task
+from avcil.params.learning import Method, Task, Training
+from avcil.tokens.dataset import load_datasets
+
+
+class Link(NamedTuple):
+    """A task of a row: where its clips are (as `load_datasets` wants them), what is learnt, the checkpoints ``before``
+    it, and the folders that the ones after it and its losses by epoch go ``to``, a ``seed{seed}`` in each."""
+
+    manifest: Path
+    orders: Path
+    store: Path
+    regions: Path | None
+    method: Method
+    training: Training
+    tasks: list[Task]
+    task: int
+    before: Path
+    to: Path
+    log: Path
+
+
+class Learnt(NamedTuple):
+    """result: of the test clips; losses: the mean of each by epoch; exemplars: how many are kept."""
+
+    result: TaskResult
+    losses: list[dict[str, float]]
+    exemplars: int
+
+
+def learn(link: Link, seeds: list[int]) -> dict[int, Learnt]:
+    """What each seed learns, in the order of ``seeds``; as many at a time as there are processors."""
+    learnt = dict(progress(processes.each(partial(_learn, link), seeds), total=len(seeds), desc="seeds"))
+    return {seed: learnt[number] for number, seed in enumerate(seeds)}
+
+
+def _learn(link: Link, seed: int) -> Learnt:
+    torch.set_num_threads(1)
+    data = load_datasets(link.manifest, link.orders, link.store, [seed], regions=link.regions)[seed]
+    start = load_checkpoint(link.before / f"seed{seed}", order=data.order)
+    with live.logged(link.log / f"seed{seed}") as watch:
+        checkpoint, result, losses = run_task(
+            data, link.method, link.training, link.tasks, link.task, seed, start, watch=watch
+        )
+    save_task(link.to / f"seed{seed}", checkpoint, result)
+    return Learnt(result, losses, len(checkpoint.memory))
