@@ -12,7 +12,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from avcil.results.names import name_of, short_name_of
+from avcil.results.names import short_name_of
 
 PALETTE = sns.color_palette("colorblind", 10)
 _COLOURS = {
@@ -121,7 +121,7 @@ def ablation_bars(differences: pd.DataFrame, comparisons: pd.DataFrame, *, title
     axes.axvline(0, color="0.2", linewidth=1)
     axes.set(
         yticks=range(len(table)),
-        yticklabels=[name_of(v) for v in table.method],
+        yticklabels=[short_name_of(v) for v in table.method],
         xlabel="LLL minus it, points of last accuracy (bar: mean; line: 95 % interval; dots: seeds)",
         title=title,
     )

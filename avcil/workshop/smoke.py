@@ -133,21 +133,24 @@ def _write(top: Path, project: Path) -> None:
     _git(project, "commit", "--quiet", "--message", "A small project")
 
 
-def build(top: Path, *, results: bool = True) -> Path:
-    """The project, as far as it is not there yet; with ``results``, those of its pipeline too."""
+def build(top: Path, *, results: bool = True, anew: bool = False) -> Path:
+    """The project, as far as it is not there yet or wanted ``anew``; with ``results``, those of its pipeline too. One
+    process at a time builds; the others wait for what all need."""
     place = top / "build" / "smoke" / f".project-{_stamp(top)}"
-    if not place.exists():
-        for stale in place.parent.glob(".project-*"):
-            shutil.rmtree(stale)
-        unfinished = place.with_suffix(".part")
-        _write(top, unfinished)
-        unfinished.rename(place)
-    finished = place / ".git/results"
-    if results and not finished.exists():
-        _call([sys.executable, "-m", "dvc", "repro"], place)
-        _git(place, "add", "--all")
-        _git(place, "commit", "--quiet", "--message", "Its results")
-        finished.touch()
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(place.parent / ".lock"):
+        if anew or not place.exists():
+            for stale in place.parent.glob(".project-*"):
+                shutil.rmtree(stale)
+            unfinished = place.with_suffix(".part")
+            _write(top, unfinished)
+            unfinished.rename(place)
+        finished = place / ".git/results"
+        if results and not finished.exists():
+            _call([sys.executable, "-m", "dvc", "repro"], place)
+            _git(place, "add", "--all")
+            _git(place, "commit", "--quiet", "--message", "Its results")
+            finished.touch()
     return place
 
 
@@ -172,12 +175,7 @@ def prepare(top: Path, sandbox: Path) -> None:
 
 if __name__ == "__main__":
     here = root()
-    sandboxes = here / "build" / "smoke"
-    sandboxes.mkdir(parents=True, exist_ok=True)
-    with FileLock(sandboxes / ".lock"):  # one process at a time builds, the others wait for what all need
-        if sys.argv[1:]:
-            prepare(here, here / sys.argv[1])
-        else:
-            for old in sandboxes.glob(".project-*"):
-                shutil.rmtree(old)
-            build(here)
+    if sys.argv[1:]:
+        prepare(here, here / sys.argv[1])
+    else:
+        build(here, anew=True)
