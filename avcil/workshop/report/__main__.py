@@ -70,7 +70,7 @@ def notebook(paths: list[Path]) -> nbformat.NotebookNode:
             words = re.sub(r"[#*`\[\]\n]+", " ", cell.source.strip().split("\n\n")[-1]).strip()
         else:
             cell.metadata["tags"] = ["hide-input"]
-            cell.metadata["mystnb"] = {"image": {"alt": words[:200]}}
+            cell.metadata["mystnb"] = {"image": {"alt": f"Figure: {words[:200]}"}}
     return whole
 
 

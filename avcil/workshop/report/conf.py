@@ -8,6 +8,7 @@ from sphinx.writers.html5 import HTML5Translator
 project = html_title = "avcil"
 language = "en"
 extensions = ["myst_nb"]
+smartquotes = False  # names are written as params.yaml has them
 default_role = "code"  # docstrings write code between single backticks
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3

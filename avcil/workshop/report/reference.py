@@ -1,6 +1,7 @@
 """The API reference as reStructuredText, from docstrings and signatures as they are written: nothing is imported, so
 neither the Python at hand nor the packages that happen to be installed change a byte of it."""
 
+import re
 from pathlib import Path
 from textwrap import indent
 from typing import Any
@@ -14,7 +15,11 @@ Item = griffe.Object | griffe.Alias
 
 def _docstring(item: Item) -> str:
     options: Any = Config(napoleon_use_ivar=True)  # of napoleon, which its annotation takes for one of Sphinx
-    return str(GoogleDocstring(item.docstring.value, options)) if item.docstring else ""
+    if item.docstring is None:
+        return ""
+    # `Tensor`s: reStructuredText wants something between the mark and the letter
+    text = re.sub(r"(`[^`\n]+`)(?=\w)", r"\1\\ ", item.docstring.value)
+    return str(GoogleDocstring(text, options))
 
 
 def _public(parent: Item) -> list[Item]:

@@ -5,6 +5,7 @@ addEventListener("DOMContentLoaded", () => {
     image.replaceWith(link);
     link.append(image);
   }
+  for (const caption of document.querySelectorAll(".caption[role=heading]")) caption.ariaLevel = 2; // which furo leaves out
   for (const box of document.querySelectorAll(".table-wrapper, .cell_output .output, article pre")) box.tabIndex = 0;
   for (const table of document.querySelectorAll("article table:not(:has([colspan], [rowspan]))")) {
     const body = table.tBodies[0], rows = [...body.rows], heads = [...(table.tHead?.rows[0]?.cells ?? [])];
@@ -23,7 +24,7 @@ addEventListener("DOMContentLoaded", () => {
     };
     heads.forEach((head, column) => {
       const button = document.createElement("button");
-      button.append(...(head.childNodes.length ? head.childNodes : ["#"]));
+      button.append(...(head.textContent.trim() ? head.childNodes : ["#"]));
       head.append(button);
       button.onclick = () => {
         apart();
