@@ -182,7 +182,8 @@ def page(browser):
     """A tab; afterwards, nothing was asked of anything but files, and nothing failed."""
     page, asked, errors = browser.new_page(), [], []
     page.on("request", lambda request: asked.append(request.url))
-    page.on("requestfailed", lambda request: errors.append(request.url))
+    # what a page still loads when one leaves it is aborted
+    page.on("requestfailed", lambda r: errors.append(r.url) if r.failure != "net::ERR_ABORTED" else None)
     page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: errors.append(str(error)))
     yield page

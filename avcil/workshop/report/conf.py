@@ -20,7 +20,9 @@ html_theme = "furo"
 html_static_path = ["static"]
 html_css_files, html_js_files = ["report.css"], ["report.js"]
 html_math_renderer = "mathml"
-html_copy_source = html_show_copyright = html_show_search_summary = False  # a summary is fetched: not from `file:`
+html_domain_indices = html_copy_source = html_show_copyright = html_show_search_summary = (
+    False  # a summary is fetched: not from `file:`
+)
 
 
 def _inline(page: HTML5Translator, node: math) -> None:

@@ -19,7 +19,12 @@ def _docstring(item: Item) -> str:
         return ""
     # `Tensor`s: reStructuredText wants something between the mark and the letter
     text = re.sub(r"(`[^`\n]+`)(?=\w)", r"\1\\ ", item.docstring.value)
-    return str(GoogleDocstring(text, options))
+    # |x| and *.yaml are no marks of its own
+    lines = [
+        line if re.search(r"[`\\]", line) else re.sub(r"[|*](?=\S)|(?<=\S)\|", r"\\\g<0>", line)
+        for line in text.split("\n")
+    ]
+    return str(GoogleDocstring("\n".join(lines), options))
 
 
 def _public(parent: Item) -> list[Item]:
