@@ -182,8 +182,7 @@ def page(browser):
     """A tab; afterwards, nothing was asked of anything but files, and nothing failed."""
     page, asked, errors = browser.new_page(), [], []
     page.on("request", lambda request: asked.append(request.url))
-    # what a page still loads when one leaves it is aborted
-    page.on("requestfailed", lambda r: errors.append(r.url) if r.failure != "net::ERR_ABORTED" else None)
+    page.on("requestfailed", lambda request: errors.append(request.url))
     page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: errors.append(str(error)))
     yield page
@@ -262,6 +261,7 @@ def test_clips_play_pages_follow_one_another_and_are_searched(page, site):
     assert page.locator("details.hide").first.get_attribute("open") is None
     page.click(".related-pages .next-page")
     assert "07_figures" in page.url
+    page.wait_for_load_state()  # what a page still loads when one leaves it has failed
     page.goto((site / "search.html").as_uri() + "?q=herding")
     page.wait_for_selector("#search-results li a")
 

@@ -1,6 +1,6 @@
 """Sphinx's settings, and its equations as MathML, which browsers draw themselves."""
 
-from docutils.nodes import SkipNode, math, math_block
+from docutils.nodes import SkipNode, document, math, math_block, reference
 from latex2mathml.converter import convert
 from sphinx.application import Sphinx
 from sphinx.writers.html5 import HTML5Translator
@@ -14,15 +14,14 @@ myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"
 nb_merge_streams = True
-# links to files that stay in the repository become text; docstrings' lists are not always reStructuredText's
+# links to files that stay in the repository (`_lead_somewhere`); docstrings' lists are not always reStructuredText's
 suppress_warnings = ["myst.xref_missing", "docutils", "ref.python"]
 html_theme = "furo"
 html_static_path = ["static"]
 html_css_files, html_js_files = ["report.css"], ["report.js"]
 html_math_renderer = "mathml"
-html_domain_indices = html_copy_source = html_show_copyright = html_show_search_summary = (
-    False  # a summary is fetched: not from `file:`
-)
+html_domain_indices = html_copy_source = html_show_copyright = False
+html_show_search_summary = False  # it is fetched: not from `file:`
 
 
 def _inline(page: HTML5Translator, node: math) -> None:
@@ -36,5 +35,16 @@ def _block(page: HTML5Translator, node: math_block) -> None:
     raise SkipNode
 
 
+def _lead_somewhere(app: Sphinx, tree: document, name: str) -> None:
+    """MyST makes an anchor of all that it does not find: files that stay in the repository, which become text, and
+    headings as JupyterLab spells their anchors."""
+    for link in list(tree.findall(reference)):
+        if "/" in link.get("refid", ""):
+            link.replace_self(link.children)
+        elif "refid" in link and link["refid"] not in tree.ids:
+            link["refid"] = link["refid"].lower()
+
+
 def setup(app: Sphinx) -> None:
+    app.connect("doctree-resolved", _lead_somewhere)
     app.add_html_math_renderer("mathml", (_inline, None), (_block, None))
