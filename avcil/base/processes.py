@@ -7,6 +7,8 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
+import torch
+
 from avcil.base.parent import end_with
 
 Item = TypeVar("Item")
@@ -49,7 +51,8 @@ def each(
 
 
 def _begin(begin: Callable[[], None] | None) -> None:
-    """A worker whose parent was killed ends too, instead of waiting for work for ever."""
+    """One thread; and a worker whose parent was killed ends too, instead of waiting for work for ever."""
+    torch.set_num_threads(1)
     parent = multiprocessing.parent_process()
     if parent is not None and parent.pid:
         end_with(parent.pid)

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import psutil
-import torch
 
 from avcil.base import processes, ray
 from avcil.base.alone import alone
@@ -102,10 +101,9 @@ def load_run(file: Path) -> tuple[Done, dict]:
 
 
 def _begin(room: int) -> None:
-    """One thread, and so many bytes for tokens."""
+    """So many bytes for tokens."""
     global _room
     _room = room
-    torch.set_num_threads(1)
 
 
 def _run(job: Job) -> Done:

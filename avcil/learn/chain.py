@@ -4,8 +4,6 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
 from avcil.base import processes
 from avcil.base.progress import progress
 from avcil.learn import live
@@ -48,7 +46,6 @@ def learn(link: Link, seeds: list[int]) -> dict[int, Learnt]:
 
 
 def _learn(link: Link, seed: int) -> Learnt:
-    torch.set_num_threads(1)
     data = load_datasets(link.manifest, link.orders, link.store, [seed], regions=link.regions)[seed]
     start = load_checkpoint(link.before / f"seed{seed}", order=data.order)
     with live.logged(link.log / f"seed{seed}") as watch:
