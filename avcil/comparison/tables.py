@@ -4,7 +4,7 @@ Every table has a line a run or finer, named by setting, method and seed. What a
 for this time stays as it stands (`write`).
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -231,7 +231,7 @@ def correctness(found: Found) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=[*RUN, "correct"])
 
 
-def multilabel_accuracy(found: Found, annotated: dict[str, Collection[str]]) -> pd.DataFrame:
+def multilabel_accuracy(found: Found, annotated: Mapping[str, Collection[str]]) -> pd.DataFrame:
     """Columns setting, method, seed, multilabel_accuracy: the share of test clips that are given one of their labels
     after the last task.
 

@@ -5,12 +5,12 @@ The benchmark is `imports/NAME` (avcil/workshop/official.py, avcil/workshop/buil
 """
 
 import argparse
-import json
 from typing import Literal
 
 from avcil.comparison import protocol, sweep, tables
 from avcil.params import ParameterError, load
 from avcil.params.section import nearest
+from avcil.workshop.builders import vggsound
 
 
 def run(benchmark: str, rows: list[str] | None = None) -> str:
@@ -35,9 +35,8 @@ def run(benchmark: str, rows: list[str] | None = None) -> str:
         measures = ("average_accuracy", "last_accuracy", "forgetting_last")
         cells = " | ".join(tables.percent(row[name], row[f"{name}_std"]) for name in measures)
         lines.append(f"| {row.setting} | {row.method} | {cells} |")
-    annotated = place.folder / "multilabel.json"
-    if annotated.exists():
-        several = tables.multilabel_accuracy(found, json.loads(annotated.read_text()))
+    if (place.folder / vggsound.MULTILABEL).exists():
+        several = tables.multilabel_accuracy(found, vggsound.read_multilabel(place.folder))
         several.round(4).to_csv(results / "metrics/multilabel.csv", index=False)
     return "\n".join(
         [*lines, "", f"Test clips, in percent: mean ± standard deviation over seeds. Tables: {results}/metrics"]
