@@ -14,6 +14,7 @@ import pytest
 import torch
 from media import noise
 from torch import nn
+from toys import Reduced
 
 from avcil.encoders import sam_audio
 from avcil.encoders.base import WeightsError
@@ -201,20 +202,10 @@ def test_wrong_weights_are_refused_in_one_line(folder, tmp_path):
     torch.save({k: v for k, v in tensors.items() if k != "proj.bias"}, tmp_path / "checkpoint.pt")
     assert "proj.bias" in refusal()
     touched = tmp_path / "touched"
-    torch.save(_Trap(str(touched)), tmp_path / "checkpoint.pt")
+    torch.save(Reduced(os.mkdir, str(touched)), tmp_path / "checkpoint.pt")
     assert "not safe" in refusal() and not touched.exists()
     assert refusal(ValueError, layer=3).startswith(f"layer: 3 where {tmp_path} has 0 to 2")
     assert "patches: 5 a side" in refusal(ValueError, patches=5)
-
-
-class _Trap:
-    """Would make a directory when it is unpickled."""
-
-    def __init__(self, path: str):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (self.path,)
 
 
 def test_shapes_of_the_published_size_without_its_memory(package):

@@ -6,25 +6,19 @@ Screenshots go to build/app/. The tests skip where there is no Chromium or no pl
 import os
 import shlex
 import shutil
-import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from browser import MARKS, MINUTE, free_port, served
 
 from conftest import CHROMIUM, FLAGS, ROOT
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright; pip install -e '.[test]' brings it")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium; apt-get install chromium brings it"),
-]
+pytestmark = MARKS
 SHOTS = ROOT / "build" / "app"
-MINUTE = 60_000  # milliseconds, playwright's unit
 DRAWN = "() => [...document.querySelectorAll('.widget-image')].filter(i => i.naturalWidth > 100).length"
 
 
@@ -43,28 +37,17 @@ def _command(port: int) -> list[str]:
 def address():
     shutil.rmtree(SHOTS, ignore_errors=True)
     SHOTS.mkdir(parents=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {name: value for name, value in os.environ.items() if name not in ("TQDM_DISABLE", "MPLBACKEND")}
-    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
-    environment["PYTHONPATH"] = str(ROOT)  # the kernel starts in notebooks/
-    with open(SHOTS / "server.log", "w") as log:
-        process = subprocess.Popen(
-            _command(port), cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True
-        )
-    try:
-        for _ in range(240):
-            assert process.poll() is None, (SHOTS / "server.log").read_text()[-2000:]
-            try:
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
-                break
-            except OSError:
-                time.sleep(0.25)
+    port = free_port()
+    more = {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),  # the kernel starts in notebooks/
+    }
+
+    def answers():
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+
+    with served(_command(port), answers, log=SHOTS / "server.log", cwd=ROOT, **more):
         yield f"http://127.0.0.1:{port}/"
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(30)
 
 
 @pytest.fixture(scope="module")

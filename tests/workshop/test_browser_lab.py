@@ -4,11 +4,8 @@ Screenshots go to build/lab/. The tests skip where there is no Chromium or no pl
 """
 
 import json
-import os
 import re
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,17 +13,13 @@ import urllib.request
 
 import nbformat
 import pytest
+from browser import MARKS, MINUTE, free_port, served
 
 from conftest import CHROMIUM, FLAGS, ROOT
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright; pip install -e '.[test]' brings it")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium; apt-get install chromium brings it"),
-]
+pytestmark = MARKS
 LAB = ROOT / "build" / "lab"
-MINUTE = 60_000  # milliseconds, playwright's unit
 
 
 @pytest.fixture(scope="module")
@@ -42,36 +35,26 @@ def server():
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
     nbformat.write(notebook, LAB / "explore.ipynb")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--ServerApp.port={port}"]
     command += ["--ServerApp.ip=127.0.0.1", "--ServerApp.port_retries=0", "--IdentityProvider.token="]
     command += ["--LabApp.expose_app_in_browser=True"]
-    environment = {name: value for name, value in os.environ.items() if name not in ("TQDM_DISABLE", "MPLBACKEND")}
-    environment |= {"AVCIL_SANDBOX": "ready", "JUPYTER_CONFIG_DIR": str(LAB / "config")}
-    environment |= {
+    more = {
+        "AVCIL_SANDBOX": "ready",
+        "JUPYTER_CONFIG_DIR": str(LAB / "config"),
         "JUPYTERLAB_WORKSPACES_DIR": str(LAB / "workspaces"),
         "JUPYTERLAB_SETTINGS_DIR": str(LAB / "settings"),
     }
     news = LAB / "settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings"
     news.parent.mkdir(parents=True)
     news.write_text(json.dumps({"fetchNews": "false", "checkForUpdates": False}))
-    with open(LAB / "server.log", "w") as log:
-        process = subprocess.Popen(command, cwd=LAB, env=environment, stdout=log, stderr=log, start_new_session=True)
     address = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(240):
-            assert process.poll() is None, (LAB / "server.log").read_text()[-2000:]
-            try:
-                urllib.request.urlopen(f"{address}/api/status", timeout=1).read()
-                break
-            except OSError:
-                time.sleep(0.25)
+
+    def answers():
+        urllib.request.urlopen(f"{address}/api/status", timeout=1).read()
+
+    with served(command, answers, log=LAB / "server.log", cwd=LAB, **more):
         yield address
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(30)
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from toys import Reduced
 
 from avcil.tokens.manifest import SPLITS, media, read_manifest
 from avcil.workshop.builders import ave, draw, fsd, kinetics_sounds, report, vggsound
@@ -187,18 +188,10 @@ def test_avcils_split_of_vggsound_is_read_and_its_leakage_reported(tmp_path):
         vggsound.read(source, val_share=0.2)
 
 
-class _Hostile:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.system, (f"touch {self.path}",)
-
-
 def test_dictionaries_are_never_executed(ave_set, tmp_path):
     source, sentinel = tmp_path / "AVE", tmp_path / "sentinel"
-    _write_avcil(source, {"train": {"a": _Hostile(sentinel)}, "val": {}, "test": {}}, ["Cat"])
-    np.save(tmp_path / "order.npy", {"Cat": _Hostile(sentinel)})
+    _write_avcil(source, {"train": {"a": Reduced(os.system, f"touch {sentinel}")}, "val": {}, "test": {}}, ["Cat"])
+    np.save(tmp_path / "order.npy", {"Cat": Reduced(os.system, f"touch {sentinel}")})
     assert "names `posix.system`" in _refused(["ave", source, ave_set[1]])
     assert "names `posix.system`" in _refused(["ave", *ave_set, "--classes", tmp_path / "order.npy"])
     assert not sentinel.exists()

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from toys import Reduced
 
 from avcil.base.files import write_json
 from avcil.comparison import sweep
@@ -211,17 +212,9 @@ def test_clips_that_cannot_be_used_are_quarantined(content, tmp_path):
         import_tokens(save(tmp_path, content, visual=visual * np.nan), tmp_path / "none")
 
 
-class _Hostile:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.system, (f"touch {self.path}",)
-
-
 def test_nothing_is_unpickled_and_damage_is_one_line(content, tmp_path):
     sentinel = tmp_path / "sentinel"
-    path = save(tmp_path, content, audio=np.array([_Hostile(sentinel)], dtype=object))
+    path = save(tmp_path, content, audio=np.array([Reduced(os.system, f"touch {sentinel}")], dtype=object))
     with pytest.raises(TokensError, match="`audio` holds Python objects; save it as a plain array"):
         import_tokens(path, tmp_path / "out")
     assert not sentinel.exists()

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from toys import Reduced
 
 from avcil.workshop.npydict import NpyError, Stored, index_npy
 
@@ -77,16 +78,6 @@ def test_what_np_save_itself_writes_is_read(tmp_path):
 # ---- hostile files
 
 
-class _Reduce:
-    """Pickles as a call of ``function``."""
-
-    def __init__(self, function, *arguments):
-        self.call = function, arguments
-
-    def __reduce__(self):
-        return self.call
-
-
 def _text(path) -> bytes:
     text = f"touch {path}".encode()
     return b"X" + len(text).to_bytes(4, "little") + text
@@ -98,8 +89,8 @@ def _dumps(value, protocol: int, old: bytes = b"", new: bytes = b"") -> bytes:
     return stream.replace(old, new) if old else stream
 
 
-def _system(path) -> _Reduce:
-    return _Reduce(os.system, f"touch {path}")
+def _system(path) -> Reduced:
+    return Reduced(os.system, f"touch {path}")
 
 
 # files that create ``p`` when they are loaded
@@ -107,7 +98,7 @@ RUN = {
     "GLOBAL": ("posix.system", lambda p: _dumps(_system(p), 2)),
     "STACK_GLOBAL": ("posix.system", lambda p: _dumps(_system(p), 4)),
     "text": ("os.system", lambda p: f"cos\nsystem\n(S'touch {p}'\ntR.".encode()),
-    "eval": ("builtins.eval", lambda p: _dumps(_Reduce(eval, f"open({str(p)!r}, 'w')"), 4)),
+    "eval": ("builtins.eval", lambda p: _dumps(Reduced(eval, f"open({str(p)!r}, 'w')"), 4)),
     "value": ("posix.system", lambda p: _dumps({"a": np.ones(9), "b": [_system(p)]}, 3)),
     "key": ("posix.system", lambda p: _dumps({_system(p): 0}, 3)),
     "dotted": ("os.path.os.system", lambda p: b"\x80\x04\x8c\x07os.path\x8c\x09os.system\x93" + _text(p) + b"\x85R."),

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from toys import Reduced
 
 from avcil.tokens import store
 from avcil.tokens.manifest import read_manifest
@@ -137,24 +138,16 @@ def test_missing_files_are_named(source, tmp_path):
         inspect(source)
 
 
-class _Hostile:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.system, (f"touch {self.path}",)
-
-
 def test_a_hostile_value_in_any_file_of_a_source_is_refused(source, tmp_path):
     sentinel = tmp_path / "sentinel"
     for name in (*SPLIT_FILES, AUDIO, VISUAL):
         whole = (source / name).read_bytes()
-        np.save(source / name, {"a": _Hostile(sentinel)})
+        np.save(source / name, {"a": Reduced(os.system, f"touch {sentinel}")})
         with pytest.raises(NpyError, match=rf"{Path(name).name}, offset \d+: names `posix\.system`"):
             inspect(source)
         (source / name).write_bytes(whole)
     assert not sentinel.exists()
-    pickle.loads(pickle.dumps(_Hostile(sentinel)))
+    pickle.loads(pickle.dumps(Reduced(os.system, f"touch {sentinel}")))
     assert sentinel.exists(), "the control"
 
 
