@@ -1,6 +1,5 @@
 """What a list of labels says now: its clips by their content, the classes of each task, and their tokens."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -12,7 +11,7 @@ import numpy as np
 import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
-from avcil.base.files import digest, read_sealed, write_sealed
+from avcil.base.files import digest, file_digest, read_sealed, write_sealed
 from avcil.base.refusal import Refusal
 from avcil.comparison.sweep import code_of
 from avcil.extraction.extract import extract
@@ -55,11 +54,7 @@ def read_clips(labels: Path) -> tuple[pd.DataFrame, list[str]]:
         more = f" and {len(report.missing) - 1} more" if len(report.missing) > 1 else ""
         raise BuilderError(f"{labels}: no file `{report.missing[0]}`{more}; correct the path or delete the row")
     table["path"] = table.path.str.removeprefix("clips/")
-    content = {}
-    for path in table.path.unique():
-        with (labels.parent / path).open("rb") as file:
-            content[path] = hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    table["content"] = table.path.map(content)
+    table["content"] = table.path.map({path: file_digest(labels.parent / path) for path in table.path.unique()})
     again = table.duplicated(["content", "start"])
     if again.any():
         second = table[again].iloc[0]
