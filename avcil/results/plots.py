@@ -17,7 +17,7 @@ from avcil.results.names import short_name_of
 PALETTE = sns.color_palette("colorblind", 10)
 _COLOURS = {
     "lll_prior": 0, "naive_fusion": 1, "audio_only": 2, "visual_only": 4, "replay": 3, "finetune": 5,
-    "ridge": 2, "lll": 6, "joint_guided": 7, "without_both_levels": 9,
+    "ridge": 2, "lll": 4, "joint_guided": 7, "without_both_levels": 9,
 }  # fmt: skip
 
 
@@ -154,10 +154,14 @@ def forgetting_plasticity(summary: pd.DataFrame, methods: list[str]) -> Figure:
         table.forgetting_last, table.plasticity, xerr=table.forgetting_last_std, yerr=table.plasticity_std,
         fmt="none", ecolor="0.75", elinewidth=1,
     )  # fmt: skip
-    for method, row in table.iterrows():
-        axes.plot(row.forgetting_last, row.plasticity, "o", color=colour_of(method))
+    gap, placed = 0.06 * np.ptp(table.plasticity), list[tuple[float, float]]()
+    for method, row in table.sort_values("plasticity").iterrows():
+        x, y = row.forgetting_last, row.plasticity
+        axes.plot(x, y, "o", color=colour_of(method))
+        y = max([y, *(below + gap for beside, below in placed if abs(x - beside) < 0.3)])  # names beside one another
+        placed.append((x, y))
         axes.annotate(
-            short_name_of(method), (row.forgetting_last, row.plasticity),
+            short_name_of(method), (x, y),
             xytext=(6, 4), textcoords="offset points", fontsize="small", color=colour_of(method),
         )  # fmt: skip
     axes.set(xlabel="forgetting after the last task", ylabel="accuracy on new classes (plasticity)")
@@ -172,7 +176,7 @@ def localisation_curves(localisation: pd.DataFrame, methods: list[str]) -> Figur
     figure, axes = plt.subplots(1, 2, figsize=(9.4, 3.6))
     first = localisation[localisation.on_task == 0]
     for axis, (column, label) in zip(
-        axes, (("hit", "attention peak on the sounding object"), ("auc", "area under the ROC curve")), strict=True
+        axes, (("hit", "peak on the sounding object"), ("auc", "area under the ROC curve")), strict=True
     ):
         ends = {}
         for method in methods:
@@ -181,9 +185,11 @@ def localisation_curves(localisation: pd.DataFrame, methods: list[str]) -> Figur
             axis.fill_between(rows.index, rows["min"], rows["max"], color=colour_of(method), alpha=0.13, linewidth=0)
             ends[method] = rows["mean"].iloc[-1]
         last = int(first.task.max())
-        _label_ends(axis, ends, last + 0.12, 0.035)
-        axis.set(xlabel="task", title=label, xticks=range(last + 1), ylim=(0.5, 1))
-    figure.suptitle("Clips of task 0, as tasks go by", fontsize="medium")
+        lowest = first[first.method.isin(methods)][column].min()
+        floor = min(0.5, np.floor(10 * lowest) / 10)  # no line leaves the figure
+        _label_ends(axis, ends, last + 0.12, 0.07 * (1 - floor))
+        axis.set(xlabel="task", title=label, xticks=range(last + 1), ylim=(floor, 1))
+    figure.suptitle("Attention on clips of task 0, as tasks go by", fontsize="medium")
     figure.tight_layout()
     return figure
 
