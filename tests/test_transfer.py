@@ -202,7 +202,7 @@ def logits_of(data, method, training, checkpoint):
 
 def test_products_are_of_centred_streams_as_if_all_clips_were_at_hand():
     (x, labels), (test, _) = features(120), features(30, seed=1)
-    head = ProductRidge(7, 0)
+    head = ProductRidge(7, 0.1, 0)
     for part in torch.arange(120).split(50):
         head.update(rows(x, part), labels[part], 4)
     first, second = (p.numpy() for p in head._projections(4, 5))
@@ -215,8 +215,8 @@ def test_products_are_of_centred_streams_as_if_all_clips_were_at_hand():
         parts, references = (a, v, (a @ first) * (v @ second)), (ma, mv, (ma @ first) * (mv @ second))
         return np.hstack(
             [
-                (p - r.mean(0)) / np.sqrt(((r - r.mean(0)) ** 2).sum(1).mean())
-                for p, r in zip(parts, references, strict=True)
+                (p - r.mean(0)) * np.sqrt(variance / ((r - r.mean(0)) ** 2).sum(1).mean())
+                for p, r, variance in zip(parts, references, (1, 1, 0.1), strict=True)
             ]
         )
 
@@ -231,7 +231,7 @@ def test_products_tell_what_goes_with_what():
     streams = [F.one_hot(which, 2).double() + 0.1 * draw(200, 2, seed=seed) for seed, which in enumerate((sound, look))]
     streams, labels = Features(*streams, torch.cat(streams, 1)), (sound == look).long()
     found = {}
-    for name, head in (("products", ProductRidge(20, 0)), ("streams", ScaledRidge())):
+    for name, head in (("products", ProductRidge(20, 0.1, 0)), ("streams", ScaledRidge())):
         head.update(rows(streams, torch.arange(100)), labels[:100], 2)
         right = head.logits(rows(streams, torch.arange(100, 200))).argmax(1) == labels[100:]
         found[name] = float(right.double().mean())

@@ -15,7 +15,8 @@ from avcil.params.section import Section
 
 
 class Options(Section):
-    products: int = Field(500, gt=0, description="M")
+    products: int = Field(1000, gt=0, description="M")
+    variance: float = Field(0.1, gt=0, description="of all products together, where each stream has 1")
 
 
 class ProductRidge(ScaledRidge):
@@ -25,7 +26,8 @@ class ProductRidge(ScaledRidge):
         x = [â, v̂, p̃],   p̃_m = (P_mᵀ(â − ā)) (Q_mᵀ(v̂ − v̄))
 
     hats meaning unit length, P [A,M] and Q [V,M] standard normal, redrawn from their seed rather than stored; scales
-    and λ as in `ScaledRidge`. No factor on a stream changes a prediction. Products of streams far from zero would be
+    and λ as in `ScaledRidge`, but the products of a smaller variance: with λ chosen for all, they then add where the
+    streams leave something to explain, and cost nothing where they do not (LOG.md). No factor on a stream changes a prediction. Products of streams far from zero would be
     little more than these streams again; the means ā and v̄ are those of all clips so far, and sums of the centred
     products follow from those of p_m = (P_mᵀâ)(Q_mᵀv̂), since
 
@@ -36,9 +38,10 @@ class ProductRidge(ScaledRidge):
     Random feature maps for dot product kernels, AISTATS 2012).
     """
 
-    def __init__(self, products: int, seed: int, state: dict[str, Tensor] | None = None):
+    def __init__(self, products: int, variance: float, seed: int, state: dict[str, Tensor] | None = None):
         super().__init__(state)
         self.products, self.seed = products, seed
+        self.variances = (1.0, 1.0, variance)
 
     def _projections(self, audio: int, visual: int) -> tuple[Tensor, Tensor]:
         generator = torch.Generator().manual_seed(self.seed)
@@ -68,6 +71,7 @@ class ProductRidge(ScaledRidge):
         gram[:, products] -= gram[:, streams] @ linear.T
         cross[products] -= linear @ cross[streams]
         centred = ScaledRidge({"gram": gram, "cross": cross, "channels": self.state["channels"]})
+        centred.variances = self.variances
         weight = centred.solution[0].clone()
         self.penalty = centred.penalty
         # back to the regressors as they come
@@ -76,4 +80,4 @@ class ProductRidge(ScaledRidge):
 
 
 def build(options: Options, state: dict[str, Tensor]) -> ProductRidge:
-    return ProductRidge(options.products, 0, state)
+    return ProductRidge(options.products, options.variance, 0, state)

@@ -68,12 +68,15 @@ class ScaledRidge(RecursiveRidge):
         x = [(a − ā)/σ_a, (v − v̄)/σ_v],   σ_a² = Σ_i ‖a_i − ā‖²/N,   σ_v² likewise
         W = (XᵀX + NλI)⁻¹ XᵀY,   score = Wᵀx + ȳ,   λ = argmin GCV
 
-    with X and Y centred, λ among ``PENALTIES``. All follows from the sums that `RecursiveRidge` keeps: neither scaling
+    with X and Y centred, λ among ``PENALTIES``; ``variances`` other than 1 weight the streams. All follows from the sums that `RecursiveRidge` keeps: neither scaling
     a stream nor adding a constant to it changes a prediction, and λ, unlike that of `RanPac`, does not depend on how
     clips are cut into tasks. A stream that never varies counts as absent.
     State: Σ xxᵀ and Σ xyᵀ of [a, v, 1], and A and V. Solving takes O(E³).
     Source: ridge as in `RecursiveRidge`; λ by generalised cross-validation (`gcv`); their union is ours.
     """
+
+    variances: tuple[float, ...] | None = None
+    """Of the streams once they are scaled; None: 1 each."""
 
     def __init__(self, state: dict[str, Tensor] | None = None):
         super().__init__(0.0, state)
@@ -95,6 +98,8 @@ class ScaledRidge(RecursiveRidge):
         whole = torch.stack([part.sum() / clips for part in gram.diagonal()[:-1].split(sizes)])
         varies = spread > 1e-12 * whole
         scale = torch.where(varies, spread.rsqrt(), 0.0)
+        if self.variances:
+            scale = scale * scale.new_tensor(self.variances).sqrt()
         # rounding errors of the sums, in the units of what is solved
         floor = len(sums) * torch.finfo(gram.dtype).eps * float((whole * scale**2 * clips).sum())
         scale = scale.repeat_interleave(self.state["channels"])
