@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -22,12 +23,19 @@ def each(
     *,
     begin: Callable[[], None] | None = None,
 ) -> Iterator[tuple[int, Result]]:
-    """(number, function(item)) as they are done, ``workers`` at a time (all processors if left out).
+    """(number, function(item)) as they are done, ``workers`` at a time (all processors if left out); a single item is
+    done here, for a process of its own would spend seconds on importing torch.
 
     ``function`` and ``begin``, which each process calls first, are functions of a module, or partials of one. Raises
     what the function raised, and ChildProcessError where a process was ended from outside.
     """
-    if not items:
+    if len(items) == 1:
+        with _one_thread():
+            if begin is not None:
+                begin()
+            result = function(items[0])
+        yield 0, result
+    if len(items) < 2:
         return
     workers = min(workers or os.cpu_count() or 1, len(items))
     os.environ["OMP_NUM_THREADS"], before = "1", os.environ.get("OMP_NUM_THREADS")
@@ -48,6 +56,16 @@ def each(
             del os.environ["OMP_NUM_THREADS"]
         else:
             os.environ["OMP_NUM_THREADS"] = before
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _begin(begin: Callable[[], None] | None) -> None:
