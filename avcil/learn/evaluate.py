@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from avcil.learn import metrics
+from avcil.learn.attention import frozen_features
 from avcil.learn.checkpoint import Checkpoint
 from avcil.learn.heads import CarriedRidge, Head, NearestMean, RecursiveRidge
 from avcil.learn.methods import find, options
-from avcil.learn.model import Features, IncrementalClassifier, Output, frozen_features
-from avcil.params.learning import FROZEN, FUSIONS, READOUTS, Method, Task, Training, attends
+from avcil.learn.model import Features, IncrementalClassifier, Output
+from avcil.params.learning import FROZEN, READOUTS, Method, Task, Training, attends
 from avcil.tokens.dataset import Dataset
 from avcil.tokens.tokens import ClipSource, TokenSource
 
@@ -67,11 +68,10 @@ def predict(
     channels is given.
     """
     model.eval()
-    more = {"maps": True} if maps and model.fusion not in FUSIONS else {}
     device = model.classifier.weight.device
     parts = []
     for chunk in rows.split(batch):
-        output = model(tokens.clips(chunk).to(device), centre=tokens.centre, **more)
+        output = model(tokens.clips(chunk).to(device), centre=tokens.centre, maps=maps)
         if output.spatial.dim() == 4:  # a map a channel
             output = output._replace(spatial=output.spatial.mean(-1), temporal=output.temporal.mean(-1))
         parts.append(output.to("cpu"))
@@ -110,7 +110,7 @@ def solved_features(method: Method, tokens: TokenSource, rows: Tensor, features:
     if method.readout != "carried_ridge":
         return features
     clips = (tokens.clips(chunk) for chunk in rows.split(200))
-    parts = [frozen_features(chunk, "frozen_guided", method.prior_guidance)[0].fused for chunk in clips]
+    parts = [frozen_features(chunk, method.prior_guidance).fused for chunk in clips]
     return features._replace(fused=torch.cat([torch.cat(parts), features.fused], 1))
 
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from avcil.learn.model import Features
+from avcil.learn.attention import Features
 
 
 def _add(old: Tensor | None, new: Tensor) -> Tensor:

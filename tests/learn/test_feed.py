@@ -268,12 +268,12 @@ def test_maps_are_of_the_exemplars_asked_for_whether_kept_or_computed_anew(task_
     hook, rows = task_one.hooks["av_cil"], torch.tensor([25, 3, 28])
     hook.before_task(task_one)
     options = hook.model_options(rows)
-    maps, of = options["old"], options["of"]
-    assert of.tolist() == places and len(maps.spatial) == len(maps.temporal) == len(maps.negentropy) == count
+    maps, old_rows = options["old"], options["old_rows"]
+    assert old_rows.tolist() == places and len(maps.spatial) == len(maps.temporal) == len(maps.negentropy) == count
     with torch.no_grad():
         output = task_one.old_model(task_one.feed.clips(rows[[0, 2]]), maps=True)
-    torch.testing.assert_close(maps.spatial[of[of >= 0]], output.spatial)
-    torch.testing.assert_close(maps.temporal[of[of >= 0]], output.temporal)
+    torch.testing.assert_close(maps.spatial[old_rows[old_rows >= 0]], output.spatial)
+    torch.testing.assert_close(maps.temporal[old_rows[old_rows >= 0]], output.temporal)
 
 
 # ---- what a CUDA graph can hold

@@ -389,7 +389,7 @@ def test_the_nearest_mean_is_theirs(inputs, golden):
 
 
 def test_class_contrast_is_equation_7_unless_as_published(outputs, labels, golden):
-    audio, visual = (f.double() for f in outputs["new"].features[:2])
+    visual, audio = (f.double() for f in outputs["new"].features[:2])
     scores = (F.normalize(audio, dim=1) @ F.normalize(visual, dim=1).T / CONTRAST_TEMPERATURE).tolist()
     y, total = labels.tolist(), 0.0
     for b, line in enumerate(scores):

@@ -97,10 +97,10 @@ class AvCil(Hooks):
             return {}
         exemplar = rows >= self.learning.new
         if self.old_maps is not None:
-            return {"old": self.old_maps, "of": torch.where(exemplar, rows - self.learning.new, -1)}
+            return {"old": self.old_maps, "old_rows": torch.where(exemplar, rows - self.learning.new, -1)}
         return {
             "old": self._old_attention(rows[exemplar]),
-            "of": torch.where(exemplar, exemplar.cumsum(0) - 1, -1),
+            "old_rows": torch.where(exemplar, exemplar.cumsum(0) - 1, -1),
         }
 
     def losses(self, learning: Learning, batch: Batch) -> dict[str, Tensor]:

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from avcil.learn.attention import Features
+from avcil.learn.methods.ranpac import SEED
 from avcil.learn.methods.scaled_ridge import ScaledRidge
-from avcil.learn.model import Features
 from avcil.params.section import Section
 
 
@@ -24,8 +25,8 @@ class ProductRidge(ScaledRidge):
 
         x = [â, v̂, p̃],   p̃_m = (P_mᵀ(â − ā)) (Q_mᵀ(v̂ − v̄))
 
-    hats meaning unit length, P [A,M] and Q [V,M] standard normal, redrawn from their seed rather than stored; scales
-    and λ as in `ScaledRidge`. No factor on a stream changes a prediction. Products of streams far from zero would be
+    hats meaning unit length, P [A,M] and Q [V,M] standard normal; scales and
+    λ as in `ScaledRidge`. No factor on a stream changes a prediction. Products of streams far from zero would be
     little more than these streams again; the means ā and v̄ are those of all clips so far, and sums of the centred
     products follow from those of p_m = (P_mᵀâ)(Q_mᵀv̂), since
 
@@ -36,26 +37,26 @@ class ProductRidge(ScaledRidge):
     Random feature maps for dot product kernels, AISTATS 2012).
     """
 
-    def __init__(self, products: int, seed: int, state: dict[str, Tensor] | None = None):
+    def __init__(self, products: int, state: dict[str, Tensor] | None = None):
         super().__init__(state)
-        self.products, self.seed = products, seed
+        self.products = products
 
     def _projections(self, audio: int, visual: int) -> tuple[Tensor, Tensor]:
-        generator = torch.Generator().manual_seed(self.seed)
+        generator = torch.Generator().manual_seed(SEED)
         shapes = ((audio, self.products), (visual, self.products))
         first, second = (torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in shapes)
         return first, second
 
     def expand(self, features: Features) -> Tensor:
         """[N,E]."""
-        audio, visual = (F.normalize(stream.double(), dim=1) for stream in features[:2])
+        audio, visual = (F.normalize(stream.double(), dim=1) for stream in (features.audio, features.visual))
         first, second = self._projections(audio.shape[1], visual.shape[1])
         products = (audio @ first) * (visual @ second)
         return F.pad(torch.cat([audio, visual, products], 1), (0, 1), value=1.0)
 
     def update(self, features: Features, labels: Tensor, classes: int) -> None:
         super().update(features, labels, classes)
-        self.state["channels"] = torch.tensor([f.shape[1] for f in features[:2]] + [self.products])
+        self.state["channels"] = torch.tensor([features.audio.shape[1], features.visual.shape[1], self.products])
 
     def _solve(self) -> tuple[Tensor, ...]:
         sizes = self.state["channels"].tolist()
@@ -76,4 +77,4 @@ class ProductRidge(ScaledRidge):
 
 
 def build(options: Options, state: dict[str, Tensor]) -> ProductRidge:
-    return ProductRidge(options.products, 0, state)
+    return ProductRidge(options.products, state)

@@ -9,14 +9,19 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from avcil.learn.attention import Features
 from avcil.learn.heads import CarriedRidge
 from avcil.learn.methods.scaled_ridge import ScaledRidge
-from avcil.learn.model import Features
 from avcil.params.section import Section
 
 
 class Options(Section):
     damping: float = Field(1.0, gt=0, description="μ")
+
+
+def _streams(features: Features) -> tuple[Tensor, Tensor, Tensor]:
+    """In the order of the regressors."""
+    return features.audio, features.visual, features.fused
 
 
 class ResidualRidge(ScaledRidge, CarriedRidge):
@@ -34,7 +39,7 @@ class ResidualRidge(ScaledRidge, CarriedRidge):
 
     def expand(self, features: Features) -> Tensor:
         """[N,E]."""
-        streams = [F.normalize(stream.double(), dim=1) for stream in features]
+        streams = [F.normalize(stream.double(), dim=1) for stream in _streams(features)]
         return F.pad(torch.cat(streams, 1), (0, 1), value=1.0)
 
     def carry(self, old: Features, new: Features) -> None:
@@ -49,7 +54,7 @@ class ResidualRidge(ScaledRidge, CarriedRidge):
 
     def update(self, features: Features, labels: Tensor, classes: int) -> None:
         super().update(features, labels, classes)
-        self.state["channels"] = torch.tensor([stream.shape[1] for stream in features])
+        self.state["channels"] = torch.tensor([stream.shape[1] for stream in _streams(features)])
 
 
 def build(options: Options, state: dict[str, Tensor]) -> ResidualRidge:

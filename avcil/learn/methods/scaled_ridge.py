@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from avcil.learn.attention import Features
 from avcil.learn.heads import RecursiveRidge
-from avcil.learn.model import Features
 from avcil.params.section import Section
 
 # λ for one clip, whose streams are of variance 1: four to a decade
