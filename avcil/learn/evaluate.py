@@ -116,44 +116,49 @@ def solved_features(method: Method, tokens: TokenSource, rows: Tensor, features:
 
 def evaluate(
     data: Dataset,
-    tokens: TokenSource,
     method: Method,
     training: Training,
     tasks: list[Task],
     task: int,
     checkpoint: Checkpoint,
-    split: str,
+    *,
+    split: str = "test",
     device: torch.device | str = "cpu",
 ) -> TaskResult:
-    """Accuracy and attention on the clips of each task so far, all seen classes being candidates."""
-    model = restore(checkpoint, method, training, tokens.channels).to(device)
+    """Accuracy and attention on the clips of each task so far, all seen classes being candidates; ``data``: of the
+    tokens that the method looks at."""
     bounds = np.cumsum([0, *(t.classes for t in tasks[: task + 1])])
     rows = data.rows(split, 0, int(bounds[-1]))
+    labels = data.labels[rows]
+    parts = [(labels >= first) & (labels < last) for first, last in pairwise(bounds)]
+
+    # of coarser patches it is not known what they show
     share = data.share if attends(method.fusion) and method.patches is None else None
-    output = predict(model, tokens, rows, maps=share is not None)
+    model = restore(checkpoint, method, training, data.tokens.channels).to(device)
+    output = predict(model, data.tokens, rows, maps=share is not None)
     head = solved_head(method, training, checkpoint.readout)
-    solved = output.features if head is None else solved_features(method, tokens, rows, output.features)
-    logits = output.logits if head is None else head.logits(solved)
-    predicted, labels = logits.argmax(1), data.labels[rows]
-    of_task = [(labels >= a) & (labels < b) for a, b in pairwise(bounds)]
+    logits = output.logits
+    if head is not None:
+        logits = head.logits(solved_features(method, data.tokens, rows, output.features))
+    predicted = logits.argmax(1)
+
     hit = auc = None
     if share is not None:
-        maps = output.spatial.numpy(), output.temporal.numpy(), share[rows].numpy()
-        hits = metrics.attention_hit(*maps, training.covered)
-        aucs = metrics.attention_auc(maps[0], maps[2], training.covered)
-        hit = [float(hits[m.numpy()].mean()) for m in of_task]
-        auc = [float(np.nanmean(aucs[m.numpy()])) for m in of_task]
+        spatial, temporal, shown = output.spatial.numpy(), output.temporal.numpy(), share[rows].numpy()
+        hits = metrics.attention_hit(spatial, temporal, shown, training.covered)
+        aucs = metrics.attention_auc(spatial, shown, training.covered)
+        hit = [float(hits[part.numpy()].mean()) for part in parts]
+        auc = [float(np.nanmean(aucs[part.numpy()])) for part in parts]
+    learnt = [] if method.fusion in FROZEN else [p.numel() for p in model.parameters() if p.requires_grad]
     return TaskResult(
         task=task,
-        accuracy=[float((predicted == labels)[m].float().mean()) for m in of_task],
-        clips=[int(m.sum()) for m in of_task],
+        accuracy=[float((predicted == labels)[part].float().mean()) for part in parts],
+        clips=[int(part.sum()) for part in parts],
         hit=hit,
         auc=auc,
         predictions={data.clip_ids[i]: int(p) for i, p in zip(rows.tolist(), predicted, strict=True)},
-        memory_bytes=_memory_bytes(tokens, method, checkpoint),
-        trained_parameters=0
-        if method.fusion in FROZEN
-        else sum(p.numel() for p in model.parameters() if p.requires_grad),
+        memory_bytes=_memory_bytes(data.tokens, method, checkpoint),
+        trained_parameters=sum(learnt),
     )
 
 
@@ -161,7 +166,7 @@ def _memory_bytes(tokens: TokenSource, method: Method, checkpoint: Checkpoint) -
     """Bytes kept between tasks besides the model: exemplars' tokens in float16, and a solved head's statistics."""
     visual, audio, similarity = tokens.sizes
     guided = visual + audio + similarity
-    streams = {"visual": visual, "audio": audio} | dict.fromkeys(("guided", "frozen_guided", "frozen_scaled"), guided)
-    clip = 2 * streams.get(method.fusion, visual + audio)
+    by_fusion = {"visual": visual, "audio": audio} | dict.fromkeys(("guided", "frozen_guided", "frozen_scaled"), guided)
+    clip = 2 * by_fusion.get(method.fusion, visual + audio)
     statistics = sum(value.numel() * value.element_size() for value in checkpoint.readout.values())
     return clip * len(checkpoint.memory) + statistics

@@ -242,8 +242,8 @@ def task_one(toy):
 
 def begun(toy, method, training, start, exemplars=5):
     """Task 1, begun: its hooks have seen the clips at hand, of which the first 24 are new."""
-    clips = torch.cat([toy.rows("train", 2, 4), toy.rows("train", 0, 2)[:exemplars]]).tolist()
-    learning = train._begin(toy, toy.tokens, method, training, start, [2, 2], clips, 24, "cpu", "float32")
+    memory = [toy.clip_ids[row] for row in toy.rows("train", 0, 2)[:exemplars]]
+    learning = train._begin(toy, method, training, TASKS, 1, 0, start._replace(memory=memory), "cpu", "float32")
     for hook in learning.hooks.values():
         hook.before_task(learning)
     return learning

@@ -310,20 +310,27 @@ def test_quota():
     assert quota(50, False, 12) == 4
 
 
-def _select(memory, candidates, labels, **options):
+def _select(at_hand, labels, new, **options):
+    """Those of the clips ``at_hand``, the ``new`` ones first, that are kept."""
     defaults = {"selection": "random", "count": 2, "generator": torch.Generator().manual_seed(0)}
-    features = torch.randn(len(candidates), 3)
-    return select(memory, candidates, labels, features, **(defaults | options))
+    at_hand = torch.tensor(at_hand)
+    chosen = select(labels[at_hand], torch.randn(len(at_hand), 3), new, **(defaults | options))
+    return at_hand[chosen].tolist()
 
 
 def test_select_truncates_old_classes_and_keeps_their_best():
     labels = torch.tensor([0, 0, 0, 0, 1, 1, 1])
-    kept = _select([2, 0, 3], [4, 5, 6], labels)
+    kept = _select([4, 5, 6, 2, 0, 3], labels, 3)
     assert kept[:2] == [2, 0] and len(kept) == 4 and set(kept[2:]) <= {4, 5, 6}
 
 
 @pytest.mark.parametrize(("selection", "expected"), [("none", 0), ("random", 4), ("herding", 4), ("all", 6)])
 def test_select_counts(selection, expected):
     labels = torch.tensor([0, 0, 0, 1, 1, 1])
-    kept = _select([0, 1, 2], [3, 4, 5], labels, selection=selection)
+    kept = _select([3, 4, 5, 0, 1, 2], labels, 3, selection=selection)
     assert len(kept) == expected and len(set(kept)) == expected
+
+
+@pytest.mark.parametrize("selection", ["random", "herding"])
+def test_a_budget_smaller_than_the_classes_keeps_nothing(selection):
+    assert _select([3, 4, 5, 0], torch.tensor([0, 0, 0, 1, 1, 1]), 3, selection=selection, count=0) == []

@@ -17,7 +17,6 @@ from torch import Tensor
 from avcil.learn.evaluate import predict
 from avcil.learn.feed import Feed
 from avcil.learn.hooks import Batch, Hooks, Learning
-from avcil.learn.losses import growth
 from avcil.learn.methods.proxies import PROXIES
 from avcil.learn.model import IncrementalClassifier, Output
 from avcil.params.learning import FROZEN, Method, attends
@@ -116,7 +115,7 @@ class Afc(Hooks):
         if learning.past:
             before = tuple(feature[batch.rows] for feature in held_features(learning.old_output))
             distance = importance_distillation(held_features(batch.output), before, self.importance[batch.rows])
-            losses["feature_distillation"] = growth(learning.method, learning.blocks) * self.weight * distance
+            losses["feature_distillation"] = learning.growth * self.weight * distance
         return losses
 
 

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from avcil.kernels import OldAttention, remember_attention
 from avcil.learn.hooks import Batch, Hooks, Learning
-from avcil.learn.losses import growth
 from avcil.learn.methods.channelwise import ChannelwiseAttention
 from avcil.params.learning import Method
 from avcil.params.section import Section
@@ -110,7 +109,7 @@ class AvCil(Hooks):
             return losses
         if weights.attention_distillation:
             distance = channel_attention_distillation(output.divergence, batch.labels < learning.past)
-            factor = growth(learning.method, learning.blocks) * weights.attention_distillation
+            factor = learning.growth * weights.attention_distillation
             losses["attention_distillation"] = factor * distance
         streams = output.features.audio, output.features.visual
         if weights.instance_contrast:

@@ -11,7 +11,6 @@ from pydantic import Field
 from torch import Tensor
 
 from avcil.learn.hooks import Batch, Hooks, Learning
-from avcil.learn.losses import growth
 from avcil.params.learning import Method
 from avcil.params.section import Section
 
@@ -48,7 +47,7 @@ class ICarl(Hooks):
             return {}
         old_logits = learning.old_output.logits[batch.rows][:, : learning.past]
         distance = sigmoid_distillation(batch.output.logits, old_logits, as_published=self.options.as_published)
-        return {"logit_distillation": growth(learning.method, learning.blocks) * self.options.weight * distance}
+        return {"logit_distillation": learning.growth * self.options.weight * distance}
 
 
 def build(chosen: Options, method: Method) -> ICarl:

@@ -11,7 +11,6 @@ from pydantic import Field
 from torch import Tensor
 
 from avcil.learn.hooks import Batch, Hooks, Learning
-from avcil.learn.losses import growth
 from avcil.params.learning import CLASSIFIERS, FROZEN, Method
 from avcil.params.section import Section
 
@@ -46,7 +45,7 @@ class SubspaceDistillation(Hooks):
             return {}
         old, past = learning.old_output.features.fused[batch.rows], learning.old_model.classifier.weight.detach()
         distance = subspace_distillation(batch.output.features.fused, old, past)
-        return {"feature_distillation": growth(learning.method, learning.blocks) * self.weight * distance}
+        return {"feature_distillation": learning.growth * self.weight * distance}
 
 
 def build(chosen: Options, method: Method) -> SubspaceDistillation:
