@@ -16,7 +16,7 @@ from avcil.learn.checkpoint import Checkpoint
 from avcil.learn.heads import CarriedRidge, Head, NearestMean, RecursiveRidge
 from avcil.learn.methods import find, options
 from avcil.learn.model import Features, IncrementalClassifier, Output
-from avcil.params.learning import FROZEN, READOUTS, Method, Task, Training, attends
+from avcil.params.learning import FROZEN, Method, Task, Training, attends
 from avcil.tokens.dataset import Dataset
 from avcil.tokens.tokens import ClipSource, TokenSource
 
@@ -64,8 +64,8 @@ def predict(
 ) -> Output:
     """Outputs for the clips at ``rows``, without gradients and on the CPU.
 
-    Batches go to the model's device. ``maps``: build the maps of an attention with a map a channel too; their mean over
-    channels is given.
+    Batches go to the model's device. ``maps``: those of an attention with a map a channel are built too, and their mean
+    over channels is given.
     """
     model.eval()
     device = model.classifier.weight.device
@@ -75,8 +75,8 @@ def predict(
         if output.spatial.dim() == 4:  # a map a channel
             output = output._replace(spatial=output.spatial.mean(-1), temporal=output.temporal.mean(-1))
         parts.append(output.to("cpu"))
-    features = Features(*(torch.cat(f) for f in zip(*(p.features for p in parts), strict=True)))
-    whole = {name: torch.cat([getattr(p, name) for p in parts]) for name in Output._fields if name != "features"}
+    features = Features(*map(torch.cat, zip(*(part.features for part in parts), strict=True)))
+    whole = {name: torch.cat([getattr(part, name) for part in parts]) for name in Output._fields if name != "features"}
     return Output(features=features, **whole)
 
 
@@ -95,18 +95,18 @@ def solved_head(method: Method, training: Training, state: dict[str, Tensor]) ->
     if method.readout == "classifier":
         return None
     state = {name: value for name, value in state.items() if name.partition(".")[0] not in method.hooks}
-    if method.readout not in READOUTS:
-        return find(method.readout).build(options(method.readout, method.readout_options), state)
     if method.readout == "ridge":
         return RecursiveRidge(training.ridge_penalty, state)
     if method.readout == "carried_ridge":
         return CarriedRidge(training.ridge_penalty, training.drift_damping, state)
-    return NearestMean(state)
+    if method.readout in ("nearest_mean", "nearest_exemplars"):
+        return NearestMean(state)
+    return find(method.readout).build(options(method.readout, method.readout_options), state)
 
 
 def solved_features(method: Method, tokens: TokenSource, rows: Tensor, features: Features) -> Features:
-    """What a solved head reads: the model's features of the clips at ``rows`` and, for `carried_ridge`, in front of
-    them those that are frozen, so that the head has all that a closed form on frozen tokens has."""
+    """What a solved head reads: the model's ``features`` of the clips at ``rows`` and, for `carried_ridge`, in front of
+    them those of nothing learnt, so that the head has all that a closed form on frozen tokens has."""
     if method.readout != "carried_ridge":
         return features
     clips = (tokens.clips(chunk) for chunk in rows.split(200))

@@ -31,7 +31,7 @@ class Hooks:
     """What a method's file adds to the core; each hook does nothing unless overridden."""
 
     reads_old = False
-    """Whether ``losses`` reads what the old model gives for the clips at hand."""
+    """Whether ``losses`` reads ``learning.old_output``."""
 
     def before_task(self, learning: "Learning") -> None:
         """Before the first step; the model has its new classes already."""

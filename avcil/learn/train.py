@@ -68,14 +68,14 @@ def run_task(
     # 1. At hand are the clips of the new classes, and the exemplars. The new model begins as the old one.
     learning = _begin(data, method, training, tasks, task, seed, start, device, precision)
 
-    # 2. It learns the clips at hand, and to answer about them as the old model does (`objective`).
+    # 2. It learns the clips at hand, held to the old model's logits and features (`objective`).
     losses = []
     if method.fusion not in FROZEN:
         score = _score(data, learning, tasks, task)
         watch_epoch = partial(watch, task) if watch else None
         losses = optimise(learning, epochs=tasks[task].epochs, score=score, watch=watch_epoch)
 
-    # 3. Its features choose the exemplars, and are what a solved read-out is solved from.
+    # 3. Its features choose the exemplars, and a solved read-out is solved from them.
     learnt = predict(learning.model, learning.feed, torch.arange(len(learning.feed)))
     exemplars = select(
         learning.labels.cpu(), learnt.features.fused, learning.new,

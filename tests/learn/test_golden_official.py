@@ -228,7 +228,7 @@ def test_distillation_by_tasks_of_unequal_size_is_the_sum_of_theirs(inputs, draw
 
 
 def test_contrasts_are_theirs(outputs, labels, golden):
-    streams = outputs["new"].features.audio, outputs["new"].features.visual
+    streams = outputs["new"].features[:2]
     found = instance_contrast(*streams, CONTRAST_TEMPERATURE)
     is_loss(found, golden["avcil"]["instance_contrastive"])
     found = class_contrast(*streams, labels, CONTRAST_TEMPERATURE, as_published=True)
@@ -310,7 +310,7 @@ def test_importance_is_theirs_however_clips_are_cut_into_batches(inputs, tokens,
     """Recorded as each feature's share of a clip's importance, the factor that a batch's size gives aside."""
     for batch in (9, 4):
         found = importance(network(inputs, "old", "proxies"), tokens, labels, batch)
-        theirs = torch.tensor([golden["afc"]["importance"][name] for name in ("audio", "visual", "visual_pooled")]).T
+        theirs = torch.tensor([golden["afc"]["importance"][name] for name in ("visual", "audio", "visual_pooled")]).T
         torch.testing.assert_close(found / found.sum(1, keepdim=True), theirs, rtol=1e-4, atol=0)
 
 
@@ -321,7 +321,7 @@ def test_importance_distillation_is_theirs_feature_by_feature(inputs, tokens, la
     with torch.no_grad():
         new, old = (held_features(model(tokens)) for model in (network(inputs, "new"), old_model))
     is_loss(importance_distillation(new, old, weight), golden["afc"]["discrepancy"])
-    for i, name in enumerate(("audio", "visual", "visual_pooled")):
+    for i, name in enumerate(("visual", "audio", "visual_pooled")):
         before = tuple(old[j] if i == j else new[j] for j in range(3))
         found = importance_distillation(new, before, weight)
         is_loss(found, golden["afc"]["discrepancy_terms"][name])
@@ -395,7 +395,7 @@ def test_class_contrast_is_equation_7_unless_as_published(outputs, labels, golde
     for b, line in enumerate(scores):
         same = [j for j in range(len(y)) if y[j] == y[b]]
         total += sum(math.log(math.exp(line[j]) / sum(map(math.exp, line))) for j in same) / len(same)
-    found = class_contrast(audio, visual, labels, CONTRAST_TEMPERATURE).item()
+    found = class_contrast(visual, audio, labels, CONTRAST_TEMPERATURE).item()
     assert found == pytest.approx(-total / len(y), rel=1e-9)
     assert found > 2 * golden["avcil"]["class_contrastive"]
 

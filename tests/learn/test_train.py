@@ -479,7 +479,7 @@ def test_the_sums_of_a_head_that_restarts_are_of_all_clips_at_hand(toy):
     ("method", "times"),
     [
         (FIELD["lwf"], 2),
-        (FIELD["avcil_without_logit_distillation"], 2),  # its attention is held
+        (FIELD["avcil_without_logit_distillation"], 0),  # it is asked for maps of exemplars alone
         (FIELD["afc_lsc"], 2),
         (FIELD["lll_analytic"], 2),
         (row(readout="carried_ridge", feature_distillation=0, logit_distillation=0, hooks={}), 2),

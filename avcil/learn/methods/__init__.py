@@ -41,11 +41,11 @@ def named(method: Method) -> list[str]:
 
 def files(method: Method) -> list[Path]:
     """The code that a row needs beyond the core: the files that it names and those that they import, in order."""
-    found: list[Path] = []
+    paths: list[Path] = []
     waiting = named(method)
     while waiting:
         path = FOLDER / f"{waiting.pop()}.py"
-        if path not in found:
-            found.append(path)
+        if path not in paths:
+            paths.append(path)
             waiting += re.findall(r"^from avcil\.learn\.methods\.(\w+) import", path.read_text(), re.M)
-    return sorted(found)
+    return sorted(paths)

@@ -46,8 +46,8 @@ def nca(similarities: Tensor, labels: Tensor, scale: Tensor, margin: float = 0.6
 
 
 def held_features(output: Output) -> tuple[Tensor, ...]:
-    """The F features: audio, visual, and the visual one before its projection."""
-    return output.features.audio, output.features.visual, output.attended
+    """The F features: visual, audio, and the visual one before its projection."""
+    return output.features.visual, output.features.audio, output.attended
 
 
 def importance(model: IncrementalClassifier, feed: Feed, labels: Tensor, batch: int = 64) -> Tensor:
@@ -119,7 +119,7 @@ class Afc(Hooks):
         return losses
 
 
-def build(chosen: Options, method: Method) -> Afc:
+def build(options: Options, method: Method) -> Afc:
     if method.classifier != "proxies" or not attends(method.fusion) or method.fusion in FROZEN:
         raise ValueError("afc: needs classifier: proxies and fusion: guided or channelwise")
-    return Afc(chosen.weight)
+    return Afc(options.weight)

@@ -43,7 +43,7 @@ class AttentionDistillation(Hooks):
         return {"attention_distillation": learning.growth * self.weight * distance}
 
 
-def build(chosen: Options, method: Method) -> AttentionDistillation:
+def build(options: Options, method: Method) -> AttentionDistillation:
     if method.fusion == "channelwise" or not attends(method.fusion):
         raise ValueError(f"attention_distillation: fusion `{method.fusion}` has no map a slot; use fusion: guided")
-    return AttentionDistillation(chosen.weight)
+    return AttentionDistillation(options.weight)

@@ -39,8 +39,8 @@ def sigmoid_distillation(logits: Tensor, old_logits: Tensor, *, as_published: bo
 class ICarl(Hooks):
     reads_old = True
 
-    def __init__(self, chosen: Options):
-        self.options = chosen
+    def __init__(self, options: Options):
+        self.options = options
 
     def losses(self, learning: Learning, batch: Batch) -> dict[str, Tensor]:
         if not learning.past:
@@ -50,7 +50,7 @@ class ICarl(Hooks):
         return {"logit_distillation": learning.growth * self.options.weight * distance}
 
 
-def build(chosen: Options, method: Method) -> ICarl:
+def build(options: Options, method: Method) -> ICarl:
     if method.logit_distillation:
         raise ValueError("icarl: its sigmoids stand for the logit level; set logit_distillation: 0.0")
-    return ICarl(chosen)
+    return ICarl(options)

@@ -19,11 +19,6 @@ class Options(Section):
     damping: float = Field(1.0, gt=0, description="μ")
 
 
-def _streams(features: Features) -> tuple[Tensor, Tensor, Tensor]:
-    """In the order of the regressors."""
-    return features.audio, features.visual, features.fused
-
-
 class ResidualRidge(ScaledRidge, CarriedRidge):
     """Ridge regression onto one-hot labels over x = [â, v̂, ẑ, 1], hats meaning unit length. `ScaledRidge` centres and
     scales every stream and chooses λ; where z was learnt on, `CarriedRidge` carries the sums along.
@@ -37,10 +32,10 @@ class ResidualRidge(ScaledRidge, CarriedRidge):
     def __init__(self, damping: float, state: dict[str, Tensor] | None = None):
         CarriedRidge.__init__(self, 0.0, damping, state)
 
-    def expand(self, features: Features) -> Tensor:
-        """[N,E]."""
-        streams = [F.normalize(stream.double(), dim=1) for stream in _streams(features)]
-        return F.pad(torch.cat(streams, 1), (0, 1), value=1.0)
+    def streams(self, features: Features) -> tuple[Tensor, ...]:
+        """â, v̂ and ẑ."""
+        streams = (features.audio, features.visual, features.fused)
+        return tuple(F.normalize(stream.double(), dim=1) for stream in streams)
 
     def carry(self, old: Features, new: Features) -> None:
         """As `CarriedRidge` does, by the equal A = I + X_oᵀ (X_o X_oᵀ + μI)⁻¹ (X_n − X_o): O(E²N), not O(E³)."""
@@ -51,10 +46,6 @@ class ResidualRidge(ScaledRidge, CarriedRidge):
         carried = {"gram": gram + drift.T @ (before @ gram)}
         carried["cross"] = self.state["cross"] + drift.T @ (before @ self.state["cross"])
         self.state, self._solution = self.state | carried, None
-
-    def update(self, features: Features, labels: Tensor, classes: int) -> None:
-        super().update(features, labels, classes)
-        self.state["channels"] = torch.tensor([stream.shape[1] for stream in _streams(features)])
 
 
 def build(options: Options, state: dict[str, Tensor]) -> ResidualRidge:

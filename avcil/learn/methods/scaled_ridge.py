@@ -71,30 +71,35 @@ class ScaledRidge(RecursiveRidge):
     with X and Y centred, λ among ``PENALTIES``. All follows from the sums that `RecursiveRidge` keeps: neither scaling
     a stream nor adding a constant to it changes a prediction, and λ, unlike that of `RanPac`, does not depend on how
     clips are cut into tasks. A stream that never varies counts as absent.
-    State: Σ xxᵀ and Σ xyᵀ of [a, v, 1], and A and V. Solving takes O(E³).
+    State: Σ xxᵀ and Σ xyᵀ of [a, v, 1], and the streams' widths. Solving takes O(E³).
     Source: ridge as in `RecursiveRidge`; λ by generalised cross-validation (`gcv`); their union is ours.
     """
 
     def __init__(self, state: dict[str, Tensor] | None = None):
         super().__init__(0.0, state)
 
+    def streams(self, features: Features) -> tuple[Tensor, ...]:
+        """What has a scale of its own, [N,its channels] each; the sound first, as heads are stored."""
+        return features.audio.double(), features.visual.double()
+
     def expand(self, features: Features) -> Tensor:
-        """[N,E+1]: the raw streams and a 1, for what they are scaled by changes with every clip."""
-        return F.pad(torch.cat([features.audio, features.visual], 1).double(), (0, 1), value=1.0)
+        """[N,E+1]: the streams as they come and a 1, for what they are scaled by changes with every clip."""
+        return F.pad(torch.cat(self.streams(features), 1), (0, 1), value=1.0)
 
     def update(self, features: Features, labels: Tensor, classes: int) -> None:
         super().update(features, labels, classes)
-        self.state["channels"] = torch.tensor([features.audio.shape[1], features.visual.shape[1]])
+        self.state["channels"] = torch.tensor([stream.shape[1] for stream in self.streams(features.at(slice(0)))])
 
     def _solve(self) -> tuple[Tensor, ...]:
         gram, cross = self.state["gram"], self.state["cross"]
+        # the 1 among the regressors has summed up the clips, their streams, and the clips of each class
         clips, sums, counts = gram[-1, -1], gram[-1, :-1], cross[-1]
         centred = gram[:-1, :-1] - sums.outer(sums) / clips
         sizes = self.state["channels"].tolist()
         spread = torch.stack([part.sum() / clips for part in centred.diagonal().split(sizes)])
+        # the same about zero: a spread that is tiny beside it is rounding
         whole = torch.stack([part.sum() / clips for part in gram.diagonal()[:-1].split(sizes)])
-        varies = spread > 1e-12 * whole
-        scale = torch.where(varies, spread.rsqrt(), 0.0)
+        scale = torch.where(spread > 1e-12 * whole, spread.rsqrt(), 0.0)
         # rounding errors of the sums, in the units of what is solved
         floor = len(sums) * torch.finfo(gram.dtype).eps * float((whole * scale**2 * clips).sum())
         scale = scale.repeat_interleave(self.state["channels"])
@@ -104,6 +109,7 @@ class ScaledRidge(RecursiveRidge):
         squares = clips - counts.square().sum() / clips
         penalties = clips * PENALTIES
         self.penalty = float(penalties[gcv(modes, squares, int(clips), penalties).argmin()])
+        # for streams as they come
         weight = scale[:, None] * (modes.vectors @ (modes.turned / (modes.values + self.penalty)[:, None]))
         return (torch.cat([weight, ((counts - sums @ weight) / clips)[None]]),)
 

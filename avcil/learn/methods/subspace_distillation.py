@@ -48,10 +48,10 @@ class SubspaceDistillation(Hooks):
         return {"feature_distillation": learning.growth * self.weight * distance}
 
 
-def build(chosen: Options, method: Method) -> SubspaceDistillation:
+def build(options: Options, method: Method) -> SubspaceDistillation:
     if method.classifier not in CLASSIFIERS or method.fusion in FROZEN or method.feature_distillation:
         raise ValueError(
             "subspace_distillation: needs feature_distillation: 0.0, in whose place it stands, a fusion that learns, "
             f"and classifier: {' or '.join(CLASSIFIERS)}"
         )
-    return SubspaceDistillation(chosen.weight)
+    return SubspaceDistillation(options.weight)
