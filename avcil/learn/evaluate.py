@@ -20,9 +20,13 @@ from avcil.params.learning import FROZEN, Method, Task, Training, attends
 from avcil.tokens.dataset import Dataset
 from avcil.tokens.tokens import ClipSource, TokenSource
 
+AT_ONCE = 200  # clips that are answered about together
+
 
 class TaskResult(NamedTuple):
-    """After one task: R[t, :t+1] with clips per task, attention measures per task (None without attention)."""
+    """After one task. accuracy, clips, hit and auc have an entry for each task so far: R[t, :t+1], the number of clips,
+    and what attention finds (None without attention); avcil/learn/metrics.py defines them. predictions: positions in
+    the class order, by clip_id."""
 
     task: int
     accuracy: list[float]
@@ -59,9 +63,7 @@ def restore(
 
 
 @torch.no_grad()
-def predict(
-    model: IncrementalClassifier, tokens: ClipSource, rows: Tensor, batch: int = 200, *, maps: bool = False
-) -> Output:
+def predict(model: IncrementalClassifier, tokens: ClipSource, rows: Tensor, *, maps: bool = False) -> Output:
     """Outputs for the clips at ``rows``, without gradients and on the CPU.
 
     Batches go to the model's device. ``maps``: those of an attention with a map a channel are built too, and their mean
@@ -70,7 +72,7 @@ def predict(
     model.eval()
     device = model.classifier.weight.device
     parts = []
-    for chunk in rows.split(batch):
+    for chunk in rows.split(AT_ONCE):
         output = model(tokens.clips(chunk).to(device), centre=tokens.centre, maps=maps)
         if output.spatial.dim() == 4:  # a map a channel
             output = output._replace(spatial=output.spatial.mean(-1), temporal=output.temporal.mean(-1))
@@ -109,7 +111,7 @@ def solved_features(method: Method, tokens: TokenSource, rows: Tensor, features:
     them those of nothing learnt, so that the head has all that a closed form on frozen tokens has."""
     if method.readout != "carried_ridge":
         return features
-    clips = (tokens.clips(chunk) for chunk in rows.split(200))
+    clips = (tokens.clips(chunk) for chunk in rows.split(AT_ONCE))
     parts = [frozen_features(chunk, method.prior_guidance).fused for chunk in clips]
     return features._replace(fused=torch.cat([torch.cat(parts), features.fused], 1))
 

@@ -20,24 +20,26 @@ from avcil.params.learning import Method, Training
 def batches(
     labels: Tensor, past: int, method: Method, training: Training, generator: torch.Generator
 ) -> Iterator[Tensor]:
-    """Rows of the clips at hand, batch by batch, for one epoch."""
-    if method.sampler == "paired" and (labels < past).any():
-        new, exemplars = (labels >= past).nonzero()[:, 0], (labels < past).nonzero()[:, 0]
-        new = new[torch.randperm(len(new), generator=generator)]
-        exemplars = exemplars[torch.randperm(len(exemplars), generator=generator)]
+    """Rows of the clips at hand [N], of which those below ``past`` are exemplars, batch by batch, for one epoch."""
+
+    def shuffled(rows: Tensor) -> Tensor:
+        return rows[torch.randperm(len(rows), generator=generator)]
+
+    exemplars, beside = (labels < past).nonzero()[:, 0], repeat(labels.new_empty(0))
+    if method.sampler == "paired" and len(exemplars):
+        # beside each batch of new clips a batch of exemplars, which are gone through again and again
+        rows = shuffled((labels >= past).nonzero()[:, 0])
         width = min(training.exemplar_batch or training.batch, len(exemplars))
-        beside = cycle(exemplars[: len(exemplars) // width * width].split(width))
+        beside = cycle(shuffled(exemplars)[: len(exemplars) // width * width].split(width))
+    elif method.sampler == "balanced":
+        weight = 1 / labels.bincount()[labels].double()
+        rows = torch.multinomial(weight, len(labels), replacement=True, generator=generator)
     else:
-        beside = repeat(labels.new_empty(0))
-        if method.sampler == "balanced":
-            weight = 1 / labels.bincount()[labels].double()
-            new = torch.multinomial(weight, len(labels), replacement=True, generator=generator)
-        else:
-            new = torch.randperm(len(labels), generator=generator)
-    batch = min(training.batch, len(new))
-    new = new[: len(new) // batch * batch] if training.drop_last else new
-    for rows, exemplars in zip(new.split(batch), beside, strict=False):
-        yield torch.cat([rows, exemplars])
+        rows = shuffled(torch.arange(len(labels)))
+    batch = min(training.batch, len(rows))
+    rows = rows[: len(rows) // batch * batch] if training.drop_last else rows
+    for one, other in zip(rows.split(batch), beside, strict=False):
+        yield torch.cat([one, other])
 
 
 def optimise(
