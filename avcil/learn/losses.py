@@ -21,6 +21,7 @@ def objective(learning: Learning, batch: Batch) -> dict[str, Tensor]:
     holds_logits, holds_features = past and method.logit_distillation, past and method.feature_distillation
     # where no logit is held, the old ones only say how many classes are past
     old_logits = old.logits[rows] if holds_logits else logits.detach()[:, :past]
+    # all three in one pass
     dual = dual_distillation(
         logits,
         batch.labels,

@@ -469,9 +469,9 @@ def test_the_sums_of_a_head_that_restarts_are_of_all_clips_at_hand(toy):
     method = row(readout="ridge", restart=True, memory="all")
     checkpoint = learn(toy, method)[-1][0]
     rows = toy.splits["train"]
-    said = predict(restore(checkpoint, method, TRAINING, (16, 16)), toy.tokens, rows)
+    output = predict(restore(checkpoint, method, TRAINING, (16, 16)), toy.tokens, rows)
     exact = RecursiveRidge(1.0)
-    exact.update(said.features, toy.labels[rows], 6)
+    exact.update(output.features, toy.labels[rows], 6)
     torch.testing.assert_close(checkpoint.readout, exact.state)
 
 
@@ -533,8 +533,8 @@ def test_stored_logits_stay_with_their_clip_as_they_were(toy):
     for task, (checkpoint, _, _) in enumerate(made):
         model, seen = restore(checkpoint, method, TRAINING, (16, 16)), 2 * task + 2
         for clip in stored[task].keys() - (stored[task - 1].keys() if task else set()):
-            said = predict(model, toy.tokens, torch.tensor([toy.clip_ids.index(clip)])).logits[0]
-            torch.testing.assert_close(stored[task][clip], said)
+            logits = predict(model, toy.tokens, torch.tensor([toy.clip_ids.index(clip)])).logits[0]
+            torch.testing.assert_close(stored[task][clip], logits)
             for later in stored[task + 1 :]:
                 if clip in later:
                     same_tensors(later[clip][:seen], stored[task][clip])
@@ -651,9 +651,9 @@ def test_the_training_loop_carries_the_ridge_to_the_features_of_the_new_model(to
         training = TRAINING.model_copy(update={"later_learning_rate": rate, "drift_damping": damping})
         checkpoint = learn(toy, method, training)[-1][0]
         rows = toy.splits["train"]
-        said = predict(restore(checkpoint, method, training, (16, 16)), toy.tokens, rows)
+        output = predict(restore(checkpoint, method, training, (16, 16)), toy.tokens, rows)
         exact = RecursiveRidge(1.0)
-        exact.update(solved_features(method, toy.tokens, rows, said.features), toy.labels[rows], 6)
+        exact.update(solved_features(method, toy.tokens, rows, output.features), toy.labels[rows], 6)
         difference = checkpoint.readout["gram"] - exact.state["gram"]
         error[damping, rate] = (difference.norm() / exact.state["gram"].norm()).item()
     assert error[1e-6, 1e-9] < 1e-5
