@@ -36,8 +36,8 @@ class Hooks:
     def before_task(self, learning: "Learning") -> None:
         """Before the first step; the model has its new classes already."""
 
-    def model_options(self, rows: Tensor) -> dict[str, object]:
-        """Keywords that the model's attention is given with the clips at ``rows`` [B] of those at hand."""
+    def attention_options(self, rows: Tensor) -> dict[str, object]:
+        """What the model's attention is given by keyword with the clips at ``rows`` [B] of those at hand."""
         return {}
 
     def losses(self, learning: "Learning", batch: Batch) -> dict[str, Tensor]:
@@ -107,6 +107,10 @@ class Learning:
         distils = self.method.logit_distillation or self.method.feature_distillation
         hooked = any(hook.reads_old for hook in self.hooks.values())
         return bool(distils or hooked or isinstance(self.head, CarriedRidge))
+
+    def attention_options(self, rows: Tensor) -> dict[str, object]:
+        """Of all hooks."""
+        return {key: value for hook in self.hooks.values() for key, value in hook.attention_options(rows).items()}
 
 
 def hooks_of(method: Method) -> dict[str, Hooks]:

@@ -4,6 +4,7 @@ Dimension letters: ``B`` clips, ``L`` temporal slots, ``S`` patches of a slot, `
 channels, ``C`` classes seen so far. ``channels`` are those of a visual and of an audio token.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -27,9 +28,12 @@ class Output(NamedTuple):
     attended: Tensor
     divergence: Tensor
 
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Output":
+        """The same of each tensor."""
+        return Output(function(self.logits), Features(*map(function, self.features)), *map(function, self[2:]))
+
     def to(self, device: torch.device | str) -> "Output":
-        features = Features(*(feature.to(device) for feature in self.features))
-        return Output(self.logits.to(device), features, *(field.to(device) for field in self[2:]))
+        return self.map(lambda tensor: tensor.to(device))
 
 
 class Classifier(nn.Module):

@@ -94,8 +94,8 @@ def _epoch(learning: Learning, batched: list[Tensor], optimiser, schedule) -> di
     shares = [parallel.share(rows) for rows in batched]
     sums: dict[str, Tensor] = {}
     for rows, share, clips in zip(batched, shares, feed.batches(shares), strict=True):
-        options = {key: value for hook in hooks for key, value in hook.model_options(share).items()}
-        output = parallel.gather(model(clips, centre=feed.centre, **options), len(rows))
+        mine = model(clips, centre=feed.centre, **learning.attention_options(share))
+        output = parallel.gather(mine, len(rows))
         scale = parallel.once(model.classifier.scale)
         losses = objective(learning, Batch(rows, learning.labels[rows], output, scale))
         optimiser.zero_grad()

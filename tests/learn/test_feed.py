@@ -267,7 +267,7 @@ def test_maps_are_of_the_exemplars_asked_for_whether_kept_or_computed_anew(task_
     monkeypatch.setattr(av_cil, "MAP_BYTES", room)
     hook, rows = task_one.hooks["av_cil"], torch.tensor([25, 3, 28])
     hook.before_task(task_one)
-    options = hook.model_options(rows)
+    options = hook.attention_options(rows)
     maps, old_rows = options["old"], options["old_rows"]
     assert old_rows.tolist() == places and len(maps.spatial) == len(maps.temporal) == len(maps.negentropy) == count
     with torch.no_grad():
@@ -304,7 +304,9 @@ def test_a_step_never_waits_for_the_device(toy, name):
     learning = begun(toy, method, training, start, exemplars=len(start.memory))
     rows = torch.arange(12)
     with kernels.implementation(channelwise_attention="reference"), NoSynchronisation():
-        options = {key: value for hook in learning.hooks.values() for key, value in hook.model_options(rows).items()}
+        options = {
+            key: value for hook in learning.hooks.values() for key, value in hook.attention_options(rows).items()
+        }
         output = learning.model(learning.feed.clips(rows), **options)
         found = objective(learning, Batch(rows, learning.labels[rows], output, learning.model.classifier.scale))
         sum(found.values()).backward()

@@ -88,7 +88,7 @@ class AvCil(Hooks):
         feed, attention = self.learning.feed, self.learning.old_model.attention
         return remember_attention(*attention.inputs(feed.clips(rows)), centre=feed.centre, dtype=feed.dtype)
 
-    def model_options(self, rows: Tensor) -> dict[str, object]:
+    def attention_options(self, rows: Tensor) -> dict[str, object]:
         """The old model's maps of some clips, and for each row which of them is its, or -1 for a new clip."""
         if self.learning is None:
             return {}
