@@ -109,7 +109,7 @@ class Learning:
         return bool(distils or hooked or isinstance(self.head, CarriedRidge))
 
     def attention_options(self, rows: Tensor) -> dict[str, object]:
-        """Of all hooks."""
+        """Those of all hooks."""
         return {key: value for hook in self.hooks.values() for key, value in hook.attention_options(rows).items()}
 
 

@@ -304,9 +304,6 @@ def test_a_step_never_waits_for_the_device(toy, name):
     learning = begun(toy, method, training, start, exemplars=len(start.memory))
     rows = torch.arange(12)
     with kernels.implementation(channelwise_attention="reference"), NoSynchronisation():
-        options = {
-            key: value for hook in learning.hooks.values() for key, value in hook.attention_options(rows).items()
-        }
-        output = learning.model(learning.feed.clips(rows), **options)
+        output = learning.model(learning.feed.clips(rows), **learning.attention_options(rows))
         found = objective(learning, Batch(rows, learning.labels[rows], output, learning.model.classifier.scale))
         sum(found.values()).backward()

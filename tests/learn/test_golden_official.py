@@ -196,8 +196,7 @@ def minimised(method, training, model, old_model, tokens, labels, blocks=BLOCKS)
             hook.importance = importance(old_model, feed, labels)
         else:
             hook.before_task(learning)
-    options = {key: value for hook in learning.hooks.values() for key, value in hook.attention_options(rows).items()}
-    output = model(tokens.clips(rows), **options)
+    output = model(tokens.clips(rows), **learning.attention_options(rows))
     return sum(objective(learning, Batch(rows, labels[rows], output, model.classifier.scale)).values())
 
 
