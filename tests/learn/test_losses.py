@@ -47,11 +47,10 @@ def test_logit_distillation_is_zero_at_the_old_logits_and_shift_invariant():
     assert logit_distillation(new, old, 2.0).item() == pytest.approx(0, abs=1e-6)
 
 
-def test_logit_distillation_over_no_past_class_is_an_empty_sum_with_finite_gradient():
-    new = torch.randn(4, 3, requires_grad=True)
-    loss = logit_distillation(new, torch.zeros(4, 0), 2.0)
-    loss.backward()
-    assert loss.item() == 0 and torch.equal(new.grad, torch.zeros(4, 3))
+@pytest.mark.parametrize("blocks", [None, []])
+def test_logit_distillation_over_no_past_class_is_an_empty_sum_with_finite_gradient(blocks):
+    value, (slope,) = gradient(lambda new: logit_distillation(new, torch.zeros(4, 0), 2.0, blocks), torch.randn(4, 3))
+    assert value == 0 and torch.equal(slope, torch.zeros(4, 3))
 
 
 def test_logit_distillation_gradient():
@@ -295,20 +294,6 @@ def test_dark_replay_of_nothing_stored_is_zero(stored):
 
 
 # ---- all of them
-
-
-@pytest.mark.parametrize(
-    "loss",
-    [
-        lambda new, old: logit_distillation(new, old, 2.0, []),
-        sigmoid_distillation,
-        lambda new, old: sigmoid_distillation(new, old, as_published=True),
-    ],
-    ids=["by task", "sigmoid", "sigmoid as published"],
-)
-def test_distillation_over_no_past_class_is_an_empty_sum_with_finite_gradient(loss):
-    value, (slope,) = gradient(lambda new: loss(new, torch.zeros(4, 0)), torch.randn(4, 3))
-    assert value == 0 and not slope.any()
 
 
 STORED = torch.tensor([[0.5, NAN], [NAN, NAN], [1.0, -1.0]], dtype=torch.float64)

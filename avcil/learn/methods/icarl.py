@@ -26,13 +26,10 @@ def sigmoid_distillation(logits: Tensor, old_logits: Tensor, *, as_published: bo
     .. math:: -\frac{1}{BP} \sum_{b,c} \sigma(o_{bc}) \log \sigma(n_{bc})
               + (1 - \sigma(o_{bc})) \log (1 - \sigma(n_{bc}))
 
-    logits n [B,C], old_logits o [B,P]; zero for P = 0. ``as_published``: AV-CIL's code takes the sigmoid of the new
-    logits twice.
+    logits n [B,C], old_logits o [B,P], P > 0. ``as_published``: AV-CIL's code takes the sigmoid of the new logits
+    twice.
     """
-    past = old_logits.shape[1]
-    if past == 0:
-        return logits.sum() * 0
-    new = logits[:, :past]
+    new = logits[:, : old_logits.shape[1]]
     return F.binary_cross_entropy_with_logits(new.sigmoid() if as_published else new, old_logits.sigmoid())
 
 
@@ -45,7 +42,7 @@ class ICarl(Hooks):
     def losses(self, learning: Learning, batch: Batch) -> dict[str, Tensor]:
         if not learning.past:
             return {}
-        old_logits = learning.old_output.logits[batch.rows][:, : learning.past]
+        old_logits = learning.old_output.logits[batch.rows]
         distance = sigmoid_distillation(batch.output.logits, old_logits, as_published=self.options.as_published)
         return {"logit_distillation": learning.growth * self.options.weight * distance}
 
