@@ -38,9 +38,9 @@ def common_scale(tokens: Tokens, centre: Tensor | None = None) -> Tokens:
 class ScaledGuided(Attention):
     """`GuidedAttention` over tokens of a common scale; its classifier reads ReLU(W [visual, ū] + b).
 
-    Features: fused, the learnt one, [B,E]; audio and visual are frozen, what a solved head may read beside it: ū, and
-    the mean of patches under softmax_s(τ m) with τ = 1.5, each as wide as its tokens. Distillation of all three
-    features therefore holds the fused one alone.
+    Features: fused, the learnt one, [B,E]; visual and audio are frozen, what a solved head may read beside it: the mean
+    of patches under softmax_s(τ m) with τ = 1.5, and ū, each as wide as its tokens. Distillation of all three features
+    therefore holds the fused one alone.
     """
 
     def __init__(self, channels: tuple[int, int]):
