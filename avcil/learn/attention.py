@@ -117,7 +117,8 @@ class GuidedAttention(Attention):
             self.moment_value.bias,
             heads=self.heads,
         )
-        divergence = mean.new_zeros(len(mean))
+        # not len(mean), which torch.export would take for a number
+        divergence = mean.new_zeros(mean.shape[0])
         return AttendedVisual(when.output[:, 0, 0], where.weights[:, :, 0], when.weights[:, 0, 0], divergence)
 
 

@@ -76,7 +76,7 @@ class Absent(nn.Module):
         self.width = width
 
     def forward(self, feature: Tensor) -> Tensor:
-        return feature.new_zeros(len(feature), self.width)
+        return feature.new_zeros(feature.shape[0], self.width)
 
 
 class IncrementalClassifier(nn.Module):
