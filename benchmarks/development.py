@@ -31,10 +31,11 @@ from avcil.learn.methods.scaled_ridge import ScaledRidge
 from avcil.learn.metrics import attention_hit
 from avcil.learn.model import Features, IncrementalClassifier
 from avcil.tokens.dataset import Dataset, load_datasets
-from avcil.tokens.guidance import change_sums, explained_change, synchrony
+from avcil.tokens.guidance import explained_change
 from avcil.tokens.manifest import class_order, read_manifest
 from avcil.tokens.tokens import frame_audio
 from avcil.workshop.import_tokens import import_tokens
+from synchrony import change_sums, synchrony
 
 NAMES = {"clip_id": "vid", "order": "classes"}
 COVERED = 0.1

@@ -108,10 +108,10 @@ def test_a_stream_that_says_nothing_stays_nothing():
     tokens = Tokens(torch.zeros(2, 3, 4, 5), torch.zeros(2, 1, 5), torch.full((2, 3, 4), 0.1))
     assert all((stream == 0).all() for stream in common_scale(tokens))
     attention = ScaledGuided((5, 5))
-    attended, spatial, temporal, _ = attention(tokens, None)
-    assert attended.isfinite().all()
-    torch.testing.assert_close(spatial, torch.full((2, 3, 4), 0.25))
-    torch.testing.assert_close(temporal, torch.full((2, 3), 1 / 3))
+    attended = attention(tokens, None)
+    assert attended.feature.isfinite().all()
+    torch.testing.assert_close(attended.spatial, torch.full((2, 3, 4), 0.25))
+    torch.testing.assert_close(attended.temporal, torch.full((2, 3), 1 / 3))
 
 
 @pytest.mark.parametrize("change", [{"visual": 10.0}, {"audio": 10.0}, {"visual": 0.1, "audio": 0.1}], ids=str)
@@ -141,11 +141,7 @@ def features(count, seed=0, fused=6):
     labels = np.sort(rng.integers(4, size=count))
     x = np.random.default_rng(9).normal(size=(4, 9 + fused))[labels] + rng.normal(size=(count, 9 + fused))
     x = torch.from_numpy(x)
-    return Features(0.1 * x[:, :4], 50 * x[:, 4:9], x[:, 9:]), torch.from_numpy(labels)
-
-
-def rows(streams, index):
-    return Features(*(stream[index] for stream in streams))
+    return Features(visual=50 * x[:, 4:9], audio=0.1 * x[:, :4], fused=x[:, 9:]), torch.from_numpy(labels)
 
 
 def learnt(streams, labels, parts, classes=4):
@@ -153,7 +149,7 @@ def learnt(streams, labels, parts, classes=4):
     head = ResidualRidge(1.0)
     for part in parts:
         head = ResidualRidge(1.0, {name: value.clone() for name, value in head.state.items()})
-        head.update(rows(streams, part), labels[part], classes)
+        head.update(streams.at(part), labels[part], classes)
     return head
 
 
@@ -202,14 +198,15 @@ def logits_of(data, method, training, checkpoint):
 
 def test_products_are_of_centred_streams_as_if_all_clips_were_at_hand():
     (x, labels), (test, _) = features(120), features(30, seed=1)
-    head = ProductRidge(7, 0.1, 0)
+    head = ProductRidge(7, 0.1)
     for part in torch.arange(120).split(50):
-        head.update(rows(x, part), labels[part], 4)
+        head.update(x.at(part), labels[part], 4)
     first, second = (p.numpy() for p in head._projections(4, 5))
 
     def regressors(streams):
         (a, v), (ma, mv) = (
-            [s.numpy() / np.linalg.norm(s.numpy(), axis=1, keepdims=True) for s in f[:2]] for f in (streams, x)
+            [s.numpy() / np.linalg.norm(s.numpy(), axis=1, keepdims=True) for s in (f.audio, f.visual)]
+            for f in (streams, x)
         )
         a, v, ma, mv = a - ma.mean(0), v - mv.mean(0), ma - ma.mean(0), mv - mv.mean(0)
         parts, references = (a, v, (a @ first) * (v @ second)), (ma, mv, (ma @ first) * (mv @ second))
@@ -228,12 +225,14 @@ def test_products_are_of_centred_streams_as_if_all_clips_were_at_hand():
 def test_products_tell_what_goes_with_what():
     """Two sounds and two looks, each as frequent in both classes: only together they tell."""
     sound, look = torch.arange(200) % 2, torch.arange(200) // 2 % 2
-    streams = [F.one_hot(which, 2).double() + 0.1 * draw(200, 2, seed=seed) for seed, which in enumerate((sound, look))]
-    streams, labels = Features(*streams, torch.cat(streams, 1)), (sound == look).long()
+    audio, visual = (
+        F.one_hot(which, 2).double() + 0.1 * draw(200, 2, seed=seed) for seed, which in enumerate((sound, look))
+    )
+    streams, labels = Features(visual, audio, torch.cat([audio, visual], 1)), (sound == look).long()
     found = {}
-    for name, head in (("products", ProductRidge(20, 0.1, 0)), ("streams", ScaledRidge())):
-        head.update(rows(streams, torch.arange(100)), labels[:100], 2)
-        right = head.logits(rows(streams, torch.arange(100, 200))).argmax(1) == labels[100:]
+    for name, head in (("products", ProductRidge(20, 0.1)), ("streams", ScaledRidge())):
+        head.update(streams.at(torch.arange(100)), labels[:100], 2)
+        right = head.logits(streams.at(torch.arange(100, 200))).argmax(1) == labels[100:]
         found[name] = float(right.double().mean())
     assert found["products"] == 1 and found["streams"] < 0.7
 
@@ -245,7 +244,7 @@ def test_sums_of_learnt_features_follow_a_rotation():
     head = ResidualRidge(1e-9)
     head.update(x, labels, 4)
     stale = head.state["gram"]
-    head.carry(rows(x, torch.arange(150, 200)), rows(turned, torch.arange(150, 200)))
+    head.carry(x.at(torch.arange(150, 200)), turned.at(torch.arange(150, 200)))
     fresh = ResidualRidge(1e-9)
     fresh.update(turned, labels, 4)
     # with the many clips and the damping of a task it is CarriedRidge's own form

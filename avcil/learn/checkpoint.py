@@ -1,8 +1,7 @@
 """What is carried from one task to the next: weights, solved heads, the class order so far and the exemplars' names.
 
 A checkpoint is a folder: ``tensors.safetensors`` and ``checkpoint.json``, each written atomically; the second holds the
-digests of both. The empty
-checkpoint, with no class, is where task 0 starts.
+digests of both. The empty checkpoint, with no class, is where task 0 starts.
 """
 
 from pathlib import Path
@@ -48,7 +47,7 @@ def load_checkpoint(folder: Path, *, order: list[str] | None = None) -> Checkpoi
         raise CheckpointError(f"{folder}: no whole checkpoint; run the task that makes it")
     try:
         state = read_sealed(folder / "checkpoint.json")
-        # one of before there were digests has none
+        # those of older versions have no digest of their tensors
         tensors = read_tensors(folder / "tensors.safetensors", state.pop("tensors", None))
         whole = Checkpoint({}, {}, **state)
     except ValueError as error:

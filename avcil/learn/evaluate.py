@@ -11,17 +11,22 @@ import torch
 from torch import Tensor
 
 from avcil.learn import metrics
+from avcil.learn.attention import frozen_features
 from avcil.learn.checkpoint import Checkpoint
 from avcil.learn.heads import CarriedRidge, Head, NearestMean, RecursiveRidge
 from avcil.learn.methods import find, options
-from avcil.learn.model import Features, IncrementalClassifier, Output, frozen_features
-from avcil.params.learning import FROZEN, FUSIONS, READOUTS, Method, Task, Training, attends
+from avcil.learn.model import Features, IncrementalClassifier, Output
+from avcil.params.learning import FROZEN, Method, Task, Training, attends
 from avcil.tokens.dataset import Dataset
 from avcil.tokens.tokens import ClipSource, TokenSource
 
+AT_ONCE = 200  # clips that are answered about together
+
 
 class TaskResult(NamedTuple):
-    """After one task: R[t, :t+1] with clips per task, attention measures per task (None without attention)."""
+    """After one task. accuracy, clips, hit and auc have an entry for each task so far: R[t, :t+1], the number of clips,
+    and what attention finds (None without attention); avcil/learn/metrics.py defines them. predictions: positions in
+    the class order, by clip_id."""
 
     task: int
     accuracy: list[float]
@@ -58,25 +63,22 @@ def restore(
 
 
 @torch.no_grad()
-def predict(
-    model: IncrementalClassifier, tokens: ClipSource, rows: Tensor, batch: int = 200, *, maps: bool = False
-) -> Output:
+def predict(model: IncrementalClassifier, tokens: ClipSource, rows: Tensor, *, maps: bool = False) -> Output:
     """Outputs for the clips at ``rows``, without gradients and on the CPU.
 
-    Batches go to the model's device. ``maps``: build the maps of an attention with a map a channel too; their mean over
-    channels is given.
+    Batches go to the model's device. ``maps``: those of an attention with a map a channel are built too, and their mean
+    over channels is given.
     """
     model.eval()
-    more = {"maps": True} if maps and model.fusion not in FUSIONS else {}
     device = model.classifier.weight.device
     parts = []
-    for chunk in rows.split(batch):
-        output = model(tokens.clips(chunk).to(device), centre=tokens.centre, **more)
+    for chunk in rows.split(AT_ONCE):
+        output = model(tokens.clips(chunk).to(device), centre=tokens.centre, maps=maps)
         if output.spatial.dim() == 4:  # a map a channel
             output = output._replace(spatial=output.spatial.mean(-1), temporal=output.temporal.mean(-1))
         parts.append(output.to("cpu"))
-    features = Features(*(torch.cat(f) for f in zip(*(p.features for p in parts), strict=True)))
-    whole = {name: torch.cat([getattr(p, name) for p in parts]) for name in Output._fields if name != "features"}
+    features = Features(*map(torch.cat, zip(*(part.features for part in parts), strict=True)))
+    whole = {name: torch.cat([getattr(part, name) for part in parts]) for name in Output._fields if name != "features"}
     return Output(features=features, **whole)
 
 
@@ -95,65 +97,70 @@ def solved_head(method: Method, training: Training, state: dict[str, Tensor]) ->
     if method.readout == "classifier":
         return None
     state = {name: value for name, value in state.items() if name.partition(".")[0] not in method.hooks}
-    if method.readout not in READOUTS:
-        return find(method.readout).build(options(method.readout, method.readout_options), state)
     if method.readout == "ridge":
         return RecursiveRidge(training.ridge_penalty, state)
     if method.readout == "carried_ridge":
         return CarriedRidge(training.ridge_penalty, training.drift_damping, state)
-    return NearestMean(state)
+    if method.readout in ("nearest_mean", "nearest_exemplars"):
+        return NearestMean(state)
+    return find(method.readout).build(options(method.readout, method.readout_options), state)
 
 
 def solved_features(method: Method, tokens: TokenSource, rows: Tensor, features: Features) -> Features:
-    """What a solved head reads: the model's features of the clips at ``rows`` and, for `carried_ridge`, in front of
-    them those that are frozen, so that the head has all that a closed form on frozen tokens has."""
+    """What a solved head reads: the model's ``features`` of the clips at ``rows`` and, for `carried_ridge`, in front of
+    them those of nothing learnt, so that the head has all that a closed form on frozen tokens has."""
     if method.readout != "carried_ridge":
         return features
-    clips = (tokens.clips(chunk) for chunk in rows.split(200))
-    parts = [frozen_features(chunk, "frozen_guided", method.prior_guidance)[0].fused for chunk in clips]
+    clips = (tokens.clips(chunk) for chunk in rows.split(AT_ONCE))
+    parts = [frozen_features(chunk, method.prior_guidance).fused for chunk in clips]
     return features._replace(fused=torch.cat([torch.cat(parts), features.fused], 1))
 
 
 def evaluate(
     data: Dataset,
-    tokens: TokenSource,
     method: Method,
     training: Training,
     tasks: list[Task],
     task: int,
     checkpoint: Checkpoint,
-    split: str,
+    *,
+    split: str = "test",
     device: torch.device | str = "cpu",
 ) -> TaskResult:
-    """Accuracy and attention on the clips of each task so far, all seen classes being candidates."""
-    model = restore(checkpoint, method, training, tokens.channels).to(device)
+    """Accuracy and attention on the clips of each task so far, all seen classes being candidates; ``data``: of the
+    tokens that the method looks at."""
     bounds = np.cumsum([0, *(t.classes for t in tasks[: task + 1])])
     rows = data.rows(split, 0, int(bounds[-1]))
+    labels = data.labels[rows]
+    parts = [(labels >= first) & (labels < last) for first, last in pairwise(bounds)]
+
+    # of coarser patches it is not known what they show
     share = data.share if attends(method.fusion) and method.patches is None else None
-    output = predict(model, tokens, rows, maps=share is not None)
+    model = restore(checkpoint, method, training, data.tokens.channels).to(device)
+    output = predict(model, data.tokens, rows, maps=share is not None)
     head = solved_head(method, training, checkpoint.readout)
-    solved = output.features if head is None else solved_features(method, tokens, rows, output.features)
-    logits = output.logits if head is None else head.logits(solved)
-    predicted, labels = logits.argmax(1), data.labels[rows]
-    of_task = [(labels >= a) & (labels < b) for a, b in pairwise(bounds)]
+    logits = output.logits
+    if head is not None:
+        logits = head.logits(solved_features(method, data.tokens, rows, output.features))
+    predicted = logits.argmax(1)
+
     hit = auc = None
     if share is not None:
-        maps = output.spatial.numpy(), output.temporal.numpy(), share[rows].numpy()
-        hits = metrics.attention_hit(*maps, training.covered)
-        aucs = metrics.attention_auc(maps[0], maps[2], training.covered)
-        hit = [float(hits[m.numpy()].mean()) for m in of_task]
-        auc = [float(np.nanmean(aucs[m.numpy()])) for m in of_task]
+        spatial, temporal, shown = output.spatial.numpy(), output.temporal.numpy(), share[rows].numpy()
+        hits = metrics.attention_hit(spatial, temporal, shown, training.covered)
+        aucs = metrics.attention_auc(spatial, shown, training.covered)
+        hit = [float(hits[part.numpy()].mean()) for part in parts]
+        auc = [float(np.nanmean(aucs[part.numpy()])) for part in parts]
+    learnt = [] if method.fusion in FROZEN else [p.numel() for p in model.parameters() if p.requires_grad]
     return TaskResult(
         task=task,
-        accuracy=[float((predicted == labels)[m].float().mean()) for m in of_task],
-        clips=[int(m.sum()) for m in of_task],
+        accuracy=[float((predicted == labels)[part].float().mean()) for part in parts],
+        clips=[int(part.sum()) for part in parts],
         hit=hit,
         auc=auc,
         predictions={data.clip_ids[i]: int(p) for i, p in zip(rows.tolist(), predicted, strict=True)},
-        memory_bytes=_memory_bytes(tokens, method, checkpoint),
-        trained_parameters=0
-        if method.fusion in FROZEN
-        else sum(p.numel() for p in model.parameters() if p.requires_grad),
+        memory_bytes=_memory_bytes(data.tokens, method, checkpoint),
+        trained_parameters=sum(learnt),
     )
 
 
@@ -161,7 +168,7 @@ def _memory_bytes(tokens: TokenSource, method: Method, checkpoint: Checkpoint) -
     """Bytes kept between tasks besides the model: exemplars' tokens in float16, and a solved head's statistics."""
     visual, audio, similarity = tokens.sizes
     guided = visual + audio + similarity
-    streams = {"visual": visual, "audio": audio} | dict.fromkeys(("guided", "frozen_guided", "frozen_scaled"), guided)
-    clip = 2 * streams.get(method.fusion, visual + audio)
+    by_fusion = {"visual": visual, "audio": audio} | dict.fromkeys(("guided", "frozen_guided", "frozen_scaled"), guided)
+    clip = 2 * by_fusion.get(method.fusion, visual + audio)
     statistics = sum(value.numel() * value.element_size() for value in checkpoint.readout.values())
     return clip * len(checkpoint.memory) + statistics

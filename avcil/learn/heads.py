@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from avcil.learn.model import Features
+from avcil.learn.attention import Features
 
 
 def _add(old: Tensor | None, new: Tensor) -> Tensor:
@@ -89,8 +89,8 @@ class RecursiveRidge(Head):
 
     W = (G + λI)⁻¹ Q with G = Σ xxᵀ and Q = Σ xyᵀ over all clips ever seen, x the features with a 1 appended.
     Source: Zhuang et al., ACIL, NeurIPS 2022, arXiv 2205.14922, in the accumulated rather than the Woodbury form;
-    RanPAC, McDonnell et al., NeurIPS 2023, arXiv 2307.02251. Deviation: no random
-    features, which `acil` and `ranpac` have (avcil/learn/methods).
+    RanPAC, McDonnell et al., NeurIPS 2023, arXiv 2307.02251. Deviation: no random features, which `acil` and `ranpac`
+    have (avcil/learn/methods).
     """
 
     def __init__(self, penalty: float, state: dict[str, Tensor] | None = None):

@@ -7,9 +7,11 @@ Dimension letters: ``N`` clips at hand, ``B`` clips of a batch, ``C`` classes se
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from avcil.learn.feed import Feed
+from avcil.learn.heads import CarriedRidge, Head
 from avcil.learn.methods import find, named, options
 from avcil.learn.model import IncrementalClassifier, Output
 from avcil.params.learning import READOUTS, Method, Training
@@ -29,13 +31,13 @@ class Hooks:
     """What a method's file adds to the core; each hook does nothing unless overridden."""
 
     reads_old = False
-    """Whether ``losses`` reads what the old model gives for the clips at hand."""
+    """Whether ``losses`` reads ``learning.old_output``."""
 
     def before_task(self, learning: "Learning") -> None:
         """Before the first step; the model has its new classes already."""
 
-    def model_options(self, rows: Tensor) -> dict[str, object]:
-        """Keywords that the model's attention is given with the clips at ``rows`` [B] of those at hand."""
+    def attention_options(self, rows: Tensor) -> dict[str, object]:
+        """What the model's attention is given by keyword with the clips at ``rows`` [B] of those at hand."""
         return {}
 
     def losses(self, learning: "Learning", batch: Batch) -> dict[str, Tensor]:
@@ -58,9 +60,14 @@ class Hooks:
 class Learning:
     """One task while it is learnt.
 
-    blocks: classes of each task so far, the new one last; with `restart` all are of one. feed and labels [N]: the clips
-    at hand, on the device, ``new`` of them new, then exemplars. old_model and old_output, its `Output` for the clips at
-    hand, on the device: None in the first task and where nothing reads them. state: what hooks left, by their names.
+    Args:
+        blocks: classes of each task so far, the new one last; with `restart` all are of one.
+        feed, labels: the N clips at hand and their labels [N], on the device, ``new`` of them new, then exemplars.
+        generator: draws batches and random exemplars.
+        old_model, old_output: the model of the task before and its `Output` for the clips at hand, on the device. None
+            in the first task and where nothing reads them.
+        head: the solved read-out, as the task before left it; None where the trained classifier reads out.
+        state: what hooks left, by their names.
     """
 
     method: Method
@@ -70,8 +77,10 @@ class Learning:
     feed: Feed
     labels: Tensor
     new: int
+    generator: torch.Generator = field(default_factory=torch.Generator)
     old_model: Any = None
     old_output: Any = None
+    head: Head | None = None
     hooks: dict[str, Hooks] = field(default_factory=dict)
     state: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
@@ -79,6 +88,29 @@ class Learning:
     def past(self) -> int:
         """P."""
         return sum(self.blocks[:-1])
+
+    @property
+    def seen(self) -> int:
+        """C."""
+        return sum(self.blocks)
+
+    @property
+    def growth(self) -> float:
+        """g, the factor of all distillation weights: √(P / (C − P)), past over new classes, as in LUCIR (Hou et al.,
+        CVPR 2019), √(task + 1), as in AFC, or 1."""
+        by_name = {"ratio": self.past / self.blocks[-1], "task": len(self.blocks), "none": 1.0}
+        return by_name[self.method.growth] ** 0.5
+
+    @property
+    def reads_old(self) -> bool:
+        """Whether something reads what the old model gives for the clips at hand: a loss, or a head that is carried."""
+        distils = self.method.logit_distillation or self.method.feature_distillation
+        hooked = any(hook.reads_old for hook in self.hooks.values())
+        return bool(distils or hooked or isinstance(self.head, CarriedRidge))
+
+    def attention_options(self, rows: Tensor) -> dict[str, object]:
+        """Those of all hooks."""
+        return {key: value for hook in self.hooks.values() for key, value in hook.attention_options(rows).items()}
 
 
 def hooks_of(method: Method) -> dict[str, Hooks]:

@@ -1,4 +1,7 @@
-"""Exemplar memory: which clips of past classes are kept."""
+"""Exemplar memory: which clips of past classes are kept.
+
+Dimension letters: ``N`` clips at hand, ``E`` feature channels.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -31,37 +34,33 @@ def quota(budget: int, per_class: bool, classes: int) -> int:
 
 
 def select(
-    memory: list[int],
-    candidates: list[int],
     labels: Tensor,
     features: Tensor,
+    new: int,
     *,
     selection: Selection,
     count: int,
     generator: torch.Generator,
-) -> list[int]:
-    """The new memory: at most ``count`` clips of each class, old classes truncated, new ones chosen.
+) -> Tensor:
+    """Which of the N clips at hand are exemplars from now on: at most ``count`` of each class, class by class in order
+    of merit, past classes first. Those of past classes are cut down, those of new ones chosen.
 
     Args:
-        memory: clip indices kept so far, class by class in order of merit.
-        candidates: clip indices of the new classes.
-        labels: [all clips]; labels[i] is the class of clip i.
-        features: [len(candidates), E], in the order of ``candidates``.
+        labels: [N], of the ``new`` first clips and then of the exemplars so far, class by class in order of merit.
+        features: [N,E].
         selection: `none` keeps nothing, `all` keeps everything.
     """
     if selection == "none":
-        return []
+        return torch.empty(0, dtype=torch.long)
+    past_rows = torch.arange(new, len(labels))
     if selection == "all":
-        return memory + candidates
-    kept: list[int] = []
-    for label in dict.fromkeys(int(labels[i]) for i in memory):
-        kept += [i for i in memory if labels[i] == label][:count]
-    new = torch.tensor(candidates)
-    for label in sorted(set(labels[new].tolist())):
-        rows = (labels[new] == label).nonzero()[:, 0]
+        return torch.cat([past_rows, torch.arange(new)])
+    memory = [past_rows[labels[new:] == label][:count] for label in dict.fromkeys(labels[new:].tolist())]
+    for label in labels[:new].unique():
+        rows = (labels[:new] == label).nonzero()[:, 0]
         if selection == "random":
-            order = torch.randperm(len(rows), generator=generator)[:count].tolist()
+            best = torch.randperm(len(rows), generator=generator)[:count]
         else:
-            order = herding(features[rows], count)
-        kept += new[rows[order]].tolist()
-    return kept
+            best = torch.tensor(herding(features[rows], count), dtype=torch.long)
+        memory.append(rows[best])
+    return torch.cat(memory)

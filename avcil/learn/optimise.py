@@ -20,32 +20,32 @@ from avcil.params.learning import Method, Training
 def batches(
     labels: Tensor, past: int, method: Method, training: Training, generator: torch.Generator
 ) -> Iterator[Tensor]:
-    """Rows of the clips at hand, batch by batch, for one epoch."""
-    if method.sampler == "paired" and (labels < past).any():
-        new, exemplars = (labels >= past).nonzero()[:, 0], (labels < past).nonzero()[:, 0]
-        new = new[torch.randperm(len(new), generator=generator)]
-        exemplars = exemplars[torch.randperm(len(exemplars), generator=generator)]
+    """Rows of the clips at hand [N], of which those below ``past`` are exemplars, batch by batch, for one epoch."""
+
+    def shuffled(rows: Tensor) -> Tensor:
+        return rows[torch.randperm(len(rows), generator=generator)]
+
+    exemplars, beside = (labels < past).nonzero()[:, 0], repeat(labels.new_empty(0))
+    if method.sampler == "paired" and len(exemplars):
+        # beside each batch of new clips a batch of exemplars, which are gone through again and again
+        rows = shuffled((labels >= past).nonzero()[:, 0])
         width = min(training.exemplar_batch or training.batch, len(exemplars))
-        beside = cycle(exemplars[: len(exemplars) // width * width].split(width))
+        beside = cycle(shuffled(exemplars)[: len(exemplars) // width * width].split(width))
+    elif method.sampler == "balanced":
+        weight = 1 / labels.bincount()[labels].double()
+        rows = torch.multinomial(weight, len(labels), replacement=True, generator=generator)
     else:
-        beside = repeat(labels.new_empty(0))
-        if method.sampler == "balanced":
-            weight = 1 / labels.bincount()[labels].double()
-            new = torch.multinomial(weight, len(labels), replacement=True, generator=generator)
-        else:
-            new = torch.randperm(len(labels), generator=generator)
-    batch = min(training.batch, len(new))
-    new = new[: len(new) // batch * batch] if training.drop_last else new
-    for rows, exemplars in zip(new.split(batch), beside, strict=False):
-        yield torch.cat([rows, exemplars])
+        rows = shuffled(torch.arange(len(labels)))
+    batch = min(training.batch, len(rows))
+    rows = rows[: len(rows) // batch * batch] if training.drop_last else rows
+    for one, other in zip(rows.split(batch), beside, strict=False):
+        yield torch.cat([one, other])
 
 
 def optimise(
     learning: Learning,
     *,
     epochs: int,
-    learning_rate: float,
-    generator: torch.Generator,
     score: Callable[[], float] | None = None,
     watch: Callable[[int, dict[str, float]], None] | None = None,
 ) -> list[dict[str, float]]:
@@ -53,44 +53,49 @@ def optimise(
 
     Under torchrun, each process computes its share of every batch (avcil/learn/parallel.py). ``score``, where given, is
     asked after each epoch, and the weights of the epoch that scored best stay, the earliest of equals. ``watch`` is
-    given what each epoch gave.
+    given each epoch's losses, and its score as `validation_accuracy`.
     """
     model, training = learning.model, learning.training
-    optimiser = _optimiser(model, training, learning_rate)
+    for hook in learning.hooks.values():
+        hook.before_task(learning)
+    optimiser = _optimiser(learning)
     history, best, best_weights, schedule = [], -1.0, None, None
     for epoch in range(epochs):
         model.train()
-        rows = list(batches(learning.labels.cpu(), learning.past, learning.method, training, generator))
+        rows = list(batches(learning.labels.cpu(), learning.past, learning.method, training, learning.generator))
         if epoch == 0 and training.schedule == "cosine":
             schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs * len(rows))
-        history.append(_epoch(learning, [chosen.to(learning.labels.device) for chosen in rows], optimiser, schedule))
-        gave = history[-1]
-        if score is not None:
-            gave = gave | {"validation_accuracy": score()}
-            if gave["validation_accuracy"] > best:
-                best, best_weights = gave["validation_accuracy"], copy.deepcopy(model.state_dict())
+        losses = _epoch(learning, [batch.to(learning.labels.device) for batch in rows], optimiser, schedule)
+        history.append(losses)
+        accuracy = {} if score is None else {"validation_accuracy": score()}
+        if accuracy and accuracy["validation_accuracy"] > best:
+            best, best_weights = accuracy["validation_accuracy"], copy.deepcopy(model.state_dict())
         if watch is not None:
-            watch(epoch, gave)
+            watch(epoch, losses | accuracy)
     if best_weights is not None:
         model.load_state_dict(best_weights)
+    for hook in learning.hooks.values():
+        hook.after_task(learning)
     return history
 
 
-def _optimiser(model: torch.nn.Module, training: Training, learning_rate: float) -> torch.optim.Optimizer:
+def _optimiser(learning: Learning) -> torch.optim.Optimizer:
+    training = learning.training
     kind = torch.optim.AdamW if training.optimiser == "adamw" else torch.optim.Adam
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    parameters = [p for p in learning.model.parameters() if p.requires_grad]
+    learning_rate = training.later_learning_rate if learning.past else training.learning_rate
     return kind(parameters, learning_rate, weight_decay=training.weight_decay, fused=True)
 
 
-def _epoch(learning: Learning, batches_of_rows: list[Tensor], optimiser, schedule) -> dict[str, float]:
+def _epoch(learning: Learning, batched: list[Tensor], optimiser, schedule) -> dict[str, float]:
     """One pass over batches of rows of the clips at hand; the mean of each loss."""
     model, feed, hooks = learning.model, learning.feed, learning.hooks.values()
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
-    shares = [parallel.share(rows) for rows in batches_of_rows]
+    shares = [parallel.share(rows) for rows in batched]
     sums: dict[str, Tensor] = {}
-    for rows, share, clips in zip(batches_of_rows, shares, feed.batches(shares), strict=True):
-        options = {key: value for hook in hooks for key, value in hook.model_options(share).items()}
-        output = parallel.gather(model(clips, centre=feed.centre, **options), len(rows))
+    for rows, share, clips in zip(batched, shares, feed.batches(shares), strict=True):
+        mine = model(clips, centre=feed.centre, **learning.attention_options(share))
+        output = parallel.gather(mine, len(rows))
         scale = parallel.once(model.classifier.scale)
         losses = objective(learning, Batch(rows, learning.labels[rows], output, scale))
         optimiser.zero_grad()
@@ -102,5 +107,5 @@ def _epoch(learning: Learning, batches_of_rows: list[Tensor], optimiser, schedul
         if schedule is not None:
             schedule.step()
         for name, loss in losses.items():
-            sums[name] = sums.get(name, 0.0) + loss.detach() / len(batches_of_rows)
+            sums[name] = sums.get(name, 0.0) + loss.detach() / len(batched)
     return {name: float(value) for name, value in sums.items()}

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from avcil.learn.model import Features, Output
+from avcil.learn.model import Output
 
 
 def processes() -> int:
@@ -34,8 +34,7 @@ def gather(mine: Output, batch: int) -> Output:
     if processes() == 1:
         return mine
     counts = [len(rows) for rows in torch.arange(batch).tensor_split(processes())]
-    whole = {name: _Gather.apply(getattr(mine, name), counts) for name in Output._fields if name != "features"}
-    return Output(features=Features(*(_Gather.apply(feature, counts) for feature in mine.features)), **whole)
+    return mine.map(lambda tensor: _Gather.apply(tensor, counts))
 
 
 def once(parameter: Tensor) -> Tensor:

@@ -1,7 +1,4 @@
-"""The one training loop. A method is a row of choices; task 0 starts from the empty checkpoint and is no special case.
-
-Dimension letters: ``N`` clips at hand, ``C`` classes seen, ``P`` past classes.
-"""
+"""The one training loop, `run_task`: a method is a row of choices, and task 0 starts from the empty checkpoint."""
 
 import copy
 import json
@@ -18,16 +15,14 @@ from avcil.learn import parallel
 from avcil.learn.checkpoint import EMPTY, Checkpoint, load_checkpoint, save_checkpoint
 from avcil.learn.evaluate import TaskResult, evaluate, predict, restore, solved_features, solved_head, tokens_of
 from avcil.learn.feed import Feed
-from avcil.learn.heads import CarriedRidge
+from avcil.learn.heads import CarriedRidge, Head
 from avcil.learn.hooks import Learning, hooks_of
-from avcil.learn.losses import reads_old
 from avcil.learn.memory import quota, select
-from avcil.learn.model import Features, Output
+from avcil.learn.model import Output
 from avcil.learn.optimise import optimise
 from avcil.params.learning import FROZEN, Method, Task, Training, attends
 from avcil.params.section import Precision
 from avcil.tokens.dataset import Dataset
-from avcil.tokens.tokens import TokenSource
 
 Watch = Callable[[int, int, dict[str, float]], None]
 """Called after each epoch with the task, the epoch, and the mean of each loss in it, beside `validation_accuracy` where
@@ -68,123 +63,128 @@ def run_task(
     Raises ValueError if ``start`` does not hold exactly the classes of the tasks before, or if there is no validation
     clip to choose an epoch on.
     """
-    past, seen = (sum(t.classes for t in tasks[:last]) for last in (task, task + 1))
-    if start.classes != data.order[:past]:
-        raise ValueError(f"task {task} starts from {past} classes in the class order of this seed, not {start.classes}")
-    torch.manual_seed(1000 * seed + task)
-    generator = torch.Generator().manual_seed(1000 * seed + task)
-    tokens, blocks = tokens_of(data, method), [t.classes for t in tasks[: task + 1]]
-    memory = start.memory
-    if method.restart:
-        start, blocks = EMPTY, [seen]
+    data = data._replace(tokens=tokens_of(data, method))
 
-    new = data.rows("train", past, seen).tolist()
-    row_of = {clip: row for row, clip in enumerate(data.clip_ids)}
-    clips = new + [row_of[clip] for clip in memory]
-    learning = _begin(data, tokens, method, training, start, blocks, clips, len(new), device, precision)
-    history = []
+    # 1. At hand are the clips of the new classes, and the exemplars. The new model begins as the old one.
+    learning = _begin(data, method, training, tasks, task, seed, start, device, precision)
+
+    # 2. It learns the clips at hand, held to the old model's logits and features (`objective`).
+    losses = []
     if method.fusion not in FROZEN:
-        for hook in learning.hooks.values():
-            hook.before_task(learning)
-        history = optimise(
-            learning,
-            epochs=tasks[task].epochs,
-            learning_rate=training.later_learning_rate if start.classes else training.learning_rate,
-            generator=generator,
-            score=_score(data, tokens, learning, past, seen, task),
-            watch=partial(watch, task) if watch else None,
-        )
-        for hook in learning.hooks.values():
-            hook.after_task(learning)
+        score = _score(data, learning, tasks, task)
+        watch_epoch = partial(watch, task) if watch else None
+        losses = optimise(learning, epochs=tasks[task].epochs, score=score, watch=watch_epoch)
 
-    learnt = predict(learning.model, learning.feed, torch.arange(len(clips)))
+    # 3. Its features choose the exemplars, and a solved read-out is solved from them.
+    learnt = predict(learning.model, learning.feed, torch.arange(len(learning.feed)))
     exemplars = select(
-        clips[len(new) :], new, data.labels, learnt.features.fused[: len(new)],
+        learning.labels.cpu(), learnt.features.fused, learning.new,
         selection=method.memory,
-        count=quota(method.exemplars, method.budget == "per_class", seen),
-        generator=generator,
+        count=quota(method.exemplars, method.budget == "per_class", learning.seen),
+        generator=learning.generator,
     )  # fmt: skip
+
+    # 4. All that the next task starts from, and how well it answers about the classes seen.
     checkpoint = Checkpoint(
         model={name: value.detach().cpu().clone() for name, value in learning.model.state_dict().items()},
-        readout=_readout(learning, tokens, clips, learnt, start, exemplars),
-        classes=data.order[:seen],
-        memory=[data.clip_ids[clip] for clip in exemplars],
+        readout=_readout(learning, learnt, exemplars),
+        classes=data.order[: learning.seen],
+        memory=[data.clip_ids[row] for row in learning.feed.rows[exemplars]],
         origin=origin(data, method, training, tasks, task, seed),
     )
-    return checkpoint, evaluate(data, tokens, method, training, tasks, task, checkpoint, split, device), history
+    result = evaluate(data, method, training, tasks, task, checkpoint, split=split, device=device)
+    return checkpoint, result, losses
 
 
 def _begin(
     data: Dataset,
-    tokens: TokenSource,
     method: Method,
     training: Training,
+    tasks: list[Task],
+    task: int,
+    seed: int,
     start: Checkpoint,
-    blocks: list[int],
-    clips: list[int],
-    new: int,
     device: torch.device | str,
     precision: Precision,
 ) -> Learning:
-    """The old model, the one that will learn, and the clips at hand, ``new`` of them new; the old model is asked about
-    them once, if anything reads its output."""
-    old_model = restore(start, method, training, tokens.channels)
+    """The old model, the one that will learn, and the clips at hand, new ones first. The old model is asked about them
+    once, if anything reads its answers."""
+    blocks = [t.classes for t in tasks[: task + 1]]
+    past, seen = sum(blocks[:-1]), sum(blocks)
+    if start.classes != data.order[:past]:
+        raise ValueError(f"task {task} starts from {past} classes in the class order of this seed, not {start.classes}")
+    row_of = {clip: row for row, clip in enumerate(data.clip_ids)}
+    new, exemplars = data.rows("train", past, seen), [row_of[clip] for clip in start.memory]
+    if method.restart:
+        # what was learnt is forgotten, and all classes are new
+        start, blocks = EMPTY, [seen]
+
+    torch.manual_seed(1000 * seed + task)
+    old_model = restore(start, method, training, data.tokens.channels)
     model = copy.deepcopy(old_model)
-    model.classifier.grow(sum(blocks))
+    model.classifier.grow(seen)
+    rows = torch.cat([new, torch.tensor(exemplars, dtype=torch.long)])
     # the kernels of learnt attention add a centre and take halves; means and linear layers do neither
     halves = attends(method.fusion) and method.fusion not in FROZEN
-    rows = torch.tensor(clips, dtype=torch.long)
-    feed = Feed(tokens, rows, device, precision=precision if halves else "float32")
-    labels = data.labels[rows].to(device)
-    learning = Learning(method, training, blocks, model.to(device), feed, labels, new, hooks=hooks_of(method))
+    learning = Learning(
+        method, training, blocks, model.to(device),
+        feed=Feed(data.tokens, rows, device, precision=precision if halves else "float32"),
+        labels=data.labels[rows].to(device),
+        new=len(new),
+        generator=torch.Generator().manual_seed(1000 * seed + task),
+        head=solved_head(method, training, start.readout),
+        hooks=hooks_of(method),
+    )  # fmt: skip
     for name, value in start.readout.items():
         hook, _, key = name.partition(".")
         learning.state.setdefault(hook, {})[key] = value
     if start.classes and method.fusion not in FROZEN:
         learning.old_model = old_model.to(device)
-        if reads_old(method, learning.hooks) or method.readout == "carried_ridge":
-            learning.old_output = predict(learning.old_model, feed, torch.arange(len(clips))).to(device)
+        if learning.reads_old:
+            learning.old_output = predict(learning.old_model, learning.feed, torch.arange(len(rows))).to(device)
     return learning
 
 
-def _score(
-    data: Dataset, tokens: TokenSource, learning: Learning, past: int, seen: int, task: int
-) -> Callable[[], float] | None:
+def _score(data: Dataset, learning: Learning, tasks: list[Task], task: int) -> Callable[[], float] | None:
     """Accuracy on validation clips, where the epoch whose weights stay is chosen by it."""
     keep = learning.training.keep
     if keep == "last":
         return None
-    rows = data.rows("val", 0 if keep == "best_all" else past, seen)
+    first = 0 if keep == "best_all" else learning.seen - tasks[task].classes
+    rows = data.rows("val", first, learning.seen)
     if not len(rows):
         raise ValueError(f"training.keep: {keep}, but task {task} has no validation clips; use last")
-    feed, everything = Feed(tokens, rows, learning.feed.device), torch.arange(len(rows))  # read once, not once an epoch
-    return lambda: float(
-        (predict(learning.model, feed, everything).logits.argmax(1) == data.labels[rows]).float().mean()
-    )
+    labels, every = data.labels[rows], torch.arange(len(rows))
+    feed = Feed(data.tokens, rows, learning.feed.device)  # read once, not once an epoch
+
+    def accuracy() -> float:
+        return float((predict(learning.model, feed, every).logits.argmax(1) == labels).float().mean())
+
+    return accuracy
 
 
-def _readout(
-    learning: Learning, tokens: TokenSource, clips: list[int], learnt: Output, start: Checkpoint, exemplars: list[int]
-) -> dict[str, Tensor]:
-    """What the checkpoint keeps beside the model: the state of a solved head, and of hooks."""
-    method, labels, rows = learning.method, learning.labels.cpu(), torch.tensor(clips, dtype=torch.long)
-    place = {clip: at for at, clip in enumerate(clips)}
-    places = torch.tensor([place[clip] for clip in exemplars], dtype=torch.long)
-    head, state = solved_head(method, learning.training, start.readout), {}
-    if head is not None:
-        features = solved_features(method, tokens, rows, learnt.features)
-        if isinstance(head, CarriedRidge) and learning.old_output is not None:
-            before = learning.old_output.to("cpu").features
-            head.carry(solved_features(method, tokens, rows, before), features)
-        # of past clips a head holds sums, unless it starts anew as the model does
-        use = torch.arange(len(clips) if method.restart or method.readout == "nearest_mean" else learning.new)
-        if method.readout == "nearest_exemplars":
-            use = places.sort().values
-        head.update(Features(*(feature[use] for feature in features)), labels[use], sum(learning.blocks))
-        state = head.state
+def _readout(learning: Learning, learnt: Output, exemplars: Tensor) -> dict[str, Tensor]:
+    """What the checkpoint keeps beside the model: the state of a solved read-out, and of hooks."""
+    state = {} if learning.head is None else _solve(learning, learning.head, learnt, exemplars)
     for name, hook in learning.hooks.items():
-        state = state | {f"{name}.{key}": value for key, value in hook.state(learning, learnt, places).items()}
+        state |= {f"{name}.{key}": value for key, value in hook.state(learning, learnt, exemplars).items()}
     return state
+
+
+def _solve(learning: Learning, head: Head, learnt: Output, exemplars: Tensor) -> dict[str, Tensor]:
+    """The state of the head once it knows the clips at hand."""
+    feed, readout = learning.feed, learning.method.readout
+    features = solved_features(learning.method, feed.source, feed.rows, learnt.features)
+    if isinstance(head, CarriedRidge) and learning.old_output is not None:
+        old = learning.old_output.to("cpu").features
+        head.carry(solved_features(learning.method, feed.source, feed.rows, old), features)
+    rows = torch.arange(len(feed))
+    if readout == "nearest_exemplars":
+        rows = exemplars.sort().values
+    elif readout != "nearest_mean" and not learning.method.restart:
+        rows = rows[: learning.new]  # of past clips it has the sums
+    head.update(features.at(rows), learning.labels.cpu()[rows], learning.seen)
+    return head.state
 
 
 def run_tasks(

@@ -1,26 +1,20 @@
 """Where a sound comes from, in closed form: no shared space of the encoders, no label, no gradient, no exemplar.
 
-Both estimators look at what changes within a clip. Neither is best on all data: `explained_change` takes each clip by
-itself and wants objects that keep to their patches; `synchrony` also serves objects that move, but wants encoders whose
-channels mean the same in all clips.
-
 Dimension letters: ``N`` clips, ``L`` slots, ``S`` patches of a slot, ``D`` visual channels, ``K`` numbers that tell of
 the sound of a slot: loudness (K = 1), or an audio token by slot (`avcil.tokens.tokens.frame_audio`).
 """
-
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 
-def _change(tokens: Tensor) -> Tensor:
-    """What differs from the clip's mean over its slots; float64, as sums over many clips want it."""
+def change(tokens: Tensor) -> Tensor:
+    """What differs from the clip's mean over its slots, [N,L,...]; float64, as sums over many clips want it."""
     tokens = tokens.double()
     return tokens - tokens.mean(1, keepdim=True)
 
 
-def _check(visual: Tensor, sound: Tensor) -> None:
+def check_slots(visual: Tensor, sound: Tensor) -> None:
     if visual.dim() != 4 or sound.dim() != 3 or visual.shape[:2] != sound.shape[:2]:
         shapes = f"{tuple(visual.shape)} and {tuple(sound.shape)}"
         raise ValueError(f"visual [N,L,S,D] and sound [N,L,K] are of shape {shapes}; bring both to the same slots")
@@ -42,66 +36,14 @@ def explained_change(visual: Tensor, sound: Tensor, components: int = 1) -> Tens
     Returns the similarity [N,L,S], the same in all slots, float32. Raises ValueError for other shapes.
     Source: ours; the share is the coefficient of determination R² of a multivariate regression.
     """
-    _check(visual, sound)
-    u, size, _ = torch.linalg.svd(_change(sound), full_matrices=False)
+    check_slots(visual, sound)
+    u, size, _ = torch.linalg.svd(change(sound), full_matrices=False)
     # directions without any change are arbitrary, and would explain something
     u = (u * (size > 1e-6 * sound.double().abs().amax((1, 2))[:, None])[:, None])[..., :components]
-    change = _change(visual)
-    explained = torch.einsum("nlk,nlsd->nksd", u, change).square().sum((1, 3))
+    changed = change(visual)
+    explained = torch.einsum("nlk,nlsd->nksd", u, changed).square().sum((1, 3))
     # what rounding leaves of a patch that stands still is no change
     still = 1e-12 * visual.double().square().sum((1, 3))
-    total = change.square().sum((1, 3))
+    total = changed.square().sum((1, 3))
     share = torch.where(total > still, explained / total, 0.0)
     return share.sqrt().float()[:, None].expand(-1, visual.shape[1], -1)
-
-
-class ChangeSums(NamedTuple):
-    """Sums over clips, which forget nothing and do not depend on the order of clips: slots [], of v̇v̇ᵀ averaged over
-    patches [D,D], of ȧȧᵀ [K,K], and of (mean_s v̇) ȧᵀ [D,K]; float64."""
-
-    slots: Tensor
-    visual: Tensor
-    sound: Tensor
-    cross: Tensor
-
-    def plus(self, other: "ChangeSums") -> "ChangeSums":
-        """The sums over the clips of both."""
-        return ChangeSums(*(a + b for a, b in zip(self, other, strict=True)))
-
-
-def change_sums(visual: Tensor, sound: Tensor) -> ChangeSums:
-    """Of new clips, visual [N,L,S,D] and sound [N,L,K]. Raises ValueError for other shapes."""
-    _check(visual, sound)
-    v, a = _change(visual), _change(sound).flatten(0, 1)
-    patches, mean = v.flatten(0, 2), v.mean(2).flatten(0, 1)
-    count = torch.tensor(float(len(a)), dtype=torch.float64)
-    return ChangeSums(count, patches.T @ patches / visual.shape[2], a.T @ a, mean.T @ a)
-
-
-def synchrony(visual: Tensor, sound: Tensor, sums: ChangeSums, damping: float = 1.0) -> Tensor:
-    """How far each patch changes as patches do, over clips, when the sound changes so.
-
-        m_ls = v̇_lsᵀ F ȧ_l / σ,   F = Σ_v⁻¹ C Σ_a⁻¹,   σ² = tr(F Σ_a Fᵀ Σ_v)
-
-    Σ_v, Σ_a and C are the covariances of ``sums``, with damping · tr(Σ)/dim added to the diagonals that are inverted;
-    σ is the spread of the form where patch and sound have nothing to do with each other. Were (v̇, ȧ) of the sounding
-    patch jointly Gaussian, the form would be the term of lowest order of log p(v̇ | ȧ) − log p(v̇). C is estimated from
-    the mean patch of each slot: silent patches do not co-vary with the sound, so they only scale it.
-
-    Args:
-        visual: [N,L,S,D]. sound: [N,L,K], in the units of ``sums``. sums: of all clips seen so far.
-
-    Returns the similarity [N,L,S], float32; zeros where nothing ever changed. Raises ValueError for other shapes.
-    Source: ours.
-    """
-    _check(visual, sound)
-    cov_v, cov_a, cross = (total / sums.slots.clamp(min=1) for total in sums[1:])
-    inverse_v, inverse_a = (
-        torch.linalg.pinv(cov + damping * cov.trace() / len(cov) * torch.eye(len(cov), dtype=cov.dtype), hermitian=True)
-        for cov in (cov_v, cov_a)
-    )
-    form = inverse_v @ cross @ inverse_a
-    spread = (form @ cov_a @ form.T * cov_v).sum().clamp(min=0).sqrt()
-    if spread == 0:
-        return visual.new_zeros(visual.shape[:3], dtype=torch.float32)
-    return (torch.einsum("nlsd,da,nla->nls", _change(visual), form, _change(sound)) / spread).float()

@@ -87,30 +87,30 @@ def open_store(store: Path, header: Header, *, replace: bool = False) -> None:
 
     replace: start over where other features are, or a header that is damaged.
     """
-    head, wanted = store / "header.json", header.as_json()
-    begun = wanted
-    if head.exists():
+    file, wanted = store / "header.json", header.as_json()
+    stored = wanted
+    if file.exists():
         try:
-            begun = _sealed(head)
+            stored = _sealed(file)
         except StoreError:
             if not replace:
                 raise
-            begun = {}
-    if begun != wanted:
+            stored = {}
+    if stored != wanted:
         if not replace:
-            changed = [key for key, value in wanted.items() if begun.get(key) != value]
+            changed = [key for key, value in wanted.items() if stored.get(key) != value]
             raise StoreError(f"{store}: holds other features ({', '.join(changed)} differ); delete the folder")
         for path in store.iterdir():  # not the folder, which this process may hold (avcil/base/alone.py)
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    there = sum(shard.stat().st_size for shard in store.glob("*.safetensors"))
-    needed = max(0, len(header.clip_ids) * header.layout.clip_bytes - there)
+    written = sum(shard.stat().st_size for shard in store.glob("*.safetensors"))
+    needed = max(0, len(header.clip_ids) * header.layout.clip_bytes - written)
     free = shutil.disk_usage(next(p for p in store.absolute().parents if p.exists())).free
     if needed > free:
         sizes = f"{needed / 1e9:.2f} GB to write, {free / 1e9:.2f} GB free"
         raise StoreError(
             f"{store}: {sizes} ({cost(header.layout, len(header.clip_ids))}); average patches or make room"
         )
-    write_sealed(head, wanted)
+    write_sealed(file, wanted)
 
 
 def _files(store: Path, number: int) -> tuple[Path, Path]:
@@ -187,11 +187,13 @@ def _opened(file: Path, shapes: dict[str, tuple[int, ...]]):
     way_out = "delete it and run the features stage again"
     try:
         shard = safe_open(file, framework="pt")
-        there = {name: tuple(shard.get_slice(name).get_shape()) for name in shapes}
-        half = all(shard.get_slice(name).get_dtype() == "F16" for name in shapes)
+        slices = {name: shard.get_slice(name) for name in shapes}
+        fits = all(
+            tuple(values.get_shape()) == shapes[name] and values.get_dtype() == "F16" for name, values in slices.items()
+        )
     except (OSError, SafetensorError) as error:
         raise StoreError(f"{file}: cannot be read ({' '.join(str(error).split())}); {way_out}") from None
-    if there != shapes or not half:
+    if not fits:
         raise StoreError(f"{file}: float16 tokens of shapes {shapes} belong here, by the header; {way_out}")
     return shard
 

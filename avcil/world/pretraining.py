@@ -25,7 +25,7 @@ import multiprocessing
 import os
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -56,8 +56,8 @@ class Namer(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(2.3))
 
 
-class Learner(nn.Module):
-    """All that is trained together; ``encoder`` and ``separator`` are what is kept of it."""
+class PriorLearner(nn.Module):
+    """All that is trained together; ``encoder`` and ``separator`` are what is released."""
 
     def __init__(self, params: Params):
         super().__init__()
@@ -73,7 +73,7 @@ class PriorLoss(NamedTuple):
     patches: Tensor
 
 
-def prior_loss(learner: Learner, scenes: Scenes) -> PriorLoss:
+def prior_loss(learner: PriorLearner, scenes: Scenes) -> PriorLoss:
     """The three losses of the module docstring on a batch of scenes."""
     encoder, separator, namer = learner.encoder, learner.separator, learner.namer
     rows = torch.arange(len(scenes.frames))
@@ -81,45 +81,59 @@ def prior_loss(learner: Learner, scenes: Scenes) -> PriorLoss:
     # alternate which of the two objects is prompted, so that both are seen as target and as interference
     target = rows % 2
     waveforms = scenes.waveforms.float()
-    kept, other = waveforms[rows, target], waveforms[rows, 1 - target]
-    mixture = encoder.spectrogram(kept + other + 0.5 * other.roll(1, 0))
+    prompted, other = waveforms[rows, target], waveforms[rows, 1 - target]
+    mixture = encoder.spectrogram(prompted + other + 0.5 * other.roll(1, 0))
     rest = encoder.spectrogram(other + 0.5 * other.roll(1, 0))
-    kept_mel = encoder.spectrogram(kept)
-    mixed, clean = encoder.audio(torch.cat([mixture, kept_mel])).chunk(2)
+    alone = encoder.spectrogram(prompted)
+    mixed, clean = encoder.audio(torch.cat([mixture, alone])).chunk(2)
 
+    # 1. separation
     prompt = prompt_tokens(visual, scenes.regions[rows, target])
-    ideal = kept_mel / (kept_mel + rest + 1e-3)
+    ideal = alone / (alone + rest + 1e-3)
     weight = torch.log1p(10 * mixture)
     mask = separator(mixed, prompt)
     separation = (F.binary_cross_entropy_with_logits(mask, ideal, reduction="none") * weight).sum() / weight.sum()
 
+    # 2. naming
     shown, heard = F.normalize(prompt, dim=-1), F.normalize(clean.mean(1), dim=-1)
     right = scenes.classes[rows, target]
     scale = namer.log_scale.exp()
     naming = F.cross_entropy((namer.looks(shown) * scale).flatten(0, 1), right.repeat_interleave(visual.shape[1]))
     naming = naming + F.cross_entropy(namer.sounds(heard) * scale, right % namer.sounds.out_features)
 
+    # 3. patch matching, where the object shows, and more where it is loud
     share = scenes.regions[rows, target]
     visible = share.sum(-1) > 0
     score = encoder.similarity(visual, clean)
     log_right = (score + torch.log(share.clamp_min(1e-6))).logsumexp(-1) - score.logsumexp(-1)
-    loud = frame_audio(kept_mel.mean(1)[..., None], visual.shape[1])[..., 0]
+    loud = frame_audio(alone.mean(1)[..., None], visual.shape[1])[..., 0]
     weight = visible * loud
     patches = -(log_right * weight).sum() / weight.sum()
     return PriorLoss(separation, naming, patches)
 
 
-def _unfinished(path: Path) -> dict:
-    """What a training that was stopped left; nothing if that is damaged: it begins again."""
+def _unfinished(path: Path | None, made_from: str) -> dict:
+    """What a training of the same settings and scenes left when it was stopped; nothing if there is none, or if that is
+    damaged: it begins again."""
+    if path is None or not path.exists():
+        return {}
     try:
-        return torch.load(path, weights_only=True)
+        state = torch.load(path, weights_only=True)
     except Exception as error:  # of a damaged file torch's reader raises anything
         print(f"{path}: damaged ({' '.join(str(error).split())[:100]}); training begins again", flush=True)
         return {}
+    return state if state.get("made_from") == made_from else {}
+
+
+def _save(path: Path, state: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".part")
+    torch.save(state, temporary)
+    temporary.replace(path)
 
 
 def pretrain(
-    config: PriorConfig, seed: int, learner: Learner, scenes: Scenes, unfinished: Path | None = None
+    config: PriorConfig, seed: int, learner: PriorLearner, scenes: Scenes, unfinished: Path | None = None
 ) -> list[dict]:
     """Train in place; returns the three losses every 20 steps.
 
@@ -131,33 +145,14 @@ def pretrain(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.learning_rate, total_steps=config.steps)
     weights = torch.tensor([config.separation_weight, config.naming_weight, config.patch_weight])
     made_from = digest(f"{config.model_dump_json()} {seed} {digest(scenes.waveforms.numpy())}".encode())
-    history, first = [], 0
-    if unfinished is not None and unfinished.exists():
-        kept = _unfinished(unfinished)
-        if kept.get("made_from") == made_from:
-            learner.load_state_dict(kept["learner"])
-            optimiser.load_state_dict(kept["optimiser"])
-            schedule.load_state_dict(kept["schedule"])
-            generator.set_state(kept["generator"])
-            first, history = kept["step"], json.loads(kept["history"])
+    parts: dict[str, Any] = {"learner": learner, "optimiser": optimiser, "schedule": schedule}
 
-    def save(step: int) -> None:
-        if unfinished is None:
-            return
-        unfinished.parent.mkdir(parents=True, exist_ok=True)
-        state = {
-            "learner": learner.state_dict(),
-            "optimiser": optimiser.state_dict(),
-            "schedule": schedule.state_dict(),
-            "generator": generator.get_state(),
-            "step": step,
-            "history": json.dumps(history),
-            "made_from": made_from,
-        }
-        temporary = unfinished.with_suffix(".part")
-        torch.save(state, temporary)
-        temporary.replace(unfinished)
-
+    saved = _unfinished(unfinished, made_from)
+    first, history = saved.get("step", 0), json.loads(saved.get("history", "[]"))
+    if saved:
+        generator.set_state(saved["generator"])
+        for name, part in parts.items():
+            part.load_state_dict(saved[name])
     for step in progress(range(first, config.steps), desc=f"prior {seed}", initial=first, total=config.steps):
         rows = torch.randperm(len(scenes.frames), generator=generator)[: config.batch]
         losses = prior_loss(learner, Scenes(*(field[rows] for field in scenes)))
@@ -167,8 +162,9 @@ def pretrain(
         schedule.step()
         if step % 20 == 0 or step == config.steps - 1:
             history.append({"step": step} | {name: loss.item() for name, loss in losses._asdict().items()})
-        if (step + 1) % SAVED_EVERY == 0:
-            save(step + 1)
+        if unfinished is not None and (step + 1) % SAVED_EVERY == 0:
+            state = {name: part.state_dict() for name, part in parts.items()} | {"generator": generator.get_state()}
+            _save(unfinished, state | {"step": step + 1, "history": json.dumps(history), "made_from": made_from})
     return history
 
 
@@ -187,7 +183,7 @@ def train_prior(params: Params, seed: int, folder: Path) -> None:
     config = params.prior
     scenes = render_scenes(config.world, params.film, seed, config.scenes)
     torch.manual_seed(seed)
-    learner = Learner(params)
+    learner = PriorLearner(params)
     history = pretrain(config, seed, learner, scenes, folder / f"unfinished-{seed}.pt")
     standardise(learner.encoder, Scenes(*(field[:STANDARDISED] for field in scenes)))
     table = pd.DataFrame(history).round(4).to_csv(index=False)
@@ -208,9 +204,9 @@ def _comparison(folder: Path, released: Path) -> str:
     """What came out beside what is released, a line a file."""
     lines = []
     for path in sorted(folder.glob("*.safetensors")):
-        there = released / path.name
-        same = there.exists() and there.read_bytes() == path.read_bytes()
-        lines.append(f"{path}: {'the bytes of' if same else 'other bytes than'} {there}")
+        other = released / path.name
+        same = other.exists() and other.read_bytes() == path.read_bytes()
+        lines.append(f"{path}: {'the bytes of' if same else 'other bytes than'} {other}")
     return "\n".join(lines)
 
 

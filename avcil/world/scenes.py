@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 
 from avcil.params.world import Film, World
+from avcil.tokens.manifest import SPLITS
 
-SPLITS = ("train", "val", "test")
 REGION_CELLS = 24
 # streams of random numbers that must not overlap
 _APPEARANCE, _TIMBRE, BENCHMARK, _PAIR = 1, 2, 3, 9

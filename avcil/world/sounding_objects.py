@@ -23,7 +23,8 @@ import pandas as pd
 from avcil.base.progress import progress
 from avcil.extraction.clips import write_clip
 from avcil.params.world import Corpus, Film, World
-from avcil.world.scenes import BENCHMARK, SPLITS, benchmark_scene
+from avcil.tokens.manifest import SPLITS
+from avcil.world.scenes import BENCHMARK, benchmark_scene
 
 
 def clip_id(split: str, label: int, index: int) -> str:

@@ -242,8 +242,8 @@ def task_one(toy):
 
 def begun(toy, method, training, start, exemplars=5):
     """Task 1, begun: its hooks have seen the clips at hand, of which the first 24 are new."""
-    clips = torch.cat([toy.rows("train", 2, 4), toy.rows("train", 0, 2)[:exemplars]]).tolist()
-    learning = train._begin(toy, toy.tokens, method, training, start, [2, 2], clips, 24, "cpu", "float32")
+    memory = [toy.clip_ids[row] for row in toy.rows("train", 0, 2)[:exemplars]]
+    learning = train._begin(toy, method, training, TASKS, 1, 0, start._replace(memory=memory), "cpu", "float32")
     for hook in learning.hooks.values():
         hook.before_task(learning)
     return learning
@@ -267,13 +267,13 @@ def test_maps_are_of_the_exemplars_asked_for_whether_kept_or_computed_anew(task_
     monkeypatch.setattr(av_cil, "MAP_BYTES", room)
     hook, rows = task_one.hooks["av_cil"], torch.tensor([25, 3, 28])
     hook.before_task(task_one)
-    options = hook.model_options(rows)
-    maps, of = options["old"], options["of"]
-    assert of.tolist() == places and len(maps.spatial) == len(maps.temporal) == len(maps.negentropy) == count
+    options = hook.attention_options(rows)
+    maps, old_rows = options["old"], options["old_rows"]
+    assert old_rows.tolist() == places and len(maps.spatial) == len(maps.temporal) == len(maps.negentropy) == count
     with torch.no_grad():
         output = task_one.old_model(task_one.feed.clips(rows[[0, 2]]), maps=True)
-    torch.testing.assert_close(maps.spatial[of[of >= 0]], output.spatial)
-    torch.testing.assert_close(maps.temporal[of[of >= 0]], output.temporal)
+    torch.testing.assert_close(maps.spatial[old_rows[old_rows >= 0]], output.spatial)
+    torch.testing.assert_close(maps.temporal[old_rows[old_rows >= 0]], output.temporal)
 
 
 # ---- what a CUDA graph can hold
@@ -304,7 +304,6 @@ def test_a_step_never_waits_for_the_device(toy, name):
     learning = begun(toy, method, training, start, exemplars=len(start.memory))
     rows = torch.arange(12)
     with kernels.implementation(channelwise_attention="reference"), NoSynchronisation():
-        options = {key: value for hook in learning.hooks.values() for key, value in hook.model_options(rows).items()}
-        output = learning.model(learning.feed.clips(rows), **options)
+        output = learning.model(learning.feed.clips(rows), **learning.attention_options(rows))
         found = objective(learning, Batch(rows, learning.labels[rows], output, learning.model.classifier.scale))
         sum(found.values()).backward()

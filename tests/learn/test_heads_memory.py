@@ -13,8 +13,8 @@ from avcil.learn.methods.acil import Acil
 from avcil.learn.methods.fecam import FeCam
 from avcil.learn.methods.mmal import Mmal
 from avcil.learn.methods.mmal import Options as mmal_options
+from avcil.learn.methods.ranpac import SEED, RanPac
 from avcil.learn.methods.ranpac import Options as ranpac_options
-from avcil.learn.methods.ranpac import RanPac
 from avcil.learn.methods.slda import Slda
 from avcil.learn.model import Features
 from avcil.results.names import about, name_of
@@ -28,11 +28,11 @@ N = len(LABELS)
 HEADS = {
     "nearest_mean": lambda state=None: NearestMean(state),
     "ridge": lambda state=None: RecursiveRidge(3.0, state),
-    "ranpac": lambda state=None: RanPac(40, 5, 10.0, state),
-    "acil": lambda state=None: Acil(40, 5, 0.1, state),
+    "ranpac": lambda state=None: RanPac(40, 10.0, state),
+    "acil": lambda state=None: Acil(40, 0.1, state),
     "slda": lambda state=None: Slda(0.01, state),
-    "fecam": lambda state=None: FeCam(0.5, 1.0, 0.5, state),
-    "mmal": lambda state=None: Mmal(40, 5, 0.1, 0.2, 0.5, 0.7, state),
+    "fecam": lambda state=None: FeCam(0.5, 0.5, state),
+    "mmal": lambda state=None: Mmal(40, 0.1, state),
 }
 CUTS = {
     "two clips and the rest": [2, N],
@@ -48,11 +48,7 @@ def _features(seed=0, n=N, labels=None):
     if labels is not None:
         x = x + 4 * np.random.default_rng(99).normal(size=(9, 9))[labels]
     x = torch.tensor(x, dtype=torch.float32)
-    return Features(x[:, :4], x[:, 4:], x)
-
-
-def _rows(features, rows):
-    return Features(*(f[rows] for f in features))
+    return Features(visual=x[:, 4:], audio=x[:, :4], fused=x)
 
 
 def _learn(make, features, cuts, labels=LABELS):
@@ -62,7 +58,7 @@ def _learn(make, features, cuts, labels=LABELS):
     for stop in cuts:
         seen = max(seen, int(labels[start:stop].max()) + 1)
         head = make({name: value.clone() for name, value in head.state.items()})
-        head.update(_rows(features, slice(start, stop)), labels[start:stop], seen)
+        head.update(features.at(slice(start, stop)), labels[start:stop], seen)
         start = stop
     return head
 
@@ -118,7 +114,7 @@ def test_an_update_is_seen_and_leaves_the_old_state(name):
     head = _learn(HEADS[name], TRAIN, [N])
     before, kept = head.logits(TEST), {name: value.clone() for name, value in head.state.items()}
     state = head.state
-    head.update(_rows(TEST, slice(0, 5)), torch.tensor([3, 3, 1, 0, 2]), 8)
+    head.update(TEST.at(slice(0, 5)), torch.tensor([3, 3, 1, 0, 2]), 8)
     assert not torch.allclose(head.logits(TEST), before)
     assert all(torch.equal(state[name], kept[name]) for name in kept)
 
@@ -146,7 +142,7 @@ def test_names_in_tables_say_what_the_rows_lack():
 
 
 def test_ranpac_equals_ridge_on_projected_features():
-    projection = _random(9, 40, torch.Generator().manual_seed(5))
+    projection = _random(9, 40, torch.Generator().manual_seed(SEED))
     x, test = (np.maximum(_double(f.fused) @ projection, 0) for f in (TRAIN, TEST))
     oracle = Ridge(alpha=10.0, fit_intercept=False).fit(x, ONE_HOT)
     found = _learn(HEADS["ranpac"], TRAIN, CUTS["tasks"]).logits(TEST)
@@ -154,16 +150,16 @@ def test_ranpac_equals_ridge_on_projected_features():
 
 
 def test_ranpac_chooses_the_penalty_of_least_held_out_error():
-    projection = _random(9, 40, torch.Generator().manual_seed(5))
+    projection = _random(9, 40, torch.Generator().manual_seed(SEED))
     grid, chosen = [10.0**k for k in range(-8, 9)], []
-    order = torch.randperm(30, generator=torch.Generator().manual_seed(5)).numpy()
+    order = torch.randperm(30, generator=torch.Generator().manual_seed(SEED)).numpy()
     fit, held = order[:24], order[24:]
     for trial in range(8):
         # the noisier the labels, the larger the best penalty
-        rng = np.random.default_rng(trial)
+        rng = np.random.default_rng(10 + trial)
         labels = np.where(rng.random(30) < trial / 8, rng.integers(0, 8, 30), LABELS[:30])
-        head = RanPac(40, 5)
-        head.update(_rows(TRAIN, slice(0, 30)), torch.tensor(labels), 8)
+        head = RanPac(40)
+        head.update(TRAIN.at(slice(0, 30)), torch.tensor(labels), 8)
         x, test = (np.maximum(_double(f.fused) @ projection, 0) for f in (TRAIN, TEST))
         x, y = x[:30], np.eye(8)[labels]
         ridges = [Ridge(alpha=a, fit_intercept=False, solver="svd") for a in grid]
@@ -176,16 +172,16 @@ def test_ranpac_chooses_the_penalty_of_least_held_out_error():
 
 
 def test_ranpac_uses_the_last_penalty_and_all_clips():
-    head = _learn(lambda state=None: RanPac(40, 5, None, state), TRAIN, [30, 50, N - 1, N])
-    before = _learn(lambda state=None: RanPac(40, 5, None, state), TRAIN, [30, 50, N - 1])
+    head = _learn(lambda state=None: RanPac(40, None, state), TRAIN, [30, 50, N - 1, N])
+    before = _learn(lambda state=None: RanPac(40, None, state), TRAIN, [30, 50, N - 1])
     # the last task has one clip, which cannot be split: the penalty stays
     assert head.state["penalty"] == before.state["penalty"] != 1
-    fixed = _learn(lambda state=None: RanPac(40, 5, head.state["penalty"].item(), state), TRAIN, [N])
+    fixed = _learn(lambda state=None: RanPac(40, head.state["penalty"].item(), state), TRAIN, [N])
     np.testing.assert_allclose(head.logits(TEST), fixed.logits(TEST), rtol=1e-4, atol=1e-5)
 
 
 def test_acil_equals_the_published_recursion():
-    buffer = _random(9, 40, torch.Generator().manual_seed(5)) / np.sqrt(27)
+    buffer = _random(9, 40, torch.Generator().manual_seed(SEED)) / np.sqrt(27)
     x, test = (np.maximum(_double(f.fused) @ buffer, 0) for f in (TRAIN, TEST))
     r, w, start = np.eye(40) / 0.1, np.zeros((40, 0)), 0
     for stop in CUTS["tasks"]:
@@ -200,7 +196,7 @@ def test_acil_equals_the_published_recursion():
 
 def test_acil_is_ranpac_with_another_penalty():
     acil = _learn(HEADS["acil"], TRAIN, CUTS["tasks"]).logits(TEST)
-    ranpac = _learn(lambda state=None: RanPac(40, 5, 3 * 9 * 0.1, state), TRAIN, CUTS["tasks"]).logits(TEST)
+    ranpac = _learn(lambda state=None: RanPac(40, 3 * 9 * 0.1, state), TRAIN, CUTS["tasks"]).logits(TEST)
     np.testing.assert_allclose(acil, ranpac, atol=1e-5)
 
 
@@ -233,7 +229,7 @@ def test_fecam_equals_scipy():
         if len(clips) > 1:
             covariance = np.cov(tukey(clips).T)
             off = ~np.eye(9, dtype=bool)
-            shrunk = covariance + 1.0 * np.diag(covariance).mean() * np.eye(9) + 0.5 * covariance[off].mean() * off
+            shrunk = covariance + 0.5 * np.diag(covariance).mean() * np.eye(9) + 0.5 * covariance[off].mean() * off
             correlation = shrunk / np.sqrt(np.outer(np.diag(shrunk), np.diag(shrunk)))
         prototype = unit(tukey(clips.mean(0)))
         for n in range(11):
@@ -253,28 +249,24 @@ def test_fecam_twice_shrunk_is_once_shrunk_with_more():
 
 
 def _mmal_oracle(train, test, labels):
-    generator = torch.Generator().manual_seed(5)
-    expanded = []
-    for a, b in zip(train, test, strict=True):
-        buffer = _random(a.shape[1], 40, generator) / np.sqrt(3 * a.shape[1])
-        expanded.append([np.maximum(_double(z) @ buffer, 0) for z in (a, b)])
-    audio, visual, fused = expanded
+    generator = torch.Generator().manual_seed(SEED)
+    expanded = {}
+    for name in ("audio", "visual", "fused"):
+        streams = [getattr(features, name) for features in (train, test)]
+        channels = streams[0].shape[1]
+        buffer = _random(channels, 40, generator) / np.sqrt(3 * channels)
+        expanded[name] = [np.maximum(_double(z) @ buffer, 0) for z in streams]
+    audio, visual, fused = expanded.values()
     y = np.eye(labels.max() + 1)[labels]
     main = Ridge(alpha=0.1, fit_intercept=False).fit(fused[0], y)
     left = y - main.predict(fused[0])
-    parts = [Ridge(alpha=0.2, fit_intercept=False).fit(x[0], left).predict(x[1]) for x in (audio, visual)]
-    return main.predict(fused[1]) + 0.5 * parts[0] + 0.7 * parts[1]
+    parts = [Ridge(alpha=0.1, fit_intercept=False).fit(x[0], left).predict(x[1]) for x in (audio, visual)]
+    return main.predict(fused[1]) + 0.5 * parts[0] + 0.5 * parts[1]
 
 
 def test_mmal_fits_what_the_fused_head_leaves_over_of_all_clips():
     found = _learn(HEADS["mmal"], TRAIN, CUTS["tasks"]).logits(TEST)
     np.testing.assert_allclose(found, _mmal_oracle(TRAIN, TEST, LABELS), atol=1e-5)
-
-
-def test_mmal_defaults_to_one_penalty_and_the_mean_of_both_modalities():
-    short = _learn(lambda state=None: Mmal(40, 5, 0.1, state=state), TRAIN, [N])
-    full = _learn(lambda state=None: Mmal(40, 5, 0.1, 0.1, 0.5, 0.5, state), TRAIN, [N])
-    assert torch.equal(short.logits(TEST), full.logits(TEST))
 
 
 def test_mmal_bears_a_missing_modality():
@@ -318,20 +310,27 @@ def test_quota():
     assert quota(50, False, 12) == 4
 
 
-def _select(memory, candidates, labels, **options):
+def _select(at_hand, labels, new, **options):
+    """Those of the clips ``at_hand``, the ``new`` ones first, that are kept."""
     defaults = {"selection": "random", "count": 2, "generator": torch.Generator().manual_seed(0)}
-    features = torch.randn(len(candidates), 3)
-    return select(memory, candidates, labels, features, **(defaults | options))
+    at_hand = torch.tensor(at_hand)
+    chosen = select(labels[at_hand], torch.randn(len(at_hand), 3), new, **(defaults | options))
+    return at_hand[chosen].tolist()
 
 
 def test_select_truncates_old_classes_and_keeps_their_best():
     labels = torch.tensor([0, 0, 0, 0, 1, 1, 1])
-    kept = _select([2, 0, 3], [4, 5, 6], labels)
+    kept = _select([4, 5, 6, 2, 0, 3], labels, 3)
     assert kept[:2] == [2, 0] and len(kept) == 4 and set(kept[2:]) <= {4, 5, 6}
 
 
 @pytest.mark.parametrize(("selection", "expected"), [("none", 0), ("random", 4), ("herding", 4), ("all", 6)])
 def test_select_counts(selection, expected):
     labels = torch.tensor([0, 0, 0, 1, 1, 1])
-    kept = _select([0, 1, 2], [3, 4, 5], labels, selection=selection)
+    kept = _select([3, 4, 5, 0, 1, 2], labels, 3, selection=selection)
     assert len(kept) == expected and len(set(kept)) == expected
+
+
+@pytest.mark.parametrize("selection", ["random", "herding"])
+def test_a_budget_smaller_than_the_classes_keeps_nothing(selection):
+    assert _select([3, 4, 5, 0], torch.tensor([0, 0, 0, 1, 1, 1]), 3, selection=selection, count=0) == []

@@ -11,18 +11,18 @@ from avcil.learn.checkpoint import EMPTY
 
 
 def watched(toy, method, training=TRAINING, seed=0):
-    """Everything that a watcher of a whole run was told."""
-    told = []
-    train.run_tasks(toy, method, training, TASKS, seed, None, watch=lambda *said: told.append(said))
-    return told
+    """Task, epoch and losses of every epoch of a whole run."""
+    epochs = []
+    train.run_tasks(toy, method, training, TASKS, seed, None, watch=lambda *epoch: epochs.append(epoch))
+    return epochs
 
 
 def test_a_watcher_is_told_every_epoch_s_losses(toy):
-    told = watched(toy, row())
-    assert [(task, epoch) for task, epoch, _ in told] == [(t.id, e) for t in TASKS for e in range(t.epochs)]
+    epochs = watched(toy, row())
+    assert [(task, epoch) for task, epoch, _ in epochs] == [(t.id, e) for t in TASKS for e in range(t.epochs)]
     _, _, losses = train.run_task(toy, row(), TRAINING, TASKS, 0, 0, EMPTY)
-    assert [said for task, _, said in told if task == 0] == losses
-    assert set(told[-1][2]) == {
+    assert [epoch for task, _, epoch in epochs if task == 0] == losses
+    assert set(epochs[-1][2]) == {
         "cross_entropy",
         "logit_distillation",
         "feature_distillation",
@@ -31,9 +31,9 @@ def test_a_watcher_is_told_every_epoch_s_losses(toy):
 
 
 def test_the_accuracy_that_chooses_an_epoch_is_told_too(toy):
-    told = watched(toy, row(), TRAINING.model_copy(update={"keep": "best_all"}))
+    epochs = watched(toy, row(), TRAINING.model_copy(update={"keep": "best_all"}))
     clips = len(toy.rows("val", 0, 2))
-    found = [said["validation_accuracy"] * clips for task, _, said in told if task == 0]
+    found = [epoch["validation_accuracy"] * clips for task, _, epoch in epochs if task == 0]
     assert found == [round(value) for value in found] and max(found) > 0
 
 

@@ -47,11 +47,10 @@ def test_logit_distillation_is_zero_at_the_old_logits_and_shift_invariant():
     assert logit_distillation(new, old, 2.0).item() == pytest.approx(0, abs=1e-6)
 
 
-def test_logit_distillation_over_no_past_class_is_an_empty_sum_with_finite_gradient():
-    new = torch.randn(4, 3, requires_grad=True)
-    loss = logit_distillation(new, torch.zeros(4, 0), 2.0)
-    loss.backward()
-    assert loss.item() == 0 and torch.equal(new.grad, torch.zeros(4, 3))
+@pytest.mark.parametrize("blocks", [None, []])
+def test_logit_distillation_over_no_past_class_is_an_empty_sum_with_finite_gradient(blocks):
+    value, (slope,) = gradient(lambda new: logit_distillation(new, torch.zeros(4, 0), 2.0, blocks), torch.randn(4, 3))
+    assert value == 0 and torch.equal(slope, torch.zeros(4, 3))
 
 
 def test_logit_distillation_gradient():
@@ -239,12 +238,12 @@ def test_instance_contrast_closed_form():
     audio, visual = torch.tensor([[2.0, 0.0], [1.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 3.0]])
     # both sounds are nearer the first picture, by 1
     right, wrong = math.log(1 + math.exp(-1)), math.log(1 + math.exp(1))
-    assert instance_contrast(audio, visual, 1.0).item() == pytest.approx((right + wrong) / 2, rel=1e-6)
+    assert instance_contrast(visual, audio, 1.0).item() == pytest.approx((right + wrong) / 2, rel=1e-6)
     # a tenth of the temperature makes the difference 10
     sharp = (math.log(1 + math.exp(-10)) + math.log(1 + math.exp(10))) / 2
-    assert instance_contrast(audio, visual, 0.1).item() == pytest.approx(sharp, rel=1e-6)
+    assert instance_contrast(visual, audio, 0.1).item() == pytest.approx(sharp, rel=1e-6)
     # seen from the pictures nothing tells the sounds apart: the loss is not symmetric
-    assert instance_contrast(visual, audio, 1.0).item() == pytest.approx(math.log(2), rel=1e-6)
+    assert instance_contrast(audio, visual, 1.0).item() == pytest.approx(math.log(2), rel=1e-6)
 
 
 def test_class_contrast_closed_form():
@@ -257,16 +256,16 @@ def test_class_contrast_closed_form():
     labels = torch.tensor([0, 0, 1])
     # sound 0 finds pictures 0 and 1, sound 1 the same, sound 2 its own alone
     by_clip = [(own + own + 1) / 2, math.log(3), math.log(3)]
-    assert class_contrast(audio, visual, labels, 1.0).item() == pytest.approx(sum(by_clip) / 3, rel=1e-6)
+    assert class_contrast(visual, audio, labels, 1.0).item() == pytest.approx(sum(by_clip) / 3, rel=1e-6)
     # as published, clips with few of their class in the batch count less
-    published = class_contrast(audio, visual, labels, 1.0, as_published=True).item()
+    published = class_contrast(visual, audio, labels, 1.0, as_published=True).item()
     assert published == pytest.approx((by_clip[0] * 2 / 3 + by_clip[1] * 2 / 3 + by_clip[2] / 3) / 3, rel=1e-6)
 
 
 def test_class_contrast_of_clips_of_different_classes_is_instance_contrast():
     audio, visual = torch.randn(4, 6), torch.randn(4, 6)
     torch.testing.assert_close(
-        class_contrast(audio, visual, torch.arange(4), 0.5), instance_contrast(audio, visual, 0.5)
+        class_contrast(visual, audio, torch.arange(4), 0.5), instance_contrast(visual, audio, 0.5)
     )
 
 
@@ -295,20 +294,6 @@ def test_dark_replay_of_nothing_stored_is_zero(stored):
 
 
 # ---- all of them
-
-
-@pytest.mark.parametrize(
-    "loss",
-    [
-        lambda new, old: logit_distillation(new, old, 2.0, []),
-        sigmoid_distillation,
-        lambda new, old: sigmoid_distillation(new, old, as_published=True),
-    ],
-    ids=["by task", "sigmoid", "sigmoid as published"],
-)
-def test_distillation_over_no_past_class_is_an_empty_sum_with_finite_gradient(loss):
-    value, (slope,) = gradient(lambda new: loss(new, torch.zeros(4, 0)), torch.randn(4, 3))
-    assert value == 0 and not slope.any()
 
 
 STORED = torch.tensor([[0.5, NAN], [NAN, NAN], [1.0, -1.0]], dtype=torch.float64)

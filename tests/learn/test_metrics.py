@@ -224,11 +224,11 @@ def _write_sweep(artifacts, protocol: Protocol, accuracy=ACCURACY) -> None:
             for seed in setting.seeds or protocol.seeds:
                 share = accuracy[row, seed]
                 right = {"xtest": seed, "ytest": 1 - seed}
-                said = {"xtest": right["xtest"] if share == 1 else 1 - right["xtest"]}
-                said["ytest"] = right["ytest"] if share > 0 else 1 - right["ytest"]
+                predicted = {"xtest": right["xtest"] if share == 1 else 1 - right["xtest"]}
+                predicted["ytest"] = right["ytest"] if share > 0 else 1 - right["ytest"]
                 results = [
                     TaskResult(0, [1.0], [1], None, None, {}, 8, 0),
-                    TaskResult(1, [share, share], [1, 1], None, None, said, 16, 0),
+                    TaskResult(1, [share, share], [1, 1], None, None, predicted, 16, 0),
                 ]
                 kept = {"origin": {}, "seconds": 2.0, "results": [r._asdict() for r in results]}
                 write_sealed(folder / row / f"seed{seed}.json", kept)

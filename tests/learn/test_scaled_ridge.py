@@ -19,11 +19,7 @@ def clips(count, seed=0, noise=1.0, audio=AUDIO, visual=VISUAL):
     means = np.random.default_rng(99).normal(size=(CLASSES, audio + visual))
     x = torch.from_numpy(means[labels] + noise * rng.normal(size=(count, audio + visual)))
     a, v = 0.03 * x[:, :audio] + 0.2, 40 * x[:, audio:] - 300
-    return Features(a, v, torch.cat([a, v], 1)), torch.from_numpy(labels)
-
-
-def rows(features, index):
-    return Features(*(feature[index] for feature in features))
+    return Features(v, a, torch.cat([a, v], 1)), torch.from_numpy(labels)
 
 
 def learnt(features, labels, parts=None):
@@ -31,7 +27,7 @@ def learnt(features, labels, parts=None):
     head = ScaledRidge()
     for part in parts or [torch.arange(len(labels))]:
         head = ScaledRidge({name: value.clone() for name, value in head.state.items()})
-        head.update(rows(features, part), labels[part], CLASSES)
+        head.update(features.at(part), labels[part], CLASSES)
     return head
 
 
@@ -119,7 +115,7 @@ def test_neither_scale_nor_offset_of_a_stream_changes_a_prediction(change, count
     by_audio, more_audio, by_visual, more_visual = CHANGES[change]
 
     def changed(f):
-        return Features(f.audio * by_audio + more_audio, f.visual * by_visual + more_visual, f.fused)
+        return Features(f.visual * by_visual + more_visual, f.audio * by_audio + more_audio, f.fused)
 
     before, after = learnt(features, labels), learnt(changed(features), labels)
     plain, moved = before.logits(test), after.logits(changed(test))

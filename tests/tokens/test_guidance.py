@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from avcil.tokens.guidance import change_sums, explained_change, synchrony
+from avcil.tokens.guidance import explained_change
 
 N, L, S, D, K = 60, 8, 6, 5, 4
 
@@ -64,48 +64,9 @@ def test_explained_change_does_not_ask_for_units_and_is_zero_without_change():
     assert similarity.min() >= 0 and similarity.max() <= 1
 
 
-def test_synchrony_finds_the_patch_whose_change_the_sound_tells():
-    visual, sound, _, place = scenes()
-    sums = change_sums(visual, sound)
-    new, heard, _, there = scenes(seed=1)
-    for clips, voice, truth in ((visual, sound, place), (new, heard, there)):
-        similarity = synchrony(clips, voice, sums, damping=0.1)
-        assert similarity.shape == (N, L, S)
-        assert (similarity.mean(1).argmax(1) == truth).double().mean() > 0.8
-        others = synchrony(clips, voice.roll(1, 0), sums, damping=0.1)
-        assert (others.mean(1).argmax(1) == truth).double().mean() < 0.45
-
-
-def test_synchrony_is_the_whitened_form_in_numpy():
-    visual, sound, _, _ = (x.double().numpy() for x in scenes())
-    v, a = visual - visual.mean(1, keepdims=True), sound - sound.mean(1, keepdims=True)
-    flat, heard = v.reshape(-1, D), a.reshape(-1, K)
-    cov_v, cov_a = flat.T @ flat / len(flat), heard.T @ heard / len(heard)
-    cross = v.mean(2).reshape(-1, D).T @ heard / len(heard)
-    damped = [c + 0.3 * np.trace(c) / len(c) * np.eye(len(c)) for c in (cov_v, cov_a)]
-    form = np.linalg.inv(damped[0]) @ cross @ np.linalg.inv(damped[1])
-    expected = np.einsum("nlsd,da,nla->nls", v, form, a) / np.sqrt(np.trace(form @ cov_a @ form.T @ cov_v))
-    visual, sound, _, _ = scenes()
-    np.testing.assert_allclose(synchrony(visual, sound, change_sums(visual, sound), 0.3), expected, atol=1e-4)
-
-
-def test_sums_over_clips_add_up_in_any_parts_and_units_do_not_matter():
-    visual, sound, _, _ = scenes()
-    whole = change_sums(visual, sound)
-    parts = change_sums(visual[40:], sound[40:]).plus(change_sums(visual[:40], sound[:40]))
-    assert all(torch.allclose(a, b, rtol=1e-12) for a, b in zip(whole, parts, strict=True))
-    expected = synchrony(visual, sound, whole)
-    scaled = synchrony(10 * visual - 4, sound / 8, change_sums(10 * visual - 4, sound / 8))
-    torch.testing.assert_close(scaled, expected, atol=1e-4, rtol=1e-4)
-    # the same form is of unit spread where patch and sound have nothing to do with each other
-    assert 0.8 < synchrony(visual, sound.roll(1, 0), whole).std() < 1.2
-
-
-def test_nothing_that_changes_is_no_guidance_and_other_shapes_are_one_line():
+def test_other_shapes_are_one_line():
     visual, sound = torch.ones(3, L, S, D), torch.ones(3, L, K)
-    assert (synchrony(visual, sound, change_sums(visual, sound)) == 0).all()
-    for function in (explained_change, change_sums):
-        with pytest.raises(ValueError, match=r"shape \(3, 8, 6, 5\) and \(3, 4, 4\); bring both to the same slots"):
-            function(visual, sound[:, :4])
-        with pytest.raises(ValueError, match="bring both to the same slots"):
-            function(visual, sound[..., 0])
+    with pytest.raises(ValueError, match=r"shape \(3, 8, 6, 5\) and \(3, 4, 4\); bring both to the same slots"):
+        explained_change(visual, sound[:, :4])
+    with pytest.raises(ValueError, match="bring both to the same slots"):
+        explained_change(visual, sound[..., 0])

@@ -10,10 +10,10 @@ import torch
 
 from avcil.learn.metrics import attention_hit
 from avcil.tokens.dataset import load_datasets
+from avcil.tokens.manifest import SPLITS
 from avcil.tokens.regions import patch_share
 from avcil.tokens.store import Header, finish, open_store, write_shard
 from avcil.tokens.tokens import Layout
-from avcil.world.scenes import SPLITS
 
 
 def oracle(regions: np.ndarray, slots: int, side: int) -> np.ndarray:

@@ -16,10 +16,10 @@ from avcil.extraction import features
 from avcil.extraction.clips import ClipError, read_clip, write_clip
 from avcil.params.extraction import FeatureConfig
 from avcil.tokens import manifest, store
-from avcil.tokens.manifest import Media
+from avcil.tokens.manifest import SPLITS, Media
 from avcil.tokens.store import StoreError, read_store
 from avcil.world import separation
-from avcil.world.scenes import SPLITS, appearance, benchmark_scene, pair_scene, timbre
+from avcil.world.scenes import appearance, benchmark_scene, pair_scene, timbre
 from avcil.world.sounding_objects import clip_id
 from conftest import ROOT
 

@@ -63,7 +63,7 @@ def test_training_lowers_every_loss(small):
     config = small.prior.model_copy(update={"steps": 30, "batch": 6})
     scenes = separation.render_scenes(config.world, small.film, 0, config.scenes)
     torch.manual_seed(0)
-    learner = pretraining.Learner(small)
+    learner = pretraining.PriorLearner(small)
 
     def mean_losses() -> torch.Tensor:
         with torch.no_grad():

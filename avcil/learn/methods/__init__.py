@@ -1,9 +1,9 @@
 """What only some rows need: a file each, found by the name that a row gives it. CONTRIBUTING.md says how to add one.
 
 A row names files in `fusion`, `classifier` and `readout`, where the core has nothing of that name, and in `hooks`. Each
-file has ``build``: of a fusion ``build(channels)``, an attention module; of a classifier ``build(features)``; of a
-read-out ``build(options, state)``, a `Head`; of hooks ``build(options, method)``, `Hooks`. ``Options``, a `Section`,
-says what a row may give it.
+file has ``build``: of a fusion ``build(channels)``, an `Attention`; of a classifier ``build(features)``; of a read-out
+``build(options, state)``, a `Head`; of hooks ``build(options, method)``, `Hooks`. ``Options``, a `Section`, says what a
+row may give it.
 """
 
 import importlib
@@ -41,11 +41,11 @@ def named(method: Method) -> list[str]:
 
 def files(method: Method) -> list[Path]:
     """The code that a row needs beyond the core: the files that it names and those that they import, in order."""
-    found: list[Path] = []
+    paths: list[Path] = []
     waiting = named(method)
     while waiting:
         path = FOLDER / f"{waiting.pop()}.py"
-        if path not in found:
-            found.append(path)
+        if path not in paths:
+            paths.append(path)
             waiting += re.findall(r"^from avcil\.learn\.methods\.(\w+) import", path.read_text(), re.M)
-    return sorted(found)
+    return sorted(paths)

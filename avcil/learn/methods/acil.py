@@ -6,8 +6,8 @@ Dimension letters: ``N`` clips, ``E`` feature channels, ``M`` random features, `
 from pydantic import Field
 from torch import Tensor
 
+from avcil.learn.attention import Features
 from avcil.learn.methods.ranpac import RanPac
-from avcil.learn.model import Features
 from avcil.params.section import Section
 
 
@@ -29,12 +29,12 @@ class Acil(RanPac):
     authors' code. Deviation: B is Gaussian where that code draws uniformly; the backbone is not trained on task 0.
     """
 
-    def __init__(self, size: int, seed: int, gamma: float, state: dict[str, Tensor] | None = None):
-        super().__init__(size, seed, gamma, state)
+    def __init__(self, size: int, penalty: float, state: dict[str, Tensor] | None = None):
+        super().__init__(size, penalty, state)
 
     def expand(self, features: Features) -> Tensor:
         return super().expand(features) / (3 * features.fused.shape[1]) ** 0.5
 
 
 def build(options: Options, state: dict[str, Tensor]) -> Acil:
-    return Acil(options.expansion, 0, options.penalty, state)
+    return Acil(options.expansion, options.penalty, state)

@@ -17,7 +17,6 @@ from torch import Tensor
 from avcil.learn.evaluate import predict
 from avcil.learn.feed import Feed
 from avcil.learn.hooks import Batch, Hooks, Learning
-from avcil.learn.losses import growth
 from avcil.learn.methods.proxies import PROXIES
 from avcil.learn.model import IncrementalClassifier, Output
 from avcil.params.learning import FROZEN, Method, attends
@@ -47,8 +46,8 @@ def nca(similarities: Tensor, labels: Tensor, scale: Tensor, margin: float = 0.6
 
 
 def held_features(output: Output) -> tuple[Tensor, ...]:
-    """The F features: audio, visual, and the visual one before its projection."""
-    return output.features.audio, output.features.visual, output.attended
+    """The F features: visual, audio, and the visual one before its projection."""
+    return output.features.visual, output.features.audio, output.attended
 
 
 def importance(model: IncrementalClassifier, feed: Feed, labels: Tensor, batch: int = 64) -> Tensor:
@@ -116,11 +115,11 @@ class Afc(Hooks):
         if learning.past:
             before = tuple(feature[batch.rows] for feature in held_features(learning.old_output))
             distance = importance_distillation(held_features(batch.output), before, self.importance[batch.rows])
-            losses["feature_distillation"] = growth(learning.method, learning.blocks) * self.weight * distance
+            losses["feature_distillation"] = learning.growth * self.weight * distance
         return losses
 
 
-def build(chosen: Options, method: Method) -> Afc:
+def build(options: Options, method: Method) -> Afc:
     if method.classifier != "proxies" or not attends(method.fusion) or method.fusion in FROZEN:
         raise ValueError("afc: needs classifier: proxies and fusion: guided or channelwise")
-    return Afc(chosen.weight)
+    return Afc(options.weight)

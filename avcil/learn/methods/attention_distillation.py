@@ -11,7 +11,6 @@ from pydantic import Field
 from torch import Tensor
 
 from avcil.learn.hooks import Batch, Hooks, Learning
-from avcil.learn.losses import growth
 from avcil.params.learning import Method, attends
 from avcil.params.section import Section
 
@@ -41,10 +40,10 @@ class AttentionDistillation(Hooks):
         if not learning.past:
             return {}
         distance = attention_distillation(batch.output.spatial, learning.old_output.spatial[batch.rows])
-        return {"attention_distillation": growth(learning.method, learning.blocks) * self.weight * distance}
+        return {"attention_distillation": learning.growth * self.weight * distance}
 
 
-def build(chosen: Options, method: Method) -> AttentionDistillation:
+def build(options: Options, method: Method) -> AttentionDistillation:
     if method.fusion == "channelwise" or not attends(method.fusion):
         raise ValueError(f"attention_distillation: fusion `{method.fusion}` has no map a slot; use fusion: guided")
-    return AttentionDistillation(chosen.weight)
+    return AttentionDistillation(options.weight)

@@ -14,8 +14,6 @@ from torch import Tensor
 
 from avcil.kernels import OldAttention, remember_attention
 from avcil.learn.hooks import Batch, Hooks, Learning
-from avcil.learn.losses import growth
-from avcil.learn.methods.channelwise import ChannelwiseAttention
 from avcil.params.learning import Method
 from avcil.params.section import Section
 
@@ -23,26 +21,26 @@ MAP_BYTES = 1 << 31  # of old maps that are kept; more are computed anew for eac
 
 
 class Options(Section):
-    instance_contrast: float = Field(0.0, ge=0, description="weight; audio against visual features, clip by clip")
-    class_contrast: float = Field(0.0, ge=0, description="weight; audio against visual features, class by class")
+    instance_contrast: float = Field(0.0, ge=0, description="weight; visual against audio features, clip by clip")
+    class_contrast: float = Field(0.0, ge=0, description="weight; visual against audio features, class by class")
     temperature: float = Field(0.05, gt=0, description="of both")
     attention_distillation: float = Field(0.0, ge=0, description="weight")
     as_published: bool = Field(False, description="with the deviation of the authors' code from their paper")
 
 
-def instance_contrast(audio: Tensor, visual: Tensor, temperature: float) -> Tensor:
+def instance_contrast(visual: Tensor, audio: Tensor, temperature: float) -> Tensor:
     r"""InfoNCE from audio to visual: each clip's sound finds its own picture among the batch.
 
     .. math:: -\frac{1}{B} \sum_b \log \mathrm{softmax}_j(\hat a_b \cdot \hat v_j / \tau)_b
 
-    audio, visual [B,E], hats meaning unit length (instance-aware similarity).
+    visual, audio [B,E], hats meaning unit length (instance-aware similarity).
     """
     scores = F.normalize(audio, dim=1) @ F.normalize(visual, dim=1).T / temperature
     return F.cross_entropy(scores, torch.arange(len(scores), device=scores.device))
 
 
 def class_contrast(
-    audio: Tensor, visual: Tensor, labels: Tensor, temperature: float, *, as_published: bool = False
+    visual: Tensor, audio: Tensor, labels: Tensor, temperature: float, *, as_published: bool = False
 ) -> Tensor:
     r"""Each clip's sound finds the pictures of its class.
 
@@ -70,9 +68,8 @@ def channel_attention_distillation(divergence: Tensor, exemplar: Tensor) -> Tens
 
 
 class AvCil(Hooks):
-    def __init__(self, chosen: Options):
-        self.options = chosen
-        self.reads_old = bool(chosen.attention_distillation)
+    def __init__(self, options: Options):
+        self.options = options
         self.learning: Any = None
         self.old_maps: OldAttention | None = None
 
@@ -80,7 +77,7 @@ class AvCil(Hooks):
         """Asks the old model once for its maps of exemplars, in the tokens' type, if they are not too many to keep."""
         feed = learning.feed
         exemplars = torch.arange(learning.new, len(feed), device=feed.device)
-        self.learning = learning if self.reads_old and learning.past else None
+        self.learning = learning if self.options.attention_distillation and learning.past else None
         self.old_maps = None
         if self.learning and 0 < feed.map_bytes * len(exemplars) <= MAP_BYTES:
             parts = [self._old_attention(rows) for rows in exemplars.split(200)]
@@ -91,40 +88,37 @@ class AvCil(Hooks):
         feed, attention = self.learning.feed, self.learning.old_model.attention
         return remember_attention(*attention.inputs(feed.clips(rows)), centre=feed.centre, dtype=feed.dtype)
 
-    def model_options(self, rows: Tensor) -> dict[str, object]:
+    def attention_options(self, rows: Tensor) -> dict[str, object]:
         """The old model's maps of some clips, and for each row which of them is its, or -1 for a new clip."""
         if self.learning is None:
             return {}
         exemplar = rows >= self.learning.new
-        if self.old_maps is not None:
-            return {"old": self.old_maps, "of": torch.where(exemplar, rows - self.learning.new, -1)}
-        return {
-            "old": self._old_attention(rows[exemplar]),
-            "of": torch.where(exemplar, exemplar.cumsum(0) - 1, -1),
-        }
+        if self.old_maps is None:
+            old, place = self._old_attention(rows[exemplar]), exemplar.cumsum(0) - 1
+        else:
+            old, place = self.old_maps, rows - self.learning.new
+        return {"old": old, "old_rows": torch.where(exemplar, place, -1)}
 
     def losses(self, learning: Learning, batch: Batch) -> dict[str, Tensor]:
         losses: dict[str, Tensor] = {}
-        weights, output = self.options, batch.output
+        options, (visual, audio, _) = self.options, batch.output.features
         if not learning.past:
             return losses
-        if weights.attention_distillation:
-            distance = channel_attention_distillation(output.divergence, batch.labels < learning.past)
-            factor = growth(learning.method, learning.blocks) * weights.attention_distillation
-            losses["attention_distillation"] = factor * distance
-        streams = output.features.audio, output.features.visual
-        if weights.instance_contrast:
-            losses["instance_contrast"] = weights.instance_contrast * instance_contrast(*streams, weights.temperature)
-        if weights.class_contrast:
-            contrast = class_contrast(*streams, batch.labels, weights.temperature, as_published=weights.as_published)
-            losses["class_contrast"] = weights.class_contrast * contrast
+        if options.attention_distillation:
+            distance = channel_attention_distillation(batch.output.divergence, batch.labels < learning.past)
+            losses["attention_distillation"] = learning.growth * options.attention_distillation * distance
+        if options.instance_contrast:
+            contrast = instance_contrast(visual, audio, options.temperature)
+            losses["instance_contrast"] = options.instance_contrast * contrast
+        if options.class_contrast:
+            contrast = class_contrast(
+                visual, audio, batch.labels, options.temperature, as_published=options.as_published
+            )
+            losses["class_contrast"] = options.class_contrast * contrast
         return losses
 
 
-def build(chosen: Options, method: Method) -> AvCil:
-    if chosen.attention_distillation and method.fusion != "channelwise":
+def build(options: Options, method: Method) -> AvCil:
+    if options.attention_distillation and method.fusion != "channelwise":
         raise ValueError("av_cil: attention_distillation is of maps a channel; it needs fusion: channelwise")
-    return AvCil(chosen)
-
-
-__all__ = ["ChannelwiseAttention", "Options", "build"]
+    return AvCil(options)

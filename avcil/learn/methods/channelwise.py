@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from avcil.kernels import OldAttention, channelwise_attention, channelwise_maps
+from avcil.learn.attention import AttendedVisual, Attention, Features
 from avcil.tokens.tokens import Tokens
 
 
-class ChannelwiseAttention(nn.Module):
+class ChannelwiseAttention(Attention):
     """With the mean audio token u and patches v_ls, products taken channel by channel:
 
         a = tanh(W_a u + b_a),  k_ls = tanh(W_v v_ls + b_v)
@@ -44,23 +45,23 @@ class ChannelwiseAttention(nn.Module):
         centre: Tensor | None,
         *,
         old: OldAttention | None = None,
-        of: Tensor | None = None,
+        old_rows: Tensor | None = None,
         maps: bool = False,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The visual feature [B,D], spatial weights [B,L,S,D] and temporal weights [B,L,D], empty unless ``maps`` are
-        asked for, and [B] how far maps went from the ``old`` ones, of which ``of`` [B] names each clip's, or -1."""
+    ) -> AttendedVisual:
+        """The visual feature [B,D], spatial maps [B,L,S,D] and temporal maps [B,L,D], and how far they went from the
+        ``old`` ones, of which ``old_rows`` [B] says each clip's, or -1."""
         inputs, batch = self.inputs(tokens), len(tokens.audio)
-        attended = channelwise_attention(*inputs, centre=centre, old=old, of=of)
+        attended = channelwise_attention(*inputs, centre=centre, old=old, of=old_rows)
         spatial, temporal = inputs[0].new_empty(batch, 0, 0), inputs[0].new_empty(batch, 0)
         if maps:
             _, spatial, temporal = channelwise_maps(*inputs, centre)
-        return attended.output, spatial, temporal, attended.spatial_divergence + attended.temporal_divergence
+        divergence = attended.spatial_divergence + attended.temporal_divergence
+        return AttendedVisual(attended.output, spatial, temporal, divergence)
 
-    @staticmethod
-    def fuse(audio: Tensor, visual: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Audio, visual and fused feature, each [B,E]."""
-        audio, visual = F.relu(audio), F.relu(visual)
-        return audio, visual, audio + visual
+    def fuse(self, visual: Tensor, audio: Tensor) -> Features:
+        """Visual, audio and fused feature, each [B,E]."""
+        visual, audio = F.relu(visual), F.relu(audio)
+        return Features(visual, audio, visual + audio)
 
 
 build = ChannelwiseAttention

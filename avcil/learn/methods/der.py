@@ -53,5 +53,5 @@ class Der(Hooks):
         return {"logits": torch.cat([learnt.logits[:new], earlier])[exemplars]}
 
 
-def build(chosen: Options, method: Method) -> Der:
-    return Der(chosen.weight)
+def build(options: Options, method: Method) -> Der:
+    return Der(options.weight)

@@ -8,24 +8,24 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from avcil.learn.attention import Features
 from avcil.learn.heads import Head
-from avcil.learn.model import Features
 from avcil.params.section import Section
 
 
 class Options(Section):
     power: float = Field(0.5, gt=0)
-    shrinkage: float = Field(10.0, gt=0, description="γ₁ and γ₂")
+    shrinkage: float = Field(10.0, gt=0, description="γ")
 
 
 class FeCam(Head):
     """Nearest class in the Mahalanobis distance of each class's own correlation matrix.
 
     score_c = −dᵀ K_c⁻¹ d,   d = t(z)/‖t(z)‖ − t(μ_c)/‖t(μ_c)‖,   t(z) = z^power by channel (Tukey's ladder)
-    S_c = Σ_c + γ₁ V₁ I + γ₂ V₂ (11ᵀ − I),   K_c = S_c scaled to a unit diagonal
+    S_c = Σ_c + γ V₁ I + γ V₂ (11ᵀ − I),   K_c = S_c scaled to a unit diagonal
 
     with μ_c the mean of z, Σ_c the covariance of t(z), V₁ the mean of its diagonal, V₂ of the rest. S_c is positive
-    definite for γ₁ > γ₂ ≥ 0 (for γ₁ = γ₂ except in corner cases), also with fewer clips than channels.
+    definite except in corner cases, also with fewer clips than channels.
     State: n [C], Σ z [C,E], Σ t [C,E], Σ ttᵀ [C,E,E]: 8 C E² bytes.
     Source: Goswami et al., FeCAM, NeurIPS 2023, arXiv 2309.14062, and its authors' code. Deviation: signed features
     have sign(z)|z|^power, the original's are non-negative; it shrinks twice, which is once with (1 + γ)² − 1 for γ; its
@@ -33,11 +33,10 @@ class FeCam(Head):
     covariance there, has K_c = I.
     """
 
-    def __init__(self, power: float, gamma1: float, gamma2: float, state: dict[str, Tensor] | None = None):
+    def __init__(self, power: float, shrinkage: float, state: dict[str, Tensor] | None = None):
         super().__init__(state)
         self.power = power
-        self.gamma1 = gamma1
-        self.gamma2 = gamma2
+        self.shrinkage = shrinkage
 
     def _tukey(self, z: Tensor) -> Tensor:
         return z.sign() * z.abs() ** self.power
@@ -63,7 +62,7 @@ class FeCam(Head):
         rest = (scatter.sum() - scatter.diagonal().sum()) / max(channels * (channels - 1), 1)
         # above rounding errors and far below any variance: only clips that do not vary at all notice
         floor = 1e-10 * (1 + gram.diagonal().mean())
-        shrunk = scatter + (self.gamma1 * diagonal + floor) * eye + self.gamma2 * rest * (1 - eye)
+        shrunk = scatter + (self.shrinkage * diagonal + floor) * eye + self.shrinkage * rest * (1 - eye)
         scale = shrunk.diagonal().rsqrt()
         return torch.linalg.cholesky(scale[:, None] * shrunk * scale)
 
@@ -74,4 +73,4 @@ class FeCam(Head):
 
 
 def build(options: Options, state: dict[str, Tensor]) -> FeCam:
-    return FeCam(options.power, options.shrinkage, options.shrinkage, state)
+    return FeCam(options.power, options.shrinkage, state)

@@ -11,7 +11,6 @@ from pydantic import Field
 from torch import Tensor
 
 from avcil.learn.hooks import Batch, Hooks, Learning
-from avcil.learn.losses import growth
 from avcil.params.learning import Method
 from avcil.params.section import Section
 
@@ -27,31 +26,28 @@ def sigmoid_distillation(logits: Tensor, old_logits: Tensor, *, as_published: bo
     .. math:: -\frac{1}{BP} \sum_{b,c} \sigma(o_{bc}) \log \sigma(n_{bc})
               + (1 - \sigma(o_{bc})) \log (1 - \sigma(n_{bc}))
 
-    logits n [B,C], old_logits o [B,P]; zero for P = 0. ``as_published``: AV-CIL's code takes the sigmoid of the new
-    logits twice.
+    logits n [B,C], old_logits o [B,P], P > 0. ``as_published``: AV-CIL's code takes the sigmoid of the new logits
+    twice.
     """
-    past = old_logits.shape[1]
-    if past == 0:
-        return logits.sum() * 0
-    new = logits[:, :past]
+    new = logits[:, : old_logits.shape[1]]
     return F.binary_cross_entropy_with_logits(new.sigmoid() if as_published else new, old_logits.sigmoid())
 
 
 class ICarl(Hooks):
     reads_old = True
 
-    def __init__(self, chosen: Options):
-        self.options = chosen
+    def __init__(self, options: Options):
+        self.options = options
 
     def losses(self, learning: Learning, batch: Batch) -> dict[str, Tensor]:
         if not learning.past:
             return {}
-        old_logits = learning.old_output.logits[batch.rows][:, : learning.past]
+        old_logits = learning.old_output.logits[batch.rows]
         distance = sigmoid_distillation(batch.output.logits, old_logits, as_published=self.options.as_published)
-        return {"logit_distillation": growth(learning.method, learning.blocks) * self.options.weight * distance}
+        return {"logit_distillation": learning.growth * self.options.weight * distance}
 
 
-def build(chosen: Options, method: Method) -> ICarl:
+def build(options: Options, method: Method) -> ICarl:
     if method.logit_distillation:
         raise ValueError("icarl: its sigmoids stand for the logit level; set logit_distillation: 0.0")
-    return ICarl(chosen)
+    return ICarl(options)

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from avcil.learn.attention import Features
 from avcil.learn.heads import Head, ridge_solution
-from avcil.learn.methods.ranpac import random_relu
-from avcil.learn.model import Features
+from avcil.learn.methods.ranpac import SEED, random_relu
 from avcil.params.section import Section
 
 
@@ -22,11 +22,11 @@ class Options(Section):
 class Mmal(Head):
     """Ridge on fused random features, and for either modality ridge on what the fused prediction leaves over.
 
-    With x_m = ReLU(B_mᵀ z_m) [M] of m = fused, audio, visual, and one-hot y, over all clips ever seen:
+    With x_m = ReLU(B_mᵀ z_m) [M] of m = visual, audio, fused, and one-hot y, over all clips ever seen:
 
         W_f = (Σ x_f x_fᵀ + γI)⁻¹ Σ x_f yᵀ
-        W_m = (Σ x_m x_mᵀ + γ'I)⁻¹ Σ x_m (y − W_fᵀ x_f)ᵀ     m = audio, visual
-        score = W_fᵀ x_f + w_audio W_audioᵀ x_audio + w_visual W_visualᵀ x_visual
+        W_m = (Σ x_m x_mᵀ + γI)⁻¹ Σ x_m (y − W_fᵀ x_f)ᵀ     m = visual, audio
+        score = W_fᵀ x_f + ½ W_visualᵀ x_visual + ½ W_audioᵀ x_audio
 
     What is left over of old clips changes whenever W_f does, and yet needs no old clip: with Q_m = Σ x_m yᵀ and
     C_m = Σ x_m x_fᵀ the last sum is Q_m − C_m W_f. So this is exactly the solution on all clips at once, in any order.
@@ -36,58 +36,46 @@ class Mmal(Head):
     modality in tandem" against under-fitting. Deviation: only the abstract could be read, so the equations are ours. A
     second ridge on what is left over follows the compensation stream of Zhuang et al., DS-AL, AAAI 2024, arXiv
     2403.17503, which however takes what W_f left over at the time of each task, and zero for old classes; the buffers
-    are those of ACIL. γ' is γ unless given; w of a half each, as both modalities fit the same leftover, is ours too.
+    are those of ACIL. One γ for all, and a half of each modality, as both fit the same leftover, are ours too.
     """
 
-    def __init__(
-        self,
-        size: int,
-        seed: int,
-        gamma: float,
-        compensation_gamma: float | None = None,
-        audio_weight: float = 0.5,
-        visual_weight: float = 0.5,
-        state: dict[str, Tensor] | None = None,
-    ):
+    def __init__(self, size: int, penalty: float, state: dict[str, Tensor] | None = None):
         super().__init__(state)
         self.size = size
-        self.seed = seed
-        self.gamma = gamma
-        self.compensation_gamma = gamma if compensation_gamma is None else compensation_gamma
-        self.weights = {"audio": audio_weight, "visual": visual_weight}
+        self.penalty = penalty
 
     def expand(self, features: Features) -> Features:
-        """x of each modality [N,M], from buffers drawn one after the other."""
-        generator = torch.Generator().manual_seed(self.seed)
-        return Features(*(random_relu(z, self.size, generator) / (3 * z.shape[1]) ** 0.5 for z in features))
+        """x of each modality [N,M]."""
+        generator = torch.Generator().manual_seed(SEED)
+        # one buffer after the other, the sound's first: sums of older runs are over these
+        audio, visual, fused = (
+            random_relu(z, self.size, generator) / (3 * z.shape[1]) ** 0.5
+            for z in (features.audio, features.visual, features.fused)
+        )
+        return Features(visual, audio, fused)
 
     def _sums(self, features: Features, labels: Tensor, classes: int) -> dict[str, Tensor]:
         expanded, y = self.expand(features), F.one_hot(labels, classes).double()
         sums: dict[str, Tensor] = {}
         for name, x in expanded._asdict().items():
             sums |= {f"{name}_gram": x.T @ x, f"{name}_cross": x.T @ y}
-        for name in self.weights:
+        for name in ("visual", "audio"):
             sums[f"{name}_fused"] = getattr(expanded, name).T @ expanded.fused
         return sums
 
     def _solve(self) -> tuple[Tensor, ...]:
-        state = self.state
-        fused = ridge_solution(state["fused_gram"], state["fused_cross"], self.gamma)
-        audio, visual = (
-            weight
-            * ridge_solution(
-                state[f"{name}_gram"],
-                state[f"{name}_cross"] - state[f"{name}_fused"] @ fused,
-                self.compensation_gamma,
-            )
-            for name, weight in self.weights.items()
-        )
-        return audio, visual, fused
+        """½ W_visual, ½ W_audio and W_f."""
+        fused = ridge_solution(self.state["fused_gram"], self.state["fused_cross"], self.penalty)
+        parts = []
+        for name in ("visual", "audio"):
+            leftover = self.state[f"{name}_cross"] - self.state[f"{name}_fused"] @ fused
+            parts.append(0.5 * ridge_solution(self.state[f"{name}_gram"], leftover, self.penalty))
+        return (*parts, fused)
 
     def logits(self, features: Features) -> Tensor:
-        audio, visual, fused = (x @ w for x, w in zip(self.expand(features), self.solution, strict=True))
-        return (audio + visual + fused).float()
+        visual, audio, fused = (x @ w for x, w in zip(self.expand(features), self.solution, strict=True))
+        return (visual + audio + fused).float()
 
 
 def build(options: Options, state: dict[str, Tensor]) -> Mmal:
-    return Mmal(options.expansion, 0, options.penalty, state=state)
+    return Mmal(options.expansion, options.penalty, state)

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from avcil.learn.attention import Features
+from avcil.learn.methods.ranpac import SEED
 from avcil.learn.methods.scaled_ridge import ScaledRidge
-from avcil.learn.model import Features
 from avcil.params.section import Section
 
 
@@ -25,40 +26,35 @@ class ProductRidge(ScaledRidge):
 
         x = [â, v̂, p̃],   p̃_m = (P_mᵀ(â − ā)) (Q_mᵀ(v̂ − v̄))
 
-    hats meaning unit length, P [A,M] and Q [V,M] standard normal, redrawn from their seed rather than stored; scales
-    and λ as in `ScaledRidge`, but the products of a smaller variance: with λ chosen for all, they then add where the
-    streams leave something to explain, and cost nothing where they do not (LOG.md). No factor on a stream changes a prediction. Products of streams far from zero would be
+    hats meaning unit length, P [A,M] and Q [V,M] standard normal; scales and λ as in `ScaledRidge`, but the products of
+    a smaller ``variance``: with one λ for all, they add where the streams leave something to explain and cost nothing
+    where they do not (LOG.md). No factor on a stream changes a prediction. Products of streams far from zero would be
     little more than these streams again; the means ā and v̄ are those of all clips so far, and sums of the centred
     products follow from those of p_m = (P_mᵀâ)(Q_mᵀv̂), since
 
         p̃_m = p_m − (Q_mᵀv̄) P_mᵀâ − (P_mᵀā) Q_mᵀv̂ + const.
 
-    State: Σ xxᵀ and Σ xyᵀ of [â, v̂, p, 1], and A, V and M. Solving takes O(E³).
+    State: Σ xxᵀ and Σ xyᵀ of [â, v̂, p, 1], and the streams' widths. Solving takes O(E³).
     Source: ours; products of random projections of two streams estimate the product of their kernels (Kar & Karnick,
     Random feature maps for dot product kernels, AISTATS 2012).
     """
 
-    def __init__(self, products: int, variance: float, seed: int, state: dict[str, Tensor] | None = None):
+    def __init__(self, products: int, variance: float, state: dict[str, Tensor] | None = None):
         super().__init__(state)
-        self.products, self.seed = products, seed
-        self.variances = (1.0, 1.0, variance)
+        self.products, self.variances = products, (1.0, 1.0, variance)
 
     def _projections(self, audio: int, visual: int) -> tuple[Tensor, Tensor]:
-        generator = torch.Generator().manual_seed(self.seed)
+        """P and Q, for streams of so many channels."""
+        generator = torch.Generator().manual_seed(SEED)
         shapes = ((audio, self.products), (visual, self.products))
         first, second = (torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in shapes)
         return first, second
 
-    def expand(self, features: Features) -> Tensor:
-        """[N,E]."""
-        audio, visual = (F.normalize(stream.double(), dim=1) for stream in features[:2])
+    def streams(self, features: Features) -> tuple[Tensor, ...]:
+        """â, v̂ and p."""
+        audio, visual = (F.normalize(stream.double(), dim=1) for stream in (features.audio, features.visual))
         first, second = self._projections(audio.shape[1], visual.shape[1])
-        products = (audio @ first) * (visual @ second)
-        return F.pad(torch.cat([audio, visual, products], 1), (0, 1), value=1.0)
-
-    def update(self, features: Features, labels: Tensor, classes: int) -> None:
-        super().update(features, labels, classes)
-        self.state["channels"] = torch.tensor([f.shape[1] for f in features[:2]] + [self.products])
+        return audio, visual, (audio @ first) * (visual @ second)
 
     def _solve(self) -> tuple[Tensor, ...]:
         sizes = self.state["channels"].tolist()
@@ -66,6 +62,7 @@ class ProductRidge(ScaledRidge):
         gram, cross = self.state["gram"].clone(), self.state["cross"].clone()
         audio, visual = (gram[-1, streams] / gram[-1, -1]).split(sizes[:2])
         first, second = self._projections(*sizes[:2])
+        # p̃ = p − linear [â, v̂], and so are the sums; constants go when `ScaledRidge` centres
         linear = torch.cat([(visual @ second) * first, (audio @ first) * second]).T
         gram[products] -= linear @ gram[streams]
         gram[:, products] -= gram[:, streams] @ linear.T
@@ -80,4 +77,4 @@ class ProductRidge(ScaledRidge):
 
 
 def build(options: Options, state: dict[str, Tensor]) -> ProductRidge:
-    return ProductRidge(options.products, options.variance, 0, state)
+    return ProductRidge(options.products, options.variance, state)

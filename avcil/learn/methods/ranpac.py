@@ -8,9 +8,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from avcil.learn.attention import Features
 from avcil.learn.heads import RecursiveRidge, ridge_solution
-from avcil.learn.model import Features
 from avcil.params.section import Section
+
+SEED = 0  # of all random features, which are redrawn rather than stored
 
 
 class Options(Section):
@@ -24,8 +26,7 @@ def random_relu(features: Tensor, size: int, generator: torch.Generator) -> Tens
 
 
 class RanPac(RecursiveRidge):
-    """Ridge regression on random features: `RecursiveRidge` with x = ReLU(Pᵀz), P [E,M] standard normal, redrawn from
-    the seed rather than stored.
+    """Ridge regression on random features: `RecursiveRidge` with x = ReLU(Pᵀz), P [E,M] standard normal.
 
     Without a ``penalty``, each task chooses λ for all clips so far: of 10⁻⁸, 10⁻⁷, …, 10⁸ the one with which ridge on
     four fifths of the task's own clips errs least, in mean square, on the last fifth. So λ, unlike G and Q, depends on
@@ -35,15 +36,14 @@ class RanPac(RecursiveRidge):
     10,000; a task of one clip, which cannot be split, keeps the λ before it, at first 1.
     """
 
-    def __init__(self, size: int, seed: int, penalty: float | None = None, state: dict[str, Tensor] | None = None):
+    def __init__(self, size: int, penalty: float | None = None, state: dict[str, Tensor] | None = None):
         super().__init__(1.0 if penalty is None else penalty, state)
         self.chooses = penalty is None
         self.size = size
-        self.seed = seed
 
     def expand(self, features: Features) -> Tensor:
         """x, the regressors [N,M]."""
-        return random_relu(features.fused, self.size, torch.Generator().manual_seed(self.seed))
+        return random_relu(features.fused, self.size, torch.Generator().manual_seed(SEED))
 
     def update(self, features: Features, labels: Tensor, classes: int) -> None:
         super().update(features, labels, classes)
@@ -54,7 +54,7 @@ class RanPac(RecursiveRidge):
 
     def _choose_penalty(self, x: Tensor, y: Tensor) -> Tensor:
         # clips come sorted by class: without a shuffle the last fifth would hold classes unknown to the rest
-        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(self.seed))
+        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(SEED))
         fit, held = order[: len(x) * 4 // 5], order[len(x) * 4 // 5 :]
         # one decomposition serves all penalties, and no rounding error of a Gram matrix drowns the small ones
         u, s, v = torch.linalg.svd(x[fit], full_matrices=False)
@@ -69,4 +69,4 @@ class RanPac(RecursiveRidge):
 
 
 def build(options: Options, state: dict[str, Tensor]) -> RanPac:
-    return RanPac(options.expansion, 0, None, state)
+    return RanPac(options.expansion, None, state)

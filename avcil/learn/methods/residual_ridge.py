@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from avcil.learn.attention import Features
 from avcil.learn.heads import CarriedRidge
 from avcil.learn.methods.scaled_ridge import ScaledRidge
-from avcil.learn.model import Features
 from avcil.params.section import Section
 
 
@@ -32,10 +32,10 @@ class ResidualRidge(ScaledRidge, CarriedRidge):
     def __init__(self, damping: float, state: dict[str, Tensor] | None = None):
         CarriedRidge.__init__(self, 0.0, damping, state)
 
-    def expand(self, features: Features) -> Tensor:
-        """[N,E]."""
-        streams = [F.normalize(stream.double(), dim=1) for stream in features]
-        return F.pad(torch.cat(streams, 1), (0, 1), value=1.0)
+    def streams(self, features: Features) -> tuple[Tensor, ...]:
+        """â, v̂ and ẑ."""
+        streams = (features.audio, features.visual, features.fused)
+        return tuple(F.normalize(stream.double(), dim=1) for stream in streams)
 
     def carry(self, old: Features, new: Features) -> None:
         """As `CarriedRidge` does, by the equal A = I + X_oᵀ (X_o X_oᵀ + μI)⁻¹ (X_n − X_o): O(E²N), not O(E³)."""
@@ -46,10 +46,6 @@ class ResidualRidge(ScaledRidge, CarriedRidge):
         carried = {"gram": gram + drift.T @ (before @ gram)}
         carried["cross"] = self.state["cross"] + drift.T @ (before @ self.state["cross"])
         self.state, self._solution = self.state | carried, None
-
-    def update(self, features: Features, labels: Tensor, classes: int) -> None:
-        super().update(features, labels, classes)
-        self.state["channels"] = torch.tensor([stream.shape[1] for stream in features])
 
 
 def build(options: Options, state: dict[str, Tensor]) -> ResidualRidge:

@@ -7,9 +7,9 @@ Dimension letters: ``B`` clips, ``L`` temporal slots, ``S`` patches of a slot, `
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from avcil.learn.model import Features, GuidedAttention, frozen_features, unit_spread
+from avcil.learn.attention import AttendedVisual, Attention, Features, GuidedAttention, frozen_features, unit_spread
 from avcil.tokens.tokens import Tokens
 
 WIDTH, HEADS = 128, 4
@@ -35,12 +35,12 @@ def common_scale(tokens: Tokens, centre: Tensor | None = None) -> Tokens:
     return Tokens(*scaled, unit_spread(tokens.similarity.float()))
 
 
-class ScaledGuided(nn.Module):
+class ScaledGuided(Attention):
     """`GuidedAttention` over tokens of a common scale; its classifier reads ReLU(W [visual, ū] + b).
 
-    Features: fused, the learnt one, [B,E]; audio and visual are frozen, what a solved head may read beside it: ū, and
-    the mean of patches under softmax_s(τ m) with τ = 1.5, each as wide as its tokens. Distillation of all three
-    features therefore holds the fused one alone.
+    Features: fused, the learnt one, [B,E]; visual and audio are frozen, what a solved head may read beside it: the mean
+    of patches under softmax_s(τ m) with τ = 1.5, and ū, each as wide as its tokens. Distillation of all three features
+    therefore holds the fused one alone.
     """
 
     def __init__(self, channels: tuple[int, int]):
@@ -49,23 +49,19 @@ class ScaledGuided(nn.Module):
         self.channels = WIDTH + channels[1]
         self.frozen: Features | None = None
 
-    def forward(
-        self, tokens: Tokens, centre: Tensor | None, *, maps: bool = False
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Guided visual and mean audio feature side by side [B,channels], spatial weights [B,L,S], temporal weights
-        [B,L], and a divergence of 0 [B]; ``maps`` are always there."""
+    def forward(self, tokens: Tokens, centre: Tensor | None, *, maps: bool = False) -> AttendedVisual:
+        """Guided visual and mean audio feature side by side [B,channels], and their maps."""
         tokens = common_scale(tokens, centre)
-        visual, spatial, temporal = self.attention(tokens, None)
-        self.frozen = frozen_features(tokens, "frozen_guided", TAU)[0]
+        attended = self.attention(tokens, None)
+        self.frozen = frozen_features(tokens, TAU)
         # audio comes along here: the core's own audio layer, which nothing else reads, is given tokens of any scale
-        attended = torch.cat([visual, tokens.audio.mean(1)], 1)
-        return attended, spatial, temporal, tokens.audio.new_zeros(len(visual))
+        return attended._replace(feature=torch.cat([attended.feature, tokens.audio.mean(1)], 1))
 
-    def fuse(self, audio: Tensor, visual: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Frozen audio, frozen visual and learnt feature of the clips that were attended last."""
+    def fuse(self, visual: Tensor, audio: Tensor) -> Features:
+        """Frozen visual, frozen audio and learnt feature of the clips that were attended last."""
         assert self.frozen is not None, "nothing was attended"
         frozen, self.frozen = self.frozen, None
-        return frozen.audio, frozen.visual, F.relu(visual)
+        return frozen._replace(fused=F.relu(visual))
 
 
 build = ScaledGuided

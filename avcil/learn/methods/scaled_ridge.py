@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from avcil.learn.attention import Features
 from avcil.learn.heads import RecursiveRidge
-from avcil.learn.model import Features
 from avcil.params.section import Section
 
 # λ for one clip, whose streams are of variance 1: four to a decade
@@ -68,10 +68,11 @@ class ScaledRidge(RecursiveRidge):
         x = [(a − ā)/σ_a, (v − v̄)/σ_v],   σ_a² = Σ_i ‖a_i − ā‖²/N,   σ_v² likewise
         W = (XᵀX + NλI)⁻¹ XᵀY,   score = Wᵀx + ȳ,   λ = argmin GCV
 
-    with X and Y centred, λ among ``PENALTIES``; ``variances`` other than 1 weight the streams. All follows from the sums that `RecursiveRidge` keeps: neither scaling
-    a stream nor adding a constant to it changes a prediction, and λ, unlike that of `RanPac`, does not depend on how
-    clips are cut into tasks. A stream that never varies counts as absent.
-    State: Σ xxᵀ and Σ xyᵀ of [a, v, 1], and A and V. Solving takes O(E³).
+    with X and Y centred, λ among ``PENALTIES``; ``variances`` other than 1 weight the streams. All follows from the
+    sums that `RecursiveRidge` keeps: neither scaling a stream nor adding a constant to it changes a prediction, and λ,
+    unlike that of `RanPac`, does not depend on how clips are cut into tasks. A stream that never varies counts as
+    absent.
+    State: Σ xxᵀ and Σ xyᵀ of [a, v, 1], and the streams' widths. Solving takes O(E³).
     Source: ridge as in `RecursiveRidge`; λ by generalised cross-validation (`gcv`); their union is ours.
     """
 
@@ -81,23 +82,28 @@ class ScaledRidge(RecursiveRidge):
     def __init__(self, state: dict[str, Tensor] | None = None):
         super().__init__(0.0, state)
 
+    def streams(self, features: Features) -> tuple[Tensor, ...]:
+        """What has a scale of its own, [N,its channels] each; the sound first, as heads are stored."""
+        return features.audio.double(), features.visual.double()
+
     def expand(self, features: Features) -> Tensor:
-        """[N,E+1]: the raw streams and a 1, for what they are scaled by changes with every clip."""
-        return F.pad(torch.cat([features.audio, features.visual], 1).double(), (0, 1), value=1.0)
+        """[N,E+1]: the streams as they come and a 1, for what they are scaled by changes with every clip."""
+        return F.pad(torch.cat(self.streams(features), 1), (0, 1), value=1.0)
 
     def update(self, features: Features, labels: Tensor, classes: int) -> None:
         super().update(features, labels, classes)
-        self.state["channels"] = torch.tensor([features.audio.shape[1], features.visual.shape[1]])
+        self.state["channels"] = torch.tensor([stream.shape[1] for stream in self.streams(features.at(slice(0)))])
 
     def _solve(self) -> tuple[Tensor, ...]:
         gram, cross = self.state["gram"], self.state["cross"]
+        # the 1 among the regressors has summed up the clips, their streams, and the clips of each class
         clips, sums, counts = gram[-1, -1], gram[-1, :-1], cross[-1]
         centred = gram[:-1, :-1] - sums.outer(sums) / clips
         sizes = self.state["channels"].tolist()
         spread = torch.stack([part.sum() / clips for part in centred.diagonal().split(sizes)])
+        # the same about zero: a spread that is tiny beside it is rounding
         whole = torch.stack([part.sum() / clips for part in gram.diagonal()[:-1].split(sizes)])
-        varies = spread > 1e-12 * whole
-        scale = torch.where(varies, spread.rsqrt(), 0.0)
+        scale = torch.where(spread > 1e-12 * whole, spread.rsqrt(), 0.0)
         if self.variances:
             scale = scale * scale.new_tensor(self.variances).sqrt()
         # rounding errors of the sums, in the units of what is solved
@@ -109,6 +115,7 @@ class ScaledRidge(RecursiveRidge):
         squares = clips - counts.square().sum() / clips
         penalties = clips * PENALTIES
         self.penalty = float(penalties[gcv(modes, squares, int(clips), penalties).argmin()])
+        # for streams as they come
         weight = scale[:, None] * (modes.vectors @ (modes.turned / (modes.values + self.penalty)[:, None]))
         return (torch.cat([weight, ((counts - sums @ weight) / clips)[None]]),)
 

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from avcil.learn.attention import Features
 from avcil.learn.heads import Head
-from avcil.learn.model import Features
 from avcil.params.section import Section
 
 

@@ -11,7 +11,6 @@ from pydantic import Field
 from torch import Tensor
 
 from avcil.learn.hooks import Batch, Hooks, Learning
-from avcil.learn.losses import growth
 from avcil.params.learning import CLASSIFIERS, FROZEN, Method
 from avcil.params.section import Section
 
@@ -46,13 +45,13 @@ class SubspaceDistillation(Hooks):
             return {}
         old, past = learning.old_output.features.fused[batch.rows], learning.old_model.classifier.weight.detach()
         distance = subspace_distillation(batch.output.features.fused, old, past)
-        return {"feature_distillation": growth(learning.method, learning.blocks) * self.weight * distance}
+        return {"feature_distillation": learning.growth * self.weight * distance}
 
 
-def build(chosen: Options, method: Method) -> SubspaceDistillation:
+def build(options: Options, method: Method) -> SubspaceDistillation:
     if method.classifier not in CLASSIFIERS or method.fusion in FROZEN or method.feature_distillation:
         raise ValueError(
             "subspace_distillation: needs feature_distillation: 0.0, in whose place it stands, a fusion that learns, "
             f"and classifier: {' or '.join(CLASSIFIERS)}"
         )
-    return SubspaceDistillation(chosen.weight)
+    return SubspaceDistillation(options.weight)

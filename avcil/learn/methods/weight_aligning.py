@@ -32,7 +32,7 @@ class WeightAligning(Hooks):
                 learning.model.classifier.weight[past:] *= (norms[:past].mean() / norms[past:].mean()).clamp(max=1)
 
 
-def build(chosen: Options, method: Method) -> WeightAligning:
+def build(options: Options, method: Method) -> WeightAligning:
     if method.classifier != "linear":
         raise ValueError("weight_aligning: needs classifier: linear")
     return WeightAligning()
