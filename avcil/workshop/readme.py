@@ -14,7 +14,7 @@ from avcil.comparison.tables import Comparable
 from avcil.results import names
 from avcil.results.names import families, name_of, of_family, short_name_of
 from avcil.tokens.tokens import Layout
-from avcil.workshop import claims, processors
+from avcil.workshop import claims, probe
 
 
 def _cell(row, measure: str) -> str:
@@ -224,7 +224,7 @@ def _last(found: Comparable, first: str, second: str | None = None) -> Interval:
 
 def machines(folder: Path) -> str:
     """The processors that the project was computed on, and how much of it came out the same on them."""
-    records = processors.known(folder / "processors")
+    records = probe.known(folder / "processors")
     agree = {
         kind: sum(
             len({record["operations"][kind][name] for record in records}) == 1

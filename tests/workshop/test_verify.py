@@ -13,7 +13,7 @@ import yaml
 
 from avcil.base import portable
 from avcil.params import whole
-from avcil.workshop import probe, provenance, verify
+from avcil.workshop import probe, verify
 from conftest import ROOT
 
 # three seeds: t(0.975, 2) = 4.303, so that half an interval of a spread of 0.02 is 4.303 x 0.02 / √3 = 0.0497
@@ -228,7 +228,7 @@ def test_a_damaged_table_is_named(project):
 
 
 def made_on(project) -> dict:
-    return json.loads((project.folder / provenance.MADE_ON).read_text())
+    return json.loads((project.folder / verify.MADE_ON).read_text())
 
 
 def test_what_each_table_was_made_on_is_recorded_beside_it(project):
@@ -239,7 +239,7 @@ def test_what_each_table_was_made_on_is_recorded_beside_it(project):
     assert first["metrics/seeds.csv"] == {
         "sha256": hashlib.sha256(seeds(lll_prior="0.7", replay="0.6", acil="0.7").encode()).hexdigest(),
         "processor": portable.processor(), "portable": portable.in_force(), "threads": torch.get_num_threads(),
-        "versions": provenance.processors.versions(), "again_on": [],
+        "versions": probe.versions(), "again_on": [],
     }  # fmt: skip
     # nothing tells that this one was made here
     assert first["metrics/search.csv"]["processor"] is None and len(first) == 5
@@ -271,8 +271,8 @@ def test_same_bytes_keep_their_record_and_other_bytes_make_a_new_one(project, mo
 
 def test_the_committed_tables_are_those_of_the_record():
     """After results are committed anew: `python -m avcil.workshop.verify --record`, and commit metrics/made_on.json."""
-    record = json.loads(provenance.git(ROOT, "show", f"HEAD:./{provenance.MADE_ON}"))
-    tables = {name: provenance.digest(content) for name, content in provenance.committed(ROOT).items()}
+    record = json.loads(verify.git(ROOT, "show", f"HEAD:./{verify.MADE_ON}"))
+    tables = {name: verify.digest(content) for name, content in verify.committed(ROOT).items()}
     assert {name: made["sha256"] for name, made in record.items()} == tables
     keys = {"sha256", "processor", "portable", "threads", "versions", "again_on"}
     assert all(set(made) == keys for made in record.values() if made["processor"])
