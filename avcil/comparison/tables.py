@@ -168,6 +168,12 @@ def percent(value: float, spread: float) -> str:
     return f"{100 * value:.1f}" + ("" if pd.isna(spread) else f" ± {100 * spread:.1f}")
 
 
+def markdown(head: str, align: str, rows: Iterable[Iterable[str]]) -> str:
+    """A table in Markdown: ``head`` as it stands, a letter of ``align`` (l or r) for each column, then the rows."""
+    rule = "".join({"l": "|---", "r": "|---:"}[side] for side in align) + "|"
+    return "\n".join([head, rule, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
 def summarise(seeds: pd.DataFrame) -> pd.DataFrame:
     """A line a setting and method: mean and standard deviation (n − 1) over seeds of what `per_seed` gives."""
     groups = seeds.groupby(["setting", "method"], sort=False)

@@ -145,7 +145,9 @@ def _lines(files: Files, table: str) -> dict[str, list[Line]]:
 
 
 def _compare(before: Files, here: Files, run_here: set[str]) -> list[Row]:
-    (old, old_seeds), (new, new_seeds) = ([_lines(files, name) for name in (SUMMARY, SEEDS)] for files in (before, here))
+    (old, old_seeds), (new, new_seeds) = (
+        [_lines(files, name) for name in (SUMMARY, SEEDS)] for files in (before, here)
+    )
     rows = []
     for name in old | new:
         was, now = (lines[name][0] if name in lines else None for lines in (old, new))
@@ -260,7 +262,9 @@ def main(arguments: list[str] | None = None) -> None:
         counts = Counter(row.outcome for row in rows)
         changed = git(folder, "status", "--porcelain", "--", "metrics", "figures").decode().splitlines()
         print(table(rows), end="\n\n")
-        print(f"{len(rows)} rows:", ", ".join(f"{counts[o]} {o}" for o in (SAME, WITHIN, OUTSIDE, NOT_RUN) if counts[o]))
+        print(
+            f"{len(rows)} rows:", ", ".join(f"{counts[o]} {o}" for o in (SAME, WITHIN, OUTSIDE, NOT_RUN) if counts[o])
+        )
         print("not as committed in metrics/ and figures/:", ", ".join(line[3:] for line in changed) or "nothing")
         print(*machines(folder, before), sep="\n")
         if asked.record:
