@@ -141,11 +141,6 @@ def _begin_folder(folder: Path, seed: int, stamp: dict) -> None:
     write_sealed(origin_file, stamp)
 
 
-def _places(jobs: Iterable[Job]) -> set[Path]:
-    """The folders that the jobs write in."""
-    return {place for job in jobs for place in (job.folder, job.file and job.file.parent) if place}
-
-
 def run(
     jobs: Iterable[Job], *, workers: int | None = None, engine: str = "local", work: Callable[[Job], Done] = _run
 ) -> dict[tuple[tuple[str, ...], int], Done]:
@@ -162,13 +157,13 @@ def run(
     jobs = list(jobs)
     for name, method in {job.name[-1]: job.method for job in jobs}.items():
         check(name, method)
-    done: dict[tuple[tuple[str, ...], int], Done] = {}
-    with alone(_places(jobs)):
+    done: dict[int, Done] = {}
+    with alone({place for job in jobs for place in (job.folder, job.file and job.file.parent) if place}):
         some = min(workers or os.cpu_count() or 1, len(jobs))
-        found = ray.each(work, jobs) if engine == "ray" else _each(work, jobs, some)
-        for number, result in progress(found, total=len(jobs), desc="runs"):
-            done[jobs[number].name, jobs[number].seed] = result
-    return {(job.name, job.seed): done[job.name, job.seed] for job in jobs}
+        results = ray.each(work, jobs) if engine == "ray" else _each(work, jobs, some)
+        for number, result in progress(results, total=len(jobs), desc="runs"):
+            done[number] = result
+    return {(job.name, job.seed): done[number] for number, job in enumerate(jobs)}
 
 
 def _each(work: Callable[[Job], Done], jobs: list[Job], workers: int) -> Iterator[tuple[int, Done]]:

@@ -84,20 +84,20 @@ def _of_tasks(runs: Path, seed: int) -> list[TaskResult]:
     return [load_result(runs / f"task{task}" / f"seed{seed}") for task in tasks]
 
 
+def accuracy_after(result: TaskResult) -> float:
+    """Accuracy on all clips of the classes seen so far."""
+    return float(np.average(result.accuracy, weights=result.clips))
+
+
 def _of_task(result: TaskResult) -> dict:
-    accuracy, clips = np.array(result.accuracy), np.array(result.clips)
-    past = clips[:-1].sum()
-
-    def over_clips(values) -> float:
-        return float(np.average(values, weights=clips)) if values is not None else float("nan")
-
+    past, clips = result.accuracy[:-1], result.clips
     return {
         "task": result.task,
-        "accuracy": over_clips(accuracy),
-        "new_accuracy": accuracy[-1],
-        "past_accuracy": float((accuracy[:-1] * clips[:-1]).sum() / past) if past else float("nan"),
-        "localisation_hit": over_clips(result.hit),
-        "localisation_auc": over_clips(result.auc),
+        "accuracy": accuracy_after(result),
+        "new_accuracy": result.accuracy[-1],
+        "past_accuracy": np.average(past, weights=clips[:-1]) if past else np.nan,
+        "localisation_hit": np.nan if result.hit is None else np.average(result.hit, weights=clips),
+        "localisation_auc": np.nan if result.auc is None else np.average(result.auc, weights=clips),
         "memory_bytes": result.memory_bytes,
         "trained_parameters": result.trained_parameters,
     }
@@ -136,20 +136,27 @@ def per_seed(tables: Tables) -> pd.DataFrame:
     last task.
     """
     lines = []
-    where = {key: cells for key, cells in tables.localisation[tables.localisation.on_task == 0].groupby(RUN)}
-    after = {key: run.sort_values("task") for key, run in tables.runs.groupby(RUN)}
+    first_clips = tables.localisation[tables.localisation.on_task == 0]
+    hits = {run: cells.sort_values("task").hit for run, cells in first_clips.groupby(RUN)}
+    tasks = {run: lines.sort_values("task") for run, lines in tables.runs.groupby(RUN)}
     for run, cells in tables.matrix.groupby(RUN, sort=False):
         matrix, clips = accuracy_matrix(cells)
-        line = dict(zip(RUN, run, strict=True))
-        line |= {name: getattr(metrics, name)(matrix, clips) for name in ("average_accuracy", "last_accuracy")}
-        names = ("forgetting_mean", "forgetting_last", "retention", "plasticity", "backward_transfer")
-        line |= {name: getattr(metrics, name)(matrix) for name in names}
-        hits = where[run].sort_values("task").hit if run in where else pd.Series([np.nan])
-        line["localisation_hit_first_task"] = hits.iloc[-1]
-        line["localisation_change_first_task"] = hits.iloc[-1] - hits.iloc[0]
-        last, first = after[run].iloc[-1], after[run].iloc[0]
-        line["rise"] = last.accuracy - first.accuracy
-        lines.append(line | {name: int(last[name]) for name in ("memory_bytes", "trained_parameters")})
+        hit, first, last = hits.get(run, pd.Series([np.nan])), tasks[run].iloc[0], tasks[run].iloc[-1]
+        line = dict(zip(RUN, run, strict=True)) | {
+            "average_accuracy": metrics.average_accuracy(matrix, clips),
+            "last_accuracy": metrics.last_accuracy(matrix, clips),
+            "forgetting_mean": metrics.forgetting_mean(matrix),
+            "forgetting_last": metrics.forgetting_last(matrix),
+            "retention": metrics.retention(matrix),
+            "plasticity": metrics.plasticity(matrix),
+            "backward_transfer": metrics.backward_transfer(matrix),
+            "localisation_hit_first_task": hit.iloc[-1],
+            "localisation_change_first_task": hit.iloc[-1] - hit.iloc[0],
+            "rise": last.accuracy - first.accuracy,
+            "memory_bytes": int(last.memory_bytes),
+            "trained_parameters": int(last.trained_parameters),
+        }
+        lines.append(line)
     return pd.DataFrame(lines)
 
 
@@ -271,14 +278,14 @@ class Comparable(NamedTuple):
         Raises KeyError for a row that was not run in that setting.
         """
         names = [first] if second is None else [first, second]
-        if measure == "last_accuracy" and (self.correct.setting == setting).any():
-            of = self.correct[self.correct.setting == setting].pivot(index="seed", columns="method", values="correct")
-            wide = of[names].dropna()
-            right, *other = (np.array([[*line] for line in wide[name]]).astype(float) for name in names)
-            return over_seeds_and_clips(right - other[0] if other else right)
-        of = self.seeds[self.seeds.setting == setting].pivot(index="seed", columns="method", values=measure)
-        wide = of[names].dropna()
-        return over_seeds(wide[first] - wide[second] if second is not None else wide[first])
+        by_clip = measure == "last_accuracy" and (self.correct.setting == setting).any()
+        table, column = (self.correct, "correct") if by_clip else (self.seeds, measure)
+        wide = table[table.setting == setting].pivot(index="seed", columns="method", values=column)[names].dropna()
+        values, *minus = (
+            np.array([[*digits] for digits in wide[name]] if by_clip else wide[name], float) for name in names
+        )
+        interval = over_seeds_and_clips if by_clip else over_seeds
+        return interval(values - minus[0] if minus else values)
 
     def compare(self, setting: str, reference: str, others: Iterable[str]) -> pd.DataFrame:
         """`lead` in last accuracy of ``reference`` over each other: method, difference, low, high, p, p_holm, verdict.
@@ -298,11 +305,6 @@ def paired(seeds: pd.DataFrame, reference: str, others: list[str]) -> pd.DataFra
     wide = seeds.pivot(index="seed", columns="method", values="last_accuracy")
     apart = (-wide[others]).add(wide[reference], axis=0)
     return apart.reset_index().melt(id_vars="seed", var_name="method", value_name="difference")
-
-
-def accuracy_after(result: TaskResult) -> float:
-    """Accuracy on all clips of the classes seen so far."""
-    return float(np.average(result.accuracy, weights=result.clips))
 
 
 # ---- files
