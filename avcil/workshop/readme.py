@@ -19,7 +19,7 @@ from avcil.workshop import claims, probe
 HEADLINE = ["joint_guided", "lll_prior", "lll", "replay", "naive_fusion", "ridge", "finetune"]
 
 
-def _standard(folder: Path) -> pd.DataFrame:
+def standard(folder: Path) -> pd.DataFrame:
     """The table of means of the first setting, a line a method."""
     summary = pd.read_csv(folder / "summary.csv")
     return summary[summary.setting == claims.STANDARD].set_index("method")
@@ -31,7 +31,7 @@ def _cells(row: pd.Series, measures: list[str]) -> list[str]:
 
 def headline(folder: Path) -> str:
     """The rows that say most: the upper bound, the method, and what it is measured against."""
-    summary = _standard(folder).loc[HEADLINE]
+    summary = standard(folder).loc[HEADLINE]
     measures = ["average_accuracy", "last_accuracy", "forgetting_last", "localisation_hit_first_task"]
     rows = [[name_of(method), *_cells(row, measures)] for method, row in summary.iterrows()]
     table = markdown("| | average | last | forgetting | attention hit, task 0 |", "lrrrr", rows)
@@ -98,7 +98,7 @@ def remarks(folder: Path) -> str:
 
 def field(folder: Path) -> str:
     """Every row in the standard setting, by family, best first, with `lll_analytic` minus it."""
-    table, reference = _standard(folder), "lll_analytic"
+    table, reference = standard(folder), "lll_analytic"
     others = [row for row in table.index if row != reference]
     ahead = Comparable.of(folder).compare(claims.STANDARD, reference, others).set_index("method")
     measures, rows = ["average_accuracy", "last_accuracy", "forgetting_mean", "forgetting_last"], []
