@@ -32,14 +32,13 @@ def trials(params: Params) -> dict[str, tuple[Method, Training]]:
     return found
 
 
-def scores(params: Params, source: Source, seeds: list[int], folder: Path | None = None) -> pd.DataFrame:
+def scores(params: Params, source: Source, seeds: list[int], folder: Path) -> pd.DataFrame:
     """Mean over ``seeds`` of each trial's measures on validation clips. ``folder`` keeps finished runs."""
     jobs = [
-        Job((name,), source, method, training, params.tasks, seed, "val",
-            file=folder / name / f"seed{seed}.json" if folder else None)
+        Job((name,), source, method, training, params.tasks, seed, "val", folder / name / f"seed{seed}.json")
         for name, (method, training) in trials(params).items()
         for seed in seeds
-    ]  # fmt: skip
+    ]
     done = {("search", name, seed): found.results for ((name,), seed), found in run(jobs).items()}
     summary = tables.summarise(tables.per_seed(tables.frames(done)))
     return summary.set_index("method")[tables.MAIN].rename_axis("trial")

@@ -115,30 +115,27 @@ def field_cost(table: pd.DataFrame) -> Figure:
     table: method, last_accuracy, seconds, memory_bytes.
     """
     figure, axes = plt.subplots(1, 2, figsize=(10.4, 4.4), sharey=True)
-    kept = table[[name in rows() and not about(name).part for name in table.method]]
-    kept = kept[kept.method.map(family_of) != "all data at once"]
-    best = kept.groupby(kept.method.map(family_of)).last_accuracy.idxmax()
-    for axis, column, label in (
-        (axes[0], "seconds", "seconds of learning and evaluation, one thread"),
-        (axes[1], "memory_bytes", "megabytes kept between tasks (exemplars, statistics)"),
+    table = table[[name in rows() and not about(name).part for name in table.method]]
+    table = table[table.method.map(family_of) != "all data at once"]
+    family = table.method.map(family_of)
+    best = table.loc[table.groupby(family).last_accuracy.idxmax()].sort_values("last_accuracy")
+    for axis, column, scale, label in (
+        (axes[0], "seconds", 1, "seconds of learning and evaluation, one thread"),
+        (axes[1], "memory_bytes", 1e-6, "megabytes kept between tasks (exemplars, statistics)"),
     ):
-        scale = 1 if column == "seconds" else 1e-6
-        named = {}
-        for index, line in kept.iterrows():
-            x = max(line[column] * scale, 1e-2)
-            axis.plot(x, line.last_accuracy, "o", color=_family_colour(line.method), markersize=6, alpha=0.85)
-            if index in set(best):
-                named[line.method] = (x, line.last_accuracy)
+        x = (scale * table[column]).clip(lower=1e-2)
+        for at, line in table.iterrows():
+            axis.plot(x[at], line.last_accuracy, "o", color=_family_colour(line.method), markersize=6, alpha=0.85)
         placed = -np.inf
-        for row, (x, y) in sorted(named.items(), key=lambda item: item[1][1]):
-            placed = max(y + 0.03, placed + 0.045)
-            text = short_name_of(row)
-            axis.annotate(text, (x, placed), ha="center", fontsize="small", color=_family_colour(row))
+        for at, line in best.iterrows():
+            placed = max(line.last_accuracy + 0.03, placed + 0.045)
+            name, colour = short_name_of(line.method), _family_colour(line.method)
+            axis.annotate(name, (x[at], placed), ha="center", fontsize="small", color=colour)
         axis.set(xscale="log", xlabel=label, ylim=(0, 1))
         axis.margins(x=0.2)
     axes[0].set(ylabel="accuracy after the last task", title="The best of each family is named")
-    shown = [family for family in families() if family in set(kept.method.map(family_of))]
-    handles = [plt.Line2D([], [], marker="o", linestyle="", color=_colour_of_family(family)) for family in shown]
+    shown = [name for name in families() if name in set(family)]
+    handles = [plt.Line2D([], [], marker="o", linestyle="", color=_colour_of_family(name)) for name in shown]
     axes[1].legend(handles, shown, frameon=False, fontsize="small", loc="lower right")
     figure.tight_layout()
     return figure

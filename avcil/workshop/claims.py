@@ -53,9 +53,7 @@ WITHOUT_BOTH, WITHOUT_LOGIT, WITHOUT_FEATURE = (
 )
 ATTENTION = "localisation_change_first_task"
 CLAIMS = {
-    "prior": [
-        Claim("its tokens help", "paper", "lll_prior", "without_prior"),
-    ],
+    "prior": [Claim("its tokens help", "paper", "lll_prior", "without_prior")],
     "guidance": [
         Claim("with τ m", "both", "lll_prior", "naive_fusion"),
         Claim("without τ m", "paper", "lll", "naive_fusion"),
