@@ -39,7 +39,7 @@ class Tables(NamedTuple):
     localisation: pd.DataFrame
 
 
-class Found(NamedTuple):
+class Swept(NamedTuple):
     """Results by task of the runs that were asked for; seconds of each on one thread, where they were measured; of
     settings whose seeds share their clips, the class order of a seed and the index in it of every clip's class."""
 
@@ -49,7 +49,7 @@ class Found(NamedTuple):
     labels: dict[tuple[str, int], dict[str, int]]
 
 
-def read(artifacts: Path, protocol: Protocol, rows) -> Found:
+def read(artifacts: Path, protocol: Protocol, rows) -> Swept:
     """What the sweep, and for `lll_prior` the chain of tasks, left below ``artifacts``, of what ``rows`` asks for."""
     results, seconds, orders, labels = {}, {}, {}, {}
     first = next(iter(protocol.settings))
@@ -73,7 +73,7 @@ def read(artifacts: Path, protocol: Protocol, rows) -> Found:
                 orders[name, seed] = drawn[seed]
                 index = class_index(table, drawn[seed]).tolist()
                 labels[name, seed] = dict(zip(table.clip_id, index, strict=True))
-    return Found(results, seconds, orders, labels)
+    return Swept(results, seconds, orders, labels)
 
 
 def _of_tasks(runs: Path, seed: int) -> list[TaskResult]:
@@ -224,7 +224,7 @@ def confusion(results: dict[int, TaskResult], orders: dict[str, list[str]], mani
 # ---- comparisons
 
 
-def correctness(found: Found) -> pd.DataFrame:
+def correctness(swept: Swept) -> pd.DataFrame:
     """Columns setting, method, seed and correct: a digit a test clip, in the order of their names, 1 if it is right.
 
     Settings whose seeds have clips of their own are not among them.
@@ -232,10 +232,10 @@ def correctness(found: Found) -> pd.DataFrame:
     Raises ValueError if runs of a setting classified other clips, for then they cannot be paired.
     """
     lines, clips = [], dict[str, list[str]]()
-    for (setting, method, seed), results in found.results.items():
-        if (setting, seed) not in found.labels:
+    for (setting, method, seed), results in swept.results.items():
+        if (setting, seed) not in swept.labels:
             continue
-        predictions, labels = results[-1].predictions, found.labels[setting, seed]
+        predictions, labels = results[-1].predictions, swept.labels[setting, seed]
         mine = sorted(predictions)
         if clips.setdefault(setting, mine) != mine:
             raise ValueError(f"{setting}, {method}, seed {seed}: other test clips than other runs have; learn it again")
@@ -244,15 +244,15 @@ def correctness(found: Found) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=[*RUN, "correct"])
 
 
-def multilabel_accuracy(found: Found, annotated: Mapping[str, Collection[str]]) -> pd.DataFrame:
+def multilabel_accuracy(swept: Swept, annotated: Mapping[str, Collection[str]]) -> pd.DataFrame:
     """Columns setting, method, seed, multilabel_accuracy: the share of test clips that are given one of their labels
     after the last task.
 
     annotated: labels of a clip, of those that have several (avcil/workshop/builders/vggsound.py).
     """
     lines = []
-    for (setting, method, seed), results in found.results.items():
-        order, labels = found.orders[setting, seed], found.labels[setting, seed]
+    for (setting, method, seed), results in swept.results.items():
+        order, labels = swept.orders[setting, seed], swept.labels[setting, seed]
         predictions = results[-1].predictions
         right = [order[at] in annotated.get(clip, (order[labels[clip]],)) for clip, at in predictions.items()]
         lines.append((setting, method, seed, sum(right) / len(right)))
@@ -329,7 +329,7 @@ def _merged(
     return fresh.sort_values("at", kind="stable").drop(columns="at")
 
 
-def write(folder: Path, found: Found, protocol: Protocol) -> None:
+def write(folder: Path, swept: Swept, protocol: Protocol) -> None:
     """Write runs, accuracy_matrix, localisation, seeds, summary, correct and curves as .csv, fractions rounded to 4
     digits, and headline.json, which `dvc metrics` shows.
 
@@ -337,7 +337,7 @@ def write(folder: Path, found: Found, protocol: Protocol) -> None:
     and are told of in headline.json too: somebody asked for them by name. cost.csv, whose seconds differ from run to
     run, is written where it has more rows to tell of than the one that stands there.
     """
-    tables = frames(found.results)
+    tables = frames(swept.results)
     seeds = per_seed(tables)
     fresh = {
         "runs": tables.runs.drop(columns=["memory_bytes", "trained_parameters"]),
@@ -345,10 +345,10 @@ def write(folder: Path, found: Found, protocol: Protocol) -> None:
         "localisation": tables.localisation,
         "seeds": seeds,
         "summary": summarise(seeds),
-        "correct": correctness(found),
+        "correct": correctness(swept),
     }
     order = [(setting, row) for setting, rows in protocol.chosen("all").items() for row in rows]
-    asked = dict.fromkeys(run[:2] for run in found.results)
+    asked = dict.fromkeys(run[:2] for run in swept.results)
     own = [key for key in asked if key not in order]
     folder.mkdir(parents=True, exist_ok=True)
     for name, frame in fresh.items():
@@ -360,10 +360,10 @@ def write(folder: Path, found: Found, protocol: Protocol) -> None:
     curves.round(4).reset_index().to_csv(folder / "curves.csv", index=False)
     main = summary[summary.setting == first].set_index("method")
     shown = {"last_accuracy": "last", "forgetting_last": "forgetting"}
-    told = [row for row in (*HEADLINE, *(row for _, row in own)) if row in main.index]
-    headline = {row: main.loc[row, list(shown)].rename(shown).to_dict() for row in told}
+    shown_rows = [row for row in (*HEADLINE, *(row for _, row in own)) if row in main.index]
+    headline = {row: main.loc[row, list(shown)].rename(shown).to_dict() for row in shown_rows}
     write_json(folder / "headline.json", headline)
-    cost = pd.DataFrame([(*key[:2], value) for key, value in found.seconds.items()], columns=[*RUN[:2], "seconds"])
+    cost = pd.DataFrame([(*key[:2], value) for key, value in swept.seconds.items()], columns=[*RUN[:2], "seconds"])
     cost = cost.astype({"seconds": float}).groupby(RUN[:2], sort=False).seconds.mean().round(3).reset_index()
     if not (folder / "cost.csv").exists() or len(cost) >= len(pd.read_csv(folder / "cost.csv")):
         cost.to_csv(folder / "cost.csv", index=False)

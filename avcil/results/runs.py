@@ -178,14 +178,14 @@ def _committed(folder: Path, method: str, setting: str) -> tables.Tables:
     return tables.Tables(runs, matrix, localisation)
 
 
-def measures(found: tables.Tables) -> pd.DataFrame:
+def measures(made: tables.Tables) -> pd.DataFrame:
     """Every measure of `avcil.learn.metrics`, a line a method and seed, of one setting.
 
-    The matrices in metrics/ do not say how many clips a task has; what depends on that is taken from ``found.runs``.
+    The matrices in metrics/ do not say how many clips a task has; what depends on that is taken from ``made.runs``.
     """
-    counted = found._replace(
-        matrix=found.matrix.assign(clips=1), runs=found.runs.assign(memory_bytes=0, trained_parameters=0)
+    counted = made._replace(
+        matrix=made.matrix.assign(clips=1), runs=made.runs.assign(memory_bytes=0, trained_parameters=0)
     )
     whole = tables.per_seed(counted).set_index(["method", "seed"])[tables.MEASURES]
-    after = found.runs.sort_values("task").groupby(["method", "seed"]).accuracy
+    after = made.runs.sort_values("task").groupby(["method", "seed"]).accuracy
     return whole.assign(average_accuracy=after.mean(), last_accuracy=after.last())

@@ -112,11 +112,11 @@ def digests() -> dict[str, str]:
     def normal(*shape: int) -> Tensor:
         return torch.from_numpy(draw.standard_normal(shape).astype(np.float32))
 
-    found = {}
+    by_name = {}
     for name, outputs in _operations(normal):
         content = b"".join(output.detach().numpy().tobytes() for output in outputs)
-        found[name] = hashlib.sha256(content).hexdigest()[:12]
-    return found
+        by_name[name] = hashlib.sha256(content).hexdigest()[:12]
+    return by_name
 
 
 def differing(mine: dict[str, str], theirs: dict[str, str]) -> list[str]:

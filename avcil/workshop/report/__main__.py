@@ -87,8 +87,8 @@ def rows(params: Params, summary: pd.DataFrame) -> list[dict[str, object]]:
 def with_origin(text: str, made_by: dict[str, lock.Stage]) -> str:
     """Markdown with each picture of figures/ as a figure whose caption says which stage made it."""
 
-    def figure(found: re.Match) -> str:
-        alt, file, path = found.groups()
+    def figure(picture: re.Match) -> str:
+        alt, file, path = picture.groups()
         stage = made_by.get(path)
         origin = f"From stage [{stage.name}](#{stage.anchor}), MD5 `{stage.outs[path][:8]}`." if stage else ""
         return f"```{{figure}} {file}\n:alt: {alt}\n\n{alt}. {origin}\n```"
