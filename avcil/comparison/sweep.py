@@ -90,7 +90,7 @@ def code(method: Method) -> str:
     return digest(code_of() + b"".join(file.read_bytes() for file in files(method)))
 
 
-def load_run(file: Path) -> tuple[Done, dict]:
+def read_run(file: Path) -> tuple[Done, dict]:
     """What a job left in its file, and everything that determined it, by name. Raises ValueError naming the file if it
     is damaged, or of another version."""
     kept = read_sealed(file)
@@ -114,7 +114,7 @@ def _run(job: Job) -> Done:
     stamp = json.loads(json.dumps(stamp))
     if job.file and job.file.exists():
         with suppress(ValueError):  # damaged, or of another version: it is run again
-            done, made_from = load_run(job.file)
+            done, made_from = read_run(job.file)
             if made_from == stamp:
                 return done
     if job.folder:
@@ -157,12 +157,10 @@ def run(
     jobs = list(jobs)
     for name, method in {job.name[-1]: job.method for job in jobs}.items():
         check(name, method)
-    done: dict[int, Done] = {}
     with alone({place for job in jobs for place in (job.folder, job.file and job.file.parent) if place}):
         some = min(workers or os.cpu_count() or 1, len(jobs))
         results = ray.each(work, jobs) if engine == "ray" else _each(work, jobs, some)
-        for number, result in progress(results, total=len(jobs), desc="runs"):
-            done[number] = result
+        done = dict(progress(results, total=len(jobs), desc="runs"))
     return {(job.name, job.seed): done[number] for number, job in enumerate(jobs)}
 
 

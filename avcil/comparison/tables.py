@@ -14,7 +14,7 @@ import pandas as pd
 from avcil.base.files import write_bytes, write_json
 from avcil.comparison.intervals import Interval, holm, over_seeds, over_seeds_and_clips, verdict
 from avcil.comparison.protocol import run_folder
-from avcil.comparison.sweep import load_run
+from avcil.comparison.sweep import read_run
 from avcil.learn import metrics
 from avcil.learn.evaluate import TaskResult
 from avcil.learn.train import load_result
@@ -63,7 +63,7 @@ def read(artifacts: Path, protocol: Protocol, rows) -> Swept:
                 if name == first and not file.exists():  # of a chain, or of a clone that has the checkpoints alone
                     results[key] = _of_tasks(run_folder(artifacts, row, 0, seed, name).parents[1], seed)
                     continue
-                (results[key], took), _ = load_run(file)
+                (results[key], took), _ = read_run(file)
                 if took is not None:
                     seconds[key] = took
         if not setting.worlds:

@@ -159,7 +159,7 @@ def _stored(artifacts: Path, params: Params, method: str, setting: str):
         places |= {key: folder for key, folder in folders.items() if (folder / "checkpoint.json").is_file()}
         whole = artifacts / "sweep" / setting / method / f"seed{seed}.json"
         if whole.is_file():
-            results[seed] = sweep.load_run(whole)[0].results
+            results[seed] = sweep.read_run(whole)[0].results
         elif missing := [folder for folder in folders.values() if not (folder / "result.json").is_file()]:
             return missing[0] / "result.json", {}, {}
         else:

@@ -108,7 +108,7 @@ def lead(comparable: Comparable, setting: str, measure: str, first: str, second:
     return interval._replace(mean=-interval.mean, low=-interval.high, high=-interval.low)
 
 
-def nearest(comparable: Comparable, first: str, families: tuple[str, ...]) -> tuple[str, int, Interval]:
+def nearest_rival(comparable: Comparable, first: str, families: tuple[str, ...]) -> tuple[str, int, Interval]:
     """Of the rows of some families that which ``first`` is least surely ahead of, how many they are, and the lead.
 
     If it is told from that one, it is from all: a claim about every row needs no adjustment for their number.
@@ -140,7 +140,7 @@ def _judge(comparable: Comparable, part: str, claim: Claim) -> Judged:
     first = short_name_of(claim.first)
     try:
         if isinstance(claim.second, tuple):
-            row, rivals, difference = nearest(comparable, claim.first, claim.second)
+            row, rivals, difference = nearest_rival(comparable, claim.first, claim.second)
             rows = f"{first} − {short_name_of(row)}, the nearest of {rivals}"
         else:
             difference = lead(comparable, claim.setting, claim.measure, claim.first, claim.second)

@@ -190,7 +190,7 @@ def field_reading(folder: Path) -> str:
             for other in ("joint_guided", "naive_fusion", "replay")
         ]
         for kind, rivals in (("as published", claims.PUBLISHED), ("given the guided model or tokens", claims.GUIDED)):
-            rival, count, ahead = claims.nearest(comparable, row, rivals)
+            rival, count, ahead = claims.nearest_rival(comparable, row, rivals)
             against.append(f"against the nearest of {count} methods {kind} ({short_name_of(rival)}) {verdict(ahead)}")
             goals.append(f"{short_name_of(row)} over every method {kind}: {claims.outcome(ahead, least=0.1)}")
         lines.append(f"- *{short_name_of(row)}*: {'; '.join(against)}.")

@@ -81,7 +81,7 @@ def standing(folder: Path) -> Files:
     return tables
 
 
-def digest(content: bytes) -> str:
+def table_digest(content: bytes) -> str:
     """SHA-256 of a table, without the column that is measured where it has one."""
     table = pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False)
     if MEASURED in table:
@@ -217,7 +217,7 @@ def record(folder: Path, here: Files) -> list[str]:
     }
     new = {}
     for name, content in here.items():
-        now, before, made_here = digest(content), old.get(name, {}), ran(folder, name)
+        now, before, made_here = table_digest(content), old.get(name, {}), ran(folder, name)
         if before.get("sha256") == now and before["processor"]:
             again = {*before["again_on"], me} - {before["processor"]} if made_here else before["again_on"]
             new[name] = before | {"again_on": sorted(again)}
@@ -235,7 +235,7 @@ def machines(folder: Path, before: Files) -> list[str]:
     makers = [
         made_on[name]
         for name, content in before.items()
-        if made_on.get(name, {}).get("sha256") == digest(content) and made_on[name]["processor"]
+        if made_on.get(name, {}).get("sha256") == table_digest(content) and made_on[name]["processor"]
     ]
     counts = Counter(name for maker in makers for name in (maker["processor"], *maker["again_on"]))
     lines = [f"{count} of {len(before)} committed tables were made on {name}" for name, count in counts.items()]

@@ -93,19 +93,17 @@ def test_what_is_said_of_a_row_decides_no_result(params):
 
 
 TINY = {"class_order": "drawn", "headline": ["lll_prior", "ridge"], "rows": ["lll_prior", "ridge", "replay"]}
-SETTINGS = {"standard": {}, "few": {"exemplars": 1, "rows": ["lll_prior", "replay"]}}
+FEW = ["lll_prior", "replay", "lwf"]
+SETTINGS = {"standard": {}, "few": {"exemplars": 1, "rows": FEW}}
 
 
 def test_rows_are_chosen_setting_by_setting(raw_params):
     protocol = parse(raw_params | {"protocols": {raw_params["benchmark"]: TINY | {"settings": SETTINGS}}}).protocol()
-    assert protocol.chosen("all") == {"standard": ["lll_prior", "ridge", "replay"], "few": ["lll_prior", "replay"]}
+    assert protocol.chosen("all") == {"standard": TINY["rows"], "few": FEW}
     assert protocol.chosen("headline") == {"standard": ["lll_prior", "ridge"]}
     assert protocol.model_copy(update={"headline": []}).chosen("headline") == {"standard": TINY["rows"]}
-    assert protocol.chosen(["replay", "lll_prior"]) == {
-        "standard": ["lll_prior", "replay"],
-        "few": ["lll_prior", "replay"],
-    }
-    assert protocol.chosen(["ridge"]) == {"standard": ["ridge"]}
+    assert protocol.chosen(["replay", "lll_prior"]) == {name: ["lll_prior", "replay"] for name in SETTINGS}
+    assert protocol.chosen(["ridge"]) == {"standard": ["ridge"]} and protocol.chosen(["lwf"]) == {"few": ["lwf"]}
     # a row of one's own, which no protocol lists
     assert protocol.chosen(["ncm"]) == {"standard": ["ncm"]}
     assert protocol.chosen(["ncm", "replay"]) == {"standard": ["replay", "ncm"], "few": ["replay"]}

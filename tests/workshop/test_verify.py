@@ -272,7 +272,7 @@ def test_same_bytes_keep_their_record_and_other_bytes_make_a_new_one(project, mo
 def test_the_committed_tables_are_those_of_the_record():
     """After results are committed anew: `python -m avcil.workshop.verify --record`, and commit metrics/made_on.json."""
     record = json.loads(verify.git(ROOT, "show", f"HEAD:./{verify.MADE_ON}"))
-    tables = {name: verify.digest(content) for name, content in verify.committed(ROOT).items()}
+    tables = {name: verify.table_digest(content) for name, content in verify.committed(ROOT).items()}
     assert {name: made["sha256"] for name, made in record.items()} == tables
     keys = {"sha256", "processor", "portable", "threads", "versions", "again_on"}
     assert all(set(made) == keys for made in record.values() if made["processor"])
