@@ -138,11 +138,11 @@ def per_seed(tables: Tables) -> pd.DataFrame:
     lines = []
     first_clips = tables.localisation[tables.localisation.on_task == 0]
     hits = {run: cells.sort_values("task").hit for run, cells in first_clips.groupby(RUN)}
-    tasks = {run: lines.sort_values("task") for run, lines in tables.runs.groupby(RUN)}
+    tasks = {run: by_task.sort_values("task") for run, by_task in tables.runs.groupby(RUN)}
     for run, cells in tables.matrix.groupby(RUN, sort=False):
         matrix, clips = accuracy_matrix(cells)
         hit, first, last = hits.get(run, pd.Series([np.nan])), tasks[run].iloc[0], tasks[run].iloc[-1]
-        line = dict(zip(RUN, run, strict=True)) | {
+        measures = {
             "average_accuracy": metrics.average_accuracy(matrix, clips),
             "last_accuracy": metrics.last_accuracy(matrix, clips),
             "forgetting_mean": metrics.forgetting_mean(matrix),
@@ -156,13 +156,12 @@ def per_seed(tables: Tables) -> pd.DataFrame:
             "memory_bytes": int(last.memory_bytes),
             "trained_parameters": int(last.trained_parameters),
         }
-        lines.append(line)
+        lines.append(dict(zip(RUN, run, strict=True)) | measures)
     return pd.DataFrame(lines)
 
 
-def mean_and_spread(groups, measures: Iterable[str]) -> pd.DataFrame:
+def mean_and_spread(groups, measures: list[str]) -> pd.DataFrame:
     """Of each measure the mean over a group, and beside it, as ``…_std``, the standard deviation (n − 1)."""
-    measures = list(measures)
     mean, spread = groups[measures].mean(), groups[measures].std(ddof=1).add_suffix("_std")
     columns = [name for measure in measures for name in (measure, f"{measure}_std")]
     return pd.concat([mean, spread], axis=1)[columns]
@@ -350,19 +349,18 @@ def write(folder: Path, swept: Swept, protocol: Protocol) -> None:
     order = [(setting, row) for setting, rows in protocol.chosen("all").items() for row in rows]
     asked = dict.fromkeys(run[:2] for run in swept.results)
     own = [key for key in asked if key not in order]
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, frame in fresh.items():
-        whole = _merged(folder / f"{name}.csv", frame.round(4), asked, [*order, *own])
-        write_bytes(folder / f"{name}.csv", whole.to_csv(index=False).encode())
-    runs, summary = (pd.read_csv(folder / f"{name}.csv") for name in ("runs", "summary"))
+    whole = {
+        name: _merged(folder / f"{name}.csv", frame.round(4), asked, [*order, *own]) for name, frame in fresh.items()
+    }
+    for name, frame in whole.items():
+        write_bytes(folder / f"{name}.csv", frame.to_csv(index=False).encode())
     first = next(iter(protocol.settings))
-    curves = runs[runs.setting == first].pivot_table(index="task", columns="method", values="accuracy", sort=False)
+    runs, summary = (whole[name][whole[name].setting == first] for name in ("runs", "summary"))
+    curves = runs.pivot_table(index="task", columns="method", values="accuracy", sort=False)
     curves.round(4).reset_index().to_csv(folder / "curves.csv", index=False)
-    main = summary[summary.setting == first].set_index("method")
-    shown = {"last_accuracy": "last", "forgetting_last": "forgetting"}
-    shown_rows = [row for row in (*HEADLINE, *(row for _, row in own)) if row in main.index]
-    headline = {row: main.loc[row, list(shown)].rename(shown).to_dict() for row in shown_rows}
-    write_json(folder / "headline.json", headline)
+    means = summary.set_index("method")[["last_accuracy", "forgetting_last"]].set_axis(["last", "forgetting"], axis=1)
+    headline = [row for row in dict.fromkeys([*HEADLINE, *(row for _, row in own)]) if row in means.index]
+    write_json(folder / "headline.json", means.loc[headline].to_dict("index"))
     cost = pd.DataFrame([(*key[:2], value) for key, value in swept.seconds.items()], columns=[*RUN[:2], "seconds"])
     cost = cost.astype({"seconds": float}).groupby(RUN[:2], sort=False).seconds.mean().round(3).reset_index()
     if not (folder / "cost.csv").exists() or len(cost) >= len(pd.read_csv(folder / "cost.csv")):
