@@ -13,7 +13,6 @@ from avcil.comparison.intervals import ALPHA, Interval, over_seeds, points, sign
 from avcil.comparison.tables import Comparable, markdown, percent
 from avcil.results import names
 from avcil.results.names import families, name_of, of_family, short_name_of
-from avcil.tokens.tokens import Layout
 from avcil.workshop import claims, probe
 
 HEADLINE = ["joint_guided", "lll_prior", "lll", "replay", "naive_fusion", "ridge", "finetune"]
@@ -214,33 +213,16 @@ def machines(folder: Path) -> str:
 
     wide = {True: "yes", False: "no", None: "not recorded"}
     rows = [[one["name"], wide[one["instruction_sets"]["avx512_f"]], one["versions"]["torch"]] for one in records]
-    made_on = [made for made in json.loads((folder / "made_on.json").read_text()).values() if made["processor"]]
-    makers = sorted({made["processor"] for made in made_on})
-    again = ", ".join(sorted({name for made in made_on for name in made["again_on"]}))
+    made_on = json.loads((folder / "made_on.json").read_text()).values()
+    makers = sorted({made["processor"] for made in made_on if made["processor"]})
     (operations, portable, own), (steps, portable_steps, own_steps) = alike("operations"), alike("whole")
     return (
         f"{markdown('| processor | AVX-512 | torch |', 'lll', rows)}\n\n"
         f"Of {operations} operations (`python -m avcil.workshop.probe`) {portable} give the same bytes on all of them "
         f"in portable arithmetic, and {own} in each one's own; of {steps} steps from clips to the checkpoints of "
-        f"`lll_prior` and `ridge`, {portable_steps} and {own_steps}. The tables in git were made on {', '.join(makers)}"
-        f"{' and made again, byte for byte, on ' + again if again else ''}."
+        f"`lll_prior` and `ridge`, {portable_steps} and {own_steps}. The tables in git were made on "
+        f"{', '.join(makers)}."
     )
-
-
-def storage() -> str:
-    """Gigabytes of 200,000 clips of 10 s, 16 frames each, by encoder and patches a frame."""
-    layouts = {
-        "`pe_av`, all 24 x 24 patches": Layout(16, 576, 250, 1024, 1024),
-        "`pe_av`, 8 x 8": Layout(16, 64, 250, 1024, 1024),
-        "`pe_av`, 4 x 4": Layout(16, 16, 250, 1024, 1024),
-        "`videomae_audiomae`, all 14 x 14": Layout(8, 196, 63, 768, 768),
-        "`videomae_audiomae`, 7 x 7": Layout(8, 49, 63, 768, 768),
-        "`clip_clap`, all 14 x 14": Layout(16, 196, 32, 768, 768),
-        "`imagebind`, all 16 x 16": Layout(16, 256, 60, 1280, 768),
-    }
-    sizes = {name: layout.clip_bytes for name, layout in layouts.items()}
-    rows = [[name, f"{size / 1e6:.2f}", f"{200_000 * size / 1e9:,.0f}"] for name, size in sizes.items()]
-    return markdown("| encoder | MB a clip | GB in all |", "lrr", rows)
 
 
 def kernels(benchmarks: Path) -> str:
@@ -326,7 +308,6 @@ def updated(texts: dict[str, str], folder: Path) -> dict[str, str]:
         "methods": methods(),
         "field_reading": field_reading(folder),
         "settings": settings(folder),
-        "storage": storage(),
         "processors": machines(folder),
         "open_set": open_set(benchmarks / "open_set.csv"),
         "kernels": kernels(benchmarks),

@@ -17,8 +17,7 @@ The interval is of the committed mean, not of the difference of two: with *other
 be outside. Rounding, where training amplifies it, is about as strong as that (LOG.md).
 
 ``metrics/made_on.json`` keeps, by a table's path, the sha256 of its bytes (measured seconds left out) and the processor
-that made it (null: not known), whether arithmetic was portable, threads and versions; and, as `again_on`, other
-processors that made the same bytes.
+that made it (null: not known), whether arithmetic was portable, threads and versions.
 """
 
 import argparse
@@ -204,27 +203,23 @@ def read_made_on(folder: Path) -> dict[str, dict[str, Any]]:
 def record(folder: Path, here: Files) -> list[str]:
     """Write what the tables that stand ``here`` were made on. Returns those of which something new was written.
 
-    A table with other bytes than its record's was made here. One with the same keeps its record, to which this
-    processor is added if it `ran` too. One without a record that did not run here was made nobody knows where.
+    A table with the same bytes keeps its record. One with others was made here; so was one that nobody was known to
+    have made, if it `ran` here.
     """
-    old, me = read_made_on(folder), portable.processor()
+    old, new = read_made_on(folder), {}
     mine = {
-        "processor": me,
+        "processor": portable.processor(),
         "portable": portable.in_force(),
         "threads": torch.get_num_threads(),
         "versions": probe.versions(),
-        "again_on": [],
     }
-    new = {}
     for name, content in here.items():
-        now, before, made_here = table_digest(content), old.get(name, {}), ran(folder, name)
-        if before.get("sha256") == now and before["processor"]:
-            again = {*before["again_on"], me} - {before["processor"]} if made_here else before["again_on"]
-            new[name] = before | {"again_on": sorted(again)}
-        elif made_here or before.get("sha256", now) != now:
-            new[name] = {"sha256": now, **mine}
+        now, before = table_digest(content), old.get(name, {"sha256": None, "processor": None})
+        if before["sha256"] == now and before["processor"]:
+            new[name] = before
         else:
-            new[name] = {"sha256": now, "processor": None}
+            changed = before["sha256"] not in (None, now)
+            new[name] = {"sha256": now, **(mine if changed or ran(folder, name) else {"processor": None})}
     write_json(folder / MADE_ON, new)
     return [name for name in new if new[name] != old.get(name)]
 
@@ -233,11 +228,11 @@ def machines(folder: Path, before: Files) -> list[str]:
     """Which processors made the committed bytes, and what this one computes."""
     made_on = read_made_on(folder)
     makers = [
-        made_on[name]
+        made
         for name, content in before.items()
-        if made_on.get(name, {}).get("sha256") == table_digest(content) and made_on[name]["processor"]
+        if (made := made_on.get(name, {})).get("processor") and made["sha256"] == table_digest(content)
     ]
-    counts = Counter(name for maker in makers for name in (maker["processor"], *maker["again_on"]))
+    counts = Counter(maker["processor"] for maker in makers)
     lines = [f"{count} of {len(before)} committed tables were made on {name}" for name, count in counts.items()]
     lines.append(f"here: {portable.processor()}, arithmetic {probe.arithmetic()}")
     here = probe.versions()
