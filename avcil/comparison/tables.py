@@ -5,6 +5,7 @@ for this time stays as it stands (`write`).
 """
 
 from collections.abc import Collection, Iterable, Mapping
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,16 +57,14 @@ def read(artifacts: Path, protocol: Protocol, rows) -> Swept:
     for name, chosen in protocol.chosen(rows).items():
         setting, folder = protocol.settings[name], artifacts / "sweep" / name
         seeds = setting.seeds or protocol.seeds
-        for row in chosen:
-            for seed in seeds:
-                key = (name, row, seed)
-                file = folder / row / f"seed{seed}.json"
-                if name == first and not file.exists():  # of a chain, or of a clone that has the checkpoints alone
-                    results[key] = _of_tasks(run_folder(artifacts, row, 0, seed, name).parents[1], seed)
-                    continue
-                (results[key], took), _ = read_run(file)
-                if took is not None:
-                    seconds[key] = took
+        for row, seed in product(chosen, seeds):
+            key, file = (name, row, seed), folder / row / f"seed{seed}.json"
+            if name == first and not file.exists():  # of a chain, or of a clone that has the checkpoints alone
+                results[key] = _of_tasks(run_folder(artifacts, row, 0, seed, name).parents[1], seed)
+                continue
+            (results[key], took), _ = read_run(file)
+            if took is not None:
+                seconds[key] = took
         if not setting.worlds:
             given = folder if (folder / "orders.json").exists() else artifacts / "splits"
             table, drawn = read_manifest(given / "manifest.csv"), read_orders(given / "orders.json")
@@ -210,14 +209,13 @@ def confusion(results: dict[int, TaskResult], orders: dict[str, list[str]], mani
 
     orders: the class order of each seed, as orders.json has it.
     """
+    labels = dict(zip(manifest.clip_id, manifest.label, strict=True))
     rows = [
-        (seed, clip, orders[str(seed)][number])
+        (seed, clip, labels[clip], orders[str(seed)][number])
         for seed, result in results.items()
         for clip, number in result.predictions.items()
     ]
-    taken_for = pd.DataFrame(rows, columns=["seed", "clip_id", "predicted"])
-    taken_for.insert(2, "actual", taken_for.clip_id.map(manifest.set_index("clip_id").label))
-    return taken_for
+    return pd.DataFrame(rows, columns=["seed", "clip_id", "actual", "predicted"])
 
 
 # ---- comparisons
@@ -323,9 +321,8 @@ def _merged(
             kept = before[[row not in asked for row in before[key].itertuples(index=False, name=None)]]
             fresh = pd.concat([part for part in (kept, fresh) if len(part)] or [fresh])
     position = {row: number for number, row in enumerate(order)}
-    at = [position.get(row, -1) for row in fresh[key].itertuples(index=False, name=None)]
-    fresh = fresh.assign(at=at)[np.array(at) >= 0]
-    return fresh.sort_values("at", kind="stable").drop(columns="at")
+    fresh = fresh.assign(at=[position.get(row, -1) for row in fresh[key].itertuples(index=False, name=None)])
+    return fresh[fresh["at"] >= 0].sort_values("at", kind="stable").drop(columns="at")
 
 
 def write(folder: Path, swept: Swept, protocol: Protocol) -> None:
