@@ -149,7 +149,7 @@ def run(
     Args:
         workers: processes at once; all processors if left out.
         engine: `local`, or `ray` (avcil/base/ray.py), where the cluster says how many.
-        work: what does a job, a function of a module; another one keeps results in another way (avcil/workshop/own.py).
+        work: what does a job, a function of a module; another one keeps results in another way (avcil/workshop/own).
 
     Raises, before anything runs, ValueError for a row whose hooks or read-out do not take its options, and
     BlockingIOError where another sweep writes.
