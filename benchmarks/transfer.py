@@ -28,7 +28,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from avcil.base.files import write_json
-from avcil.comparison.sweep import Job, Source, load_run, run
+from avcil.comparison.sweep import Job, Source, read_run, run
 from avcil.params import Params, load
 from avcil.params.learning import Method, chain
 from avcil.results.plots import PALETTE, use_style
@@ -131,7 +131,7 @@ def table(work: Path) -> pd.DataFrame:
     """A line a run that stands in ``work``: collection, part, row, seed, average and last accuracy in percent."""
     lines = []
     for file in sorted((work / "runs").glob("*/*/*/seed*.json")):
-        results = load_run(file)[0].results
+        results = read_run(file)[0].results
         curve = [100 * np.average(result.accuracy, weights=result.clips) for result in results]
         collection, part, row = file.relative_to(work / "runs").parts[:3]
         lines.append((collection, part, row, int(file.stem.removeprefix("seed")), np.mean(curve), curve[-1]))

@@ -38,24 +38,18 @@ def each(
     if len(items) < 2:
         return
     workers = min(workers or os.cpu_count() or 1, len(items))
-    os.environ["OMP_NUM_THREADS"], before = "1", os.environ.get("OMP_NUM_THREADS")
-    try:  # workers read the variable when they import torch
-        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin, (begin,)) as pool:
-            futures = {pool.submit(function, item): number for number, item in enumerate(items)}
-            try:
-                for future in as_completed(futures):
-                    yield futures[future], future.result()
-            except BrokenProcessPool:
-                why = "a process that worked was ended from outside, for want of memory perhaps"
-                raise ChildProcessError(f"{why}; run this again, it goes on") from None
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
-    finally:
-        if before is None:
-            del os.environ["OMP_NUM_THREADS"]
-        else:
-            os.environ["OMP_NUM_THREADS"] = before
+    os.environ["OMP_NUM_THREADS"] = "1"  # workers read it when they import torch
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin, (begin,)) as pool:
+        futures = {pool.submit(function, item): number for number, item in enumerate(items)}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BrokenProcessPool:
+            why = "a process that worked was ended from outside, for want of memory perhaps"
+            raise ChildProcessError(f"{why}; run this again, it goes on") from None
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 @contextmanager

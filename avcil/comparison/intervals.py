@@ -127,7 +127,7 @@ def verdict(interval: Interval, words: tuple[str, str] = ("ahead by", "behind by
 
     words: for a positive and for a negative mean; after the second one the sign is turned.
     """
-    told = sign(interval)
-    if not told:
+    side = sign(interval)
+    if not side:
         return f"not told apart ({points(interval)})"
-    return f"{words[0 if told > 0 else 1]} {points(interval, told)}"
+    return f"{words[0 if side > 0 else 1]} {points(interval, side)}"

@@ -17,28 +17,34 @@ import torch.distributed as dist
 
 from avcil.comparison.protocol import jobs, place_of
 from avcil.comparison.sweep import datasets
+from avcil.comparison.tables import accuracy_after
 from avcil.learn import parallel
+from avcil.learn.evaluate import TaskResult
 from avcil.learn.train import run_tasks
-from avcil.params import load
+from avcil.params import Params, load
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main() -> None:
     parser = argparse.ArgumentParser(prog="torchrun -m avcil.comparison.launch", description=__doc__.splitlines()[0])
     parser.add_argument("row", help="a row of params.yaml")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--setting", default="standard")
-    given = parser.parse_args(arguments)
-    params = load(Path("params.yaml"))
+    given, params = parser.parse_args(), load(Path("params.yaml"))
     if params.compute.device.startswith("cuda"):
-        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+        device, backend = f"cuda:{os.environ.get('LOCAL_RANK', 0)}", "nccl"
         torch.cuda.set_device(device)
     else:
-        device = "cpu"
+        device, backend = "cpu", "gloo"
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ.get("WORLD_SIZE", 1))))
     if "RANK" in os.environ:
-        dist.init_process_group("nccl" if device != "cpu" else "gloo")
+        dist.init_process_group(backend)
     try:
-        _learn(params, given, device)
+        for result in learn(params, given.row, given.setting, given.seed, device):
+            if parallel.first():
+                clips = sum(result.clips)
+                print(
+                    f"task {result.task}: accuracy {accuracy_after(result):.4f} on {clips} clips of classes seen so far"
+                )
     except ValueError as error:
         sys.exit(str(error))
     finally:
@@ -46,34 +52,21 @@ def main(arguments: list[str] | None = None) -> None:
             dist.destroy_process_group()
 
 
-def _learn(params, given: argparse.Namespace, device: str) -> None:
+def learn(params: Params, row: str, setting: str, seed: int, device: str) -> list[TaskResult]:
+    """All tasks of a row, as the benchmark's protocol prescribes them. Raises ValueError for what it does not have."""
     protocol = params.protocol()
-    params.method(given.row)
-    setting = protocol.settings.get(given.setting)
-    if setting is None or given.seed not in (setting.seeds or protocol.seeds):
-        raise ValueError(f"no seed {given.seed} in a setting `{given.setting}` of the protocol of {params.benchmark}")
+    params.method(row)
+    changes = protocol.settings.get(setting)
+    if changes is None or seed not in (changes.seeds or protocol.seeds):
+        raise ValueError(f"no seed {seed} in a setting `{setting}` of the protocol of {params.benchmark}")
     # that run alone, `lll_prior` too: no other world is drawn
-    alone = {given.setting: setting.model_copy(update={"seeds": [given.seed]})}
+    alone = protocol.model_copy(update={"settings": {setting: changes.model_copy(update={"seeds": [seed]})}})
     place = place_of(params.benchmark)._replace(chained=False)
     out = Path("artifacts/launched") / params.benchmark
     rank = dist.get_rank() if dist.is_initialized() else 0
-    protocol = protocol.model_copy(update={"settings": alone})
-    [job] = jobs(place, params, protocol, [given.row], out / f".rank{rank}")
-    data = datasets(job.source)[job.seed]
-    results = run_tasks(
-        data,
-        job.method,
-        job.training,
-        job.tasks,
-        job.seed,
-        out / given.setting / given.row,
-        device=device,
-        precision=params.compute.tokens,
-    )
-    if parallel.first():
-        for result in results:
-            right = sum(a * n for a, n in zip(result.accuracy, result.clips, strict=True)) / sum(result.clips)
-            print(f"task {result.task}: accuracy {right:.4f} on {sum(result.clips)} clips of classes seen so far")
+    [job] = jobs(place, params, alone, [row], out / f".rank{rank}")
+    data, folder, precision = datasets(job.source)[seed], out / setting / row, params.compute.tokens
+    return run_tasks(data, job.method, job.training, job.tasks, seed, folder, device=device, precision=precision)
 
 
 if __name__ == "__main__":

@@ -47,17 +47,17 @@ def _source(place: Place, tokens: str, protocol: Protocol, setting: Setting, tim
         orders = {seed: class_order(table, seed) for seed in seeds}
     write_orders(out / "orders.json", orders)
     regions = place.folder / "regions.npz"
-    return Source(
-        out / "manifest.csv", out / "orders.json", place.stores / tokens, regions if regions.exists() else None
-    )
+    stored = regions if regions.exists() else None
+    return Source(out / "manifest.csv", out / "orders.json", place.stores / tokens, stored)
 
 
 def _sizes(classes: int, per_task: int | list[int]) -> list[int]:
-    sizes = per_task if isinstance(per_task, list) else [per_task] * (classes // per_task)
-    listed = isinstance(per_task, list)  # tasks that are listed may leave classes for later ones
-    if sum(sizes) > classes or (sum(sizes) < classes and not listed):
-        raise ValueError(f"{classes} classes do not divide into tasks of {per_task}; change classes_per_task")
-    return sizes
+    if isinstance(per_task, list):  # tasks that are listed may leave classes for later ones
+        if sum(per_task) <= classes:
+            return per_task
+    elif classes % per_task == 0:
+        return [per_task] * (classes // per_task)
+    raise ValueError(f"{classes} classes do not divide into tasks of {per_task}; change classes_per_task")
 
 
 def _adapted(row: str, method: Method, protocol: Protocol, setting: Setting) -> Method:
@@ -86,32 +86,27 @@ def jobs(
     jobs, first, out = [], next(iter(protocol.settings)), artifacts / "sweep"
     for name, chosen in protocol.chosen(rows).items():
         setting = protocol.settings[name]
-        changed = params.training.model_dump() | protocol.training
-        if setting.keep is not None:
-            changed["keep"] = setting.keep
-        shared = Training(**changed)
-        seeds = setting.seeds or protocol.seeds
-        where = dict.fromkeys(seeds, (place, out / name))
+        keep = {} if setting.keep is None else {"keep": setting.keep}
+        shared = Training(**params.training.model_dump() | protocol.training | keep)
+        where = dict.fromkeys(setting.seeds or protocol.seeds, (place, out / name))
         if setting.worlds:
-            drawn = {seed: worlds.drawn(seed, artifacts / "worlds", params) if seed else place for seed in seeds}
-            where = {seed: (drawn[seed], out / name / f"world{seed}") for seed in seeds}
+            for seed in where:
+                world = worlds.drawn(seed, artifacts / "worlds", params) if seed else place
+                where[seed] = (world, out / name / f"world{seed}")
         for row in chosen:
             if place.chained and (name, row) == (first, "lll_prior"):
                 continue
             method = _adapted(row, params.methods[row], protocol, setting)
             epochs = protocol.epochs_of.get(row, protocol.epochs)
-            sources = {
-                of: _source(of[0], protocol.tokens or method.tokens, protocol, setting, params.world.timbres, of[1])
-                for of in dict.fromkeys(where.values())
-            }
-            for seed in seeds:
-                source = sources[where[seed]]
-                classes = pd.read_csv(source.manifest, dtype=str).label.nunique()
+            tokens, timbres = protocol.tokens or method.tokens, params.world.timbres
+            sources = {at: _source(at[0], tokens, protocol, setting, timbres, at[1]) for at in set(where.values())}
+            for seed, at in where.items():
+                classes = pd.read_csv(sources[at].manifest, dtype=str).label.nunique()
                 tasks = chain(_sizes(classes, setting.classes_per_task or protocol.classes_per_task), epochs)
                 file = out / name / row / f"seed{seed}.json"
                 folder = artifacts / "runs/others" / row if row in protocol.headline else file.parent
                 kept = folder if name == first else None
-                jobs.append(Job((name, row), source, method, shared, tasks, seed, file=file, folder=kept))
+                jobs.append(Job((name, row), sources[at], method, shared, tasks, seed, file=file, folder=kept))
     return jobs
 
 

@@ -17,7 +17,7 @@ def trials(params: Params) -> dict[str, tuple[Method, Training]]:
     A trial names the row it is `of` (by default lll_prior) and keys of that row or of `training` to change. Raises
     ParameterError for a key of neither.
     """
-    found: dict[str, tuple[Method, Training]] = {"lll_prior": (params.methods["lll_prior"], params.training)}
+    named: dict[str, tuple[Method, Training]] = {"lll_prior": (params.methods["lll_prior"], params.training)}
     for name, changes in params.search.trials.items():
         row = params.method(str(changes.get("of", "lll_prior"))).model_dump()
         shared = params.training.model_dump()
@@ -28,18 +28,17 @@ def trials(params: Params) -> dict[str, tuple[Method, Training]]:
                 hint = nearest(key, [*row, *shared])
                 raise ParameterError(f"search.trials.{name}.{key}: neither of a row nor of `training`{hint}")
             (row if key in row else shared)[key] = value
-        found[name] = (Method(**row), Training(**shared))
-    return found
+        named[name] = (Method(**row), Training(**shared))
+    return named
 
 
-def scores(params: Params, source: Source, seeds: list[int], folder: Path | None = None) -> pd.DataFrame:
+def scores(params: Params, source: Source, seeds: list[int], folder: Path) -> pd.DataFrame:
     """Mean over ``seeds`` of each trial's measures on validation clips. ``folder`` keeps finished runs."""
     jobs = [
-        Job((name,), source, method, training, params.tasks, seed, "val",
-            file=folder / name / f"seed{seed}.json" if folder else None)
+        Job((name,), source, method, training, params.tasks, seed, "val", folder / name / f"seed{seed}.json")
         for name, (method, training) in trials(params).items()
         for seed in seeds
-    ]  # fmt: skip
-    done = {("search", name, seed): found.results for ((name,), seed), found in run(jobs).items()}
-    summary = tables.summarise(tables.per_seed(tables.frames(done)))
+    ]
+    results = {("search", name, seed): done.results for ((name,), seed), done in run(jobs).items()}
+    summary = tables.summarise(tables.per_seed(tables.frames(results)))
     return summary.set_index("method")[tables.MAIN].rename_axis("trial")

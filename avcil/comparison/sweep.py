@@ -90,7 +90,7 @@ def code(method: Method) -> str:
     return digest(code_of() + b"".join(file.read_bytes() for file in files(method)))
 
 
-def load_run(file: Path) -> tuple[Done, dict]:
+def read_run(file: Path) -> tuple[Done, dict]:
     """What a job left in its file, and everything that determined it, by name. Raises ValueError naming the file if it
     is damaged, or of another version."""
     kept = read_sealed(file)
@@ -114,7 +114,7 @@ def _run(job: Job) -> Done:
     stamp = json.loads(json.dumps(stamp))
     if job.file and job.file.exists():
         with suppress(ValueError):  # damaged, or of another version: it is run again
-            done, made_from = load_run(job.file)
+            done, made_from = read_run(job.file)
             if made_from == stamp:
                 return done
     if job.folder:
@@ -141,11 +141,6 @@ def _begin_folder(folder: Path, seed: int, stamp: dict) -> None:
     write_sealed(origin_file, stamp)
 
 
-def _places(jobs: Iterable[Job]) -> set[Path]:
-    """The folders that the jobs write in."""
-    return {place for job in jobs for place in (job.folder, job.file and job.file.parent) if place}
-
-
 def run(
     jobs: Iterable[Job], *, workers: int | None = None, engine: str = "local", work: Callable[[Job], Done] = _run
 ) -> dict[tuple[tuple[str, ...], int], Done]:
@@ -154,7 +149,7 @@ def run(
     Args:
         workers: processes at once; all processors if left out.
         engine: `local`, or `ray` (avcil/base/ray.py), where the cluster says how many.
-        work: what does a job, a function of a module; another one keeps results in another way (avcil/workshop/own.py).
+        work: what does a job, a function of a module; another one keeps results in another way (avcil/workshop/own).
 
     Raises, before anything runs, ValueError for a row whose hooks or read-out do not take its options, and
     BlockingIOError where another sweep writes.
@@ -162,13 +157,11 @@ def run(
     jobs = list(jobs)
     for name, method in {job.name[-1]: job.method for job in jobs}.items():
         check(name, method)
-    done: dict[tuple[tuple[str, ...], int], Done] = {}
-    with alone(_places(jobs)):
+    with alone({place for job in jobs for place in (job.folder, job.file and job.file.parent) if place}):
         some = min(workers or os.cpu_count() or 1, len(jobs))
-        found = ray.each(work, jobs) if engine == "ray" else _each(work, jobs, some)
-        for number, result in progress(found, total=len(jobs), desc="runs"):
-            done[jobs[number].name, jobs[number].seed] = result
-    return {(job.name, job.seed): done[job.name, job.seed] for job in jobs}
+        results = ray.each(work, jobs) if engine == "ray" else _each(work, jobs, some)
+        done = dict(progress(results, total=len(jobs), desc="runs"))
+    return {(job.name, job.seed): done[number] for number, job in enumerate(jobs)}
 
 
 def _each(work: Callable[[Job], Done], jobs: list[Job], workers: int) -> Iterator[tuple[int, Done]]:

@@ -5,6 +5,7 @@ for this time stays as it stands (`write`).
 """
 
 from collections.abc import Collection, Iterable, Mapping
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ import pandas as pd
 from avcil.base.files import write_bytes, write_json
 from avcil.comparison.intervals import Interval, holm, over_seeds, over_seeds_and_clips, verdict
 from avcil.comparison.protocol import run_folder
-from avcil.comparison.sweep import load_run
+from avcil.comparison.sweep import read_run
 from avcil.learn import metrics
 from avcil.learn.evaluate import TaskResult
 from avcil.learn.train import load_result
@@ -39,7 +40,7 @@ class Tables(NamedTuple):
     localisation: pd.DataFrame
 
 
-class Found(NamedTuple):
+class Swept(NamedTuple):
     """Results by task of the runs that were asked for; seconds of each on one thread, where they were measured; of
     settings whose seeds share their clips, the class order of a seed and the index in it of every clip's class."""
 
@@ -49,23 +50,21 @@ class Found(NamedTuple):
     labels: dict[tuple[str, int], dict[str, int]]
 
 
-def read(artifacts: Path, protocol: Protocol, rows) -> Found:
+def read(artifacts: Path, protocol: Protocol, rows) -> Swept:
     """What the sweep, and for `lll_prior` the chain of tasks, left below ``artifacts``, of what ``rows`` asks for."""
     results, seconds, orders, labels = {}, {}, {}, {}
     first = next(iter(protocol.settings))
     for name, chosen in protocol.chosen(rows).items():
         setting, folder = protocol.settings[name], artifacts / "sweep" / name
         seeds = setting.seeds or protocol.seeds
-        for row in chosen:
-            for seed in seeds:
-                key = (name, row, seed)
-                file = folder / row / f"seed{seed}.json"
-                if name == first and not file.exists():  # of a chain, or of a clone that has the checkpoints alone
-                    results[key] = _of_tasks(run_folder(artifacts, row, 0, seed, name).parents[1], seed)
-                    continue
-                (results[key], took), _ = load_run(file)
-                if took is not None:
-                    seconds[key] = took
+        for row, seed in product(chosen, seeds):
+            key, file = (name, row, seed), folder / row / f"seed{seed}.json"
+            if name == first and not file.exists():  # of a chain, or of a clone that has the checkpoints alone
+                results[key] = _of_tasks(run_folder(artifacts, row, 0, seed, name).parents[1], seed)
+                continue
+            (results[key], took), _ = read_run(file)
+            if took is not None:
+                seconds[key] = took
         if not setting.worlds:
             given = folder if (folder / "orders.json").exists() else artifacts / "splits"
             table, drawn = read_manifest(given / "manifest.csv"), read_orders(given / "orders.json")
@@ -73,7 +72,7 @@ def read(artifacts: Path, protocol: Protocol, rows) -> Found:
                 orders[name, seed] = drawn[seed]
                 index = class_index(table, drawn[seed]).tolist()
                 labels[name, seed] = dict(zip(table.clip_id, index, strict=True))
-    return Found(results, seconds, orders, labels)
+    return Swept(results, seconds, orders, labels)
 
 
 def _of_tasks(runs: Path, seed: int) -> list[TaskResult]:
@@ -84,20 +83,20 @@ def _of_tasks(runs: Path, seed: int) -> list[TaskResult]:
     return [load_result(runs / f"task{task}" / f"seed{seed}") for task in tasks]
 
 
+def accuracy_after(result: TaskResult) -> float:
+    """Accuracy on all clips of the classes seen so far."""
+    return float(np.average(result.accuracy, weights=result.clips))
+
+
 def _of_task(result: TaskResult) -> dict:
-    accuracy, clips = np.array(result.accuracy), np.array(result.clips)
-    past = clips[:-1].sum()
-
-    def over_clips(values) -> float:
-        return float(np.average(values, weights=clips)) if values is not None else float("nan")
-
+    past, clips = result.accuracy[:-1], result.clips
     return {
         "task": result.task,
-        "accuracy": over_clips(accuracy),
-        "new_accuracy": accuracy[-1],
-        "past_accuracy": float((accuracy[:-1] * clips[:-1]).sum() / past) if past else float("nan"),
-        "localisation_hit": over_clips(result.hit),
-        "localisation_auc": over_clips(result.auc),
+        "accuracy": accuracy_after(result),
+        "new_accuracy": result.accuracy[-1],
+        "past_accuracy": np.average(past, weights=clips[:-1]) if past else np.nan,
+        "localisation_hit": np.nan if result.hit is None else np.average(result.hit, weights=clips),
+        "localisation_auc": np.nan if result.auc is None else np.average(result.auc, weights=clips),
         "memory_bytes": result.memory_bytes,
         "trained_parameters": result.trained_parameters,
     }
@@ -136,26 +135,32 @@ def per_seed(tables: Tables) -> pd.DataFrame:
     last task.
     """
     lines = []
-    where = {key: cells for key, cells in tables.localisation[tables.localisation.on_task == 0].groupby(RUN)}
-    after = {key: run.sort_values("task") for key, run in tables.runs.groupby(RUN)}
+    first_clips = tables.localisation[tables.localisation.on_task == 0]
+    hits = {run: cells.sort_values("task").hit for run, cells in first_clips.groupby(RUN)}
+    tasks = {run: by_task.sort_values("task") for run, by_task in tables.runs.groupby(RUN)}
     for run, cells in tables.matrix.groupby(RUN, sort=False):
         matrix, clips = accuracy_matrix(cells)
-        line = dict(zip(RUN, run, strict=True))
-        line |= {name: getattr(metrics, name)(matrix, clips) for name in ("average_accuracy", "last_accuracy")}
-        names = ("forgetting_mean", "forgetting_last", "retention", "plasticity", "backward_transfer")
-        line |= {name: getattr(metrics, name)(matrix) for name in names}
-        hits = where[run].sort_values("task").hit if run in where else pd.Series([np.nan])
-        line["localisation_hit_first_task"] = hits.iloc[-1]
-        line["localisation_change_first_task"] = hits.iloc[-1] - hits.iloc[0]
-        last, first = after[run].iloc[-1], after[run].iloc[0]
-        line["rise"] = last.accuracy - first.accuracy
-        lines.append(line | {name: int(last[name]) for name in ("memory_bytes", "trained_parameters")})
+        hit, first, last = hits.get(run, pd.Series([np.nan])), tasks[run].iloc[0], tasks[run].iloc[-1]
+        measures = {
+            "average_accuracy": metrics.average_accuracy(matrix, clips),
+            "last_accuracy": metrics.last_accuracy(matrix, clips),
+            "forgetting_mean": metrics.forgetting_mean(matrix),
+            "forgetting_last": metrics.forgetting_last(matrix),
+            "retention": metrics.retention(matrix),
+            "plasticity": metrics.plasticity(matrix),
+            "backward_transfer": metrics.backward_transfer(matrix),
+            "localisation_hit_first_task": hit.iloc[-1],
+            "localisation_change_first_task": hit.iloc[-1] - hit.iloc[0],
+            "rise": last.accuracy - first.accuracy,
+            "memory_bytes": int(last.memory_bytes),
+            "trained_parameters": int(last.trained_parameters),
+        }
+        lines.append(dict(zip(RUN, run, strict=True)) | measures)
     return pd.DataFrame(lines)
 
 
-def mean_and_spread(groups, measures: Iterable[str]) -> pd.DataFrame:
+def mean_and_spread(groups, measures: list[str]) -> pd.DataFrame:
     """Of each measure the mean over a group, and beside it, as ``…_std``, the standard deviation (n − 1)."""
-    measures = list(measures)
     mean, spread = groups[measures].mean(), groups[measures].std(ddof=1).add_suffix("_std")
     columns = [name for measure in measures for name in (measure, f"{measure}_std")]
     return pd.concat([mean, spread], axis=1)[columns]
@@ -166,6 +171,12 @@ def percent(value: float, spread: float) -> str:
     if pd.isna(value):
         return ""
     return f"{100 * value:.1f}" + ("" if pd.isna(spread) else f" ± {100 * spread:.1f}")
+
+
+def markdown(head: str, align: str, rows: Iterable[Iterable[str]]) -> str:
+    """A table in Markdown: ``head`` as it stands, a letter of ``align`` (l or r) for each column, then the rows."""
+    rule = "".join({"l": "|---", "r": "|---:"}[side] for side in align) + "|"
+    return "\n".join([head, rule, *(f"| {' | '.join(row)} |" for row in rows)])
 
 
 def summarise(seeds: pd.DataFrame) -> pd.DataFrame:
@@ -198,20 +209,19 @@ def confusion(results: dict[int, TaskResult], orders: dict[str, list[str]], mani
 
     orders: the class order of each seed, as orders.json has it.
     """
+    labels = dict(zip(manifest.clip_id, manifest.label, strict=True))
     rows = [
-        (seed, clip, orders[str(seed)][number])
+        (seed, clip, labels[clip], orders[str(seed)][number])
         for seed, result in results.items()
         for clip, number in result.predictions.items()
     ]
-    taken_for = pd.DataFrame(rows, columns=["seed", "clip_id", "predicted"])
-    taken_for.insert(2, "actual", taken_for.clip_id.map(manifest.set_index("clip_id").label))
-    return taken_for
+    return pd.DataFrame(rows, columns=["seed", "clip_id", "actual", "predicted"])
 
 
 # ---- comparisons
 
 
-def correctness(found: Found) -> pd.DataFrame:
+def correctness(swept: Swept) -> pd.DataFrame:
     """Columns setting, method, seed and correct: a digit a test clip, in the order of their names, 1 if it is right.
 
     Settings whose seeds have clips of their own are not among them.
@@ -219,10 +229,10 @@ def correctness(found: Found) -> pd.DataFrame:
     Raises ValueError if runs of a setting classified other clips, for then they cannot be paired.
     """
     lines, clips = [], dict[str, list[str]]()
-    for (setting, method, seed), results in found.results.items():
-        if (setting, seed) not in found.labels:
+    for (setting, method, seed), results in swept.results.items():
+        if (setting, seed) not in swept.labels:
             continue
-        predictions, labels = results[-1].predictions, found.labels[setting, seed]
+        predictions, labels = results[-1].predictions, swept.labels[setting, seed]
         mine = sorted(predictions)
         if clips.setdefault(setting, mine) != mine:
             raise ValueError(f"{setting}, {method}, seed {seed}: other test clips than other runs have; learn it again")
@@ -231,15 +241,15 @@ def correctness(found: Found) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=[*RUN, "correct"])
 
 
-def multilabel_accuracy(found: Found, annotated: Mapping[str, Collection[str]]) -> pd.DataFrame:
+def multilabel_accuracy(swept: Swept, annotated: Mapping[str, Collection[str]]) -> pd.DataFrame:
     """Columns setting, method, seed, multilabel_accuracy: the share of test clips that are given one of their labels
     after the last task.
 
     annotated: labels of a clip, of those that have several (avcil/workshop/builders/vggsound.py).
     """
     lines = []
-    for (setting, method, seed), results in found.results.items():
-        order, labels = found.orders[setting, seed], found.labels[setting, seed]
+    for (setting, method, seed), results in swept.results.items():
+        order, labels = swept.orders[setting, seed], swept.labels[setting, seed]
         predictions = results[-1].predictions
         right = [order[at] in annotated.get(clip, (order[labels[clip]],)) for clip, at in predictions.items()]
         lines.append((setting, method, seed, sum(right) / len(right)))
@@ -265,14 +275,14 @@ class Comparable(NamedTuple):
         Raises KeyError for a row that was not run in that setting.
         """
         names = [first] if second is None else [first, second]
-        if measure == "last_accuracy" and (self.correct.setting == setting).any():
-            of = self.correct[self.correct.setting == setting].pivot(index="seed", columns="method", values="correct")
-            wide = of[names].dropna()
-            right, *other = (np.array([[*line] for line in wide[name]]).astype(float) for name in names)
-            return over_seeds_and_clips(right - other[0] if other else right)
-        of = self.seeds[self.seeds.setting == setting].pivot(index="seed", columns="method", values=measure)
-        wide = of[names].dropna()
-        return over_seeds(wide[first] - wide[second] if second is not None else wide[first])
+        by_clip = measure == "last_accuracy" and (self.correct.setting == setting).any()
+        table, column = (self.correct, "correct") if by_clip else (self.seeds, measure)
+        wide = table[table.setting == setting].pivot(index="seed", columns="method", values=column)[names].dropna()
+        values, *minus = (
+            np.array([[*digits] for digits in wide[name]] if by_clip else wide[name], float) for name in names
+        )
+        interval = over_seeds_and_clips if by_clip else over_seeds
+        return interval(values - minus[0] if minus else values)
 
     def compare(self, setting: str, reference: str, others: Iterable[str]) -> pd.DataFrame:
         """`lead` in last accuracy of ``reference`` over each other: method, difference, low, high, p, p_holm, verdict.
@@ -294,11 +304,6 @@ def paired(seeds: pd.DataFrame, reference: str, others: list[str]) -> pd.DataFra
     return apart.reset_index().melt(id_vars="seed", var_name="method", value_name="difference")
 
 
-def accuracy_after(result: TaskResult) -> float:
-    """Accuracy on all clips of the classes seen so far."""
-    return float(np.average(result.accuracy, weights=result.clips))
-
-
 # ---- files
 
 
@@ -316,12 +321,11 @@ def _merged(
             kept = before[[row not in asked for row in before[key].itertuples(index=False, name=None)]]
             fresh = pd.concat([part for part in (kept, fresh) if len(part)] or [fresh])
     position = {row: number for number, row in enumerate(order)}
-    at = [position.get(row, -1) for row in fresh[key].itertuples(index=False, name=None)]
-    fresh = fresh.assign(at=at)[np.array(at) >= 0]
-    return fresh.sort_values("at", kind="stable").drop(columns="at")
+    fresh = fresh.assign(at=[position.get(row, -1) for row in fresh[key].itertuples(index=False, name=None)])
+    return fresh[fresh["at"] >= 0].sort_values("at", kind="stable").drop(columns="at")
 
 
-def write(folder: Path, found: Found, protocol: Protocol) -> None:
+def write(folder: Path, swept: Swept, protocol: Protocol) -> None:
     """Write runs, accuracy_matrix, localisation, seeds, summary, correct and curves as .csv, fractions rounded to 4
     digits, and headline.json, which `dvc metrics` shows.
 
@@ -329,7 +333,7 @@ def write(folder: Path, found: Found, protocol: Protocol) -> None:
     and are told of in headline.json too: somebody asked for them by name. cost.csv, whose seconds differ from run to
     run, is written where it has more rows to tell of than the one that stands there.
     """
-    tables = frames(found.results)
+    tables = frames(swept.results)
     seeds = per_seed(tables)
     fresh = {
         "runs": tables.runs.drop(columns=["memory_bytes", "trained_parameters"]),
@@ -337,25 +341,24 @@ def write(folder: Path, found: Found, protocol: Protocol) -> None:
         "localisation": tables.localisation,
         "seeds": seeds,
         "summary": summarise(seeds),
-        "correct": correctness(found),
+        "correct": correctness(swept),
     }
     order = [(setting, row) for setting, rows in protocol.chosen("all").items() for row in rows]
-    asked = dict.fromkeys(run[:2] for run in found.results)
+    asked = dict.fromkeys(run[:2] for run in swept.results)
     own = [key for key in asked if key not in order]
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, frame in fresh.items():
-        whole = _merged(folder / f"{name}.csv", frame.round(4), asked, [*order, *own])
-        write_bytes(folder / f"{name}.csv", whole.to_csv(index=False).encode())
-    runs, summary = (pd.read_csv(folder / f"{name}.csv") for name in ("runs", "summary"))
+    whole = {
+        name: _merged(folder / f"{name}.csv", frame.round(4), asked, [*order, *own]) for name, frame in fresh.items()
+    }
+    for name, frame in whole.items():
+        write_bytes(folder / f"{name}.csv", frame.to_csv(index=False).encode())
     first = next(iter(protocol.settings))
-    curves = runs[runs.setting == first].pivot_table(index="task", columns="method", values="accuracy", sort=False)
+    runs, summary = (whole[name][whole[name].setting == first] for name in ("runs", "summary"))
+    curves = runs.pivot_table(index="task", columns="method", values="accuracy", sort=False)
     curves.round(4).reset_index().to_csv(folder / "curves.csv", index=False)
-    main = summary[summary.setting == first].set_index("method")
-    shown = {"last_accuracy": "last", "forgetting_last": "forgetting"}
-    told = [row for row in (*HEADLINE, *(row for _, row in own)) if row in main.index]
-    headline = {row: main.loc[row, list(shown)].rename(shown).to_dict() for row in told}
-    write_json(folder / "headline.json", headline)
-    cost = pd.DataFrame([(*key[:2], value) for key, value in found.seconds.items()], columns=[*RUN[:2], "seconds"])
+    means = summary.set_index("method")[["last_accuracy", "forgetting_last"]].set_axis(["last", "forgetting"], axis=1)
+    headline = [row for row in dict.fromkeys([*HEADLINE, *(row for _, row in own)]) if row in means.index]
+    write_json(folder / "headline.json", means.loc[headline].to_dict("index"))
+    cost = pd.DataFrame([(*key[:2], value) for key, value in swept.seconds.items()], columns=[*RUN[:2], "seconds"])
     cost = cost.astype({"seconds": float}).groupby(RUN[:2], sort=False).seconds.mean().round(3).reset_index()
     if not (folder / "cost.csv").exists() or len(cost) >= len(pd.read_csv(folder / "cost.csv")):
         cost.to_csv(folder / "cost.csv", index=False)

@@ -6,7 +6,6 @@ and seen by the released prior number ``s`` modulo how many there are; under `ra
 
 import json
 import shutil
-from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,11 +37,6 @@ def prior_of(seed: int, params: Params) -> str:
     return f"mini-{number}" if number else "mini"
 
 
-@lru_cache
-def _made_by() -> bytes:
-    return code_of(MAKING)
-
-
 def drawn(seed: int, worlds: Path, params: Params, tokens: tuple[str, ...] = ("mini", "random")) -> Place:
     """World ``seed`` (1 or more) below ``worlds``: manifest, regions and the named tokens; `mini` is `prior_of` it.
 
@@ -54,7 +48,7 @@ def drawn(seed: int, worlds: Path, params: Params, tokens: tuple[str, ...] = ("m
     sections = [world, corpus, params.film, params.encoder, params.features]
     choices = json.dumps([section.model_dump(mode="json") for section in sections], sort_keys=True).encode()
     prior = released(prior_of(seed, params), PRIORS).read_bytes()
-    folder = worlds / f"{seed}-{digest(_made_by() + choices + prior)[:12]}"
+    folder = worlds / f"{seed}-{digest(code_of(MAKING) + choices + prior)[:12]}"
     for stale in worlds.glob(f"{seed}-*"):
         if stale != folder:
             shutil.rmtree(stale)

@@ -4,6 +4,7 @@ What is long stands beside it: protocols/<benchmark>.yaml, and search.yaml.
 """
 
 import re
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
@@ -16,7 +17,7 @@ from avcil.params.comparison import Protocol, Row, Search
 from avcil.params.encoders import EncoderConfig
 from avcil.params.extraction import Compute, FeatureConfig
 from avcil.params.learning import Task, Training, chain
-from avcil.params.section import Section, Seeds, nearest
+from avcil.params.section import Section, Seeds, nearest, offence
 from avcil.params.world import Corpus, Film, MiniConfig, PriorConfig, World
 
 
@@ -80,10 +81,10 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _consistent(self):
-        names = [task.from_ for task in chain([1] * len(self.tasks), 1)]
-        if [task.id for task in self.tasks] != list(range(len(self.tasks))):
+        expected = chain([1] * len(self.tasks), 1)
+        if [task.id for task in self.tasks] != [task.id for task in expected]:
             raise ValueError("tasks: ids must count 0, 1, 2, ...")
-        if [task.from_ for task in self.tasks] != names:
+        if [task.from_ for task in self.tasks] != (names := [task.from_ for task in expected]):
             raise ValueError(f"tasks: each task starts from the one before it: {names}")
         if self.prior.world.seed == self.world.seed:
             raise ValueError(
@@ -91,27 +92,18 @@ class Params(Section):
             )
         if "lll_prior" not in self.methods:
             raise ValueError("methods: `lll_prior` is missing, which stages of their own learn")
-        names = {row.about.name: name for name, row in reversed(self.methods.items())}
+        first_of = {row.about.name: name for name, row in reversed(self.methods.items())}
         for name, row in self.methods.items():
-            if (other := names[row.about.name]) != name:
+            if (other := first_of[row.about.name]) != name:
                 raise ValueError(f"methods.{name}: is named as `{other}` is; give it an `about` of its own")
+            _check(row.tokens, [*self.own_encoders, *self.encoders], f"methods.{name}: no encoder")
         for name in self.rows if isinstance(self.rows, list) else []:
-            if name not in self.methods:
-                raise ValueError(f"rows: no method `{name}`{nearest(name, self.methods)}")
-        known = [*self.own_encoders, *self.encoders]
-        for name, row in self.methods.items():
-            if row.tokens not in known:
-                raise ValueError(f"methods.{name}: no encoder `{row.tokens}`{nearest(row.tokens, known)}")
+            _check(name, self.methods, "rows: no method")
         for name, protocol in self.protocols.items():
             Training(**self.training.model_dump() | protocol.training)
-            listed = [
-                *protocol.headline,
-                *protocol.rows,
-                *(row for s in protocol.settings.values() for row in s.rows or []),
-            ]
-            for row in listed:
-                if row not in self.methods:
-                    raise ValueError(f"protocols.{name}: no method `{row}`{nearest(row, self.methods)}")
+            listed = [row for setting in protocol.settings.values() for row in setting.rows or []]
+            for row in (*protocol.headline, *protocol.rows, *listed):
+                _check(row, self.methods, f"protocols.{name}: no method")
         return self
 
     @property
@@ -127,22 +119,13 @@ class Params(Section):
 
     def protocol(self) -> Protocol:
         """The protocol of the benchmark; raises ParameterError naming the nearest one."""
-        if self.benchmark not in self.protocols:
-            raise ParameterError(f"no protocol `{self.benchmark}`{nearest(self.benchmark, self.protocols)}")
+        _check(self.benchmark, self.protocols, "no protocol")
         return self.protocols[self.benchmark]
 
 
-def _allowed_keys(location: tuple) -> list[str]:
-    """Names valid where an unknown key stood."""
-    model = Params
-    for part in location[:-1]:
-        if isinstance(model, type) and issubclass(model, Section) and part in model.model_fields:
-            annotation = model.model_fields[part].annotation
-            arguments = getattr(annotation, "__args__", ())
-            model = next((a for a in arguments if isinstance(a, type) and issubclass(a, Section)), annotation)
-    if not (isinstance(model, type) and issubclass(model, Section)):
-        return []
-    return [field.alias or name for name, field in model.model_fields.items()]
+def _check(name: str, known: Collection[str], complaint: str) -> None:
+    if name not in known:
+        raise ParameterError(f"{complaint} `{name}`{nearest(name, known)}")
 
 
 def parse(raw: dict, source: str = "params.yaml") -> Params:
@@ -150,21 +133,19 @@ def parse(raw: dict, source: str = "params.yaml") -> Params:
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
-        first = error.errors()[0]
-        location = first["loc"]
-        where = ".".join(str(part) for part in location) or "top level"
-        hint = nearest(str(location[-1]), _allowed_keys(location)) if first["type"] == "extra_forbidden" else ""
-        message = first["msg"].removeprefix("Value error, ")
         more = f"; and {error.error_count() - 1} more" if error.error_count() > 1 else ""
-        raise ParameterError(f"{source}: {where}: {message}{hint}{more}") from None
+        raise ParameterError(f"{source}: {offence(error)}{more}") from None
 
 
 def mapping(text: str, source: str = "params.yaml") -> dict:
-    """The text of params.yaml, read but not checked; raises ParameterError if it is not YAML."""
+    """The text of params.yaml, read but not checked; raises ParameterError if it is no mapping in YAML."""
     try:
-        return _Loader(text).get_single_data()
+        raw = _Loader(text).get_single_data()
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: of a date that there is not
         raise ParameterError(f"{source}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        raise ParameterError(f"{source}: no mapping of keys; mend it")
+    return raw
 
 
 def _read(path: Path) -> dict:
@@ -179,29 +160,24 @@ def _protocol(folder: Path, name: str, *like_it: str) -> dict:
     """A protocol with what it takes from the one that it is `like`."""
     file = folder / f"{name}.yaml"
     raw = _read(file)
-    like = raw.pop("like", None) if isinstance(raw, dict) else None
+    like = raw.pop("like", None)
     if not like:
         return raw
     if like in (name, *like_it):
         raise ParameterError(f"{file}: like `{like}`, which is like it; name another one, or delete the line")
-    base = _protocol(folder, like, name, *like_it)
-    if not isinstance(base, dict):
-        raise ParameterError(f"{folder / str(like)}.yaml: no mapping of keys; mend it")
-    return base | raw
+    return _protocol(folder, like, name, *like_it) | raw
 
 
 def whole(path: Path = Path("params.yaml")) -> dict:
     """params.yaml, and beside it protocols/*.yaml and search.yaml, as one mapping that is not checked."""
-    raw = _read(path)
-    if isinstance(raw, dict):
-        protocols = path.parent / "protocols"
-        files = sorted(protocols.glob("*.yaml"))
-        raw = {"protocols": {file.stem: _protocol(protocols, file.stem) for file in files}} | raw
-        raw = raw if "search" in raw else raw | {"search": _read(path.parent / "search.yaml")}
+    raw, folder = _read(path), path.parent / "protocols"
+    if "protocols" not in raw:
+        raw["protocols"] = {file.stem: _protocol(folder, file.stem) for file in sorted(folder.glob("*.yaml"))}
+    if "search" not in raw:
+        raw["search"] = _read(path.parent / "search.yaml")
     return raw
 
 
 def load(path: Path = Path("params.yaml")) -> Params:
     """`whole`, checked; raises ParameterError."""
-    path = Path(path)
     return parse(whole(path), path.name)

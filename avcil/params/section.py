@@ -3,13 +3,29 @@
 import difflib
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 
 class Section(BaseModel):
     """A frozen group of parameters. An unknown key, a missing key, a wrong type or an infinite number raises."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, raw):
+        known = {*cls.model_fields, *(field.alias for field in cls.model_fields.values() if field.alias)}
+        for key in raw if isinstance(raw, dict) else ():
+            if key not in known:
+                raise ValueError(f"no key `{key}`{nearest(key, sorted(known))}")
+        return raw
+
+
+def offence(error: ValidationError) -> str:
+    """Where the first thing is wrong, and what, in one line."""
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"]))
+    return (f"{where}: " if where else "") + first["msg"].removeprefix("Value error, ")
 
 
 Precision = Literal["float32", "float16", "bfloat16"]

@@ -39,27 +39,33 @@ def colour_of(method: str):
     return PALETTE[_COLOURS.get(method, 7)]
 
 
-def _label_ends(axes, ends: dict[str, float], x: float, gap: float) -> None:
-    """Write each name right of its line's end, pushed apart by at least ``gap``."""
+def label_ends(axes, ends: list[tuple], x: float, gap: float, fontsize: str | float | None = "small") -> None:
+    """Write names right of their lines' ends, pushed apart by at least ``gap``. ends: height, name and colour."""
     placed = -np.inf
-    for method, y in sorted(ends.items(), key=lambda item: item[1]):
+    for y, name, colour in sorted(ends, key=lambda end: end[0]):
         placed = max(y, placed + gap)
-        text = short_name_of(method)
-        axes.annotate(text, (x, placed), color=colour_of(method), va="center", fontsize="small", annotation_clip=False)
+        axes.annotate(name, (x, placed), color=colour, va="center", fontsize=fontsize, annotation_clip=False)
+
+
+def band(axes, groups, name: str, colour, style: str = "-", alpha: float = 0.13) -> tuple:
+    """Draw the mean of each group, and a band from its least to its greatest value. Returns the line's end, as
+    `label_ends` wants it."""
+    table = groups.agg(["mean", "min", "max"])
+    axes.plot(table.index, table["mean"], style, marker="o", markersize=4, color=colour)
+    axes.fill_between(table.index, table["min"], table["max"], color=colour, alpha=alpha, linewidth=0)
+    return table["mean"].iloc[-1], name, colour
 
 
 def accuracy_curves(runs: pd.DataFrame, methods: list[str], *, title: str) -> Figure:
     """Accuracy on the classes seen so far after each task: mean over seeds, band from the worst to the best seed."""
     figure, axes = plt.subplots(figsize=(7.2, 4.2))
-    ends = {}
+    ends = []
     for method in methods:
-        rows = runs[runs.method == method].groupby("task").accuracy.agg(["mean", "min", "max"])
+        by_task = runs[runs.method == method].groupby("task").accuracy
         style = "--" if method.startswith("joint") else "-"
-        axes.plot(rows.index, rows["mean"], style, marker="o", markersize=4, color=colour_of(method))
-        axes.fill_between(rows.index, rows["min"], rows["max"], color=colour_of(method), alpha=0.13, linewidth=0)
-        ends[method] = rows["mean"].iloc[-1]
+        ends.append(band(axes, by_task, short_name_of(method), colour_of(method), style))
     last = int(runs.task.max())
-    _label_ends(axes, ends, last + 0.12, 0.042)
+    label_ends(axes, ends, last + 0.12, 0.042)
     axes.set(xlabel="task", ylabel="accuracy on all classes seen", ylim=(0, 1), xticks=range(last + 1), title=title)
     figure.tight_layout()
     return figure
@@ -67,35 +73,27 @@ def accuracy_curves(runs: pd.DataFrame, methods: list[str], *, title: str) -> Fi
 
 def four_way(summary: pd.DataFrame) -> Figure:
     """The paper's Figure 1: what each stream and each fusion reaches, incrementally and with all data at once."""
-    pairs = [
-        ("visual_only", "joint_visual"),
-        ("audio_only", "joint_audio"),
-        ("naive_fusion", "joint_naive"),
-        ("lll_prior", "joint_guided"),
-    ]
+    joint_of = {
+        "visual_only": "joint_visual", "audio_only": "joint_audio", "naive_fusion": "joint_naive",
+        "lll_prior": "joint_guided",
+    }  # fmt: skip
     table = summary.set_index("method")
-    pairs = [pair for pair in pairs if pair[0] in table.index]
+    shown = [row for row in joint_of if row in table.index]
     figure, axes = plt.subplots(figsize=(6.4, 3.6))
-    for x, (incremental, joint) in enumerate(pairs):
-        value, spread = table.loc[incremental, ["last_accuracy", "last_accuracy_std"]]
-        axes.bar(x, value, 0.62, yerr=spread, color=colour_of(incremental), error_kw={"elinewidth": 1})
+    for x, row in enumerate(shown):
+        value, spread = table.loc[row, ["last_accuracy", "last_accuracy_std"]]
+        axes.bar(x, value, 0.62, yerr=spread, color=colour_of(row), error_kw={"elinewidth": 1})
         axes.annotate(f"{value:.2f}", (x, 0.02), ha="center", color="white", fontweight="bold")
-        if joint in table.index:
-            bound = table.loc[joint, "last_accuracy"]
+        if joint_of[row] in table.index:
+            bound = table.last_accuracy[joint_of[row]]
             axes.hlines(bound, x - 0.4, x + 0.4, color="0.2", linestyle="--", linewidth=1.5)
             axes.annotate(
-                f"joint {bound:.2f}",
-                (x, bound),
-                xytext=(0, 4),
-                textcoords="offset points",
-                ha="center",
-                fontsize="small",
-                bbox={"facecolor": "white", "alpha": 0.8, "pad": 1, "edgecolor": "none"},
-            )
-    labels = {"lll_prior": "guided fusion"}
+                f"joint {bound:.2f}", (x, bound), xytext=(0, 4), textcoords="offset points", ha="center",
+                fontsize="small", bbox={"facecolor": "white", "alpha": 0.8, "pad": 1, "edgecolor": "none"},
+            )  # fmt: skip
     axes.set(
-        xticks=range(len(pairs)),
-        xticklabels=[labels.get(a, short_name_of(a)) for a, _ in pairs],
+        xticks=range(len(shown)),
+        xticklabels=["guided fusion" if row == "lll_prior" else short_name_of(row) for row in shown],
         ylabel="accuracy after the last task",
         ylim=(0, 1),
         title="One stream, naive fusion, guided fusion",
@@ -174,21 +172,17 @@ def forgetting_plasticity(summary: pd.DataFrame, methods: list[str]) -> Figure:
 def localisation_curves(localisation: pd.DataFrame, methods: list[str]) -> Figure:
     """Does attention still find the sounding object of the first task's clips? Hit rate and AUC after each task."""
     figure, axes = plt.subplots(1, 2, figsize=(9.4, 3.6))
-    first = localisation[localisation.on_task == 0]
-    for axis, (column, label) in zip(
-        axes, (("hit", "peak on the sounding object"), ("auc", "area under the ROC curve")), strict=True
-    ):
-        ends = {}
+    first = localisation[(localisation.on_task == 0) & localisation.method.isin(methods)]
+    last = int(first.task.max())
+    titles = {"hit": "peak on the sounding object", "auc": "area under the ROC curve"}
+    for axis, (column, title) in zip(axes, titles.items(), strict=True):
+        ends = []
         for method in methods:
-            rows = first[first.method == method].groupby("task")[column].agg(["mean", "min", "max"])
-            axis.plot(rows.index, rows["mean"], marker="o", markersize=4, color=colour_of(method))
-            axis.fill_between(rows.index, rows["min"], rows["max"], color=colour_of(method), alpha=0.13, linewidth=0)
-            ends[method] = rows["mean"].iloc[-1]
-        last = int(first.task.max())
-        lowest = first[first.method.isin(methods)][column].min()
-        floor = min(0.5, np.floor(10 * lowest) / 10)  # no line leaves the figure
-        _label_ends(axis, ends, last + 0.12, 0.07 * (1 - floor))
-        axis.set(xlabel="task", title=label, xticks=range(last + 1), ylim=(floor, 1))
+            by_task = first[first.method == method].groupby("task")[column]
+            ends.append(band(axis, by_task, short_name_of(method), colour_of(method)))
+        floor = min(0.5, np.floor(10 * first[column].min()) / 10)  # no line leaves the figure
+        label_ends(axis, ends, last + 0.12, 0.07 * (1 - floor))
+        axis.set(xlabel="task", title=title, xticks=range(last + 1), ylim=(floor, 1))
     figure.suptitle("Attention on clips of task 0, as tasks go by", fontsize="medium")
     figure.tight_layout()
     return figure
@@ -210,12 +204,12 @@ def overlay(frame: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return ((grey * (1 - opacity) + heat * opacity) * 255).round().astype(np.uint8)
 
 
-def outline(axis, share: np.ndarray, size: int, covered: float = 0.5, colour: str = "white") -> None:
-    """Draw the border of the truly sounding region, share [S], over an image of ``size`` pixels."""
+def outline(axis, share: np.ndarray, size: int, colour: str = "white") -> None:
+    """Draw the border of the truly sounding region, where share [S] is a half, over an image of ``size`` pixels."""
     side = round(len(share) ** 0.5)
     centres = (np.arange(side) + 0.5) * size / side - 0.5
-    if share.max() >= covered:
-        axis.contour(centres, centres, share.reshape(side, side), levels=[covered], colors=colour, linewidths=1.2)
+    if share.max() >= 0.5:
+        axis.contour(centres, centres, share.reshape(side, side), levels=[0.5], colors=colour, linewidths=1.2)
 
 
 def attention_over_tasks(frames: np.ndarray, maps: dict[str, np.ndarray], share: np.ndarray, *, title: str) -> Figure:
@@ -240,25 +234,16 @@ def attention_over_tasks(frames: np.ndarray, maps: dict[str, np.ndarray], share:
     return figure
 
 
-def spectrograms(mels: dict[str, np.ndarray], *, seconds: float, title: str = "") -> Figure:
+def spectrograms(mels: dict[str, np.ndarray], *, seconds: float, title: str) -> Figure:
     """Mel magnitudes [M,frames] by name, on one decibel scale."""
     figure, axes = plt.subplots(1, len(mels), figsize=(2.6 * len(mels), 2.5), sharey=True, squeeze=False)
     top = 20 * np.log10(max(mel.max() for mel in mels.values()) + 1e-6)
     for axis, (name, mel) in zip(axes[0], mels.items(), strict=True):
-        extent = (0, seconds, 0, len(mel))
-        axis.imshow(
-            20 * np.log10(mel + 1e-6),
-            origin="lower",
-            aspect="auto",
-            extent=extent,
-            cmap="magma",
-            vmin=top - 60,
-            vmax=top,
-        )
+        decibels, extent = 20 * np.log10(mel + 1e-6), (0, seconds, 0, len(mel))
+        axis.imshow(decibels, origin="lower", aspect="auto", extent=extent, cmap="magma", vmin=top - 60, vmax=top)
         axis.set(title=name, xlabel="seconds")
     axes[0, 0].set_ylabel("mel band")
-    if title:
-        figure.suptitle(title, fontsize="medium")
+    figure.suptitle(title, fontsize="medium")
     figure.tight_layout()
     return figure
 

@@ -10,7 +10,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from avcil.results.names import about, families, family_of, name_of, of_family, rows, short_name_of
-from avcil.results.plots import PALETTE
+from avcil.results.plots import PALETTE, band, label_ends
 
 _COLOURS = (0, 7, 3, 4, 2, 5)  # of families
 
@@ -29,9 +29,8 @@ def field_ranking(seeds: pd.DataFrame, *, title: str) -> Figure:
     seeds: method, seed, last_accuracy, forgetting_last.
     """
     means = seeds.groupby("method").last_accuracy.mean()
-    listed = list(rows())
-    known = sorted(means.index, key=lambda row: listed.index(row) if row in listed else len(listed))
-    order = sorted(known, key=lambda row: (families().index(family_of(row)), -means[row]))
+    listed = [*rows(), *means.index]
+    order = sorted(means.index, key=lambda row: (families().index(family_of(row)), -means[row], listed.index(row)))
     figure, axes = plt.subplots(1, 2, figsize=(9.6, 0.9 + 0.24 * len(order)), sharey=True, width_ratios=[3, 2])
     for y, row in enumerate(order):
         mine = seeds[seeds.method == row]
@@ -69,18 +68,17 @@ def field_curves(runs: pd.DataFrame, reference: str) -> Figure:
     for axis, family in zip(axes.flat, shown, strict=False):
         mine = [row for row in of_family(family) if row in set(runs.method) and not about(row).part]
         shades = sns.color_palette(f"dark:{matplotlib.colors.to_hex(_colour_of_family(family))}", len(mine) + 2)[2:]
-        ends = {}
-        for row, shade in zip(mine, shades, strict=True):
+        colours = dict(zip(mine, shades, strict=True))
+        for row, shade in colours.items():
             axis.plot(curves[row], color=shade, marker="o", markersize=3, linewidth=1.4)
-            ends[row] = (curves[row].iloc[-1], shade)
         if reference not in mine:
             axis.plot(curves[reference], color="black", linewidth=1, linestyle=":")
-            ends[reference] = (curves[reference].iloc[-1], "black")
-        placed = -np.inf
-        for row, (y, shade) in sorted(ends.items(), key=lambda item: item[1][0]):
-            placed = max(y, placed + 0.055)
-            text = textwrap.shorten(short_name_of(row), 26, placeholder="…")
-            axis.annotate(text, (last + 0.1, placed), color=shade, va="center", fontsize=8, annotation_clip=False)
+            colours[reference] = "black"
+        ends = [
+            (curves[row].iloc[-1], textwrap.shorten(short_name_of(row), 26, placeholder="…"), colour)
+            for row, colour in colours.items()
+        ]
+        label_ends(axis, ends, last + 0.1, 0.055, fontsize=8)
         axis.set(title=family, xlabel="task", xticks=range(last + 1), ylim=(0, 1))
     for axis in axes.flat[len(shown) :]:
         axis.axis("off")
@@ -117,30 +115,27 @@ def field_cost(table: pd.DataFrame) -> Figure:
     table: method, last_accuracy, seconds, memory_bytes.
     """
     figure, axes = plt.subplots(1, 2, figsize=(10.4, 4.4), sharey=True)
-    kept = table[[name in rows() and not about(name).part for name in table.method]]
-    kept = kept[kept.method.map(family_of) != "all data at once"]
-    best = kept.groupby(kept.method.map(family_of)).last_accuracy.idxmax()
-    for axis, column, label in (
-        (axes[0], "seconds", "seconds of learning and evaluation, one thread"),
-        (axes[1], "memory_bytes", "megabytes kept between tasks (exemplars, statistics)"),
+    table = table[[name in rows() and not about(name).part for name in table.method]]
+    table = table[table.method.map(family_of) != "all data at once"]
+    family = table.method.map(family_of)
+    best = table.loc[table.groupby(family).last_accuracy.idxmax()].sort_values("last_accuracy")
+    for axis, column, scale, label in (
+        (axes[0], "seconds", 1, "seconds of learning and evaluation, one thread"),
+        (axes[1], "memory_bytes", 1e-6, "megabytes kept between tasks (exemplars, statistics)"),
     ):
-        scale = 1 if column == "seconds" else 1e-6
-        named = {}
-        for index, line in kept.iterrows():
-            x = max(line[column] * scale, 1e-2)
-            axis.plot(x, line.last_accuracy, "o", color=_family_colour(line.method), markersize=6, alpha=0.85)
-            if index in set(best):
-                named[line.method] = (x, line.last_accuracy)
+        x = (scale * table[column]).clip(lower=1e-2)
+        for at, line in table.iterrows():
+            axis.plot(x[at], line.last_accuracy, "o", color=_family_colour(line.method), markersize=6, alpha=0.85)
         placed = -np.inf
-        for row, (x, y) in sorted(named.items(), key=lambda item: item[1][1]):
-            placed = max(y + 0.03, placed + 0.045)
-            text = short_name_of(row)
-            axis.annotate(text, (x, placed), ha="center", fontsize="small", color=_family_colour(row))
+        for at, line in best.iterrows():
+            placed = max(line.last_accuracy + 0.03, placed + 0.045)
+            name, colour = short_name_of(line.method), _family_colour(line.method)
+            axis.annotate(name, (x[at], placed), ha="center", fontsize="small", color=colour)
         axis.set(xscale="log", xlabel=label, ylim=(0, 1))
         axis.margins(x=0.2)
     axes[0].set(ylabel="accuracy after the last task", title="The best of each family is named")
-    shown = [family for family in families() if family in set(kept.method.map(family_of))]
-    handles = [plt.Line2D([], [], marker="o", linestyle="", color=_colour_of_family(family)) for family in shown]
+    shown = [name for name in families() if name in set(family)]
+    handles = [plt.Line2D([], [], marker="o", linestyle="", color=_colour_of_family(name)) for name in shown]
     axes[1].legend(handles, shown, frameon=False, fontsize="small", loc="lower right")
     figure.tight_layout()
     return figure
@@ -152,20 +147,13 @@ def budget_curves(table: pd.DataFrame) -> Figure:
     if table.empty:
         axes.set_title("every row was run with one memory size only")
         return figure
-    means = table.groupby(["method", "exemplars"]).last_accuracy.agg(["mean", "min", "max"])
-    ends = {}
     counts = sorted(table.exemplars.unique())
+    table = table.assign(place=table.exemplars.map(counts.index))
+    ends = []
     for number, row in enumerate(table.method.unique()):
-        mine = means.loc[row]
-        at = [counts.index(exemplars) for exemplars in mine.index]
-        axes.plot(at, mine["mean"], marker="o", markersize=4, color=PALETTE[number])
-        axes.fill_between(at, mine["min"], mine["max"], color=PALETTE[number], alpha=0.12, linewidth=0)
-        ends[row] = (mine["mean"].iloc[-1], number)
-    placed = -np.inf
-    for row, (y, number) in sorted(ends.items(), key=lambda item: item[1][0]):
-        placed = max(y, placed + 0.045)
-        text = short_name_of(row)
-        axes.annotate(text, (len(counts) - 0.88, placed), color=PALETTE[number], va="center", annotation_clip=False)
+        by_memory = table[table.method == row].groupby("place").last_accuracy
+        ends.append(band(axes, by_memory, short_name_of(row), PALETTE[number], alpha=0.12))
+    label_ends(axes, ends, len(counts) - 0.88, 0.045, fontsize=None)
     axes.set(
         xticks=range(len(counts)), xticklabels=counts, ylim=(0, 1), xlabel="exemplars a class",
         ylabel="accuracy after the last task", title="What a larger memory buys (band: worst to best seed)",

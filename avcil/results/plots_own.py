@@ -7,14 +7,14 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 
-def confusions(truth: list[str], said: dict[str, list[str]], columns: list[str]) -> Figure:
-    """Clips by what they are and what they are taken for, a panel for each entry of ``said``, by its title.
+def confusions(truth: list[str], predicted: dict[str, list[str]], columns: list[str]) -> Figure:
+    """Clips by what they are and what they are taken for, a panel for each entry of ``predicted``, by its title.
 
-    columns: all that is said, in order; rows are those of them that are true of a clip.
+    columns: all that is predicted, in order; rows are those of them that are true of a clip.
     """
-    figure, axes = plt.subplots(1, len(said), figsize=(4.75 * len(said), 3.2), sharey=True, squeeze=False)
+    figure, axes = plt.subplots(1, len(predicted), figsize=(4.75 * len(predicted), 3.2), sharey=True, squeeze=False)
     rows = [label for label in columns if label in truth]
-    for axis, (title, labels) in zip(axes[0], said.items(), strict=True):
+    for axis, (title, labels) in zip(axes[0], predicted.items(), strict=True):
         counts = pd.crosstab(pd.Series(truth), pd.Series(labels)).reindex(index=rows, columns=columns, fill_value=0)
         sns.heatmap(counts, annot=True, fmt="d", cmap="cividis", cbar=False, ax=axis, linewidths=0.5)
         axis.set(title=title, xlabel="taken for", ylabel="test clips of" if axis is axes[0, 0] else "")

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from scipy.special import softmax
 from sklearn.decomposition import PCA
 
 from avcil.results.plots import overlay
@@ -41,7 +42,7 @@ def clip_tokens(
     rows: dict[str, Iterable[np.ndarray]] = {
         "frames": frames,
         "patch tokens\n(three main\ncomponents)": _as_colours(visual),
-        "similarity\nto the sound": [overlay(f, w) for f, w in zip(frames, _softmax(similarity), strict=True)],
+        "similarity\nto the sound": [overlay(f, w) for f, w in zip(frames, softmax(similarity, axis=-1), strict=True)],
     }
     axes = above.subplots(len(rows), slots)
     for line, (name, pictures) in zip(axes, rows.items(), strict=True):
@@ -61,8 +62,3 @@ def clip_tokens(
     below.colorbar(picture, ax=right, label="cosine")
     figure.suptitle(title)
     return figure
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    weights = np.exp(logits - logits.max(-1, keepdims=True))
-    return weights / weights.sum(-1, keepdims=True)

@@ -3,6 +3,7 @@
 import html
 import warnings
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,24 +28,24 @@ class AccuracyMatrix(NamedTuple):
     std: pd.DataFrame
     seeds: int
 
-    def _cell(self, task: int, on_task: int) -> str:
-        return tables.percent(self.mean.loc[task, on_task], self.std.loc[task, on_task])
+    @property
+    def _text(self) -> pd.DataFrame:
+        cells = {j: map(tables.percent, self.mean[j], self.std[j]) for j in self.mean}
+        return pd.DataFrame(cells, index=self.mean.index).rename_axis(columns=self.mean.columns.name)
 
     def __repr__(self) -> str:
-        cells = pd.DataFrame({j: [self._cell(t, j) for t in self.mean.index] for j in self.mean.columns})
-        cells.index, cells.columns = self.mean.index, self.mean.columns
-        return f"accuracy in percent, {self.seeds} seeds\n{cells.to_string()}"
+        return f"accuracy in percent, {self.seeds} seeds\n{self._text.to_string()}"
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>on task {j}</th>" for j in self.mean.columns)
+        head = "".join(f"<th>on task {j}</th>" for j in self.mean)
         rows = []
-        for t in self.mean.index:
-            cells = []
-            for j in self.mean.columns:
-                value = self.mean.loc[t, j]
-                shade = "" if pd.isna(value) else f' style="background: rgba(1, 115, 178, {0.6 * value:.2f})"'
-                cells.append(f"<td{shade}>{self._cell(t, j)}</td>")
-            rows.append(f"<tr><th>after task {t}</th>{''.join(cells)}</tr>")
+        for (task, values), (_, cells) in zip(self.mean.iterrows(), self._text.iterrows(), strict=True):
+            shades = [
+                "" if pd.isna(value) else f' style="background: rgba(1, 115, 178, {0.6 * value:.2f})"'
+                for value in values
+            ]
+            shown = "".join(f"<td{shade}>{cell}</td>" for shade, cell in zip(shades, cells, strict=True))
+            rows.append(f"<tr><th>after task {task}</th>{shown}</tr>")
         note = f"<caption>accuracy in percent, {self.seeds} seeds</caption>"
         return f"<table>{note}<thead><tr><th></th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
@@ -58,7 +59,6 @@ class Run:
         setting: of the benchmark's protocol.
         tables: runs (a line a seed and task), matrix (a line a cell of R) and localisation, as
             `avcil.comparison.tables` has them.
-        measures: a row a seed, every measure of `avcil.learn.metrics`.
         results: of each seed the results by task, predictions included; empty if only metrics/ is there.
         checkpoints: the folder of each (seed, task); empty if only metrics/ is there.
         note: one line on what is missing and how to get it; empty if nothing is.
@@ -67,10 +67,14 @@ class Run:
     method: str
     setting: str
     tables: tables.Tables
-    measures: pd.DataFrame
     results: dict[int, list[TaskResult]]
     checkpoints: dict[tuple[int, int], Path]
     note: str
+
+    @cached_property
+    def measures(self) -> pd.DataFrame:
+        """A row a seed, every measure of `avcil.learn.metrics`."""
+        return measures(self.tables).droplevel("method")
 
     @property
     def seeds(self) -> list[int]:
@@ -141,28 +145,26 @@ def load_run(method: str, setting: str = "standard", *, root: Path | None = None
     if missing:
         note = f"from metrics/ alone: no {missing.relative_to(root)}; `dvc repro` gives predictions and checkpoints"
         warnings.warn(note, stacklevel=2)
-        committed = _committed(root / "metrics", method, setting)
-        return Run(method, setting, committed, _of_one(committed), {}, {}, note)
-    of_run = tables.frames({(setting, method, seed): by_task for seed, by_task in results.items()})
-    return Run(method, setting, of_run, _of_one(of_run), results, places, "")
+        return Run(method, setting, _committed(root / "metrics", method, setting), {}, {}, note)
+    made = tables.frames({(setting, method, seed): by_task for seed, by_task in results.items()})
+    return Run(method, setting, made, results, places, "")
 
 
 def _stored(artifacts: Path, params: Params, method: str, setting: str):
     """The first file that is missing, if one is; results by seed; the folder of each (seed, task) with a checkpoint."""
-    protocol = params.protocol()
-    seeds = (protocol.settings[setting].seeds if setting in protocol.settings else None) or params.seeds
-    results: dict[int, list[TaskResult]] = {}
-    places = {(s, t.id): run_folder(artifacts, method, t.id, s, setting) for s in seeds for t in params.tasks}
-    for seed in seeds:
+    changes, results = params.protocol().settings.get(setting), dict[int, list[TaskResult]]()
+    places: dict[tuple[int, int], Path] = {}
+    for seed in (changes.seeds if changes else None) or params.seeds:
+        folders = {(seed, task.id): run_folder(artifacts, method, task.id, seed, setting) for task in params.tasks}
+        places |= {key: folder for key, folder in folders.items() if (folder / "checkpoint.json").is_file()}
         whole = artifacts / "sweep" / setting / method / f"seed{seed}.json"
-        of_tasks = [place / "result.json" for (s, _), place in places.items() if s == seed]
         if whole.is_file():
-            results[seed] = sweep.load_run(whole)[0].results
-        elif missing := [file for file in of_tasks if not file.is_file()]:
-            return missing[0], {}, {}
+            results[seed] = sweep.read_run(whole)[0].results
+        elif missing := [folder for folder in folders.values() if not (folder / "result.json").is_file()]:
+            return missing[0] / "result.json", {}, {}
         else:
-            results[seed] = [load_result(file.parent) for file in of_tasks]
-    return None, results, {key: place for key, place in places.items() if (place / "checkpoint.json").is_file()}
+            results[seed] = [load_result(folder) for folder in folders.values()]
+    return None, results, places
 
 
 def _committed(folder: Path, method: str, setting: str) -> tables.Tables:
@@ -176,18 +178,14 @@ def _committed(folder: Path, method: str, setting: str) -> tables.Tables:
     return tables.Tables(runs, matrix, localisation)
 
 
-def measures(found: tables.Tables) -> pd.DataFrame:
+def measures(made: tables.Tables) -> pd.DataFrame:
     """Every measure of `avcil.learn.metrics`, a line a method and seed, of one setting.
 
-    The matrices in metrics/ do not say how many clips a task has; what depends on that is taken from ``found.runs``.
+    The matrices in metrics/ do not say how many clips a task has; what depends on that is taken from ``made.runs``.
     """
-    counted = found._replace(
-        matrix=found.matrix.assign(clips=1), runs=found.runs.assign(memory_bytes=0, trained_parameters=0)
+    counted = made._replace(
+        matrix=made.matrix.assign(clips=1), runs=made.runs.assign(memory_bytes=0, trained_parameters=0)
     )
     whole = tables.per_seed(counted).set_index(["method", "seed"])[tables.MEASURES]
-    after = found.runs.sort_values("task").groupby(["method", "seed"]).accuracy
+    after = made.runs.sort_values("task").groupby(["method", "seed"]).accuracy
     return whole.assign(average_accuracy=after.mean(), last_accuracy=after.last())
-
-
-def _of_one(found: tables.Tables) -> pd.DataFrame:
-    return measures(found).droplevel("method")

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from avcil.comparison.intervals import Interval, points, sign
-from avcil.comparison.tables import Comparable
+from avcil.comparison.tables import Comparable, markdown
 from avcil.results.names import of_family, short_name_of
 
 VERDICTS = ("holds", "not told apart", "does not hold")
@@ -40,84 +40,82 @@ class Claim(NamedTuple):
 
     text: str
     whose: str
-    setting: str
-    measure: str
     first: str
     second: None | str | tuple[str, ...] = None
+    measure: str = "last_accuracy"
+    setting: str = WORLDS
     least: float = 0.0
 
 
+SOLVED = "lll_analytic"
+WITHOUT_BOTH, WITHOUT_LOGIT, WITHOUT_FEATURE = (
+    f"{SOLVED}_without_{part}" for part in ("both_levels", "logit_level", "feature_level")
+)
+ATTENTION = "localisation_change_first_task"
 CLAIMS = {
-    "prior": [
-        Claim("its tokens help", "paper", WORLDS, "last_accuracy", "lll_prior", "without_prior"),
-    ],
+    "prior": [Claim("its tokens help", "paper", "lll_prior", "without_prior")],
     "guidance": [
-        Claim("with τ m", "both", WORLDS, "last_accuracy", "lll_prior", "naive_fusion"),
-        Claim("without τ m", "paper", WORLDS, "last_accuracy", "lll", "naive_fusion"),
-        Claim("τ m itself", "ours", WORLDS, "last_accuracy", "lll_prior", "lll"),
+        Claim("with τ m", "both", "lll_prior", "naive_fusion"),
+        Claim("without τ m", "paper", "lll", "naive_fusion"),
+        Claim("τ m itself", "ours", "lll_prior", "lll"),
     ],
     "feature level": [
-        Claim("it helps by itself", "paper", WORLDS, "last_accuracy", "without_logit_level", "without_both_levels"),
-        Claim("and without exemplars, head solved", "both", FREE, "last_accuracy",
-              "lll_analytic_without_logit_level", "lll_analytic_without_both_levels"),
+        Claim("it helps by itself", "paper", "without_logit_level", "without_both_levels"),
+        Claim("and without exemplars, head solved", "both", WITHOUT_LOGIT, WITHOUT_BOTH, setting=FREE),
     ],
     "logit level": [
-        Claim("it helps by itself", "paper", WORLDS, "last_accuracy", "without_feature_level", "without_both_levels"),
-        Claim("and without exemplars, head solved", "both", FREE, "last_accuracy",
-              "lll_analytic_without_feature_level", "lll_analytic_without_both_levels"),
+        Claim("it helps by itself", "paper", "without_feature_level", "without_both_levels"),
+        Claim("and without exemplars, head solved", "both", WITHOUT_FEATURE, WITHOUT_BOTH, setting=FREE),
     ],
     "both against one": [
-        Claim("both help", "paper", WORLDS, "last_accuracy", "lll_prior", "without_both_levels"),
-        Claim("beat features alone", "paper", WORLDS, "last_accuracy", "lll_prior", "without_logit_level"),
-        Claim("beat logits alone", "paper", WORLDS, "last_accuracy", "lll_prior", "without_feature_level"),
-        Claim("beat features alone without exemplars, head solved", "both", FREE, "last_accuracy",
-              "lll_analytic", "lll_analytic_without_logit_level"),
-        Claim("beat logits alone without exemplars, head solved", "both", FREE, "last_accuracy",
-              "lll_analytic", "lll_analytic_without_feature_level"),
+        Claim("both help", "paper", "lll_prior", "without_both_levels"),
+        Claim("beat features alone", "paper", "lll_prior", "without_logit_level"),
+        Claim("beat logits alone", "paper", "lll_prior", "without_feature_level"),
+        Claim("beat features alone without exemplars, head solved", "both", SOLVED, WITHOUT_LOGIT, setting=FREE),
+        Claim("beat logits alone without exemplars, head solved", "both", SOLVED, WITHOUT_FEATURE, setting=FREE),
     ],
     "retention": [
-        Claim("more kept than by replay", "paper", WORLDS, "retention", "lll_prior", "replay"),
-        Claim("less forgotten", "paper", WORLDS, "forgetting_last", "lll_prior", "replay"),
-        Claim("distillation keeps more", "paper", WORLDS, "forgetting_last", "lll_prior", "without_both_levels"),
+        Claim("more kept than by replay", "paper", "lll_prior", "replay", "retention"),
+        Claim("less forgotten", "paper", "lll_prior", "replay", "forgetting_last"),
+        Claim("distillation keeps more", "paper", "lll_prior", "without_both_levels", "forgetting_last"),
     ],
     "plasticity": [
-        Claim("distillation costs none", "paper", WORLDS, "plasticity", "lll_prior", "without_both_levels", -MARGIN),
-        Claim("as much as replay", "paper", WORLDS, "plasticity", "lll_prior", "replay", -MARGIN),
+        Claim("distillation costs none", "paper", "lll_prior", "without_both_levels", "plasticity", least=-MARGIN),
+        Claim("as much as replay", "paper", "lll_prior", "replay", "plasticity", least=-MARGIN),
     ],
     "flat curve": [
-        Claim("no fall", "paper", WORLDS, "rise", "lll_prior", None, -MARGIN),
-        Claim("less than replay's", "paper", WORLDS, "rise", "lll_prior", "replay"),
-        Claim("no more than with all data at once", "paper", STANDARD, "rise", "lll_prior", "joint_guided", -MARGIN),
+        Claim("no fall", "paper", "lll_prior", None, "rise", least=-MARGIN),
+        Claim("less than replay's", "paper", "lll_prior", "replay", "rise"),
+        Claim("no more than with all data at once", "paper", "lll_prior", "joint_guided", "rise", STANDARD, -MARGIN),
     ],
     "attention kept": [
-        Claim("finds what sounds", "paper", WORLDS, "localisation_change_first_task", "lll_prior", None, -MARGIN),
-        Claim("distillation keeps it", "paper", WORLDS, "localisation_change_first_task", "lll_prior",
-              "without_both_levels"),
+        Claim("finds what sounds", "paper", "lll_prior", None, ATTENTION, least=-MARGIN),
+        Claim("distillation keeps it", "paper", "lll_prior", "without_both_levels", ATTENTION),
     ],
     "better than the field": [
-        Claim("than all as published", "paper", STANDARD, "last_accuracy", "lll_prior", PUBLISHED),
-        Claim("than all given its model or tokens", "paper", STANDARD, "last_accuracy", "lll_prior", GUIDED),
-        Claim("than the nearest of those, over worlds", "paper", WORLDS, "last_accuracy", "lll_prior", "acil_guided"),
+        Claim("than all as published", "paper", "lll_prior", PUBLISHED, setting=STANDARD),
+        Claim("than all given its model or tokens", "paper", "lll_prior", GUIDED, setting=STANDARD),
+        Claim("than the nearest of those, over worlds", "paper", "lll_prior", "acil_guided"),
     ],
-}  # fmt: skip
+}
 
 
-def lead(found: Comparable, setting: str, measure: str, first: str, second: str | None = None) -> Interval:
+def lead(comparable: Comparable, setting: str, measure: str, first: str, second: str | None = None) -> Interval:
     """`Comparable.lead` with more being better: forgetting counts with the other sign."""
-    interval = found.lead(setting, measure, first, second)
+    interval = comparable.lead(setting, measure, first, second)
     if MEASURES[measure][1] > 0:
         return interval
     return interval._replace(mean=-interval.mean, low=-interval.high, high=-interval.low)
 
 
-def nearest(found: Comparable, first: str, families: tuple[str, ...]) -> tuple[str, int, Interval]:
+def nearest_rival(comparable: Comparable, first: str, families: tuple[str, ...]) -> tuple[str, int, Interval]:
     """Of the rows of some families that which ``first`` is least surely ahead of, how many they are, and the lead.
 
     If it is told from that one, it is from all: a claim about every row needs no adjustment for their number.
     """
-    known = set(found.methods(STANDARD))
+    known = set(comparable.methods(STANDARD))
     rivals = [row for family in families for row in of_family(family) if row in known]
-    leads = {row: lead(found, STANDARD, "last_accuracy", first, row) for row in rivals}
+    leads = {row: lead(comparable, STANDARD, "last_accuracy", first, row) for row in rivals}
     name = min(leads, key=lambda row: leads[row].low)
     return name, len(rivals), leads[name]
 
@@ -138,14 +136,14 @@ class Judged(NamedTuple):
     verdict: str
 
 
-def _judge(found: Comparable, part: str, claim: Claim) -> Judged:
+def _judge(comparable: Comparable, part: str, claim: Claim) -> Judged:
     first = short_name_of(claim.first)
     try:
         if isinstance(claim.second, tuple):
-            row, rivals, difference = nearest(found, claim.first, claim.second)
+            row, rivals, difference = nearest_rival(comparable, claim.first, claim.second)
             rows = f"{first} − {short_name_of(row)}, the nearest of {rivals}"
         else:
-            difference = lead(found, claim.setting, claim.measure, claim.first, claim.second)
+            difference = lead(comparable, claim.setting, claim.measure, claim.first, claim.second)
             rows = f"{first} − {short_name_of(claim.second)}" if claim.second else first
     except (KeyError, ValueError):  # ValueError: of families of which no row was run
         return Judged(part, claim, first, None, "not run")
@@ -154,38 +152,35 @@ def _judge(found: Comparable, part: str, claim: Claim) -> Judged:
 
 def judged(folder: Path) -> list[Judged]:
     """All claims with their verdicts, from the tables in ``folder``."""
-    found = Comparable.of(folder)
-    return [_judge(found, part, claim) for part, claims in CLAIMS.items() for claim in claims]
+    comparable = Comparable.of(folder)
+    return [_judge(comparable, part, claim) for part, claims in CLAIMS.items() for claim in claims]
 
 
 def table(folder: Path) -> str:
     """The claims in Markdown, and how to read them."""
-    lines = ["| | claim | term | setting | rows compared | difference | verdict |", "|---|---|---|---|---|---:|---|"]
-    before = ""
-    for part, claim, rows, interval, verdict in judged(folder):
+    rows, before = [], ""
+    for part, claim, compared, interval, verdict in judged(folder):
         setting = difference = ""
         if interval is not None:
             setting = f"{MEASURES[claim.measure][0]}; {SETTINGS[claim.setting].format(interval.seeds)}"
             difference = points(interval)
         shown = f"**{verdict}**" if "hold" in verdict else verdict
-        name = "" if part == before else part
-        lines.append(f"| {name} | {claim.text} | {claim.whose} | {setting} | {rows} | {difference} | {shown} |")
+        rows.append(["" if part == before else part, claim.text, claim.whose, setting, compared, difference, shown])
         before = part
-    return "\n".join([*lines, "", NOTE])
+    head = "| | claim | term | setting | rows compared | difference | verdict |"
+    return f"{markdown(head, 'lllllrl', rows)}\n\n{NOTE}"
 
 
 def summary(folder: Path) -> str:
     """The claims by verdict, in a few lines."""
-    lines, every = [], judged(folder)
+    lines, claims = [], judged(folder)
     for verdict in (*VERDICTS, "not run"):
         parts: dict[str, list[str]] = {}
-        for one in every:
+        for one in claims:
             if one.verdict == verdict:
                 parts.setdefault(one.part, []).append(one.claim.text)
-        if parts:
-            # of a part with one claim its name is enough
-            single = {part for part, claims in CLAIMS.items() if len(claims) == 1}
-            named = (part if part in single else f"{part} ({', '.join(texts)})" for part, texts in parts.items())
-            listed = "; ".join(named)
-            lines.append(f"- **{verdict}**: {listed}")
+        # of a part with one claim its name is enough
+        named = [part if len(CLAIMS[part]) == 1 else f"{part} ({', '.join(texts)})" for part, texts in parts.items()]
+        if named:
+            lines.append(f"- **{verdict}**: {'; '.join(named)}")
     return "\n".join(lines)

@@ -33,13 +33,14 @@ def normalise(notebook):
 
 def _whole_streams(outputs: list) -> list:
     """Text that came in pieces, which fall differently each time, as one."""
-    found: list = []
+    whole: list = []
     for output in outputs:
-        if found and output.output_type == found[-1].output_type == "stream" and output.name == found[-1].name:
-            found[-1].text += output.text
+        before = whole[-1] if whole else None
+        if before and output.output_type == before.output_type == "stream" and output.name == before.name:
+            before.text += output.text
         else:
-            found.append(output)
-    return found
+            whole.append(output)
+    return whole
 
 
 def lighten(notebook):
@@ -63,14 +64,8 @@ def lighten(notebook):
 def execute(path: Path) -> None:
     """Run a notebook in its own folder and store its normalised outputs in place."""
     notebook = nbformat.read(path, as_version=4)
-    client = NotebookClient(
-        notebook,
-        kernel_name="python3",
-        record_timing=False,
-        timeout=None,
-        resources={"metadata": {"path": str(path.parent)}},
-    )
-    client.execute()
+    resources = {"metadata": {"path": str(path.parent)}}
+    NotebookClient(notebook, kernel_name="python3", record_timing=False, timeout=None, resources=resources).execute()
     nbformat.write(lighten(normalise(notebook)), path)
 
 

@@ -1,18 +1,29 @@
-"""Which operations give the bytes here that they give on the processors known so far, and what a difference means.
+"""Which operations give the bytes here that they give on the processors known so far.
 
-    python -m avcil.workshop.probe          how many of 31 operations agree with each known processor
+    python -m avcil.workshop.probe          how many of 31 operations agree with each known processor, and which do not
     python -m avcil.workshop.probe --save   the same, and keep this processor's in metrics/processors/NAME.json
     python -m avcil.workshop.probe --json   the digests of this process, whatever setting it is in
 
 An operation's digest is of its output on numbers drawn from one seed, so that two processors agree when digests do.
 Only those of portable arithmetic (avcil/base/portable.py) are to be the same everywhere.
+
+A processor's file has its name, instruction sets that matter, versions of what computed; when and how it was
+`recorded`; digests of `operations` and, where someone ran it, of a `whole` way from clips to checkpoints, in `portable`
+arithmetic and in the processor's own, `default`. null: not recorded.
 """
 
 import argparse
+import datetime
 import hashlib
+import importlib.metadata
 import json
+import os
+import platform
+import re
+import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,28 +33,9 @@ from torch import Tensor
 from torch.optim.adamw import adamw
 
 from avcil.base import portable
-from avcil.workshop import processors
+from avcil.base.files import write_json
 
-# part of the project: the operations that it is computed with
-SERVES: dict[str, tuple[str, ...]] = {
-    "tokens of `mini`, and with them every result": (
-        "matmul", "einsum, pooling", "exp", "log", "norm", "stft", "conv1d", "conv2d",
-    ),
-    "whatever is trained (checkpoints, accuracies, attention)": (
-        "matmul", "bmm, one query", "einsum, pooling", "exp", "tanh", "sigmoid", "log", "sqrt", "softmax",
-        "log_softmax", "sum, rows", "sum, all", "norm", "fifty steps of AdamW",
-    ),
-    "solved heads (ridge, acil, ranpac, mmal, fecam, lll_analytic)": (
-        "rsqrt", "softmax", "sum, rows", "matmul, float64", "solve, float64", "eigh, float64",
-    ),
-    "the prior: what it separates, and all of it where it is trained again": (
-        "sigmoid", "softmax", "layer_norm", "conv1d, gradient", "conv2d, gradient", "fifty steps of AdamW",
-    ),
-    "tokens of encoders with published weights": (
-        "matmul, 768", "sin", "erf", "gelu", "layer_norm", "batch_norm", "conv3d",
-    ),
-    "nothing of the project": ("conv3d, gradient",),
-}  # fmt: skip
+FOLDER = Path("metrics/processors")
 
 Normal = Callable[..., Tensor]
 Outputs = Iterator[tuple[str, tuple[Tensor, ...]]]
@@ -120,11 +112,11 @@ def digests() -> dict[str, str]:
     def normal(*shape: int) -> Tensor:
         return torch.from_numpy(draw.standard_normal(shape).astype(np.float32))
 
-    found = {}
+    by_name = {}
     for name, outputs in _operations(normal):
         content = b"".join(output.detach().numpy().tobytes() for output in outputs)
-        found[name] = hashlib.sha256(content).hexdigest()[:12]
-    return found
+        by_name[name] = hashlib.sha256(content).hexdigest()[:12]
+    return by_name
 
 
 def differing(mine: dict[str, str], theirs: dict[str, str]) -> list[str]:
@@ -132,30 +124,79 @@ def differing(mine: dict[str, str], theirs: dict[str, str]) -> list[str]:
     return [name for name in mine | theirs if mine.get(name) != theirs.get(name)]
 
 
-def affected(operations: Iterable[str]) -> dict[str, list[str]]:
-    """Which parts of the project compute with these operations: part to operations, the widest part first."""
-    chosen = list(operations)
-    found = {part: [name for name in chosen if name in serves] for part, serves in SERVES.items()}
-    return {part: names for part, names in found.items() if names}
-
-
 def compare(mine: dict[str, str], records: list[dict[str, Any]]) -> list[str]:
-    """A line a known processor, then one a part of the project that is computed otherwise than on any of them."""
-    lines: list[str] = []
-    other: dict[str, None] = {}
+    """A line a known processor, then one with the operations that are computed otherwise there, if there are any."""
+    lines = []
     for record in records:
-        found = differing(mine, record["operations"]["portable"])
+        other = differing(mine, record["operations"]["portable"])
         # a newer torch may compute otherwise, and that is no matter of processors
         there = f"{record['name']}, torch {record['versions']['torch']}"
-        lines.append(f"{len(mine) - len(found)} of {len(mine)} operations as on {there}")
-        other |= dict.fromkeys(found)
-    lines += [f"    {part}: {'; '.join(names)}" for part, names in affected(other).items()]
-    return lines or [f"no processor is known: {processors.FOLDER} is missing; start in the project's folder"]
+        lines.append(f"{len(mine) - len(other)} of {len(mine)} operations as on {there}")
+        lines += [f"    not {'; '.join(other)}"] if other else []
+    return lines or [f"no processor is known: {FOLDER} is missing; start in the project's folder"]
+
+
+# ---- processors
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of what computes here."""
+    packages = ("torch", "numpy", "pandas", "scikit-learn")
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}
+
+
+def arithmetic() -> str:
+    """`portable`, or why it is not."""
+    if portable.in_force():
+        return "portable"
+    if not portable.possible():
+        return "not portable: no AVX2"
+    other = [f"{name} is not {value}" for name, value in portable.VARIABLES.items() if os.environ.get(name) != value]
+    return f"not portable: {', '.join(other) or 'torch started before avcil did, or with more threads'}"
+
+
+def read_record(file: Path) -> dict[str, Any]:
+    """A .json file that git has. Raises ValueError naming it if it cannot be read."""
+    try:
+        return json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(f"{file}: not JSON ({error}); git checkout it") from None
+
+
+def known(folder: Path = FOLDER) -> list[dict[str, Any]]:
+    """The processors kept in ``folder``, by file name."""
+    return [read_record(file) for file in sorted(folder.glob("*.json"))]
+
+
+def save(mine: dict[str, str], folder: Path = FOLDER) -> Path:
+    """Keep this processor in ``folder``; what its file says of whole ways stays. Returns the file.
+
+    Raises ValueError if arithmetic is not portable, since ``mine`` would be compared as if it were.
+    """
+    if not portable.in_force():
+        raise ValueError(f"nothing kept, since arithmetic is {arithmetic()}")
+    name, able = portable.processor(), torch.cpu.get_capabilities()
+    file = folder / (re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") + ".json")
+    # the processor's own arithmetic, on one thread, is that of a process without the variables
+    own = {variable: value for variable, value in os.environ.items() if variable not in portable.VARIABLES}
+    own |= {"AVCIL_PORTABLE": "0", "OMP_NUM_THREADS": "1"}
+    run = [sys.executable, "-m", "avcil.workshop.probe", "--json"]
+    default = json.loads(subprocess.run(run, env=own, stdout=subprocess.PIPE, check=True).stdout)
+    record = {
+        "name": name,
+        "instruction_sets": {name: able.get(name) for name in ("avx2", "avx512_f", "amx_tile")},
+        "versions": versions(),
+        "recorded": f"{datetime.date.today().isoformat()}, python -m avcil.workshop.probe --save",
+        "operations": {"portable": mine, "default": default},
+        "whole": read_record(file)["whole"] if file.exists() else None,
+    }
+    write_json(file, record)
+    return file
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m avcil.workshop.probe", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--save", action="store_true", help=f"keep this processor in {processors.FOLDER}")
+    parser.add_argument("--save", action="store_true", help=f"keep this processor in {FOLDER}")
     parser.add_argument("--json", action="store_true", help="print this process's digests and nothing else")
     asked = parser.parse_args(arguments)
     mine = digests()
@@ -163,10 +204,10 @@ def main(arguments: list[str] | None = None) -> None:
         print(json.dumps(mine))
         return
     try:
-        print(f"{portable.processor()}, torch {torch.__version__}, arithmetic {processors.arithmetic()}")
-        print("\n".join(compare(mine, processors.known())))
+        print(f"{portable.processor()}, torch {torch.__version__}, arithmetic {arithmetic()}")
+        print("\n".join(compare(mine, known())))
         if asked.save:
-            print(f"kept in {processors.save(mine)}")
+            print(f"kept in {save(mine)}")
     except ValueError as error:
         sys.exit(str(error))
 

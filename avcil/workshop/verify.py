@@ -2,7 +2,6 @@
 
     python -m avcil.workshop.verify              a table, row by row; exit status 0 unless a row is outside
     python -m avcil.workshop.verify --record     the same, and keep what each table was made on
-    (avcil/workshop/provenance.py)
 
 Compared are a row's committed text and the one that stands here, all columns but the measured `seconds`, in the table
 of means and in that of single seeds.
@@ -12,39 +11,98 @@ of means and in that of single seeds.
   half a 95 % interval, Student's t over the n committed seeds, t(0.975, n - 1) s / √n, and no less than `FLOOR`, for
   rows whose seeds hardly differ and for those of one seed.
 * **outside**: a measure is farther off, or the row stands on one side only. The reason is given.
-* **not run here**: the text is the committed one, but git put it here (`provenance.ran`).
+* **not run here**: the text is the committed one, but git put it here (`ran`).
 
 The interval is of the committed mean, not of the difference of two: with *other seeds*, about one measure in ten would
 be outside. Rounding, where training amplifies it, is about as strong as that (LOG.md).
+
+``metrics/made_on.json`` keeps, by a table's path, the sha256 of its bytes (measured seconds left out) and the processor
+that made it (null: not known), whether arithmetic was portable, threads and versions.
 """
 
 import argparse
 import csv
+import hashlib
 import io
+import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
-from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import pandas as pd
+import torch
 
 from avcil.base import portable
+from avcil.base.files import write_json
 from avcil.comparison import intervals
 from avcil.params import load
-from avcil.workshop import probe, processors, provenance
-from avcil.workshop.provenance import Files
+from avcil.workshop import probe
 
+SUMMARY, SEEDS, MADE_ON = "metrics/summary.csv", "metrics/seeds.csv", "metrics/made_on.json"
+MEASURED = "seconds"  # the one column that is never the same
 MEASURES = ("last_accuracy", "average_accuracy", "forgetting_mean", "forgetting_last")
 FLOOR = 0.003  # a little more than one of 400 clips
 SAME, WITHIN, OUTSIDE, NOT_RUN = "same bytes", "within the interval", "outside", "not run here"
+# what a table's name begins with, and the notebook that makes it; the first that fits
+NOTEBOOKS = {"prior": "02_prior", "search": "08_search", "": "06_ablations"}
 
+Files = dict[str, bytes]
 Line = dict[str, str]
+
+
+# ---- the tables of metrics/ as git has them and as they stand here
+
+
+def git(folder: Path, *arguments: str) -> bytes:
+    """What git says in ``folder``. Raises ValueError with its complaint."""
+    done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True)
+    if done.returncode:
+        complaint = " ".join(done.stderr.decode(errors="replace").split())
+        raise ValueError(f"nothing to compare with ({complaint}): start in the project's folder, with a commit of git")
+    return done.stdout
+
+
+def committed(folder: Path) -> Files:
+    """The tables of the last commit. Raises ValueError if there is no commit, or none of them in it."""
+    names = git(folder, "ls-tree", "-z", "--name-only", "HEAD", "metrics/").decode().split("\0")
+    tables = {name: git(folder, "show", f"HEAD:./{name}") for name in names if name.endswith(".csv")}
+    if SUMMARY not in tables:
+        raise ValueError(f"{SUMMARY} is not committed: there is nothing to compare with")
+    return tables
+
+
+def standing(folder: Path) -> Files:
+    """The tables of the working tree. Raises ValueError if they are missing."""
+    tables = {f"metrics/{file.name}": file.read_bytes() for file in sorted((folder / "metrics").glob("*.csv"))}
+    if SUMMARY not in tables:
+        raise ValueError(f"{SUMMARY} is missing: `make repro` makes it")
+    return tables
+
+
+def table_digest(content: bytes) -> str:
+    """SHA-256 of a table, without the column that is measured where it has one."""
+    table = pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False)
+    if MEASURED in table:
+        content = table.drop(columns=MEASURED).to_csv(index=False).encode()
+    return hashlib.sha256(content).hexdigest()
+
+
+def ran(folder: Path, table: str) -> bool:
+    """Whether a stage made a table here: its executed notebook, which git does not have, stands as dvc.lock says."""
+    name = next(notebook for start, notebook in NOTEBOOKS.items() if Path(table).name.startswith(start))
+    notebook, lock = folder / f"artifacts/notebooks/{name}.ipynb", folder / "dvc.lock"
+    if not notebook.is_file() or not lock.is_file():
+        return False
+    return hashlib.md5(notebook.read_bytes(), usedforsecurity=False).hexdigest() in lock.read_text()
+
+
+# ---- row by row
 
 
 class Row(NamedTuple):
     """A line of the table: last accuracy in percent, committed with half its interval, and here."""
 
-    table: str
     name: str
     committed: str
     here: str
@@ -77,25 +135,18 @@ def _why_outside(old: Line, new: Line) -> str:
     return ""
 
 
-def _lines(table: str, files: Files, key: tuple[str, ...]) -> dict[str, list[Line]]:
+def _lines(files: Files, table: str) -> dict[str, list[Line]]:
     """The lines of each row of a table, as text; none if there is no such table."""
-    found: dict[str, list[Line]] = {}
+    lines: dict[str, list[Line]] = {}
     for line in csv.DictReader(io.StringIO(files.get(table, b"").decode())):
-        line.pop(provenance.MEASURED, None)
-        found.setdefault(" / ".join(line[column] for column in key), []).append(line)
-    return found
+        lines.setdefault(f"{line['setting']} / {line['method']}", []).append(line)
+    return lines
 
 
-def compare(
-    means: str, seeds: str, key: tuple[str, ...], before: Files, here: Files, ran: Callable[[str], bool]
-) -> list[Row]:
-    """The rows of one table, in its order, new ones last.
-
-    means and seeds: paths of the table of means and of that of single seeds; key: the columns that name a row; ran:
-    whether the row of that name was made here. Raises KeyError or ValueError for a table that cannot be compared.
-    """
-    old, new = _lines(means, before, key), _lines(means, here, key)
-    old_seeds, new_seeds = _lines(seeds, before, key), _lines(seeds, here, key)
+def _compare(before: Files, here: Files, run_here: set[str]) -> list[Row]:
+    (old, old_seeds), (new, new_seeds) = (
+        [_lines(files, name) for name in (SUMMARY, SEEDS)] for files in (before, here)
+    )
     rows = []
     for name in old | new:
         was, now = (lines[name][0] if name in lines else None for lines in (old, new))
@@ -103,12 +154,12 @@ def compare(
         if was is None or now is None:
             outcome, reason = OUTSIDE, "not among the committed rows" if was is None else "committed, but not here"
         elif old[name] == new[name] and old_seeds.get(name) == new_seeds.get(name):
-            outcome = SAME if ran(name) else NOT_RUN
+            outcome = SAME if name in run_here else NOT_RUN
         else:
             reason = _why_outside(was, now)
             outcome = OUTSIDE if reason else WITHIN
         left = f"{_percent(was)} ± {100 * half_interval(was, 'last_accuracy'):.1f}" if was else "-"
-        rows.append(Row(means, name, left, _percent(now) if now else "-", outcome, reason))
+        rows.append(Row(name, left, _percent(now) if now else "-", outcome, reason))
     return rows
 
 
@@ -117,74 +168,105 @@ def _percent(line: Line) -> str:
 
 
 def verify(folder: Path, before: Files, here: Files) -> list[Row]:
-    """All rows of metrics/summary.csv. Raises ValueError if it cannot be compared."""
-    params, means, key = load(folder / "params.yaml"), provenance.SUMMARY, ("setting", "method")
-    chosen = params.protocol().chosen(params.rows) if provenance.ran(folder, means) else {}
-    asked = {f"{setting} / {row}" for setting, rows in chosen.items() for row in rows}
+    """The rows of metrics/summary.csv, in its order, new ones last. Raises ValueError if it cannot be compared."""
+    params = load(folder / "params.yaml")
+    chosen = params.protocol().chosen(params.rows) if ran(folder, SUMMARY) else {}
+    run_here = {f"{setting} / {row}" for setting, rows in chosen.items() for row in rows}
     try:
-        return compare(means, "metrics/seeds.csv", key, before, here, asked.__contains__)
+        return _compare(before, here, run_here)
     except (KeyError, ValueError) as error:
-        raise ValueError(f"{means} cannot be compared ({error!r}); git checkout it, or make it again") from None
+        raise ValueError(f"{SUMMARY} cannot be compared ({error!r}); git checkout it, or make it again") from None
 
 
 def table(rows: list[Row]) -> str:
-    """Plain text: a heading a table, a line a row, reasons under rows outside; one line for a table not run here."""
+    """Plain text: a line a row, reasons under rows outside; one line if nothing was run here."""
+    shown = [row for row in rows if row.outcome != NOT_RUN]
+    if not shown:
+        return f"{SUMMARY}: {NOT_RUN}, {len(rows)} rows as committed"
     wide = max(len(row.name) for row in rows)
-    blocks = []
-    for name, found in groupby(rows, key=lambda row: row.table):
-        mine = list(found)
-        if {row.outcome for row in mine} == {NOT_RUN}:
-            blocks.append(f"{name}: {NOT_RUN}, {len(mine)} rows as committed")
-            continue
-        lines = [f"{name}, last accuracy in percent", f"{'':{wide}}  {'committed':>12}  {'here':>5}"]
-        for row in (row for row in mine if row.outcome != NOT_RUN):
-            lines.append(f"{row.name:{wide}}  {row.committed:>12}  {row.here:>5}  {row.outcome}")
-            lines += [f"    {row.reason}"] if row.reason else []
-        blocks.append("\n".join(lines))
-    return "\n\n".join(blocks)
+    lines = [f"{SUMMARY}, last accuracy in percent", f"{'':{wide}}  {'committed':>12}  {'here':>5}"]
+    for row in shown:
+        lines.append(f"{row.name:{wide}}  {row.committed:>12}  {row.here:>5}  {row.outcome}")
+        lines += [f"    {row.reason}"] if row.reason else []
+    return "\n".join(lines)
+
+
+# ---- on what tables were made
+
+
+def read_made_on(folder: Path) -> dict[str, dict[str, Any]]:
+    """The record by table; empty if there is none. Raises ValueError if it cannot be read."""
+    file = folder / MADE_ON
+    return probe.read_record(file) if file.exists() else {}
+
+
+def record(folder: Path, here: Files) -> list[str]:
+    """Write what the tables that stand ``here`` were made on. Returns those of which something new was written.
+
+    A table with the same bytes keeps its record. One with others was made here; so was one that nobody was known to
+    have made, if it `ran` here.
+    """
+    old, new = read_made_on(folder), {}
+    mine = {
+        "processor": portable.processor(),
+        "portable": portable.in_force(),
+        "threads": torch.get_num_threads(),
+        "versions": probe.versions(),
+    }
+    for name, content in here.items():
+        now, before = table_digest(content), old.get(name, {"sha256": None, "processor": None})
+        if before["sha256"] == now and before["processor"]:
+            new[name] = before
+        else:
+            changed = before["sha256"] not in (None, now)
+            new[name] = {"sha256": now, **(mine if changed or ran(folder, name) else {"processor": None})}
+    write_json(folder / MADE_ON, new)
+    return [name for name in new if new[name] != old.get(name)]
 
 
 def machines(folder: Path, before: Files) -> list[str]:
     """Which processors made the committed bytes, and what this one computes."""
-    made_on, digests = provenance.read_made_on(folder), {n: provenance.digest(c) for n, c in before.items()}
-    makers = [made_on[name] for name, now in digests.items() if made_on.get(name, {}).get("sha256") == now]
-    saw = Counter(name for maker in makers for name in (maker["processor"], *maker.get("again_on", ())) if name)
-    lines = [f"{count} of {len(before)} committed tables were made on {name}" for name, count in saw.items()]
-    lines.append(f"here: {portable.processor()}, arithmetic {processors.arithmetic()}")
-    here = processors.versions()
-    there = {
-        f"{p} {v}, here {here.get(p)}" for m in makers for p, v in m.get("versions", {}).items() if here.get(p) != v
-    }
-    lines += [f"versions: made with {other}" for other in sorted(there)]
-    return lines + probe.compare(probe.digests(), processors.known(folder / processors.FOLDER))
-
-
-def report(folder: Path, *, record: bool) -> tuple[str, bool]:
-    """All that is said, and whether nothing is outside. Raises ValueError where there is nothing to compare."""
-    before, here = provenance.committed(folder), provenance.standing(folder)
-    rows = verify(folder, before, here)
-    counts = Counter(row.outcome for row in rows)
-    said = ", ".join(f"{counts[o]} {o}" for o in (SAME, WITHIN, OUTSIDE, NOT_RUN) if counts[o])
-    status = provenance.git(folder, "status", "--porcelain", "--", "metrics", "figures").decode().splitlines()
-    lines = [table(rows), "", f"{len(rows)} rows: {said}"]
-    lines.append(f"not as committed in metrics/ and figures/: {', '.join(line[3:] for line in status) or 'nothing'}")
-    lines += machines(folder, before)
-    if record:
-        lines.append(f"{provenance.MADE_ON}: {', '.join(provenance.record(folder, here)) or 'unchanged'}")
-    return "\n".join(lines), not counts[OUTSIDE]
+    made_on = read_made_on(folder)
+    makers = [
+        made
+        for name, content in before.items()
+        if (made := made_on.get(name, {})).get("processor") and made["sha256"] == table_digest(content)
+    ]
+    counts = Counter(maker["processor"] for maker in makers)
+    lines = [f"{count} of {len(before)} committed tables were made on {name}" for name, count in counts.items()]
+    lines.append(f"here: {portable.processor()}, arithmetic {probe.arithmetic()}")
+    here = probe.versions()
+    there = {(package, version) for maker in makers for package, version in maker["versions"].items()}
+    lines += [
+        f"versions: made with {package} {version}, here {here.get(package)}"
+        for package, version in sorted(there)
+        if here.get(package) != version
+    ]
+    return lines + probe.compare(probe.digests(), probe.known(folder / probe.FOLDER))
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m avcil.workshop.verify", description=(__doc__ or "").splitlines()[0]
     )
-    parser.add_argument("--record", action="store_true", help=f"keep what tables were made on, in {provenance.MADE_ON}")
+    parser.add_argument("--record", action="store_true", help=f"keep what tables were made on, in {MADE_ON}")
+    asked, folder = parser.parse_args(arguments), Path()
     try:
-        text, inside = report(Path(), record=parser.parse_args(arguments).record)
+        before, here = committed(folder), standing(folder)
+        rows = verify(folder, before, here)
+        counts = Counter(row.outcome for row in rows)
+        changed = git(folder, "status", "--porcelain", "--", "metrics", "figures").decode().splitlines()
+        print(table(rows), end="\n\n")
+        print(
+            f"{len(rows)} rows:", ", ".join(f"{counts[o]} {o}" for o in (SAME, WITHIN, OUTSIDE, NOT_RUN) if counts[o])
+        )
+        print("not as committed in metrics/ and figures/:", ", ".join(line[3:] for line in changed) or "nothing")
+        print(*machines(folder, before), sep="\n")
+        if asked.record:
+            print(f"{MADE_ON}: {', '.join(record(folder, here)) or 'unchanged'}")
     except ValueError as error:
         sys.exit(str(error))
-    print(text)
-    sys.exit(not inside)
+    sys.exit(bool(counts[OUTSIDE]))
 
 
 if __name__ == "__main__":

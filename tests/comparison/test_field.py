@@ -21,7 +21,7 @@ from avcil.comparison import sweep, worlds
 from avcil.comparison.worlds import Place
 from avcil.learn.checkpoint import EMPTY
 from avcil.learn.train import run_task
-from avcil.params import ParameterError, parse, whole
+from avcil.params import parse
 from avcil.params.comparison import Protocol
 from avcil.tokens.manifest import read_manifest, write_manifest, write_orders
 from avcil.tokens.store import MappedTokens, read_store
@@ -203,59 +203,11 @@ def test_without_twins_classes_that_share_a_sound_are_one(field, twins, tmp_path
     assert read_manifest(found[0].source.manifest).label.nunique() == 4
 
 
-# ---- which rows, and what a protocol says
-
-
-def test_rows_are_chosen_by_setting():
-    settings = {"standard": {}, "harder": {"rows": ["lll_prior", "ridge"]}, "other": {"rows": ["replay"]}}
-    protocol = _protocol(settings=settings, headline=["lll_prior", "avcil"])
-    every = {
-        "standard": ["avcil_finetune", "lll_prior", "avcil", "ridge"],
-        "harder": ["lll_prior", "ridge"],
-        "other": ["replay"],
-    }
-    assert protocol.chosen("all") == every
-    assert protocol.chosen("headline") == {"standard": ["lll_prior", "avcil"]}
-    assert _protocol(settings=settings).chosen("headline") == {"standard": every["standard"]}
-    assert protocol.chosen(["ridge", "lll_prior"]) == {
-        "standard": ["lll_prior", "ridge"],
-        "harder": ["lll_prior", "ridge"],
-    }
-    assert protocol.chosen(["replay"]) == {"other": ["replay"]}
-    # one's own row, of which the protocol says nothing
-    assert protocol.chosen(["mine", "replay"]) == {"standard": ["mine"], "other": ["replay"]}
-
-
-def test_a_protocol_has_what_the_one_it_is_like_has_and_changes_of_its_own(tmp_path):
-    for name in ("params.yaml", "search.yaml"):
-        (tmp_path / name).write_text((ROOT / name).read_text())
-    (tmp_path / "protocols").mkdir()
-    for file in (ROOT / "protocols").glob("*.yaml"):
-        (tmp_path / "protocols" / file.name).write_text(file.read_text())
-    (tmp_path / "protocols/mine.yaml").write_text("like: vggsound100_disjoint\nepochs: 3\n")
-    raw = whole(tmp_path / "params.yaml")
-    found = parse(raw).protocols
-    disjoint, ave = found["vggsound100_disjoint"], found["ave"]
-    assert found["mine"] == disjoint.model_copy(update={"epochs": 3})
-    # vggsound100 is like kinetics_sounds, and that like ave
-    assert disjoint == found["vggsound100"] and disjoint.rows == ave.rows and disjoint.training == ave.training
-    assert disjoint.classes_per_task != ave.classes_per_task
-    assert disjoint.changes == found["kinetics_sounds"].changes != ave.changes
-    (tmp_path / "protocols/mine.yaml").write_text("like: vggsound\n")
-    with pytest.raises(ParameterError, match=r"vggsound\.yaml: cannot be read"):
-        whole(tmp_path / "params.yaml")
+# ---- what a protocol says
 
 
 def test_a_benchmark_that_is_chosen_leaves_the_embedded_one_s_protocol_as_it_is(raw_params):
     assert parse(raw_params | {"benchmark": "ave"}).protocols == parse(raw_params).protocols
-
-
-def test_two_rows_of_one_name_are_refused(raw_params):
-    methods = raw_params["methods"]
-    with pytest.raises(ParameterError, match=r"methods\.mine: is named as `replay` is; give it an `about` of its own"):
-        parse(raw_params | {"methods": methods | {"mine": methods["replay"]}})
-    about = {"about": {"name": "mine", "family": "LLL"}}
-    assert parse(raw_params | {"methods": methods | {"mine": methods["replay"] | about}}).methods["mine"].about.name
 
 
 def test_runs_that_the_protocol_has_no_more_are_deleted(tmp_path):

@@ -185,7 +185,7 @@ def test_a_lead_over_a_family_is_the_one_that_is_least_sure(monkeypatch):
     seeds = pd.DataFrame(lines, columns=["setting", "method", "seed", "last_accuracy"])
     found = Comparable(seeds, pd.DataFrame(columns=["setting", "method", "seed", "correct"]))
     monkeypatch.setattr(claims, "of_family", lambda family: ["sure", "unsure", "never_run"])
-    name, count, lead = claims.nearest(found, "ours", ("one",))
+    name, count, lead = claims.nearest_rival(found, "ours", ("one",))
     assert (name, count) == ("unsure", 2) and lead.mean == pytest.approx(0.25) and claims.outcome(lead) != "holds"
 
 

@@ -15,7 +15,7 @@ import torch
 from media import tone, write
 
 from avcil.base.files import write_sealed
-from avcil.comparison.sweep import load_run
+from avcil.comparison.sweep import read_run
 from avcil.encoders.prior import load_prior
 from avcil.encoders.pth import read_pth
 from avcil.extraction.decoding import decode
@@ -304,7 +304,7 @@ READERS = [
            True),
     Reader("store, gone on with", 5, _notes, _resumed, True),
     Reader("checkpoint and result", 8, _task, lambda f: [load_checkpoint(f / "task0"), load_result(f / "task0")], True),
-    Reader("run of a sweep", 4, _run, lambda f: load_run(f / "seed0.json"), True),
+    Reader("run of a sweep", 4, _run, lambda f: read_run(f / "seed0.json"), True),
     Reader("regions.npz", 5, _regions, lambda f: read_regions(f / "regions.npz", ["c", "a"])),
     Reader("prior", 1, _prior, lambda f: load_prior(f / "random.safetensors", _config())[0].state_dict(), True),
     Reader("prior without digest", 1, _foreign_prior,

@@ -172,7 +172,7 @@ def test_a_damaged_task_is_learnt_again(tmp_path):
 def test_a_run_of_another_version_is_one_line(tmp_path):
     sweep.write_sealed(tmp_path / "seed0.json", {"origin": {}, "results": [{"a": 1}], "seconds": 1.0})
     with pytest.raises(ValueError, match=r"seed0\.json: of another version; delete it and run its sweep again"):
-        sweep.load_run(tmp_path / "seed0.json")
+        sweep.read_run(tmp_path / "seed0.json")
 
 
 def _die(job):

@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 from avcil.base.files import write_json, write_sealed
 from avcil.comparison import tables
-from avcil.comparison.tables import Comparable, Found, accuracy_matrix, correctness, frames, paired, per_seed, summarise
+from avcil.comparison.tables import Comparable, Swept, accuracy_matrix, correctness, frames, paired, per_seed, summarise
 from avcil.learn import metrics
 from avcil.learn.checkpoint import EMPTY
 from avcil.learn.evaluate import TaskResult
@@ -195,7 +195,7 @@ def test_correctness_lines_up_clips_and_seeds():
     last = {("s", "b", 1): [_after_last({"b": 1, "a": 0})], ("s", "b", 0): [_after_last({"a": 1, "b": 1})]}
     labels = {("s", 0): {"a": 1, "b": 0}, ("s", 1): {"b": 0, "a": 0}}
     worlds = {("worlds", "b", 0): [_after_last({"c": 1})]}
-    found = Found(last | worlds, {}, {}, labels)
+    found = Swept(last | worlds, {}, {}, labels)
     assert correctness(found).values.tolist() == [["s", "b", 1, "10"], ["s", "b", 0, "10"]]
     with pytest.raises(ValueError, match="s, c, seed 0: other test clips"):
         correctness(found._replace(results=last | {("s", "c", 0): [_after_last({"a": 1})]}))
@@ -300,7 +300,7 @@ def test_a_row_that_looks_nowhere_any_more_keeps_no_line_of_its_attention(tmp_pa
     before = [_result(task, [0.5] * (task + 1)) for task in range(2)]
     blind = [result._replace(hit=None, auc=None) for result in before]
     for results, lines in ((before, 3), (blind, 0)):
-        tables.write(tmp_path, Found({("standard", "lll_prior", 0): results}, {}, {}, {}), protocol)
+        tables.write(tmp_path, Swept({("standard", "lll_prior", 0): results}, {}, {}, {}), protocol)
         assert len(pd.read_csv(tmp_path / "localisation.csv")) == lines
     assert len(pd.read_csv(tmp_path / "accuracy_matrix.csv")) == 3
 
@@ -309,11 +309,11 @@ def test_one_s_own_row_comes_last_and_is_told_of(tmp_path):
     """The protocol does not have it: it stays only as long as it is asked for."""
     protocol = _protocol(settings={"standard": Setting()})
     results = [_result(task, [0.5] * (task + 1)) for task in range(2)]
-    everyone = Found({("standard", row, 0): results for row in ("mine", "replay", "lll_prior")}, {}, {}, {})
+    everyone = Swept({("standard", row, 0): results for row in ("mine", "replay", "lll_prior")}, {}, {}, {})
     tables.write(tmp_path, everyone, protocol)
     assert pd.read_csv(tmp_path / "summary.csv").method.tolist() == ["lll_prior", "replay", "mine"]
     assert set(json.loads((tmp_path / "headline.json").read_text())) == {"lll_prior", "replay", "mine"}
-    tables.write(tmp_path, Found({("standard", "lll_prior", 0): results}, {}, {}, {}), protocol)
+    tables.write(tmp_path, Swept({("standard", "lll_prior", 0): results}, {}, {}, {}), protocol)
     assert pd.read_csv(tmp_path / "summary.csv").method.tolist() == ["lll_prior", "replay"]
 
 

@@ -691,7 +691,7 @@ def test_rows_that_cannot_be_learnt_are_refused(changes, message):
         ),
         ({"hooks": {"av_cil": {"attention_distillation": 1.0}}}, "needs fusion: channelwise"),
         ({"hooks": {"icarl": {"weight": 1.0}}}, "set logit_distillation: 0.0"),
-        ({"hooks": {"der": {"weigth": 1.0}}}, "options of `der`: weight: Field required"),
+        ({"hooks": {"der": {"weigth": 1.0}}}, r"options of `der`: no key `weigth` \(did you mean `weight`\?\)"),
         ({"hooks": {"der": {"weight": -1.0}}}, "options of `der`: weight: Input should be greater than 0"),
         ({"readout": "slda", "readout_options": {"shrinkage": 2.0}}, "options of `slda`: shrinkage"),
     ],

@@ -22,7 +22,7 @@ def _changed(raw, path, value):
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("training.bach", 32, r"params\.yaml: training\.bach: .*\(did you mean `batch`\?\)"),
+        ("training.bach", 32, r"params\.yaml: training: no key `bach` \(did you mean `batch`\?\)"),
         (
             "methods.lll_prior.fusion",
             "guidde",
@@ -35,13 +35,15 @@ def _changed(raw, path, value):
         ("tasks.1.from", "init", r"each task starts from the one before it"),
         ("tasks.1.id", 3, r"ids must count 0, 1, 2"),
         ("prior.world.seed", 0, r"prior\.world\.seed: must differ from world\.seed"),
-        ("seedz", [0], r"seedz: .*\(did you mean `seeds`\?\)"),
+        ("seedz", [0], r"params\.yaml: no key `seedz` \(did you mean `seeds`\?\)"),
         ("rows", ["lll_prior", "replai"], r"rows: no method `replai` \(did you mean `replay`\?\)"),
         ("rows", "healdine", r"rows\..*headline"),
         ("methods.ridge.tokens", "minni", r"methods\.ridge: no encoder `minni` \(did you mean `mini`\?\)"),
         ("methods.lll_2", {}, r"methods\.lll_2\.tokens: Field required; and \d+ more"),
         ("methods.ridge.about.name", "replay", r"methods\..*: is named as `.*` is; give it an `about` of its own"),
-        ("methods.ridge.about.famly", "x", r"methods\.ridge\.about\.famly"),
+        ("methods.ridge.about.famly", "x", r"methods\.ridge\.about: no key `famly` \(did you mean `family`\?\)"),
+        ("tasks.1.form", "init", r"tasks\.1: no key `form` \(did you mean `from`\?\)"),
+        ("encoders.pe_av.frame", 3, r"encoders\.pe_av\.pe_av: no key `frame` \(did you mean `frames`\?\)"),
     ],
 )
 def test_a_bad_parameter_is_one_clear_line(raw_params, path, value, message):
@@ -91,19 +93,17 @@ def test_what_is_said_of_a_row_decides_no_result(params):
 
 
 TINY = {"class_order": "drawn", "headline": ["lll_prior", "ridge"], "rows": ["lll_prior", "ridge", "replay"]}
-SETTINGS = {"standard": {}, "few": {"exemplars": 1, "rows": ["lll_prior", "replay"]}}
+FEW = ["lll_prior", "replay", "lwf"]
+SETTINGS = {"standard": {}, "few": {"exemplars": 1, "rows": FEW}}
 
 
 def test_rows_are_chosen_setting_by_setting(raw_params):
     protocol = parse(raw_params | {"protocols": {raw_params["benchmark"]: TINY | {"settings": SETTINGS}}}).protocol()
-    assert protocol.chosen("all") == {"standard": ["lll_prior", "ridge", "replay"], "few": ["lll_prior", "replay"]}
+    assert protocol.chosen("all") == {"standard": TINY["rows"], "few": FEW}
     assert protocol.chosen("headline") == {"standard": ["lll_prior", "ridge"]}
     assert protocol.model_copy(update={"headline": []}).chosen("headline") == {"standard": TINY["rows"]}
-    assert protocol.chosen(["replay", "lll_prior"]) == {
-        "standard": ["lll_prior", "replay"],
-        "few": ["lll_prior", "replay"],
-    }
-    assert protocol.chosen(["ridge"]) == {"standard": ["ridge"]}
+    assert protocol.chosen(["replay", "lll_prior"]) == {name: ["lll_prior", "replay"] for name in SETTINGS}
+    assert protocol.chosen(["ridge"]) == {"standard": ["ridge"]} and protocol.chosen(["lwf"]) == {"few": ["lwf"]}
     # a row of one's own, which no protocol lists
     assert protocol.chosen(["ncm"]) == {"standard": ["ncm"]}
     assert protocol.chosen(["ncm", "replay"]) == {"standard": ["replay", "ncm"], "few": ["replay"]}

@@ -113,7 +113,7 @@ def test_metrics_do_not_assume_tasks_of_equal_size(run_before, params):
 
     whole = avcil.load_run("replay", root=run_before)
     results = {("standard", "replay", seed): by_task for seed, by_task in whole.results.items()}
-    tables.write(run_before / "metrics", tables.Found(results, {}, {}, {}), params.protocol())
+    tables.write(run_before / "metrics", tables.Swept(results, {}, {}, {}), params.protocol())
     shutil.rmtree(run_before / "artifacts")
     with pytest.warns(UserWarning):
         rounded = avcil.load_run("replay", root=run_before)

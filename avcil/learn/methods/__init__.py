@@ -14,6 +14,7 @@ from types import ModuleType
 from pydantic import ValidationError
 
 from avcil.params.learning import CLASSIFIERS, FUSIONS, READOUTS, Method
+from avcil.params.section import offence
 
 FOLDER = Path(__file__).parent
 
@@ -28,9 +29,7 @@ def options(name: str, given: dict[str, object]):
     try:
         return find(name).Options(**given)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ValueError(f"options of `{name}`: {where}: {first['msg']}") from None
+        raise ValueError(f"options of `{name}`: {offence(error)}") from None
 
 
 def named(method: Method) -> list[str]:

@@ -33,14 +33,10 @@ def revision(root: Path) -> str:
     """The commit at hand and its date, with a remark if files differ from it."""
 
     def git(*arguments: str) -> str:
-        done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True)
-        return done.stdout.strip() if done.returncode == 0 else ""
+        return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True).stdout.strip()
 
-    try:
-        head = git("log", "-1", "--format=%H of %cs")
-        changed = " with uncommitted changes" if git("status", "--porcelain", "--untracked-files=no") else ""
-    except FileNotFoundError:
-        head = changed = ""
+    head = git("log", "-1", "--format=%H of %cs")
+    changed = " with uncommitted changes" if git("status", "--porcelain", "--untracked-files=no") else ""
     return head + changed if head else "unknown: no git repository"
 
 
@@ -74,36 +70,30 @@ def notebook(paths: list[Path]) -> nbformat.NotebookNode:
     return whole
 
 
-def rows(params: Params, metrics: Path) -> list[dict[str, object]]:
+def rows(params: Params, summary: pd.DataFrame) -> list[dict[str, object]]:
     """Each row: what it is, what it has otherwise than lll_prior, and what it reaches in the standard setting."""
-    summary, ours = pd.read_csv(metrics / "summary.csv"), params.methods["lll_prior"].model_dump()
-    found, table = summary[summary.setting == claims.STANDARD].set_index("method"), []
+    ours, table = params.methods["lll_prior"].model_dump(), []
     for name, method in params.methods.items():
-        other = {key: value for key, value in method.model_dump().items() if value != ours[key]}
-        row: dict[str, object] = {"row": name, "choices": ", ".join(f"{key}: {value}" for key, value in other.items())}
+        choices = [f"{key}: {value}" for key, value in method.model_dump().items() if value != ours[key]]
+        row = method.about.model_dump() | {"row": name, "choices": ", ".join(choices)}
         row |= dict.fromkeys([*MEASURES, "seeds"], "")
-        if name in found.index:
-            line = found.loc[name]
+        if name in summary.index:
+            line = summary.loc[name]
             row |= {key: percent(line[key], line[f"{key}_std"]) for key in MEASURES} | {"seeds": int(line.seeds)}
-        table.append(method.about.model_dump() | row)
+        table.append(row)
     return table
 
 
 def with_origin(text: str, made_by: dict[str, lock.Stage]) -> str:
     """Markdown with each picture of figures/ as a figure whose caption says which stage made it."""
 
-    def figure(found: re.Match) -> str:
-        alt, file, path = found.groups()
+    def figure(picture: re.Match) -> str:
+        alt, file, path = picture.groups()
         stage = made_by.get(path)
         origin = f"From stage [{stage.name}](#{stage.anchor}), MD5 `{stage.outs[path][:8]}`." if stage else ""
         return f"```{{figure}} {file}\n:alt: {alt}\n\n{alt}. {origin}\n```"
 
     return re.sub(r"!\[([^\]]*)\]\(((?:\.\./)?(figures/[^)]+))\)", figure, text)
-
-
-def paragraph(text: str, begin: str) -> str:
-    """The paragraph of a text that begins so, without that beginning; empty if there is none."""
-    return next((part for part in text.split("\n\n") if part.startswith(begin)), begin).removeprefix(begin).strip()
 
 
 def write(root: Path, source: Path, folder: Path) -> None:
@@ -114,15 +104,15 @@ def write(root: Path, source: Path, folder: Path) -> None:
     made_by = {path: stage for stage in stages for path in stage.outs}
     # the tables of metrics/ as they are now, which need not be those that were committed
     texts = readme.updated({str(path.relative_to(root)): path.read_text() for path in readme.files(root)}, metrics)
-    front, summary = texts.pop("README.md"), pd.read_csv(metrics / "summary.csv")
+    front, summary = texts.pop("README.md"), readme.standard(metrics)
     (folder / "clips").mkdir(parents=True)
     listed = copies(root, stages)
     known = dict(
         params=params, metrics=metrics, readme=readme, claims=claims, lock=lock, stages=stages,
         abstract=front.split("\n", 1)[1].split("\n![", 1)[0].strip(),
-        limits=paragraph(front, "**Not claimed.**"),
-        summary=summary[summary.setting == claims.STANDARD].set_index("method"),
-        rows=rows(params, metrics),
+        limits=front.partition("\n\n**Not claimed.**")[2].partition("\n\n")[0].strip(),
+        summary=summary,
+        rows=rows(params, summary),
         citation=yaml.safe_load((root / "CITATION.cff").read_text())["references"][0],
         clips=films(root, params, folder / "clips"),
         looked="all tasks" if (root / "artifacts/runs/lll_prior").is_dir() else "nothing yet: the prior alone",

@@ -26,20 +26,17 @@ class Stage(NamedTuple):
         return make_id(f"stage {self.name}")
 
 
-def stages(root: Path, without: str = "report") -> list[Stage]:
-    """All stages that have run, in the order of their notebooks. Paths are below ``root``.
-
-    ``without``: the stage that asks, whose own entry is still that of its last run.
-    """
+def stages(root: Path) -> list[Stage]:
+    """All stages that have run but the report, whose entry is still that of its last run. Paths are below ``root``."""
     known = []
     for name, entry in (yaml.safe_load((root / "dvc.lock").read_text()).get("stages") or {}).items():
         deps, outs = ({i["path"]: i.get("md5", "") for i in entry.get(kind) or []} for kind in ("deps", "outs"))
         params = {key: value for group in (entry.get("params") or {}).values() for key, value in group.items()}
         notebook = next((path for path in deps if path.startswith("notebooks/")), None)
         known.append(Stage(name, notebook, deps, outs, params))
-    # not in the order of the file, which depends on what ran when
+    # in the order of their notebooks: that of the file depends on what ran when
     order = sorted(known, key=lambda stage: (stage.notebook or "", stage.name))
-    return [stage for stage in order if stage.name != without]
+    return [stage for stage in order if stage.name != "report"]
 
 
 def picture(known: list[Stage]) -> str:

@@ -49,7 +49,7 @@ def _directive(item: Item) -> str:
 
 def pages(folder: Path) -> dict[str, str]:
     """A page for each module of the package in ``folder``, by dotted name; a package's leads to those of its own."""
-    found, waiting = {}, [griffe.load(folder.name, search_paths=[folder.parent.resolve()], allow_inspection=False)]
+    texts, waiting = {}, [griffe.load(folder.name, search_paths=[folder.parent.resolve()], allow_inspection=False)]
     for module in waiting:
         inner = [part for _, part in sorted(module.modules.items()) if not part.is_alias]
         waiting += inner
@@ -58,5 +58,5 @@ def pages(folder: Path) -> dict[str, str]:
         head += f"{module.path}\n{'=' * len(module.path)}\n\n.. py:module:: {module.path}\n"
         links = "\n".join(f"* :doc:`{part.path}`" for part in inner)
         parts = [head, _docstring(module), *map(_directive, _public(module)), links]
-        found[module.path] = "\n\n".join(filter(None, parts)) + "\n"
-    return found
+        texts[module.path] = "\n\n".join(filter(None, parts)) + "\n"
+    return texts
