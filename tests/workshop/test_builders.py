@@ -153,8 +153,12 @@ def test_class_order_comes_from_a_file_or_a_seed(ave_set, tmp_path):
 
 
 def _write_avcil(folder: Path, labels: dict[str, dict[str, str]], order: list[str]) -> Path:
+    """labels: by split and clip."""
     folder.mkdir()
-    np.save(folder / "all_id_category_dict.npy", labels)
+    members = {
+        s: {c: [i for i in clips if clips[i] == order[c]] for c in range(len(order))} for s, clips in labels.items()
+    }
+    np.save(folder / "all_classId_vid_dict.npy", members)
     np.save(folder / "category_encode_dict.npy", {label: i for i, label in enumerate(order)})
     return folder
 
@@ -190,7 +194,8 @@ def test_avcils_split_of_vggsound_is_read_and_its_leakage_reported(tmp_path):
 
 def test_dictionaries_are_never_executed(ave_set, tmp_path):
     source, sentinel = tmp_path / "AVE", tmp_path / "sentinel"
-    _write_avcil(source, {"train": {"a": Reduced(os.system, f"touch {sentinel}")}, "val": {}, "test": {}}, ["Cat"])
+    _write_avcil(source, {}, ["Cat"])
+    np.save(source / "all_classId_vid_dict.npy", {"train": {0: [Reduced(os.system, f"touch {sentinel}")]}})
     np.save(tmp_path / "order.npy", {"Cat": Reduced(os.system, f"touch {sentinel}")})
     assert "names `posix.system`" in _refused(["ave", source, ave_set[1]])
     assert "names `posix.system`" in _refused(["ave", *ave_set, "--classes", tmp_path / "order.npy"])
@@ -230,7 +235,7 @@ def test_kinetics_sounds_under_the_names_of_either(tmp_path):
     assert (row.label, row.path) == ("playing drums", f"clips/playing drums/{row.name}.mp4")
     (tmp_path / "two.json").write_text('["drums", "typing", "patting"]')
     line = _refused(["kinetics_sounds", source, clips, tmp_path / "no", "--classes", tmp_path / "two.json"])
-    assert "no clip of `typing` (nearest: `tying tie`), `patting` (nearest: `" in line
+    assert "no clip of `typing` (did you mean `tying tie`?), `patting` (did you mean `" in line
     assert not (tmp_path / "no").exists()
     (tmp_path / "two.json").write_text('["drums", "playing drums"]')
     line = _refused(["kinetics_sounds", source, clips, tmp_path / "no", "--classes", tmp_path / "two.json"])
@@ -483,7 +488,7 @@ def test_media_are_found_by_several_names(tmp_path):
     ("files", "message"),
     [
         ({"a": "{dir}: no such file"}, "Annotations.txt: cannot be read"),
-        ({SET["val"]: [HEADER, "", "Cat&abc&good&0"]}, "valSet.txt, row 3: 4 fields where Category&VideoID&Quality"),
+        ({SET["val"]: [HEADER, "", "Cat&abc&good&0"]}, "valSet.txt, row 3: no EndTime; fill it in"),
         ({SET["val"]: ["Cat&&good&0&10"]}, "valSet.txt, row 1: no VideoID; fill it in or delete the row"),
         ({SET["val"]: ["Cat&abc&good&0&10"]}, "row 1: `abc` of `Cat` is not in Annotations.txt; take all four files"),
     ],
@@ -501,7 +506,11 @@ def test_bad_rows_of_ave(ave_set, tmp_path, files, message):
     ("text", "message"),
     [
         ("file,label\n", "labels.csv, row 1: no column `path`; path, label are expected"),
-        ("path,label\na.mp4\n", "row 2: 1 fields where path,label are expected"),
+        ("path,label\na.mp4\n", "row 2: no label; fill it in or delete the row"),
+        (
+            "path,label\na,b.mp4,x\n",
+            "labels.csv: cannot be read (Error tokenizing data. C error: Expected 2 fields in line 2",
+        ),
         ("path,label\na.mp4, \n", "row 2: no label; fill it in"),
         ("path,label,split\na.mp4,x,dev\n", "row 2: `dev` is not one of train, val, test; mend or delete the row"),
         ("path,label,start\na.mp4,x,-1\n", "row 2: `-1` is no time in seconds"),
@@ -512,7 +521,10 @@ def test_bad_rows_of_ave(ave_set, tmp_path, files, message):
         ("path,label,split\na.mp4,x,train\nb.mp4,x,test\n", "no test clip of `x`; 1 clips have no medium: get theirs"),
         ("path,label\nb.mp4,x\n", "holds none of the 1 clips, such as `b.mp4`; give the folder that does"),
         ("path,label\n", "labels.csv: no clips"),
-        ('path,label\na.mp4,"x' + "y" * 140_000, "labels.csv, row 2: field larger than field limit"),
+        (
+            'path,label\na.mp4,"x' + "y" * 140_000,
+            "labels.csv: cannot be read (Error tokenizing data. C error: EOF inside",
+        ),
         ("path,label\na.mp4,\xff\n", "labels.csv: cannot be read ("),
     ],
 )
@@ -529,7 +541,7 @@ def test_bad_rows_of_a_folder(tmp_path, text, message):
         ("c.json", "[", r"c\.json: cannot be read \(.*give a JSON list of class names"),
         ("c.json", "{}", "not a list of class names"),
         ("c.json", '["Cat", "Cat"]', "`Cat` occurs twice; delete one"),
-        ("c.json", '["Kat"]', r"no clip of `Kat` \(nearest: `Cat`\); correct or drop these classes"),
+        ("c.json", '["Kat"]', r"no clip of `Kat` \(did you mean `Cat`\?\); correct or drop these classes"),
         ("no.json", None, r"no\.json: cannot be read"),
         ("c.npy", {"Cat": 1}, r"the class ids are not 0, 1, 2, \.\.\.; give category_encode_dict\.npy"),
     ],
@@ -562,9 +574,7 @@ def test_other_bad_annotations(vgg, tmp_path):
     vgg[0].write_text("abcdefghijk,5,fox barking,dev\n")
     assert "vggsound.csv, row 1: `dev` is not one of train, test" in _refused(["vggsound", *vgg])
     _write_avcil(tmp_path / "AVE", {"train": {}}, ["Cat"])
-    assert "all_id_category_dict.npy: no clips and labels of split `val`" in _refused(
-        ["ave", tmp_path / "AVE", tmp_path]
-    )
+    assert "all_classId_vid_dict.npy: no split `val`" in _refused(["ave", tmp_path / "AVE", tmp_path])
     assert "nowhere: no such folder" in _refused(["ave", _write_ave(tmp_path / "a", _ave_rows()), tmp_path / "nowhere"])
 
 

@@ -1,17 +1,21 @@
 """What annotation files say, row by row, before any medium is looked for."""
 
 import csv
-import io
 import json
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+import pandas as pd
+
 from avcil.base.refusal import Refusal
 from avcil.tokens.manifest import SPLITS
 from avcil.workshop.npydict import index_npy
+
+CLIP_ID = re.compile(r"[\w.-]+", re.ASCII)  # where ids are also names of files
 
 
 class BuilderError(Refusal):
@@ -56,35 +60,28 @@ def read_rows(
 
     headless: the header may be missing; then there are exactly ``columns``.
     """
+    quoting = csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
+    as_text = {"header": None, "dtype": str, "keep_default_na": False, "skip_blank_lines": False}
     try:
-        text = path.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BuilderError(f"{path}: cannot be read ({error}); --help shows what is expected") from None
-    lines = io.StringIO(text, newline="")
-    reader = csv.reader(lines) if delimiter == "," else csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE)
-    try:
-        rows = [(f"{path}, row {reader.line_num}", cells) for cells in reader if any(cell.strip() for cell in cells)]
-    except csv.Error as error:
-        raise BuilderError(f"{path}, row {reader.line_num}: {error}; mend the quotes in or before it") from None
-    names = None
-    for where, cells in rows:
-        if names is None:
-            header = [cell.strip() for cell in cells]
-            lacking = [column for column in columns if column not in header]
-            if lacking and not headless:
-                raise BuilderError(f"{where}: no column `{lacking[0]}`; {', '.join(columns)} are expected")
-            names = list(columns) if lacking else header
-            if not lacking:
-                continue
-        if len(cells) != len(names):
-            wanted = delimiter.join(names)
-            raise BuilderError(f"{where}: {len(cells)} fields where {wanted} are expected; mend or delete the row")
-        row = dict(zip(names, cells, strict=True))
+        table = pd.read_csv(path, sep=delimiter, quoting=quoting, encoding="utf-8-sig", **as_text)
+    except (OSError, ValueError) as error:  # ValueError: also pandas' own, and of what is not UTF-8
+        reason = " ".join(str(error).split())
+        raise BuilderError(f"{path}: cannot be read ({reason}); --help shows what is expected") from None
+    names = table.iloc[0].str.strip().tolist()
+    lacking = [column for column in columns if column not in names]
+    if lacking and not (headless and len(names) == len(columns)):
+        raise BuilderError(f"{path}, row 1: no column `{lacking[0]}`; {', '.join(columns)} are expected")
+    first = 1
+    if lacking:
+        names, first = list(columns), 0
+    for number, cells in enumerate(table.to_numpy()[first:].tolist(), first + 1):
+        if not any(cell.strip() for cell in cells):
+            continue
         # of labels the report tells how they were written
-        row |= {name: cell.strip() for name, cell in row.items() if name not in ("label", "Category")}
+        row = {n: c if n in ("label", "Category") else c.strip() for n, c in zip(names, cells, strict=True)}
         if empty := [column for column in columns if not row[column].strip()]:
-            raise BuilderError(f"{where}: no {empty[0]}; fill it in or delete the row")
-        yield where, row
+            raise BuilderError(f"{path}, row {number}: no {empty[0]}; fill it in or delete the row")
+        yield f"{path}, row {number}", row
 
 
 def time(where: str, text: str) -> float:
@@ -117,7 +114,8 @@ def read_classes(path: Path) -> list[str]:
             names = json.loads(path.read_text())
         except (OSError, ValueError) as error:
             raise BuilderError(f"{path}: cannot be read ({error}); give a JSON list of class names") from None
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) and name.strip() for name in names):
+    plain = isinstance(names, list) and all(isinstance(name, str) and name.isprintable() for name in names)
+    if not plain or not names or not all(name.strip() for name in names):
         raise BuilderError(f"{path}: not a list of class names; give one, in the order in which they are learnt")
     if twice := [name for i, name in enumerate(names) if name in names[:i]]:
         raise BuilderError(f"{path}: `{twice[0]}` occurs twice; delete one")
@@ -127,15 +125,20 @@ def read_classes(path: Path) -> list[str]:
 def read_avcil(folder: Path, val_share: float | None = None) -> tuple[list[tuple[str, str, str]], list[str]] | None:
     """Clip, label and split as AV-CIL's authors released them (data/AVE and others), and the labels in their order;
     None if ``folder`` is none of theirs. Raises BuilderError if another share of val clips is wanted."""
-    path = folder / "all_id_category_dict.npy"
+    path = folder / "all_classId_vid_dict.npy"  # {split: {class id: [clip]}}
     if not path.is_file():
         return None
     if val_share is not None:
         raise BuilderError(f"{folder}: has its own val clips; leave out --val-share")
-    labels = index_npy(path)
+    members, labels, clips = index_npy(path), read_classes(folder / "category_encode_dict.npy"), []
     for split in SPLITS:
-        pairs = labels.get(split)
-        if type(pairs) is not dict or not all(isinstance(text, str) for pair in pairs.items() for text in pair):
-            raise BuilderError(f"{path}: no clips and labels of split `{split}`; download it again")
-    clips = [(clip, label, split) for split in SPLITS for clip, label in labels[split].items()]
-    return clips, read_classes(folder / "category_encode_dict.npy")
+        by_class = members.get(split)
+        if type(by_class) is not dict:
+            raise BuilderError(f"{path}: no split `{split}`; download it again")
+        for class_id, ids in by_class.items():
+            if type(class_id) is not int or not 0 <= class_id < len(labels) or type(ids) is not list:
+                raise BuilderError(f"{path}: {split}: no list of the clips of a class; download it again")
+            if not all(isinstance(clip, str) and CLIP_ID.fullmatch(clip) for clip in ids):
+                raise BuilderError(f"{path}: {split}: what class {class_id} lists is not all clip ids")
+            clips += [(clip, labels[class_id], split) for clip in ids]
+    return clips, labels
