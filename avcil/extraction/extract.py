@@ -44,21 +44,18 @@ def extract(
 ) -> Header:  # fmt: skip
     """`avcil.extraction.features.extract`, or the same on Ray, as `compute` says; prints what the store takes
     beforehand. priors: folder of the own encoders' weights."""
-    compute, config = params.compute, params.features
+    compute = params.compute
     encoder = load_encoder(name, params, priors)
     print(f"{name}: {cost(encoder.layout, len(clips))}", flush=True)
-    streams = tuple(streams)
-    if compute.engine == "local":
-        return features.extract(
-            encoder, name, clips, config, store, workers=compute.workers, streams=streams, replace=replace
-        )
-    from avcil.extraction import cluster
+    make = features.make_here
+    if compute.engine == "ray":
+        from avcil.extraction import cluster
 
-    gpus = float(compute.device != "cpu")
-    make = partial(load_encoder, name, params, priors.absolute())
-    return cluster.extract(
-        encoder, make, name, clips, config, store, actors=compute.actors, workers=compute.workers, gpus=gpus,
-        streams=streams, replace=replace,
+        load = partial(load_encoder, name, params, priors.absolute())
+        make = partial(cluster.make, load, compute.actors, float(compute.device != "cpu"))
+    return features.extract(
+        encoder, name, clips, params.features, store, workers=compute.workers, streams=tuple(streams),
+        replace=replace, make=make,
     )  # fmt: skip
 
 

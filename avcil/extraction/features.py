@@ -5,7 +5,7 @@ A shard whose clip files have changed is encoded again.
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -111,72 +111,26 @@ def _encode(encoder: Encoder, clips: list[Clip]) -> Tokens:
     return encoder.encode(stack([clip.frames for clip in clips]), stack([clip.waveform for clip in clips]))
 
 
-def extract(
-    encoder: Encoder,
-    name: str,
-    media: dict[str, Media],
-    config: FeatureConfig,
-    store: Path,
-    *,
-    workers: int = 2,
-    streams: tuple[str, ...] = ("visual", "audio"),
-    replace: bool = False,
-) -> Header:
-    """Encode the clips of ``media`` into ``store``; what is there already is kept.
-
-    An unusable clip is quarantined: its tokens are zero and `index.json` gives the reason.
-
-    Args:
-        workers: processes that decode; the store's bytes do not depend on them.
-        streams: what clips have; an absent stream becomes one zero token.
-        replace: start a store of other features over.
-
-    Raises:
-        StoreError: if the store holds other features, the disk is too small, features are not finite, or more than
-            ``config.quarantine_share`` of the clips are unusable.
-        BlockingIOError: if another process extracts into ``store``.
-    """
-    with alone([store]):
-        header, stale, unusable = begin(encoder, name, media, config, store, streams=streams, replace=replace)
-        shards = header.shards
-        ahead = [clip for number in stale for clip in shards[number]]
-        decoded = decode([media[clip] for clip in ahead], header.reading, workers)
-        with progress(total=len(media), desc=name, unit="clip", initial=len(media) - len(ahead)) as bar:
-            for number, source in stale.items():
-                ids = shards[number]
-                tensors, bad = make_shard(encoder, ids, header.layout, decoded, config.batch)
-                write_shard(store, number, tensors, bad, source)
-                unusable |= bad
-                check_quarantine(unusable, header, config)
-                bar.update(len(ids))
-        finish(store, header)
-    return header
-
-
-class Begun(NamedTuple):
-    """A store that is open; its stale shards by number, each with its source; unusable clips of the others."""
+class Work(NamedTuple):
+    """What is missing in a store: ``stale`` shards by number, each with its source; and how it is to be made."""
 
     header: Header
     stale: dict[int, str]
-    unusable: dict[str, str]
+    media: dict[str, Media]
+    store: Path
+    batch: int
+    workers: int
 
 
-def begin(
-    encoder: Encoder,
-    name: str,
-    media: dict[str, Media],
-    config: FeatureConfig,
-    store: Path,
-    *,
-    streams: tuple[str, ...],
-    replace: bool,
-) -> Begun:
-    """Open a store and say what is missing. Arguments and errors as of ``extract``."""
-    header = header_of(encoder, name, list(media), config, streams=streams)
-    open_store(store, header, replace=replace)
-    sources = fingerprints(header, media)
-    stale = stale_shards(store, sources)
-    return Begun(header, stale, quarantined(store, set(range(len(sources))) - stale.keys()))
+def make_here(encoder: Encoder, work: Work) -> Iterator[int]:
+    """Write the shards in this process, decoding ahead of the encoder; gives the number of each one that is there."""
+    shards = work.header.shards
+    ahead = [work.media[clip] for number in work.stale for clip in shards[number]]
+    decoded = decode(ahead, work.header.reading, work.workers)
+    for number, source in work.stale.items():
+        tensors, bad = make_shard(encoder, shards[number], work.header.layout, decoded, work.batch)
+        write_shard(work.store, number, tensors, bad, source)
+        yield number
 
 
 def fingerprints(header: Header, media: dict[str, Media]) -> list[str]:
@@ -188,9 +142,47 @@ def fingerprints(header: Header, media: dict[str, Media]) -> list[str]:
     return sources
 
 
-def check_quarantine(unusable: dict[str, str], header: Header, config: FeatureConfig) -> None:
-    """Raises StoreError if more clips are unusable than ``config`` allows."""
-    allowed = int(config.quarantine_share * len(header.clip_ids))
-    if len(unusable) > allowed:
-        message = f"{len(unusable)} unusable clips, {allowed} allowed (features.quarantine_share); the first: "
-        raise StoreError(message + next(iter(unusable.values())))
+def extract(
+    encoder: Encoder,
+    name: str,
+    media: dict[str, Media],
+    config: FeatureConfig,
+    store: Path,
+    *,
+    workers: int = 2,
+    streams: tuple[str, ...] = ("visual", "audio"),
+    replace: bool = False,
+    make: Callable[[Encoder, Work], Iterator[int]] = make_here,
+) -> Header:
+    """Encode the clips of ``media`` into ``store``; what is there already is kept.
+
+    An unusable clip is quarantined: its tokens are zero and `index.json` gives the reason.
+
+    Args:
+        workers: processes that decode; the store's bytes do not depend on them.
+        streams: what clips have; an absent stream becomes one zero token.
+        replace: start a store of other features over.
+        make: writes the missing shards, and gives the number of each; `avcil.extraction.cluster.make` does it on Ray.
+
+    Raises:
+        StoreError: if the store holds other features, the disk is too small, features are not finite, or more than
+            ``config.quarantine_share`` of the clips are unusable.
+        BlockingIOError: if another process extracts into ``store``.
+    """
+    with alone([store]):
+        header = header_of(encoder, name, list(media), config, streams=streams)
+        open_store(store, header, replace=replace)
+        sources = fingerprints(header, media)
+        stale = stale_shards(store, sources)
+        there = set(range(len(sources))) - stale.keys()
+        unusable, allowed = quarantined(store, there), int(config.quarantine_share * len(media))
+        done = sum(len(header.shards[number]) for number in there)
+        with progress(total=len(media), desc=name, unit="clip", initial=done) as bar:
+            for number in make(encoder, Work(header, stale, media, store, config.batch, workers)):
+                unusable |= quarantined(store, [number])
+                if len(unusable) > allowed:
+                    message = f"{len(unusable)} unusable clips, {allowed} allowed (features.quarantine_share)"
+                    raise StoreError(f"{message}; the first: {next(iter(unusable.values()))}")
+                bar.update(len(header.shards[number]))
+        finish(store, header)
+    return header
