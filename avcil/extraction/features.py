@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +23,8 @@ from avcil.tokens.manifest import Media
 from avcil.tokens.store import Header, StoreError, finish, open_store, quarantined, stale_shards, write_shard
 from avcil.tokens.tokens import Layout, Tokens
 
+Stream = Literal["visual", "audio"]
+STREAMS: tuple[Stream, ...] = ("visual", "audio")
 _EDGE = 1 << 16  # bytes
 
 
@@ -41,14 +43,12 @@ def header_of(
     clip_ids: list[str],
     config: FeatureConfig,
     *,
-    streams: tuple[str, ...] = ("visual", "audio"),
+    streams: tuple[Stream, ...] = STREAMS,
 ) -> Header:
     """The header of the store that ``extract`` writes with the same arguments."""
     layout = encoder.layout
-    if "visual" not in streams:
-        layout = layout.without("visual")
-    if "audio" not in streams:
-        layout = layout.without("audio")
+    for stream in [stream for stream in STREAMS if stream not in streams]:
+        layout = layout.without(stream)
     reading = encoder.reading._asdict() | {"streams": list(streams), "silence": config.silence}
     return Header(name, encoder.revision, checksum(encoder), reading, layout, list(clip_ids), config.clips_per_shard)
 
@@ -80,17 +80,13 @@ def make_shard(
     shard = {name: torch.zeros(shape, dtype=torch.float16) for name, shape in layout.shapes(len(ids)).items()}
     bad: dict[str, str] = {}
     for start in range(0, len(ids), batch):
-        rows, usable = [], []
-        for row in range(start, min(start + batch, len(ids))):
-            clip = next(decoded)
-            if isinstance(clip, str):
-                bad[ids[row]] = clip
-            else:
-                rows.append(row)
-                usable.append(clip)
+        clips = {row: next(decoded) for row in range(start, min(start + batch, len(ids)))}
+        bad |= {ids[row]: clip for row, clip in clips.items() if isinstance(clip, str)}
+        usable = {row: clip for row, clip in clips.items() if isinstance(clip, Clip)}
         if not usable:
             continue
-        for name, values in _encode(encoder, usable)._asdict().items():
+        rows = list(usable)
+        for name, values in _encode(encoder, list(usable.values()))._asdict().items():
             values = values.half().cpu()
             finite = values.flatten(1).isfinite().all(1)
             if not finite.all():
@@ -150,7 +146,7 @@ def extract(
     store: Path,
     *,
     workers: int = 2,
-    streams: tuple[str, ...] = ("visual", "audio"),
+    streams: tuple[Stream, ...] = STREAMS,
     replace: bool = False,
     make: Callable[[Encoder, Work], Iterator[int]] = make_here,
 ) -> Header:
