@@ -38,12 +38,7 @@ def checksum(encoder: Encoder) -> str:
 
 
 def header_of(
-    encoder: Encoder,
-    name: str,
-    clip_ids: list[str],
-    config: FeatureConfig,
-    *,
-    streams: tuple[Stream, ...] = STREAMS,
+    encoder: Encoder, name: str, clip_ids: list[str], config: FeatureConfig, *, streams: tuple[Stream, ...] = STREAMS
 ) -> Header:
     """The header of the store that ``extract`` writes with the same arguments."""
     layout = encoder.layout
