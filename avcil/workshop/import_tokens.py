@@ -21,7 +21,7 @@ The file holds, under these names or under those that --name gives:
 In a .safetensors file, which holds no text, texts are lists in JSON among its metadata.
 
 DESTINATION receives what `avcil.workshop.official` writes, with the store as features/NAME, and regions.npz where there
-are regions. Nothing is unpickled, and a shard at a time is in memory.
+are regions. Nothing is unpickled. Of a .safetensors file a shard at a time is in memory, of a .npz file all of it.
 """
 
 import argparse
@@ -30,8 +30,6 @@ import json
 import math
 import re
 import sys
-import zipfile
-import zlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -40,7 +38,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from avcil.base.files import write_bytes
@@ -60,11 +58,10 @@ SHAPES = {
 OPTIONAL = ("similarity", "loudness", "region", "scale")
 KINDS = {"clip_id": "U", "order": "U", "label": "iuU", "split": "iuU"}  # NumPy's letters; of all others "fiu"
 CHUNK = 16  # clips whose change over slots stands in memory as float64
-_DAMAGE = OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, SafetensorError
 
 
 class _Array(NamedTuple):
-    """An array that stays in its file, read by ``rows(start, stop)``. kind, as in NumPy: f, i, u, U or another."""
+    """An array, of which ``rows(start, stop)`` gives a part. kind, as in NumPy: f, i, u, U or another."""
 
     shape: tuple[int, ...]
     kind: str
@@ -88,76 +85,57 @@ class _Source(NamedTuple):
         return "\n".join([*lines, f"clips: {clips}; {len(self.order)} classes", cost(self.layout, len(self.table))])
 
 
-def _npy(archive: zipfile.ZipFile, member: str) -> _Array:
-    """A member of a .npz file; its header is checked against its size, and its values are read when asked for."""
-    file = archive.open(member)
-    version = np.lib.format.read_magic(file)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read(file)
-    start, step = file.tell(), dtype.itemsize * math.prod(shape[1:])
-    if dtype.hasobject or (fortran and len(shape) > 1):
-        raise ValueError("holds Python objects" if dtype.hasobject else "is in Fortran order")
-    if start + dtype.itemsize * math.prod(shape) != archive.getinfo(member).file_size:
-        raise ValueError("is not as large as its header says")
-
-    def rows(first: int, last: int) -> np.ndarray:
-        file.seek(start + first * step)
-        return np.frombuffer(file.read((last - first) * step), dtype).reshape(last - first, *shape[1:])
-
-    return _Array(shape, dtype.kind, rows)
+def _whole(values: np.ndarray) -> _Array:
+    return _Array(values.shape, values.dtype.kind, lambda first, last: np.atleast_1d(values)[first:last])
 
 
-def _slice(file, name: str) -> _Array:
-    """A tensor of a .safetensors file."""
-    part = file.get_slice(name)
-    kind = {"F": "f", "B": "f", "I": "i", "U": "u"}[part.get_dtype()[0]]  # B: bfloat16
-
-    def rows(first: int, last: int) -> np.ndarray:
-        values = part[first:last] if part.get_shape() else file.get_tensor(name).reshape(1)
-        return (values.float() if kind == "f" else values).numpy()
-
-    return _Array(tuple(part.get_shape()), kind, rows)
-
-
-def _words(text: str) -> _Array:
-    """Texts of a .safetensors file's metadata."""
-    words = np.array(json.loads(text))
-    return _Array(words.shape, words.dtype.kind, lambda first, last: words[first:last])
-
-
-def _members(path: Path) -> dict[str, Callable[[], _Array]]:
-    """What opens each array of the file, by its name there."""
+def _reader(path: Path) -> tuple[list[str], Callable[[str], _Array]]:
+    """The names of the file's arrays, and what opens one of them."""
     if path.suffix == ".npz":
-        archive = zipfile.ZipFile(path)
-        return {member.removesuffix(".npy"): partial(_npy, archive, member) for member in archive.namelist()}
+        archive = np.load(path)
+        return archive.files, lambda name: _whole(archive[name])
     file = safe_open(path, framework="pt")
-    slices: dict[str, Callable[[], _Array]] = {name: partial(_slice, file, name) for name in file.keys()}  # noqa: SIM118
-    return slices | {name: partial(_words, text) for name, text in (file.metadata() or {}).items()}
+    texts = file.metadata() or {}
+
+    def opened(name: str) -> _Array:
+        if name in texts:
+            return _whole(np.array(json.loads(texts[name])))
+        part = file.get_slice(name)
+        if not part.get_shape():
+            return _whole(file.get_tensor(name).float().numpy())
+        kind = {"F": "f", "B": "f", "I": "i", "U": "u"}[part.get_dtype()[0]]  # B: bfloat16
+
+        def rows(first: int, last: int) -> np.ndarray:
+            return (part[first:last].float() if kind == "f" else part[first:last]).numpy()
+
+        return _Array(tuple(part.get_shape()), kind, rows)
+
+    return [*file.keys(), *texts], opened
 
 
 def _arrays(path: Path, names: dict[str, str]) -> dict[str, _Array]:
-    """The arrays that are there by our names, of the kinds and shapes that are wanted. Reads no values."""
+    """The arrays that are there by our names, of the kinds and shapes that are wanted."""
     if unknown := [name for name in names if name not in SHAPES]:
         raise TokensError(f"--name {unknown[0]}=...: no such array is read; those are {', '.join(SHAPES)}")
     if path.suffix not in (".npz", ".safetensors"):
         raise TokensError(f"{path}: neither .npz nor .safetensors; save it as one")
     try:
-        members = _members(path)
-    except _DAMAGE as error:
+        there, opened = _reader(path)
+    except Exception as error:  # of a damaged file NumPy's reader raises anything
         raise TokensError(f"{path}: cannot be read ({error}); write it again") from None
     arrays: dict[str, _Array] = {}
     sizes: dict[str, int] = {}
     for name, letters in SHAPES.items():
         theirs = names.get(name, name)
-        if theirs not in members:
+        if theirs not in there:
             if name in OPTIONAL and name not in names:
                 continue
-            listed = ", ".join(sorted(members)[:20])
+            listed = ", ".join(sorted(there)[:20])
             raise TokensError(f"{path}: no array `{theirs}`, wanted as {name}; say --name {name}=THEIRS, of {listed}")
         try:
-            array = arrays[name] = members[theirs]()
-        except Exception as error:  # NumPy's parser of a damaged header raises anything, its tokenizer's errors too
-            raise TokensError(f"{path}: `{theirs}` {error}; save it as a plain array in C order") from None
+            array = arrays[name] = opened(theirs)
+        except Exception as error:
+            raise TokensError(f"{path}: `{theirs}`: {error}; write it again, as a plain array") from None
         wanted = KINDS.get(name, "fiu")
         if array.kind not in wanted:
             kinds = " or ".join(wanted)
@@ -217,13 +195,9 @@ def open_tokens(path: Path, *, names: dict[str, str] | None = None, scale: float
     integers = [name for name in ("visual", "audio") if arrays[name].kind != "f"]
     if scale is not None and not integers:
         raise TokensError(f"{path}: no integers are there that a scale would be for; leave out --scale")
-    try:
-        if scale is None and "scale" in arrays:
-            scale = float(arrays["scale"].rows(0, 1).reshape(-1)[0])
-        columns = {name: _column(arrays[name]) for name in KINDS}
-    except _DAMAGE as error:
-        raise TokensError(f"{path}: damaged ({error}); write it again") from None
-    table, order = _table(path, columns)
+    if scale is None and "scale" in arrays:
+        scale = float(arrays["scale"].rows(0, 1)[0])
+    table, order = _table(path, {name: _column(arrays[name]) for name in KINDS})
     if integers and not (scale and 0 < scale < math.inf):
         raise TokensError(
             f"{path}: {integers[0]} holds integers, scale is {scale}; give --scale, the value of one step"
@@ -243,10 +217,7 @@ def _shard(source: _Source, first: int, last: int) -> tuple[dict[str, Tensor], d
     unusable: dict[str, str] = {}
     for name in [name for name in ("visual", "audio", "similarity", "loudness") if name in source.arrays]:
         array = source.arrays[name]
-        try:
-            part = array.rows(first, last).astype(np.float32)
-        except _DAMAGE as error:
-            raise TokensError(f"{source.path}: {name} of clip {first} is damaged ({error}); write it again") from None
+        part = array.rows(first, last).astype(np.float32)
         if name in ("visual", "audio") and array.kind != "f":
             part *= source.scale
         unusable |= {ids[row]: f"{name}: {BEYOND}" for row in np.flatnonzero(~within_half(part))}

@@ -217,7 +217,7 @@ def test_clips_that_cannot_be_used_are_quarantined(content, tmp_path):
 def test_nothing_is_unpickled_and_damage_is_one_line(content, tmp_path):
     sentinel = tmp_path / "sentinel"
     path = save(tmp_path, content, audio=np.array([Reduced(os.system, f"touch {sentinel}")], dtype=object))
-    with pytest.raises(TokensError, match="`audio` holds Python objects; save it as a plain array"):
+    with pytest.raises(TokensError, match=r"`audio`: Object arrays .*; write it again, as a plain array"):
         import_tokens(path, tmp_path / "out")
     assert not sentinel.exists()
     np.load(path, allow_pickle=True)["audio"]
@@ -232,7 +232,7 @@ def test_nothing_is_unpickled_and_damage_is_one_line(content, tmp_path):
     where = zipfile.ZipFile(tmp_path / "tokens.npz").getinfo("visual.npy")
     whole[where.header_offset + where.compress_size // 2] ^= 255
     (tmp_path / "tokens.npz").write_bytes(whole)
-    with pytest.raises(TokensError, match=r"visual of clip 0 is damaged .*; write it again"):
+    with pytest.raises(TokensError, match=r"`visual`: .*; write it again"):
         import_tokens(tmp_path / "tokens.npz", tmp_path / "out")
 
 
@@ -253,7 +253,6 @@ WRONG = {
     "fewer clips": ({"audio": lambda a: a[1:]}, {}, r"`audio` is of shape \[55, 5\], not \[n,E\] \(n = 56, L = 3"),
     "other slots": ({"loudness": lambda a: a[:, 1:]}, {}, r"`loudness` is of shape \[56, 2\], not \[n,L\]"),
     "no channels": ({"audio": lambda a: a[:, :0]}, {}, r"`audio` is of shape \[56, 0\], not \[n,E\]"),
-    "Fortran": ({"visual": np.asfortranarray}, {}, "`visual` is in Fortran order; save it as a plain array in C order"),
     "complex": ({"audio": lambda a: a.astype(complex)}, {}, "`audio` is of kind c, not of f or i or u"),
     "integers": ({"visual": lambda v: v.astype("i1")}, {}, "visual holds integers, scale is None; give --scale"),
     "fractional labels": ({"label": lambda a: a / 2}, {}, "`label` is of kind f, not of i or u or U"),
