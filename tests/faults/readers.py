@@ -115,7 +115,7 @@ def _annotations(name: str, folder: Path) -> list[Path]:
 
 def _read_annotations(name: str, folder: Path) -> object:
     where = folder / "vggsound.csv" if name == "vggsound" else folder
-    return BUILDERS[name][0](folder / "labels.csv" if name == "folder" else where).clips
+    return BUILDERS[name](folder / "labels.csv" if name == "folder" else where).clips
 
 
 def _arrays() -> dict[str, np.ndarray]:

@@ -54,7 +54,6 @@ class Report(NamedTuple):
     def __str__(self) -> str:
         """A line for each field; of many items the first three."""
         fields = self._asdict()
-        fields["two_labels"] = {clip: " / ".join(labels) for clip, labels in self.two_labels.items()}
         fields["per_class"] = {
             split: f"{column.min()} (`{column.idxmin()}`) to {column.max()}, median {column.median():g}"
             for split, column in pd.DataFrame(self.per_class).T.items()
@@ -107,6 +106,8 @@ def _order(annotation: Annotation, labels: set[str], seed: int | None) -> list[s
         raise BuilderError(f"{annotation.source}: `{twice[0]}` is listed under two names; drop one from the classes")
     if annotation.classes and seed is None:
         return order
+    if "tasks.json" in annotation.files:
+        raise BuilderError(f"{annotation.source}: has tasks of its own, in order; leave out --order-seed")
     return class_order(pd.DataFrame({"label": order}), seed or 0)
 
 
