@@ -21,9 +21,8 @@ from transformers import (
     CLIPVisionModel,
 )
 
-from avcil.encoders.base import Reading, WeightsError, pretrained
+from avcil.encoders.base import Pair, Reading, WeightsError, pretrained
 from avcil.encoders.inputs import pixels, processor, side
-from avcil.encoders.pair import Pair
 from avcil.params.encoders import ClipClapConfig
 from avcil.tokens.tokens import Layout
 

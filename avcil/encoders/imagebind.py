@@ -19,9 +19,8 @@ import torch
 from torch import Tensor, nn
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from avcil.encoders.base import Reading
+from avcil.encoders.base import Pair, Reading
 from avcil.encoders.inputs import log_mel, pixels, side
-from avcil.encoders.pair import Pair
 from avcil.encoders.pth import filled, read_pth
 from avcil.params.encoders import ImageBindConfig
 from avcil.tokens.tokens import Layout, frame_audio

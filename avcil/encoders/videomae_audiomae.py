@@ -15,9 +15,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from transformers import VideoMAEImageProcessor, VideoMAEModel
 
-from avcil.encoders.base import Reading, WeightsError, pretrained
+from avcil.encoders.base import Pair, Reading, WeightsError, pretrained
 from avcil.encoders.inputs import log_mel, pixels, processor, side
-from avcil.encoders.pair import Pair
 from avcil.encoders.pth import filled, read_pth
 from avcil.params.encoders import VideoMAEAudioMAEConfig
 from avcil.tokens.tokens import Layout
