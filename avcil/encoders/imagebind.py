@@ -44,10 +44,10 @@ def network(**sizes: int) -> nn.Module:
     """
     others = ("text", "depth", "thermal", "imu")
     least = {f"{other}_num_blocks": 0 for other in others} | {f"{other}_embed_dim": 8 for other in others}
-    found = importlib.util.find_spec("imagebind")
+    spec = importlib.util.find_spec("imagebind")
     # the package's own __init__ would import its readers of files, with all that they need; we have our own
     bare = types.ModuleType("imagebind")
-    bare.__path__ = list((found and found.submodule_search_locations) or [])
+    bare.__path__ = list((spec and spec.submodule_search_locations) or [])
     before = sys.modules.get("imagebind")
     sys.modules["imagebind"] = bare
     try:
