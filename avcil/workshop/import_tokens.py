@@ -181,7 +181,7 @@ def _table(path: Path, columns: dict[str, list[Any]]) -> tuple[pd.DataFrame, lis
 
 
 def open_tokens(path: Path, *, names: dict[str, str] | None = None, scale: float | None = None) -> _Source:
-    """Check names, shapes, clips and classes of a file of tokens, reading nothing that is large.
+    """Check names, shapes, clips and classes of a file of tokens.
 
     Args:
         names: their names by ours, where they differ.
@@ -260,8 +260,8 @@ def import_tokens(
 ) -> dict[str, str]:
     """Write manifest, class order, feature store and regions of a file of tokens; returns unusable clips with reasons.
 
-    Those stay in the manifest and are quarantined in the store. Prints what the store will take; a killed import goes
-    on after its last shard. ``encoder`` names the store.
+    Those stay in the manifest and are quarantined in the store. Prints what the file holds and the store will take; a
+    killed import goes on after its last shard. ``encoder`` names the store.
 
     Raises TokensError for what `open_tokens` refuses, damage, or a whole shard without usable clips; StoreError for
     another import at ``destination``, or too little space.
@@ -269,6 +269,7 @@ def import_tokens(
     source, destination = open_tokens(path, names=names, scale=scale), Path(destination)
     if not re.fullmatch(r"\w[\w.-]*", encoder, re.ASCII):
         raise TokensError(f"--encoder {encoder!r}: use letters, digits, `_`, `-` and `.`")
+    print(source)
     regions = _regions(source) if "region" in source.arrays else None
     guidance = next((name for name in ("similarity", "loudness") if name in source.arrays), "none")
     unusable = write_import(
@@ -304,12 +305,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--scale", type=float, help="what integers are multiplied by, if the file does not say")
     parser.add_argument("--encoder", default="imported", help="name of the store")
     given = parser.parse_args(arguments)
-    names = dict(given.name)
+    options = {"names": dict(given.name), "scale": given.scale}
     try:
-        print(open_tokens(given.file, names=names, scale=given.scale))
-        if given.destination is not None:
-            options = {"names": names, "scale": given.scale, "encoder": given.encoder}
-            unusable = import_tokens(given.file, given.destination, **options)
+        if given.destination is None:
+            print(open_tokens(given.file, **options))
+        else:
+            unusable = import_tokens(given.file, given.destination, encoder=given.encoder, **options)
             print("\n".join([f"unusable clips: {len(unusable)}", *(f"{c}: {why}" for c, why in unusable.items())]))
     except (Refusal, OSError) as error:
         sys.exit(str(error))
