@@ -8,10 +8,9 @@ import pandas as pd
 from torch import Tensor
 
 from avcil.base.alone import alone
-from avcil.base.files import json_bytes, write_with_seal
+from avcil.base.files import digest, json_bytes, write_with_seal
 from avcil.base.progress import progress
 from avcil.base.refusal import Refusal
-from avcil.extraction.features import fingerprint
 from avcil.tokens.manifest import write_manifest
 from avcil.tokens.store import Header, cost, finish, open_store, stale_shards, write_shard
 from avcil.tokens.tokens import Layout
@@ -27,6 +26,19 @@ class TokensError(Refusal):
 def within_half(values: np.ndarray) -> np.ndarray:
     """Whether all numbers of each clip [n,...] are finite in float16: [n]."""
     return (np.abs(values) <= np.finfo(np.float16).max).reshape(len(values), -1).all(1)
+
+
+def _checksum(files: list[Path]) -> str:
+    """Digest of each file's size and of 256 blocks spread over it: tokens extracted anew differ everywhere."""
+    total = ""
+    for path in files:
+        size = path.stat().st_size
+        total += f"{size} "
+        with path.open("rb") as file:
+            for block in range(256):
+                file.seek(size * block // 256)
+                total += digest(file.read(1 << 16))
+    return digest(total.encode())
 
 
 def write_import(
@@ -54,7 +66,7 @@ def write_import(
     ``destination``, or too little space.
     """
     store, size = destination / "features" / encoder, max(1, SHARD_BYTES // layout.clip_bytes)
-    header = Header(encoder, revision, fingerprint(files), reading, layout, table.clip_id.tolist(), size)
+    header = Header(encoder, revision, _checksum(files), reading, layout, table.clip_id.tolist(), size)
     print(f"{store}: {cost(layout, len(table))}", flush=True)
     with alone([destination]):
         open_store(store, header)
