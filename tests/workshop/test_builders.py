@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from toys import Reduced
 
+from avcil.base.refusal import Refusal
 from avcil.tokens.manifest import SPLITS, media, read_manifest
 from avcil.workshop.builders import ave, draw, fsd, kinetics_sounds, report, vggsound
 from avcil.workshop.builders.__main__ import BUILDERS, main
@@ -534,12 +535,12 @@ def test_bad_rows_of_a_folder(tmp_path, text, message):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("c.json", "[", r"c\.json: cannot be read \(.*give a JSON list of class names"),
-        ("c.json", "{}", "not a list of class names"),
-        ("c.json", '["Cat", "Cat"]', "`Cat` occurs twice; delete one"),
+        ("c.json", "[", r"c\.json: no class order \("),
+        ("c.json", "{}", r"c\.json: no class order \("),
+        ("c.json", '["Cat", "Cat"]', "a class occurs twice"),
         ("c.json", '["Kat"]', r"no clip of `Kat` \(did you mean `Cat`\?\); correct or drop these classes"),
-        ("no.json", None, r"no\.json: cannot be read"),
-        ("c.npy", {"Cat": 1}, r"the class ids are not 0, 1, 2, \.\.\.; give category_encode_dict\.npy"),
+        ("no.json", None, r"no\.json: no class order"),
+        ("c.npy", {"Cat": 1}, r"not the ids 0, 1, 2, \.\.\. of class names; give category_encode_dict\.npy"),
     ],
 )
 def test_bad_class_lists(ave_set, tmp_path, name, content, message):
@@ -547,7 +548,7 @@ def test_bad_class_lists(ave_set, tmp_path, name, content, message):
         np.save(tmp_path / name, content)
     elif content is not None:
         (tmp_path / name).write_text(content)
-    with pytest.raises(BuilderError, match=message):
+    with pytest.raises(Refusal, match=message):
         build("ave", ave.read(ave_set[0], classes=tmp_path / name), ave_set[1], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -570,7 +571,8 @@ def test_other_bad_annotations(vgg, tmp_path):
     vgg[0].write_text("abcdefghijk,5,fox barking,dev\n")
     assert "vggsound.csv, row 1: `dev` is not one of train, test" in _refused(["vggsound", *vgg])
     _write_avcil(tmp_path / "AVE", {"train": {}}, ["Cat"])
-    assert "all_classId_vid_dict.npy: no split `val`" in _refused(["ave", tmp_path / "AVE", tmp_path])
+    line = _refused(["ave", tmp_path / "AVE", tmp_path])
+    assert "all_classId_vid_dict.npy: not {split: {class id: [clip]}} ('val'); download it again" in line
     assert "nowhere: no such folder" in _refused(["ave", _write_ave(tmp_path / "a", _ave_rows()), tmp_path / "nowhere"])
 
 

@@ -106,11 +106,13 @@ def test_report_names_what_is_wrong(source, tmp_path):
 @pytest.mark.parametrize(
     ("encode", "members", "message"),
     [
-        ({"Cat": 0, "Bus, red": 2}, None, r"category_encode_dict\.npy: the class ids are not 0, 1, 2"),
-        ({"Cat\n": 0}, None, "not a list of class names"),
-        (CLASSES, {"train": {}, "test": {}}, r"all_classId_vid_dict\.npy: no split `val`"),
-        (CLASSES, {"train": {7: ["x"]}, "val": {}, "test": {}}, "train: no list of the clips of a class"),
-        (CLASSES, {"train": {0: ["../x"]}, "val": {}, "test": {}}, "train: what class 0 lists is not all clip ids"),
+        ({"Cat": 0, "Bus, red": 2}, None, r"category_encode_dict\.npy: not the ids 0, 1, 2"),
+        ({"Cat\n": 0}, None, "not the ids 0, 1, 2"),
+        (CLASSES, {"train": {}, "test": {}}, r"all_classId_vid_dict\.npy: not .* \('val'\); download"),
+        (CLASSES, {"train": {7: ["x"]}, "val": {}, "test": {}}, "list index out of range"),
+        (CLASSES, {"train": {-1: ["x"]}, "val": {}, "test": {}}, "greater than or equal to 0"),
+        (CLASSES, {"train": {0: ["../x"]}, "val": {}, "test": {}}, "String should match pattern"),
+        (CLASSES, {"train": {0: "x"}, "val": {}, "test": {}}, "should be a valid list"),
     ],
 )
 def test_split_files_of_another_layout_are_one_clear_line(source, encode, members, message):

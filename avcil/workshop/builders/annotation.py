@@ -1,21 +1,21 @@
 """What annotation files say, row by row, before any medium is looked for."""
 
 import csv
-import json
 import math
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import pandas as pd
+from pydantic import Field, NonNegativeInt, TypeAdapter, ValidationError
 
 from avcil.base.refusal import Refusal
-from avcil.tokens.manifest import SPLITS
+from avcil.tokens.manifest import SPLITS, read_order
 from avcil.workshop.npydict import index_npy
 
-CLIP_ID = re.compile(r"[\w.-]+", re.ASCII)  # where ids are also names of files
+CLIP_ID = r"^[A-Za-z0-9_.-]+$"  # where ids are also names of files
+_BY_CLASS = TypeAdapter(dict[NonNegativeInt, list[Annotated[str, Field(pattern=CLIP_ID)]]])
 
 
 class BuilderError(Refusal):
@@ -104,41 +104,29 @@ def one_of(where: str, text: str, known: Sequence[str]) -> str:
 
 def read_classes(path: Path) -> list[str]:
     """Class names in the order of a .json list or of a `category_encode_dict.npy`, {name: place in the order}."""
-    if path.suffix == ".npy":
-        ids = index_npy(path)
-        if {type(i) for i in ids.values()} != {int} or sorted(ids.values()) != list(range(len(ids))):
-            raise BuilderError(f"{path}: the class ids are not 0, 1, 2, ...; give category_encode_dict.npy")
-        names = sorted(ids, key=lambda name: ids[name])
-    else:
-        try:
-            names = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise BuilderError(f"{path}: cannot be read ({error}); give a JSON list of class names") from None
-    plain = isinstance(names, list) and all(isinstance(name, str) and name.isprintable() for name in names)
-    if not plain or not names or not all(name.strip() for name in names):
-        raise BuilderError(f"{path}: not a list of class names; give one, in the order in which they are learnt")
-    if twice := [name for i, name in enumerate(names) if name in names[:i]]:
-        raise BuilderError(f"{path}: `{twice[0]}` occurs twice; delete one")
-    return names
+    if path.suffix != ".npy":
+        return read_order(path)
+    ids = index_npy(path)
+    plain = all(isinstance(name, str) and name.isprintable() for name in ids)
+    if not plain or {type(i) for i in ids.values()} != {int} or sorted(ids.values()) != list(range(len(ids))):
+        raise BuilderError(f"{path}: not the ids 0, 1, 2, ... of class names; give category_encode_dict.npy")
+    return sorted(ids, key=lambda name: ids[name])
 
 
 def read_avcil(folder: Path, val_share: float | None = None) -> tuple[list[tuple[str, str, str]], list[str]] | None:
     """Clip, label and split as AV-CIL's authors released them (data/AVE and others), and the labels in their order;
     None if ``folder`` is none of theirs. Raises BuilderError if another share of val clips is wanted."""
-    path = folder / "all_classId_vid_dict.npy"  # {split: {class id: [clip]}}
+    path = folder / "all_classId_vid_dict.npy"
     if not path.is_file():
         return None
     if val_share is not None:
         raise BuilderError(f"{folder}: has its own val clips; leave out --val-share")
-    members, labels, clips = index_npy(path), read_classes(folder / "category_encode_dict.npy"), []
-    for split in SPLITS:
-        by_class = members.get(split)
-        if type(by_class) is not dict:
-            raise BuilderError(f"{path}: no split `{split}`; download it again")
-        for class_id, ids in by_class.items():
-            if type(class_id) is not int or not 0 <= class_id < len(labels) or type(ids) is not list:
-                raise BuilderError(f"{path}: {split}: no list of the clips of a class; download it again")
-            if not all(isinstance(clip, str) and CLIP_ID.fullmatch(clip) for clip in ids):
-                raise BuilderError(f"{path}: {split}: what class {class_id} lists is not all clip ids")
-            clips += [(clip, labels[class_id], split) for clip in ids]
+    labels, members, clips = read_classes(folder / "category_encode_dict.npy"), index_npy(path), []
+    try:
+        for split in SPLITS:
+            for class_id, ids in _BY_CLASS.validate_python(members[split], strict=True).items():
+                clips += [(clip, labels[class_id], split) for clip in ids]
+    except (ValidationError, LookupError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise BuilderError(f"{path}: not {{split: {{class id: [clip]}}}} ({reason}); download it again") from None
     return clips, labels
