@@ -163,17 +163,16 @@ def extract(
     with alone([store]):
         header = header_of(encoder, name, list(media), config, streams=streams)
         open_store(store, header, replace=replace)
-        sources = fingerprints(header, media)
-        stale = stale_shards(store, sources)
-        there = set(range(len(sources))) - stale.keys()
+        shards, stale = header.shards, stale_shards(store, fingerprints(header, media))
+        there = set(range(len(shards))) - stale.keys()
         unusable, allowed = quarantined(store, there), int(config.quarantine_share * len(media))
-        done = sum(len(header.shards[number]) for number in there)
+        done = sum(len(shards[number]) for number in there)
         with progress(total=len(media), desc=name, unit="clip", initial=done) as bar:
             for number in make(encoder, Work(header, stale, media, store, config.batch, workers)):
                 unusable |= quarantined(store, [number])
                 if len(unusable) > allowed:
                     message = f"{len(unusable)} unusable clips, {allowed} allowed (features.quarantine_share)"
                     raise StoreError(f"{message}; the first: {next(iter(unusable.values()))}")
-                bar.update(len(header.shards[number]))
+                bar.update(len(shards[number]))
         finish(store, header)
     return header

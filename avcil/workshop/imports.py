@@ -73,9 +73,10 @@ def write_import(
         paths = "clips/" + table.clip_id + ".mp4"
         write_manifest(destination / "manifest.csv", table.assign(path=paths)[["clip_id", "path", "label", "split"]])
         write_with_seal(destination / "order.json", json_bytes(order))
-        stale = stale_shards(store, [header.checksum] * len(header.shards))
+        shards = header.shards
+        stale = stale_shards(store, [header.checksum] * len(shards))
         for number, source in progress(stale.items(), desc=encoder, unit="shard"):
-            ids = header.shards[number]
+            ids = shards[number]
             tensors, unusable = shard(number * size, number * size + len(ids))
             if len(unusable) == len(ids):
                 raise TokensError(
