@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
 from avcil.base.refusal import Refusal
 from avcil.params.encoders import Pretrained
@@ -61,6 +61,37 @@ def absent(batch: int, layout: Layout, stream: Literal["visual", "audio"], like:
     """The zero tokens [B,1,1,D] or [B,1,D] that stand for an absent stream."""
     shape = (batch, 1, 1, layout.visual_channels) if stream == "visual" else (batch, 1, layout.audio_channels)
     return torch.zeros(shape, dtype=like.dtype, device=like.device)
+
+
+class Pair(nn.Module):
+    """Two networks that each know one stream. Unless `similarity` says otherwise they share no space: it is zero
+    everywhere, and guidance starts from nothing."""
+
+    config: Pretrained
+    layout: Layout
+
+    def visual_tokens(self, frames: Tensor) -> Tensor:
+        """frames [B,F,H,W,3] uint8 -> [B,L,S,D], all patches."""
+        raise NotImplementedError
+
+    def audio_tokens(self, waveform: Tensor) -> Tensor:
+        """waveform [B,N] -> [B,A,D]."""
+        raise NotImplementedError
+
+    def similarity(self, visual: Tensor, audio: Tensor) -> Tensor:
+        """Tokens [B,L,S,D] and [B,A,D] -> [B,L,S]."""
+        return visual.new_zeros(visual.shape[:3])
+
+    @torch.no_grad()
+    def encode(self, frames: Tensor | None, waveform: Tensor | None) -> Tokens:
+        """frames [B,F,H,W,3] uint8 and waveform [B,N], either of them None (then the similarity is zero), -> Tokens."""
+        batch, like = max(len(s) for s in (frames, waveform) if s is not None), next(self.parameters())
+        visual = absent(batch, self.layout, "visual", like) if frames is None else self.visual_tokens(frames)
+        audio = absent(batch, self.layout, "audio", like) if waveform is None else self.audio_tokens(waveform)
+        both = frames is not None and waveform is not None
+        similarity = self.similarity(visual, audio) if both else visual.new_zeros(visual.shape[:3])
+        tokens = Tokens(visual, audio, similarity)
+        return tokens if self.config.patches is None or frames is None else tokens.coarse(self.config.patches)
 
 
 def pretrained(model_class, config: Pretrained, *, terms: str, **options):

@@ -21,9 +21,8 @@ from transformers import (
     CLIPVisionModel,
 )
 
-from avcil.encoders.base import Reading, WeightsError, pretrained
+from avcil.encoders.base import Pair, Reading, WeightsError, pretrained
 from avcil.encoders.inputs import pixels, processor, side
-from avcil.encoders.pair import Pair
 from avcil.params.encoders import ClipClapConfig
 from avcil.tokens.tokens import Layout
 
@@ -76,21 +75,15 @@ class ClipClap(Pair):
         self.config, self.revision = config, revision
         self.eval().requires_grad_(False)
         self.mean, self.std = visual_processor.image_mean, visual_processor.image_std
-        self.reading = Reading(
-            frames=config.frames,
-            fps=config.frames / config.seconds,
-            size=visual.config.image_size,
-            sample_rate=extractor.sampling_rate,
-            fit="crop",
-            resize="bicubic",
-        )
+        fps, size = config.frames / config.seconds, visual.config.image_size
+        self.reading = Reading(config.frames, fps, size, extractor.sampling_rate, fit="crop", resize="bicubic")
         # each of the 4 rows of time is as long in tokens as the last feature map is wide
         sound = audio.config
         width = sound.spec_size // sound.patch_stride[1] // 2 ** (len(sound.depths) - 1)
         whole = width * (sound.spec_size // sound.num_mel_bins)
         self.layout = Layout(
             slots=config.frames,
-            patches=side(config, visual.config.image_size // visual.config.patch_size) ** 2,
+            patches=side(config, size // visual.config.patch_size) ** 2,
             # the last token may be partly what follows the clip
             audio_tokens=math.ceil(whole * config.seconds / extractor.max_length_s),
             visual_channels=visual.config.hidden_size,

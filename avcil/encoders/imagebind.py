@@ -19,11 +19,11 @@ import torch
 from torch import Tensor, nn
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from avcil.encoders.base import Reading, absent
+from avcil.encoders.base import Pair, Reading
 from avcil.encoders.inputs import log_mel, pixels, side
 from avcil.encoders.pth import filled, read_pth
 from avcil.params.encoders import ImageBindConfig
-from avcil.tokens.tokens import Layout, Tokens, frame_audio
+from avcil.tokens.tokens import Layout, frame_audio
 
 HOME = "https://github.com/facebookresearch/ImageBind"
 TERMS = f"ImageBind's weights (imagebind_huge.pth, linked from {HOME}) are under CC-BY-NC-SA 4.0."
@@ -44,10 +44,10 @@ def network(**sizes: int) -> nn.Module:
     """
     others = ("text", "depth", "thermal", "imu")
     least = {f"{other}_num_blocks": 0 for other in others} | {f"{other}_embed_dim": 8 for other in others}
-    found = importlib.util.find_spec("imagebind")
+    spec = importlib.util.find_spec("imagebind")
     # the package's own __init__ would import its readers of files, with all that they need; we have our own
     bare = types.ModuleType("imagebind")
-    bare.__path__ = list((found and found.submodule_search_locations) or [])
+    bare.__path__ = list((spec and spec.submodule_search_locations) or [])
     before = sys.modules.get("imagebind")
     sys.modules["imagebind"] = bare
     try:
@@ -66,7 +66,7 @@ def network(**sizes: int) -> nn.Module:
     return model
 
 
-class ImageBind(nn.Module):
+class ImageBind(Pair):
     """The tokens of both trunks after the norm of their heads; sound averaged over frequency.
 
     ``similarity`` = exp(s) cos(a_l, v_ls) in the joint space, to which the heads project: each token as if it were the
@@ -80,14 +80,8 @@ class ImageBind(nn.Module):
         super().__init__()
         self.model, self.config, self.revision = model, config, revision
         self.eval().requires_grad_(False)
-        self.reading = Reading(
-            frames=config.frames,
-            fps=config.frames / config.seconds,
-            size=224,
-            sample_rate=SAMPLE_RATE,
-            fit="crop",
-            resize="bicubic",
-        )
+        fps = config.frames / config.seconds
+        self.reading = Reading(config.frames, fps, 224, SAMPLE_RATE, fit="crop", resize="bicubic")
         picture, sound = model.modality_preprocessors["vision"], model.modality_preprocessors["audio"]
         # [mel bands, time]
         self.sound_grid = sound.patches_layout
@@ -134,14 +128,3 @@ class ImageBind(nn.Module):
         a = self.model.modality_postprocessors["audio"](slots)
         v = self.model.modality_postprocessors["vision"](to_joint_visual(visual))
         return torch.einsum("bld,blsd->bls", a, v)
-
-    @torch.no_grad()
-    def encode(self, frames: Tensor | None, waveform: Tensor | None) -> Tokens:
-        """frames [B,F,H,W,3] uint8 and waveform [B,N], either of them None (then the similarity is zero), -> Tokens."""
-        batch, like = len(waveform if frames is None else frames), next(self.parameters())
-        visual = absent(batch, self.layout, "visual", like) if frames is None else self.visual_tokens(frames)
-        audio = absent(batch, self.layout, "audio", like) if waveform is None else self.audio_tokens(waveform)
-        both = frames is not None and waveform is not None
-        similarity = self.similarity(visual, audio) if both else visual.new_zeros(visual.shape[:3])
-        tokens = Tokens(visual, audio, similarity)
-        return tokens if self.config.patches is None or frames is None else tokens.coarse(self.config.patches)

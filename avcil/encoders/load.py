@@ -1,7 +1,7 @@
 """From an entry of `encoders` in params.yaml to the encoder."""
 
+import importlib
 from pathlib import Path
-from typing import Any
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
@@ -10,6 +10,14 @@ import torch
 from avcil.encoders.base import Encoder, WeightsError
 from avcil.params.encoders import EncoderConfig
 
+# kind, which is also the name of the file, and class
+FAMILIES = {
+    "pe_av": "PeAv",
+    "sam_audio": "SamAudio",
+    "videomae_audiomae": "VideoMAEAudioMAE",
+    "clip_clap": "ClipClap",
+    "imagebind": "ImageBind",
+}
 PATIENCE = 5.0  # seconds that the hub has to answer
 
 
@@ -48,31 +56,10 @@ def load_published(config: EncoderConfig, device: str) -> Encoder:
     """
     check_weights(config)
     try:
-        family = _family(config.kind)
+        # one family at a time: each imports packages that take seconds
+        module = importlib.import_module(f"avcil.encoders.{config.kind}")
     except ModuleNotFoundError as error:
         message = f"no module {error.name}, which an encoder of kind {config.kind} needs"
         raise ImportError(f"{message}: pip install 'avcil[encoders]'") from None
+    family = getattr(module, FAMILIES[config.kind])
     return family.load(config).to(device, getattr(torch, config.precision))
-
-
-def _family(kind: str) -> Any:
-    """Its class. One family at a time: each imports packages that take seconds."""
-    if kind == "pe_av":
-        from avcil.encoders.pe_av import PeAv
-
-        return PeAv
-    if kind == "sam_audio":
-        from avcil.encoders.sam_audio import SamAudio
-
-        return SamAudio
-    if kind == "videomae_audiomae":
-        from avcil.encoders.videomae_audiomae import VideoMAEAudioMAE
-
-        return VideoMAEAudioMAE
-    if kind == "clip_clap":
-        from avcil.encoders.clip_clap import ClipClap
-
-        return ClipClap
-    from avcil.encoders.imagebind import ImageBind
-
-    return ImageBind

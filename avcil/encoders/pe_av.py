@@ -87,11 +87,6 @@ class PeAv(nn.Module):
         missing = -waveform.shape[-1] % self.hop
         return F.pad(waveform.to(self.scale)[:, None], (0, missing), mode="reflect")
 
-    def kept(self, tokens_BLTD: Tensor) -> Tensor:
-        """The tower's tokens -> patches [B,L,S,D] without the class token, averaged as the config says."""
-        patches = tokens_BLTD[:, :, self.tower.num_prefix_tokens :]
-        return (patches if self.config.patches is None else coarse_grid(patches, self.config.patches)).contiguous()
-
     def embedded(self, patches_BLSD: Tensor) -> Tensor:
         """Each patch [B,L,S,D] in the space of audio, as if its position were a film of frames of one patch."""
         films = patches_BLSD.transpose(1, 2).flatten(0, 1).unsqueeze(2).contiguous()
@@ -121,7 +116,8 @@ class PeAv(nn.Module):
             return Tokens(visual, audio, torch.zeros_like(visual[..., 0]))
         pictures = pixels(frames, [0.5] * 3, [0.5] * 3, self.scale).flatten(0, 1)
         tokens = self.tower.forward_features(pictures).unflatten(0, frames.shape[:2])
-        visual = self.kept(tokens)
+        patches = tokens[:, :, self.tower.num_prefix_tokens :]
+        visual = (patches if self.config.patches is None else coarse_grid(patches, self.config.patches)).contiguous()
         if waveform is None:
             audio = absent(len(visual), self.layout, "audio", visual)
             return Tokens(visual, audio, torch.zeros_like(visual[..., 0]))

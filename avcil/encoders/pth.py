@@ -12,10 +12,11 @@ from avcil.encoders.base import WeightsError
 Module = TypeVar("Module", bound=nn.Module)
 
 
-def read_pth(path: str, *, terms: str) -> dict[str, Tensor]:
+def read_pth(path: str, *, terms: str, mmap: bool = False) -> dict[str, Tensor]:
     """The tensors of a local .pth file by name.
 
-    ``terms``: where the file comes from and its licence, for the error messages.
+    ``terms``: where the file comes from and its licence, for the error messages. ``mmap``: of a file of gigabytes only
+    what is used is read; it must have been written by torch 1.6 or later.
     Raises WeightsError if the file is missing, damaged, or holds other than tensors, numbers, text and containers.
     """
     if not Path(path).is_file():
@@ -23,7 +24,7 @@ def read_pth(path: str, *, terms: str) -> dict[str, Tensor]:
     # training scripts leave their options in the file as a Namespace, which runs no code
     with torch.serialization.safe_globals([argparse.Namespace]):
         try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
         except Exception as error:  # of a damaged file torch's reader raises anything
             lines = str(error).split("\n")
             reason = next((line.strip() for line in lines if "Unsupported" in line), lines[0])[:200]

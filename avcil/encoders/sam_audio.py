@@ -19,7 +19,6 @@ Dimension letters: ``B`` clips, ``L`` frames, which are the temporal slots, ``T`
 
 import json
 import math
-import pickle
 from pathlib import Path
 
 import torch
@@ -29,7 +28,7 @@ from torch import Tensor, nn
 
 from avcil.encoders.base import Reading, WeightsError, absent
 from avcil.encoders.inputs import pixels, side
-from avcil.encoders.pth import filled
+from avcil.encoders.pth import filled, read_pth
 from avcil.params.encoders import SamAudioConfig
 from avcil.tokens.tokens import Layout, Tokens
 
@@ -95,13 +94,7 @@ class SamAudio(nn.Module):
             raise WeightsError(f"{path}: damaged ({error}); download it again. {TERMS}") from None
         encoder = cls(published, config, revision)
         path = _file(config, "checkpoint.pt")
-        try:
-            # mapped, so that of its gigabytes only what is kept is read
-            tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-            reason = str(error).split("\n")[0][:200]
-            message = f"{path}: damaged, or holds more than tensors, and running what it holds is not safe ({reason})"
-            raise WeightsError(f"{message}. {TERMS}") from None
+        tensors = read_pth(str(path), terms=TERMS, mmap=True)
         tower = "vision_encoder.model.visual."
         return filled(encoder, {n.replace(tower, "visual."): t for n, t in tensors.items()}, str(path), terms=TERMS)
 

@@ -15,9 +15,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from transformers import VideoMAEImageProcessor, VideoMAEModel
 
-from avcil.encoders.base import Reading, WeightsError, pretrained
+from avcil.encoders.base import Pair, Reading, WeightsError, pretrained
 from avcil.encoders.inputs import log_mel, pixels, processor, side
-from avcil.encoders.pair import Pair
 from avcil.encoders.pth import filled, read_pth
 from avcil.params.encoders import VideoMAEAudioMAEConfig
 from avcil.tokens.tokens import Layout
@@ -83,17 +82,15 @@ class VideoMAEAudioMAE(Pair):
         self.eval().requires_grad_(False)
         self.mean, self.std = video_processor.image_mean, video_processor.image_std
         self.slots = config.frames // video.config.tubelet_size
-        self.reading = Reading(
-            frames=config.frames,
-            fps=config.frames / config.seconds,
-            size=video.config.image_size,
-            sample_rate=11_430 if config.as_published else 16_000,
-            fit="crop",
-            resize="bilinear",
+        fps, size, rate = (
+            config.frames / config.seconds,
+            video.config.image_size,
+            11_430 if config.as_published else 16_000,
         )
+        self.reading = Reading(config.frames, fps, size, rate, fit="crop", resize="bilinear")
         self.layout = Layout(
             slots=self.slots,
-            patches=side(config, video.config.image_size // video.config.patch_size) ** 2,
+            patches=side(config, size // video.config.patch_size) ** 2,
             # the last token may be partly padding
             audio_tokens=1 if config.as_published else min(FRAMES // PATCH, math.ceil(100 * config.seconds / PATCH)),
             visual_channels=video.config.hidden_size,

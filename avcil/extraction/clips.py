@@ -50,32 +50,22 @@ def write_clip(path: Path, frames: np.ndarray, waveform: np.ndarray, fps: int, s
         container.mux(audio.encode())
 
 
-def _resized(picture: np.ndarray, size: int, fit: str, resize: str) -> np.ndarray:
-    """[H,W,3] uint8 to [size,size,3] uint8 by torchvision, antialiased, as the processors of transformers do it."""
+def _picture(frame: av.VideoFrame, size: int, fit: str, resize: str) -> np.ndarray:
+    """[size,size,3] uint8: by FFmpeg, or by torchvision, antialiased, as the processors of transformers do it."""
+    width = height = size
+    if fit == "crop":
+        short = min(frame.width, frame.height)
+        width, height = size * frame.width // short, size * frame.height // short
+    if resize == "ffmpeg":
+        left, top = (width - size) // 2, (height - size) // 2
+        whole = frame.reformat(width=width, height=height, format="rgb24").to_ndarray()
+        return np.ascontiguousarray(whole[top : top + size, left : left + size])
     import torch  # only where it is needed: together they take seconds to import
     from torchvision.transforms.v2 import functional
 
-    mode = functional.InterpolationMode(resize)
-    pixels = torch.from_numpy(picture).permute(2, 0, 1)
-    target = [size, size]
-    if fit == "crop":
-        height, width = pixels.shape[1:]
-        short = min(height, width)
-        target = [size * height // short, size * width // short]
-    pixels = functional.resize(pixels, target, mode, antialias=True)
+    pixels = torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1)
+    pixels = functional.resize(pixels, [height, width], functional.InterpolationMode(resize), antialias=True)
     return functional.center_crop(pixels, [size, size]).permute(1, 2, 0).contiguous().numpy()
-
-
-def _picture(frame: av.VideoFrame, size: int, fit: str, resize: str) -> np.ndarray:
-    if resize != "ffmpeg":
-        return _resized(frame.to_ndarray(format="rgb24"), size, fit, resize)
-    if fit == "stretch":
-        return frame.reformat(width=size, height=size, format="rgb24").to_ndarray()
-    short = min(frame.width, frame.height)
-    width, height = size * frame.width // short, size * frame.height // short
-    left, top = (width - size) // 2, (height - size) // 2
-    whole = frame.reformat(width=width, height=height, format="rgb24").to_ndarray()
-    return np.ascontiguousarray(whole[top : top + size, left : left + size])
 
 
 class _Eye:
@@ -141,14 +131,10 @@ class _Ear:
 def _decode(path: Path, start: float, eye: _Eye | None, ear: _Ear | None) -> float:
     """Feed the tracks to eye and ear from the key frame before ``start``; returns the time at which the file begins."""
     with av.open(str(path)) as container:
-        if container.format.name in _PLAYLISTS:
-            raise ClipError(
-                f"{path}: a playlist ({container.format.name}), which names other files; give the film itself"
-            )
+        if (playlist := container.format.name) in _PLAYLISTS:
+            raise ClipError(f"{path}: a playlist ({playlist}), which names other files; give the film itself")
         wanted = []
-        for name, sense in (("video", eye), ("audio", ear)):
-            if sense is None:
-                continue
+        for name in [name for name, sense in (("video", eye), ("audio", ear)) if sense is not None]:
             streams = getattr(container.streams, name)
             if not streams:
                 raise ClipError(f"{path}: no {name} track; drop its row from the manifest")
@@ -165,10 +151,9 @@ def _decode(path: Path, start: float, eye: _Eye | None, ear: _Ear | None) -> flo
         seen, heard = eye is None, ear is None
         for frame in container.decode(*wanted):
             if isinstance(frame, av.VideoFrame) and eye is not None and not seen:
-                if eye.fit == "crop" and max(frame.width, frame.height) > _LONGEST * min(frame.width, frame.height):
-                    raise ClipError(
-                        f"{path}: pictures of {frame.width} x {frame.height} cannot be cropped; drop its row"
-                    )
+                width, height = frame.width, frame.height
+                if eye.fit == "crop" and max(width, height) > _LONGEST * min(width, height):
+                    raise ClipError(f"{path}: pictures of {width} x {height} cannot be cropped; drop its row")
                 seen = eye.see(frame)
             elif isinstance(frame, av.AudioFrame) and ear is not None and not heard:
                 heard = ear.hear(frame)
@@ -218,13 +203,10 @@ def read_clip(
         raise
     except (av.error.FFmpegError, IndexError, ValueError) as error:  # ValueError: sound that changes its format
         raise ClipError(f"{path}: damaged ({error.__class__.__name__}); restore it or drop its row") from error
-    there = {}
-    if eye is not None:
-        there["video"] = eye.end - origin - start
-    if ear is not None:
-        there["audio"] = ear.end
-    for track, has in there.items():
-        if has < seconds / 2:
-            message = f"{path}: {track} track of {max(has, 0):.2f} s where {seconds:.2f} s are wanted; drop its row"
-            raise ClipError(message)
+    video = ("video", eye.end - origin - start) if eye else None
+    audio = ("audio", ear.end) if ear else None
+    for track, length in filter(None, (video, audio)):
+        if length < seconds / 2:
+            what = f"{track} track of {max(length, 0):.2f} s where {seconds:.2f} s are wanted"
+            raise ClipError(f"{path}: {what}; drop its row")
     return Clip(np.stack(eye.pictures) if eye else None, ear.waveform if ear else None, fps, sample_rate)

@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection
-from queue import SimpleQueue
 from threading import Lock
 
 import numpy as np
@@ -53,10 +52,10 @@ def _serve(parent: int, requests: Connection, reading: dict) -> None:
 
 
 class _Decoder:
-    """A process that decodes one clip at a time."""
+    """A process that decodes one clip at a time, and the thread that waits for it."""
 
     def __init__(self, reading: dict):
-        self.reading = reading
+        self.reading, self.thread = reading, ThreadPoolExecutor(1)
         self.start()
 
     def start(self) -> None:
@@ -68,10 +67,14 @@ class _Decoder:
             self.process.start()
             far_end.close()
 
-    def end(self) -> None:
+    def kill(self) -> None:
         self.process.kill()
         self.process.join()
         self.requests.close()
+
+    def end(self) -> None:
+        self.thread.shutdown(cancel_futures=True)  # the clip at hand is waited for
+        self.kill()
 
     def decode(self, media: Media) -> Clip | str:
         for _ in range(TRIES):
@@ -80,7 +83,7 @@ class _Decoder:
                 answer = self.requests.recv()
             except (EOFError, OSError):
                 self.process.join(10)
-                self.end()
+                self.kill()
                 code = self.process.exitcode
                 self.start()
                 continue
@@ -96,28 +99,16 @@ def decode(media: list[Media], reading: dict, workers: int) -> Iterator[Clip | s
     if not workers:
         yield from (usable(clip, reading) for clip in media)
         return
-    idle: SimpleQueue[_Decoder] = SimpleQueue()
     decoders = [_Decoder(reading) for _ in range(min(workers, len(media)))]
-    for decoder in decoders:
-        idle.put(decoder)
-
-    def one(clip: Media) -> Clip | str:
-        decoder = idle.get()
-        try:
-            return decoder.decode(clip)
-        finally:
-            idle.put(decoder)
-
     ahead: deque[Future[Clip | str]] = deque()
-    with ThreadPoolExecutor(workers) as threads:
-        try:
-            for clip in media:
-                ahead.append(threads.submit(one, clip))
-                if len(ahead) > AHEAD * workers:
-                    yield ahead.popleft().result()
-            while ahead:
+    try:
+        for number, clip in enumerate(media):
+            decoder = decoders[number % len(decoders)]
+            ahead.append(decoder.thread.submit(decoder.decode, clip))
+            if len(ahead) > AHEAD * workers:
                 yield ahead.popleft().result()
-        finally:
-            threads.shutdown(cancel_futures=True)  # the clips at hand are waited for
-            for decoder in decoders:
-                decoder.end()
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        for decoder in decoders:
+            decoder.end()

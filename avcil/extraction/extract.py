@@ -9,18 +9,17 @@ ENCODER``. Killed, it goes on after its last whole shard.
 
 import argparse
 import sys
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from avcil.encoders.base import Encoder, Reading, WeightsError
+from avcil.encoders.base import Encoder, Reading
 from avcil.encoders.load import load_published
 from avcil.encoders.prior import load_prior, released
 from avcil.extraction import features
 from avcil.params import ParameterError, Params, load
 from avcil.params.section import nearest
-from avcil.tokens.manifest import ManifestError, Media, media, read_manifest
-from avcil.tokens.store import Header, StoreError, cost, quarantined
+from avcil.tokens.manifest import Media, media, read_manifest
+from avcil.tokens.store import Header, cost, quarantined
 
 PRIORS = Path("prior")
 
@@ -40,25 +39,22 @@ def load_encoder(name: str, params: Params, priors: Path = PRIORS) -> Encoder:
 
 def extract(
     name: str, clips: dict[str, Media], params: Params, store: Path, *, replace: bool = False,
-    streams: Sequence[str] = ("visual", "audio"), priors: Path = PRIORS,
+    streams: tuple[features.Stream, ...] = features.STREAMS, priors: Path = PRIORS,
 ) -> Header:  # fmt: skip
     """`avcil.extraction.features.extract`, or the same on Ray, as `compute` says; prints what the store takes
     beforehand. priors: folder of the own encoders' weights."""
-    compute, config = params.compute, params.features
+    compute = params.compute
     encoder = load_encoder(name, params, priors)
     print(f"{name}: {cost(encoder.layout, len(clips))}", flush=True)
-    streams = tuple(streams)
-    if compute.engine == "local":
-        return features.extract(
-            encoder, name, clips, config, store, workers=compute.workers, streams=streams, replace=replace
-        )
-    from avcil.extraction import cluster
+    make = features.make_here
+    if compute.engine == "ray":
+        from avcil.extraction import cluster
 
-    gpus = float(compute.device != "cpu")
-    make = partial(load_encoder, name, params, priors.absolute())
-    return cluster.extract(
-        encoder, make, name, clips, config, store, actors=compute.actors, workers=compute.workers, gpus=gpus,
-        streams=streams, replace=replace,
+        load = partial(load_encoder, name, params, priors.absolute())
+        make = partial(cluster.make, load, compute.actors, float(compute.device != "cpu"))
+    return features.extract(
+        encoder, name, clips, params.features, store, workers=compute.workers, streams=streams, replace=replace,
+        make=make,
     )  # fmt: skip
 
 
@@ -71,13 +67,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--sound-only", action="store_true", help="clips have no pictures")
     given = parser.parse_args(arguments)
     folder = Path("imports") / given.benchmark
-    streams = ("audio",) if given.sound_only else ("visual", "audio")
+    streams: tuple[features.Stream, ...] = ("audio",) if given.sound_only else features.STREAMS
     try:
         params = load(Path("params.yaml"))
         table = read_manifest(folder / "manifest.csv")
         store = folder / "features" / given.encoder
         header = extract(given.encoder, media(table, folder), params, store, streams=streams)
-    except (ParameterError, ManifestError, StoreError, WeightsError, ImportError, OSError, ValueError) as error:
+    except (ImportError, OSError, ValueError) as error:
         sys.exit(str(error))
     unusable = quarantined(store, range(len(header.shards)))
     print(f"{store}: {len(table)} clips, {len(unusable)} unusable")

@@ -5,9 +5,9 @@ A shard whose clip files have changed is encoded again.
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +23,8 @@ from avcil.tokens.manifest import Media
 from avcil.tokens.store import Header, StoreError, finish, open_store, quarantined, stale_shards, write_shard
 from avcil.tokens.tokens import Layout, Tokens
 
+Stream = Literal["visual", "audio"]
+STREAMS: tuple[Stream, ...] = ("visual", "audio")
 _EDGE = 1 << 16  # bytes
 
 
@@ -36,19 +38,12 @@ def checksum(encoder: Encoder) -> str:
 
 
 def header_of(
-    encoder: Encoder,
-    name: str,
-    clip_ids: list[str],
-    config: FeatureConfig,
-    *,
-    streams: tuple[str, ...] = ("visual", "audio"),
+    encoder: Encoder, name: str, clip_ids: list[str], config: FeatureConfig, *, streams: tuple[Stream, ...] = STREAMS
 ) -> Header:
     """The header of the store that ``extract`` writes with the same arguments."""
     layout = encoder.layout
-    if "visual" not in streams:
-        layout = layout.without("visual")
-    if "audio" not in streams:
-        layout = layout.without("audio")
+    for stream in [stream for stream in STREAMS if stream not in streams]:
+        layout = layout.without(stream)
     reading = encoder.reading._asdict() | {"streams": list(streams), "silence": config.silence}
     return Header(name, encoder.revision, checksum(encoder), reading, layout, list(clip_ids), config.clips_per_shard)
 
@@ -80,17 +75,13 @@ def make_shard(
     shard = {name: torch.zeros(shape, dtype=torch.float16) for name, shape in layout.shapes(len(ids)).items()}
     bad: dict[str, str] = {}
     for start in range(0, len(ids), batch):
-        rows, usable = [], []
-        for row in range(start, min(start + batch, len(ids))):
-            clip = next(decoded)
-            if isinstance(clip, str):
-                bad[ids[row]] = clip
-            else:
-                rows.append(row)
-                usable.append(clip)
+        clips = {row: next(decoded) for row in range(start, min(start + batch, len(ids)))}
+        bad |= {ids[row]: clip for row, clip in clips.items() if isinstance(clip, str)}
+        usable = {row: clip for row, clip in clips.items() if isinstance(clip, Clip)}
         if not usable:
             continue
-        for name, values in _encode(encoder, usable)._asdict().items():
+        rows = list(usable)
+        for name, values in _encode(encoder, list(usable.values()))._asdict().items():
             values = values.half().cpu()
             finite = values.flatten(1).isfinite().all(1)
             if not finite.all():
@@ -111,72 +102,26 @@ def _encode(encoder: Encoder, clips: list[Clip]) -> Tokens:
     return encoder.encode(stack([clip.frames for clip in clips]), stack([clip.waveform for clip in clips]))
 
 
-def extract(
-    encoder: Encoder,
-    name: str,
-    media: dict[str, Media],
-    config: FeatureConfig,
-    store: Path,
-    *,
-    workers: int = 2,
-    streams: tuple[str, ...] = ("visual", "audio"),
-    replace: bool = False,
-) -> Header:
-    """Encode the clips of ``media`` into ``store``; what is there already is kept.
-
-    An unusable clip is quarantined: its tokens are zero and `index.json` gives the reason.
-
-    Args:
-        workers: processes that decode; the store's bytes do not depend on them.
-        streams: what clips have; an absent stream becomes one zero token.
-        replace: start a store of other features over.
-
-    Raises:
-        StoreError: if the store holds other features, the disk is too small, features are not finite, or more than
-            ``config.quarantine_share`` of the clips are unusable.
-        BlockingIOError: if another process extracts into ``store``.
-    """
-    with alone([store]):
-        header, stale, unusable = begin(encoder, name, media, config, store, streams=streams, replace=replace)
-        shards = header.shards
-        ahead = [clip for number in stale for clip in shards[number]]
-        decoded = decode([media[clip] for clip in ahead], header.reading, workers)
-        with progress(total=len(media), desc=name, unit="clip", initial=len(media) - len(ahead)) as bar:
-            for number, source in stale.items():
-                ids = shards[number]
-                tensors, bad = make_shard(encoder, ids, header.layout, decoded, config.batch)
-                write_shard(store, number, tensors, bad, source)
-                unusable |= bad
-                check_quarantine(unusable, header, config)
-                bar.update(len(ids))
-        finish(store, header)
-    return header
-
-
-class Begun(NamedTuple):
-    """A store that is open; its stale shards by number, each with its source; unusable clips of the others."""
+class Work(NamedTuple):
+    """What is missing in a store: ``stale`` shards by number, each with its source; and how it is to be made."""
 
     header: Header
     stale: dict[int, str]
-    unusable: dict[str, str]
+    media: dict[str, Media]
+    store: Path
+    batch: int
+    workers: int
 
 
-def begin(
-    encoder: Encoder,
-    name: str,
-    media: dict[str, Media],
-    config: FeatureConfig,
-    store: Path,
-    *,
-    streams: tuple[str, ...],
-    replace: bool,
-) -> Begun:
-    """Open a store and say what is missing. Arguments and errors as of ``extract``."""
-    header = header_of(encoder, name, list(media), config, streams=streams)
-    open_store(store, header, replace=replace)
-    sources = fingerprints(header, media)
-    stale = stale_shards(store, sources)
-    return Begun(header, stale, quarantined(store, set(range(len(sources))) - stale.keys()))
+def make_here(encoder: Encoder, work: Work) -> Iterator[int]:
+    """Write the shards in this process, decoding ahead of the encoder; gives the number of each one that is there."""
+    shards = work.header.shards
+    ahead = [work.media[clip] for number in work.stale for clip in shards[number]]
+    decoded = decode(ahead, work.header.reading, work.workers)
+    for number, source in work.stale.items():
+        tensors, bad = make_shard(encoder, shards[number], work.header.layout, decoded, work.batch)
+        write_shard(work.store, number, tensors, bad, source)
+        yield number
 
 
 def fingerprints(header: Header, media: dict[str, Media]) -> list[str]:
@@ -188,9 +133,46 @@ def fingerprints(header: Header, media: dict[str, Media]) -> list[str]:
     return sources
 
 
-def check_quarantine(unusable: dict[str, str], header: Header, config: FeatureConfig) -> None:
-    """Raises StoreError if more clips are unusable than ``config`` allows."""
-    allowed = int(config.quarantine_share * len(header.clip_ids))
-    if len(unusable) > allowed:
-        message = f"{len(unusable)} unusable clips, {allowed} allowed (features.quarantine_share); the first: "
-        raise StoreError(message + next(iter(unusable.values())))
+def extract(
+    encoder: Encoder,
+    name: str,
+    media: dict[str, Media],
+    config: FeatureConfig,
+    store: Path,
+    *,
+    workers: int = 2,
+    streams: tuple[Stream, ...] = STREAMS,
+    replace: bool = False,
+    make: Callable[[Encoder, Work], Iterator[int]] = make_here,
+) -> Header:
+    """Encode the clips of ``media`` into ``store``; what is there already is kept.
+
+    An unusable clip is quarantined: its tokens are zero and `index.json` gives the reason.
+
+    Args:
+        workers: processes that decode; the store's bytes do not depend on them.
+        streams: what clips have; an absent stream becomes one zero token.
+        replace: start a store of other features over.
+        make: writes the missing shards, and gives the number of each; `avcil.extraction.cluster.make` does it on Ray.
+
+    Raises:
+        StoreError: if the store holds other features, the disk is too small, features are not finite, or more than
+            ``config.quarantine_share`` of the clips are unusable.
+        BlockingIOError: if another process extracts into ``store``.
+    """
+    with alone([store]):
+        header = header_of(encoder, name, list(media), config, streams=streams)
+        open_store(store, header, replace=replace)
+        shards, stale = header.shards, stale_shards(store, fingerprints(header, media))
+        there = set(range(len(shards))) - stale.keys()
+        unusable, allowed = quarantined(store, there), int(config.quarantine_share * len(media))
+        done = sum(len(shards[number]) for number in there)
+        with progress(total=len(media), desc=name, unit="clip", initial=done) as bar:
+            for number in make(encoder, Work(header, stale, media, store, config.batch, workers)):
+                unusable |= quarantined(store, [number])
+                if len(unusable) > allowed:
+                    message = f"{len(unusable)} unusable clips, {allowed} allowed (features.quarantine_share)"
+                    raise StoreError(f"{message}; the first: {next(iter(unusable.values()))}")
+                bar.update(len(shards[number]))
+        finish(store, header)
+    return header

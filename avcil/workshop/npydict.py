@@ -4,16 +4,16 @@ Such a file is a pickled object, which can run any command when it is loaded. He
 apart, and a machine that knows dictionaries, lists, text, numbers and plain arrays interprets those; whatever else a
 file names is refused by that name. Arrays stay in the file until they are asked for.
 
-Read is what `np.save` of numpy 1 and 2 writes of a dictionary, in protocols 3 to 5. Not read, because no released file
-needs them: protocol 2, arrays of text or records, numpy scalars, texts longer than `SHORT`, nesting below `DEEPEST`;
-and one list, tuple or dictionary in two places, by which a few bytes describe a tree that no memory holds.
+Read is what `np.save` of numpy 1 and 2 writes of a dictionary, in protocols 3 and 4. Not read, because no released file
+needs them: other protocols, arrays of text, records or big-endian numbers, numpy scalars, texts longer than `SHORT`,
+nesting below `DEEPEST`; and one list, tuple or dictionary in two places, by which a few bytes describe a tree that no
+memory holds.
 """
 
 import math
 import os
 import pickletools
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -62,34 +62,23 @@ class _Global(NamedTuple):
     name: str
 
 
-@dataclass(slots=True, eq=False)
-class _Dtype:
-    code: str
-    order: str = "="
-
-
 # as numpy 1 spells them
-_NAMES = {"numpy.ndarray", "numpy.dtype", "numpy.core.multiarray._reconstruct", "numpy.core.numeric._frombuffer"}
-_CONSTANTS: dict[str, Callable[[], object]] = {
-    "NONE": lambda: None, "NEWTRUE": lambda: True, "NEWFALSE": lambda: False,
-    "EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple,
-}  # fmt: skip
+_NAMES = {"numpy.ndarray", "numpy.dtype", "numpy.core.multiarray._reconstruct"}
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+_EMPTY: dict[str, type] = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}
 _CONTAINERS = {list, dict, tuple}
-_NUMBERS = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"}
-# the width of the size that comes first
-_TEXTS = {"SHORT_BINUNICODE": 1, "BINUNICODE": 4, "BINUNICODE8": 8}
-_BYTES = {"SHORT_BINBYTES": 1, "BINBYTES": 4, "BINBYTES8": 8, "BYTEARRAY8": 8}
-_OTHERS = {"PROTO", "FRAME", "MARK", "BINPUT", "LONG_BINPUT", "MEMOIZE", "BINGET", "LONG_BINGET", "GLOBAL"}
 # how many values they take from the stack; 0: all since the last mark
 _TAKEN = {
     "TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3, "APPEND": 1, "APPENDS": 0, "SETITEM": 2, "SETITEMS": 0,
-    "STACK_GLOBAL": 2, "REDUCE": 2, "BUILD": 1,
 }  # fmt: skip
-_KNOWN = {*_CONSTANTS, *_NUMBERS, *_TEXTS, *_BYTES, *_OTHERS, *_TAKEN}
+# the width of the size that comes first
+_WIDTHS = {
+    "SHORT_BINUNICODE": 1, "BINUNICODE": 4, "BINUNICODE8": 8, "SHORT_BINBYTES": 1, "BINBYTES": 4, "BINBYTES8": 8,
+}  # fmt: skip
 
 
 class _Machine:
-    """Interprets the opcodes of `_KNOWN`. Imports and calls nothing that a file names."""
+    """Interprets the opcodes of `step` and refuses all others. Imports and calls nothing that a file names."""
 
     def __init__(self, file, path: Path):
         self.file, self.path, self.offset = file, path, 0
@@ -111,9 +100,7 @@ class _Machine:
                 if opcode.name == "STOP":
                     value = self.stack.pop()
                     return self.wrapped if isinstance(value, Stored) and value.dtype is None else value
-                if opcode.name not in _KNOWN:
-                    raise self.refuse(f"opcode `{opcode.name}`, which no dictionary of arrays needs")
-                self.step(opcode.name, self.argument(opcode))
+                self.step(opcode)
         except NpyError:
             raise
         # what a damaged file makes pickletools, numpy and the steps below run into
@@ -121,44 +108,63 @@ class _Machine:
             what = f"damaged or cut short ({' '.join(repr(error).split())}); download it again"
             raise NpyError(f"{self.path}, offset {self.offset}: {what}") from None
 
-    def argument(self, opcode):
-        """What follows an opcode in the file. Bytes are passed over, and never more than `SHORT` are read."""
-        if opcode.name in _BYTES:
-            size = int.from_bytes(self.file.read(_BYTES[opcode.name]), "little")
-            place = _Bytes(self.file.tell(), size)
-            if sum(place) > self.end:
-                raise ValueError(f"{size} bytes where {self.end - place.offset} are left")
-            self.file.seek(sum(place))
-            return place
-        if opcode.name in _TEXTS:
-            size = int.from_bytes(self.file.read(_TEXTS[opcode.name]), "little")
-            if size > SHORT:
-                raise self.refuse(f"a text of {size} bytes; {SHORT} are allowed")
-            return self.file.read(size).decode("utf-8", "surrogatepass")
-        if opcode.name == "GLOBAL":
-            lines = [self.file.readline(SHORT).decode("utf-8") for _ in range(2)]
-            return [line[: line.index("\n")] for line in lines]
-        return opcode.arg.reader(self.file) if opcode.arg else None
-
-    def step(self, name: str, argument) -> None:
-        if name in _CONSTANTS:
-            self.stack.append(self.nested(_CONSTANTS[name](), ()))
-        elif name in _TEXTS or name in _BYTES or name in _NUMBERS:
-            self.stack.append(argument)
-        elif name == "MARK":
-            self.marks.append(self.stack)
-            self.stack = []
-        elif name in ("BINPUT", "LONG_BINPUT", "MEMOIZE"):
-            self.memo[len(self.memo) if argument is None else argument] = self.stack[-1]
-        elif name in ("BINGET", "LONG_BINGET"):
-            again = self.memo[argument]
-            if type(again) in _CONTAINERS:
-                raise self.refuse(f"a {type(again).__name__} in two places; save it again with a copy in each")
-            self.stack.append(again)
-        elif name == "GLOBAL":
-            self.stack.append(self.named(*argument))
-        elif name in _TAKEN:
-            self.combine(name, self.take(_TAKEN[name]))
+    def step(self, opcode) -> None:
+        """Of what follows an opcode in the file, never more than `SHORT` bytes are read; arrays are passed over."""
+        match name := opcode.name:
+            case "PROTO" | "FRAME":
+                opcode.arg.reader(self.file)
+            case "NONE" | "NEWTRUE" | "NEWFALSE":
+                self.stack.append(_CONSTANTS[name])
+            case "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT":
+                self.stack.append(opcode.arg.reader(self.file))
+            case "SHORT_BINUNICODE" | "BINUNICODE" | "BINUNICODE8":
+                size = int.from_bytes(self.file.read(_WIDTHS[name]), "little")
+                if size > SHORT:
+                    raise self.refuse(f"a text of {size} bytes; {SHORT} are allowed")
+                self.stack.append(self.file.read(size).decode("utf-8", "surrogatepass"))
+            case "SHORT_BINBYTES" | "BINBYTES" | "BINBYTES8":
+                size = int.from_bytes(self.file.read(_WIDTHS[name]), "little")
+                place = _Bytes(self.file.tell(), size)
+                if sum(place) > self.end:
+                    raise ValueError(f"{size} bytes where {self.end - place.offset} are left")
+                self.file.seek(sum(place))
+                self.stack.append(place)
+            case "EMPTY_DICT" | "EMPTY_LIST" | "EMPTY_TUPLE":
+                self.stack.append(self.nested(_EMPTY[name](), ()))
+            case "MARK":
+                self.marks.append(self.stack)
+                self.stack = []
+            case "BINPUT" | "LONG_BINPUT":
+                self.memo[opcode.arg.reader(self.file)] = self.stack[-1]
+            case "MEMOIZE":
+                self.memo[len(self.memo)] = self.stack[-1]
+            case "BINGET" | "LONG_BINGET":
+                again = self.memo[opcode.arg.reader(self.file)]
+                if type(again) in _CONTAINERS:
+                    raise self.refuse(f"a {type(again).__name__} in two places; save it again with a copy in each")
+                self.stack.append(again)
+            case "TUPLE" | "TUPLE1" | "TUPLE2" | "TUPLE3":
+                items = self.take(_TAKEN[name])
+                self.stack.append(self.nested(tuple(items), items))
+            case "APPEND" | "APPENDS":
+                items = self.take(_TAKEN[name])
+                list.extend(self.nested(self.stack[-1], items), items)  # called so, it refuses another type
+            case "SETITEM" | "SETITEMS":
+                items = self.take(_TAKEN[name])
+                pairs = zip(map(self.key, items[::2]), items[1::2], strict=True)
+                dict.update(self.nested(self.stack[-1], items), pairs)
+            case "GLOBAL":
+                lines = [self.file.readline(SHORT).decode("utf-8") for _ in range(2)]
+                self.stack.append(self.named(*(line[: line.index("\n")] for line in lines)))
+            case "STACK_GLOBAL":
+                self.stack.append(self.named(*self.take(2)))
+            case "REDUCE":
+                self.stack.append(self.call(*self.take(2)))
+            case "BUILD":
+                state = self.take(1)[0]
+                self.build(self.stack[-1], state)
+            case _:
+                raise self.refuse(f"opcode `{name}`, which no dictionary of arrays needs")
 
     def take(self, count: int) -> list:
         if not count:
@@ -169,21 +175,6 @@ class _Machine:
         items = self.stack[-count:]
         del self.stack[-count:]
         return items
-
-    def combine(self, name: str, items: list) -> None:
-        if name.startswith("TUPLE"):
-            self.stack.append(self.nested(tuple(items), items))
-        elif name == "STACK_GLOBAL":
-            self.stack.append(self.named(*items))
-        elif name == "REDUCE":
-            self.stack.append(self.call(*items))
-        elif name == "BUILD":
-            self.build(self.stack[-1], *items)
-        elif name.startswith("APPEND"):
-            list.extend(self.nested(self.stack[-1], items), items)  # called so, it refuses another type
-        else:
-            pairs = zip(map(self.key, items[::2]), items[1::2], strict=True)
-            dict.update(self.nested(self.stack[-1], items), pairs)
 
     def nested(self, container, items):
         """The container, when it is found shallow enough to take the items. Each is whole when another one takes it."""
@@ -211,44 +202,37 @@ class _Machine:
             raise self.refuse(f"names `{full if full.isprintable() else ascii(full)}`, which no array needs")
         return _Global(full.rpartition(".")[2])
 
-    def call(self, function, arguments):
+    def call(self, function, arguments) -> Stored | np.dtype:
         """What the functions of `_NAMES` would make of their arguments."""
         match function, arguments:
             case _Global("dtype"), (str(code), *_):
                 if not re.fullmatch(r"[biuf][1248]|O[48]?", code):
                     raise self.refuse(f"an array of dtype {code[:20]!a}, not of plain numbers")
-                return _Dtype(code)
+                return np.dtype("O" if code.startswith("O") else f"<{code}")
             case _Global("_reconstruct"), (_Global("ndarray"), tuple(), _Bytes()):
                 return Stored(self.path)
-            case _Global("_frombuffer"), (content, _Dtype() as dtype, tuple(shape), "C" | "F" as order):
-                return self.fill(Stored(self.path), shape, dtype, order, content)
         what = function.name if isinstance(function, _Global) else type(function).__name__
         raise self.refuse(f"a call of `{what}` that `np.save` never makes")
 
     def build(self, target, state) -> None:
         match target, state:
-            case Stored(), (int(), tuple(shape), _Dtype() as dtype, bool(fortran), content):
-                self.fill(target, shape, dtype, "F" if fortran else "C", content)
-            case _Dtype(), (int(), "<" | ">" | "|" | "=" as order, None, None, None, *_):
-                target.order = order
+            case Stored(), (int(), tuple(shape), np.dtype(hasobject=True), bool(), content):
+                if shape != () or type(content) is not list or len(content) != 1:
+                    raise self.refuse("an array of Python objects")
+                target.shape, self.wrapped = (), content[0]
+            case Stored(), (int(), tuple(shape), np.dtype() as dtype, bool(fortran), content):
+                # no axis is longer than the file, even if another one is 0
+                if len(shape) > AXES or not all(type(n) is int and 0 <= n <= self.end for n in shape):
+                    raise self.refuse("an array whose shape is not made of counts, or larger than the file")
+                whole = math.prod(shape) * dtype.itemsize
+                if not isinstance(content, _Bytes) or content.size != whole:
+                    raise self.refuse(f"an array of {whole} bytes in {getattr(content, 'size', 'none')}")
+                target.shape, target.dtype, target.offset = shape, dtype, content.offset
+                target.order = "F" if fortran else "C"
+            case np.dtype(), (int(), "<" | "|", None, None, None, *_):
+                pass
             case _:
                 raise self.refuse(f"a state for a {type(target).__name__} that `np.save` never gives")
-
-    def fill(self, array: Stored, shape: tuple, dtype: _Dtype, order: Literal["C", "F"], content) -> Stored:
-        kind = np.dtype(dtype.order + dtype.code)
-        if kind.hasobject:
-            if shape != () or type(content) is not list or len(content) != 1:
-                raise self.refuse("an array of Python objects")
-            array.shape, self.wrapped = (), content[0]
-            return array
-        # no axis is longer than the file, even if another one is 0
-        if len(shape) > AXES or not all(type(n) is int and 0 <= n <= self.end for n in shape):
-            raise self.refuse("an array whose shape is not made of counts, or larger than the file")
-        whole = math.prod(shape) * kind.itemsize
-        if not isinstance(content, _Bytes) or content.size != whole:
-            raise self.refuse(f"an array of {whole} bytes in {getattr(content, 'size', 'none')}")
-        array.shape, array.dtype, array.order, array.offset = shape, kind, order, content.offset
-        return array
 
 
 def index_npy(path: Path) -> dict:

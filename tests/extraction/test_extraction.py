@@ -268,10 +268,11 @@ def test_ray_writes_the_same_bytes_as_one_machine(params, corpus, tmp_path):
     pytest.importorskip("ray", reason="the extra avcil[ray] is not installed")
     from avcil.extraction import cluster
 
-    make = partial(extract.load_encoder, "mini", params, ROOT / "prior")
-    features.extract(make(), "mini", corpus, CONFIG, tmp_path / "here", workers=0)
-    cluster.extract(make(), make, "mini", corpus, CONFIG, tmp_path / "ray", actors=2, workers=0)
+    load = partial(extract.load_encoder, "mini", params, ROOT / "prior")
+    features.extract(load(), "mini", corpus, CONFIG, tmp_path / "here", workers=0)
+    make = partial(cluster.make, load, 2, 0.0)
+    features.extract(load(), "mini", corpus, CONFIG, tmp_path / "ray", workers=0, make=make)
     assert _bytes(tmp_path / "ray") == _bytes(tmp_path / "here")
     strict = CONFIG.model_copy(update={"quarantine_share": 0.0})
     with pytest.raises(StoreError, match=r"\d unusable clips, 0 allowed"):
-        cluster.extract(make(), make, "mini", corpus, strict, tmp_path / "strict", actors=1, workers=0)
+        features.extract(load(), "mini", corpus, strict, tmp_path / "strict", workers=0, make=make)

@@ -115,7 +115,7 @@ def _annotations(name: str, folder: Path) -> list[Path]:
 
 def _read_annotations(name: str, folder: Path) -> object:
     where = folder / "vggsound.csv" if name == "vggsound" else folder
-    return BUILDERS[name][0](folder / "labels.csv" if name == "folder" else where).clips
+    return BUILDERS[name](folder / "labels.csv" if name == "folder" else where).clips
 
 
 def _arrays() -> dict[str, np.ndarray]:
@@ -160,11 +160,9 @@ def _official(folder: Path) -> list[Path]:
         s: {c: table.clip_id[(table.split == s) & (table.label == f"class {c}")].tolist() for c in range(2)}
         for s in SPLITS
     }
-    labels = {s: dict(table[table.split == s][["clip_id", "label"]].itertuples(index=False)) for s in SPLITS}
     contents = {
         "category_encode_dict": {"class 0": 0, "class 1": 1},
         "all_classId_vid_dict": members,
-        "all_id_category_dict": labels,
         "audio_pretrained_feature_dict": dict(zip(table.clip_id, arrays["audio"], strict=True)),
     }
     for name, content in contents.items():

@@ -17,9 +17,8 @@ from avcil.comparison import sweep
 from avcil.extraction import features
 from avcil.learn.train import run_tasks
 from avcil.learner import folders
-from avcil.tokens.store import Header
 from avcil.tokens.tokens import Layout, Tokens
-from avcil.workshop.official import write_import
+from avcil.workshop.imports import write_import
 from conftest import ROOT, toy_dataset
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows holds no folder")
@@ -64,12 +63,12 @@ def test_whatever_writes_is_refused_where_another_writes(holder, tmp_path, monke
     monkeypatch.setattr(module, "PATIENCE", 0.1)
     monkeypatch.setattr(sweep, "check", lambda name, method: None)
     held = tmp_path / "held"
-    header = Header("toy", "", "0", {}, Layout(1, 1, 1, 1, 1), ["a"], 1)
+    store = {"encoder": "toy", "revision": "", "reading": {}, "files": []}
     table = pd.DataFrame({"clip_id": ["a"], "label": ["x"], "split": ["train"]})
     job = sweep.Job(("a",), sweep.Source(held, held, held), None, None, [], 0, file=held / "seed0.json")
     for write in (
         lambda: features.extract(None, "mini", {}, None, held),
-        lambda: write_import(held, table, ["x"], header, None),
+        lambda: write_import(held, table, ["x"], Layout(1, 1, 1, 1, 1), None, **store),
         lambda: sweep.run([job]),
         lambda: _learner(params, [0]).save(held),
     ):

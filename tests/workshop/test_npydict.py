@@ -27,10 +27,9 @@ def _save(path: Path, value, protocol: int = 3, numpy: int = 2) -> Path:
     wrapped[()] = value
     stream = pickle.dumps(wrapped, protocol)
     if numpy == 1:
-        for name in (b"numpy._core.multiarray", b"numpy._core.numeric"):
-            old = name.replace(b"_core", b"core")
-            stream = stream.replace(b"\x8c" + bytes([len(name)]) + name, b"\x8c" + bytes([len(old)]) + old)
-            stream = stream.replace(b"c" + name, b"c" + old)
+        name, old = b"numpy._core.multiarray", b"numpy.core.multiarray"
+        stream = stream.replace(b"\x8c" + bytes([len(name)]) + name, b"\x8c" + bytes([len(old)]) + old)
+        stream = stream.replace(b"c" + name, b"c" + old)
     assert (b"._core." in stream) == (numpy == 2)
     return _npy(path, stream)
 
@@ -41,7 +40,7 @@ def _values() -> dict:
     return {
         "float32": rng.standard_normal((96, 5)).astype("f4"),
         "float16": rng.standard_normal((96, 5)).astype("f2"),
-        "big endian": rng.standard_normal(300).astype(">f8"),
+        "float64": rng.standard_normal(300),
         "integers": rng.integers(-9, 9, (3, 200)),
         "booleans": rng.random(700) > 0.5,
         "Fortran": np.asfortranarray(rng.standard_normal((30, 20))),
@@ -55,7 +54,7 @@ def _values() -> dict:
 
 
 @pytest.mark.parametrize("numpy", [1, 2])
-@pytest.mark.parametrize("protocol", [3, 4, 5])
+@pytest.mark.parametrize("protocol", [3, 4])
 def test_arrays_are_those_that_were_saved(tmp_path, protocol, numpy):
     values = _values()
     read = index_npy(_save(tmp_path / "a.npy", values, protocol, numpy))
@@ -113,7 +112,8 @@ ODD = {
     "record array": ("dtype 'V8'", lambda p: _dumps({"a": np.zeros(2, "i4,f4")}, 4)),
     "text array": ("dtype 'U1'", lambda p: _dumps({"a": np.array(["x"])}, 4)),
     "protocol 2": ("protocol 2 makes of them; save it again", lambda p: _dumps({"a": np.ones(3)}, 2)),
-    "transposed": ("call of `_frombuffer`", lambda p: _dumps(np.zeros((2, 3, 4)).transpose(1, 2, 0), 5)),
+    "protocol 5": (r"numpy\._core\.numeric\._frombuffer", lambda p: _dumps(np.zeros(2), 5)),
+    "big endian": ("a state for a", lambda p: _dumps({"a": np.ones(3, ">f8")}, 4)),
     "long text": ("a text of 256 bytes", lambda p: _dumps({"a": "x" * 256}, 4)),
     "set": ("EMPTY_SET", lambda p: _dumps({1}, 4)),
     "two lines": (r"'os\\nevil\.x'", lambda p: b"\x80\x04\x8c\x07os\nevil\x8c\x01x\x93."),
@@ -147,7 +147,7 @@ def test_these_files_do_run_when_they_are_loaded(tmp_path, name):
     assert (tmp_path / "sentinel").exists()
 
 
-@pytest.mark.parametrize("protocol", [3, 4, 5])
+@pytest.mark.parametrize("protocol", [3, 4])
 def test_a_file_cut_anywhere_or_with_any_byte_changed_is_read_or_refused(tmp_path, protocol):
     whole = _save(tmp_path / "whole.npy", {"a": np.arange(100.0), "b": [1, "x", 2.5]}, protocol).read_bytes()
     path = tmp_path / "a.npy"
@@ -198,7 +198,7 @@ print(indexed - before, peak() - before, total)
 """
 
 
-@pytest.mark.parametrize("protocol", [3, 5])
+@pytest.mark.parametrize("protocol", [3, 4])
 def test_memory_stays_that_of_one_array(tmp_path, protocol):
     """Megabytes beyond those of the imports, for 96 MB in arrays of 4."""
     path = _save(tmp_path / "a.npy", {i: np.full(1 << 20, i, "f4") for i in range(24)}, protocol)

@@ -10,24 +10,24 @@ Prints what the benchmark holds, and what was wrong with annotations and media.
 import argparse
 import sys
 from collections.abc import Callable
-from inspect import cleandoc
+from inspect import cleandoc, signature
 from pathlib import Path
 from typing import Any
 
+from avcil.base.refusal import Refusal
 from avcil.workshop.builders import ave, folder, fsd, kinetics_sounds, vggsound
-from avcil.workshop.builders.annotation import Annotation, BuilderError
+from avcil.workshop.builders.annotation import Annotation
 from avcil.workshop.builders.report import build
-from avcil.workshop.npydict import NpyError
 
-BUILDERS: dict[str, tuple[Callable[..., Annotation], str]] = {
-    "ave": (ave.read, "classes order-seed video-disjoint"),
-    "kinetics_sounds": (kinetics_sounds.read, "classes order-seed val-share split-seed video-disjoint"),
-    "vggsound": (vggsound.read, "classes order-seed val-share split-seed video-disjoint vggsounder"),
-    "fsd_mix_clips": (fsd.read_fsd_mix_clips, "names shots split-seed video-disjoint"),
-    "fsc89": (fsd.read_fsc89, "names shots split-seed video-disjoint"),
-    "folder": (folder.read, "order-seed split-seed video-disjoint"),
+BUILDERS: dict[str, Callable[..., Annotation]] = {
+    "ave": ave.read,
+    "kinetics_sounds": kinetics_sounds.read,
+    "vggsound": vggsound.read,
+    "fsd_mix_clips": fsd.read_fsd_mix_clips,
+    "fsc89": fsd.read_fsc89,
+    "folder": folder.read,
 }
-OF_BUILD = ("order_seed", "split_seed", "video_disjoint")
+SHARED = ("order_seed", "split_seed", "video_disjoint")  # options of `build`
 
 
 def _share(text: str) -> float:
@@ -45,10 +45,10 @@ def _count(text: str) -> int:
 OPTIONS: dict[str, dict[str, Any]] = {
     "classes": dict(type=Path, metavar="FILE", help="classes to keep, in the order in which they are learnt: a JSON "
         "list or AV-CIL's category_encode_dict.npy"),
-    "order-seed": dict(type=int, metavar="N", help="draw the class order from this seed"),
-    "split-seed": dict(type=int, default=0, metavar="N", help="of what the files leave open (default: 0)"),
-    "val-share": dict(type=_share, metavar="S", help="of each class's train clips, drawn as val"),
-    "video-disjoint": dict(action="store_true", help="no train or val clip of a video that has a test clip"),
+    "order_seed": dict(type=int, metavar="N", help="draw the class order from this seed"),
+    "split_seed": dict(type=int, default=0, metavar="N", help="of what the files leave open (default: 0)"),
+    "val_share": dict(type=_share, metavar="S", help="of each class's train clips, drawn as val"),
+    "video_disjoint": dict(action="store_true", help="no train or val clip of a video that has a test clip"),
     "vggsounder": dict(type=Path, metavar="FILE", help="a csv of VGGSounder: several labels a test clip"),
     "names": dict(type=Path, metavar="FILE", help="vocab.json: the class names by id (default: the ids)"),
     "shots": dict(type=_count, metavar="K", help="train clips to draw of each novel class"),
@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m avcil.workshop.builders", description=__doc__, formatter_class=shape
     )
     benchmarks = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
-    for name, (read, options) in BUILDERS.items():
+    for name, read in BUILDERS.items():
         text = cleandoc(read.__doc__ or "")
         one = benchmarks.add_parser(name, help=text.split("\n")[0], description=text, formatter_class=shape)
         one.add_argument("annotations", type=Path)
@@ -69,8 +69,8 @@ def _parser() -> argparse.ArgumentParser:
             one.add_argument("media", type=Path)
         place = "imports/<its folder>" if name == "folder" else f"imports/{name}"
         one.add_argument("destination", type=Path, nargs="?", help=f"where to write (default: {place})")
-        for option in options.split():
-            one.add_argument(f"--{option}", **OPTIONS[option])
+        for option in (*list(signature(read).parameters)[1:], *SHARED):
+            one.add_argument(f"--{option.replace('_', '-')}", **OPTIONS[option])
     return parser
 
 
@@ -81,11 +81,11 @@ def main(arguments: list[str] | None = None) -> None:
     name = media.resolve().name if benchmark == "folder" else benchmark
     # what is not given has its default where it is used
     given = {option: value for option, value in given.items() if value is not None}
-    of_build = {option: given.pop(option) for option in OF_BUILD if option in given}
+    of_build = {option: given.pop(option) for option in SHARED if option in given}
     try:
-        annotation = BUILDERS[benchmark][0](annotations, **given)
+        annotation = BUILDERS[benchmark](annotations, **given)
         print(build(benchmark, annotation, media, destination or Path("imports") / name, **of_build))
-    except (BuilderError, NpyError, OSError) as error:
+    except (Refusal, OSError) as error:
         sys.exit(str(error))
 
 

@@ -1,17 +1,21 @@
 """What annotation files say, row by row, before any medium is looked for."""
 
 import csv
-import io
-import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
+
+import pandas as pd
+from pydantic import Field, NonNegativeInt, TypeAdapter, ValidationError
 
 from avcil.base.refusal import Refusal
-from avcil.tokens.manifest import SPLITS
+from avcil.tokens.manifest import SPLITS, read_order
 from avcil.workshop.npydict import index_npy
+
+CLIP_ID = r"^[A-Za-z0-9_.-]+$"  # where ids are also names of files
+_BY_CLASS = TypeAdapter(dict[NonNegativeInt, list[Annotated[str, Field(pattern=CLIP_ID)]]])
 
 
 class BuilderError(Refusal):
@@ -56,35 +60,28 @@ def read_rows(
 
     headless: the header may be missing; then there are exactly ``columns``.
     """
+    quoting = csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
+    as_text = {"header": None, "dtype": str, "keep_default_na": False, "skip_blank_lines": False}
     try:
-        text = path.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BuilderError(f"{path}: cannot be read ({error}); --help shows what is expected") from None
-    lines = io.StringIO(text, newline="")
-    reader = csv.reader(lines) if delimiter == "," else csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE)
-    try:
-        rows = [(f"{path}, row {reader.line_num}", cells) for cells in reader if any(cell.strip() for cell in cells)]
-    except csv.Error as error:
-        raise BuilderError(f"{path}, row {reader.line_num}: {error}; mend the quotes in or before it") from None
-    names = None
-    for where, cells in rows:
-        if names is None:
-            header = [cell.strip() for cell in cells]
-            lacking = [column for column in columns if column not in header]
-            if lacking and not headless:
-                raise BuilderError(f"{where}: no column `{lacking[0]}`; {', '.join(columns)} are expected")
-            names = list(columns) if lacking else header
-            if not lacking:
-                continue
-        if len(cells) != len(names):
-            wanted = delimiter.join(names)
-            raise BuilderError(f"{where}: {len(cells)} fields where {wanted} are expected; mend or delete the row")
-        row = dict(zip(names, cells, strict=True))
+        table = pd.read_csv(path, sep=delimiter, quoting=quoting, encoding="utf-8-sig", **as_text)
+    except (OSError, ValueError) as error:  # ValueError: also pandas' own, and of what is not UTF-8
+        reason = " ".join(str(error).split())
+        raise BuilderError(f"{path}: cannot be read ({reason}); --help shows what is expected") from None
+    names = table.iloc[0].str.strip().tolist()
+    lacking = [column for column in columns if column not in names]
+    if lacking and not (headless and len(names) == len(columns)):
+        raise BuilderError(f"{path}, row 1: no column `{lacking[0]}`; {', '.join(columns)} are expected")
+    first = 1
+    if lacking:
+        names, first = list(columns), 0
+    for number, cells in enumerate(table.to_numpy()[first:].tolist(), first + 1):
+        if not any(cell.strip() for cell in cells):
+            continue
         # of labels the report tells how they were written
-        row |= {name: cell.strip() for name, cell in row.items() if name not in ("label", "Category")}
+        row = {n: c if n in ("label", "Category") else c.strip() for n, c in zip(names, cells, strict=True)}
         if empty := [column for column in columns if not row[column].strip()]:
-            raise BuilderError(f"{where}: no {empty[0]}; fill it in or delete the row")
-        yield where, row
+            raise BuilderError(f"{path}, row {number}: no {empty[0]}; fill it in or delete the row")
+        yield f"{path}, row {number}", row
 
 
 def time(where: str, text: str) -> float:
@@ -107,35 +104,29 @@ def one_of(where: str, text: str, known: Sequence[str]) -> str:
 
 def read_classes(path: Path) -> list[str]:
     """Class names in the order of a .json list or of a `category_encode_dict.npy`, {name: place in the order}."""
-    if path.suffix == ".npy":
-        ids = index_npy(path)
-        if {type(i) for i in ids.values()} != {int} or sorted(ids.values()) != list(range(len(ids))):
-            raise BuilderError(f"{path}: the class ids are not 0, 1, 2, ...; give category_encode_dict.npy")
-        names = sorted(ids, key=lambda name: ids[name])
-    else:
-        try:
-            names = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise BuilderError(f"{path}: cannot be read ({error}); give a JSON list of class names") from None
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) and name.strip() for name in names):
-        raise BuilderError(f"{path}: not a list of class names; give one, in the order in which they are learnt")
-    if twice := [name for i, name in enumerate(names) if name in names[:i]]:
-        raise BuilderError(f"{path}: `{twice[0]}` occurs twice; delete one")
-    return names
+    if path.suffix != ".npy":
+        return read_order(path)
+    ids = index_npy(path)
+    plain = all(isinstance(name, str) and name.isprintable() for name in ids)
+    if not plain or {type(i) for i in ids.values()} != {int} or sorted(ids.values()) != list(range(len(ids))):
+        raise BuilderError(f"{path}: not the ids 0, 1, 2, ... of class names; give category_encode_dict.npy")
+    return sorted(ids, key=lambda name: ids[name])
 
 
 def read_avcil(folder: Path, val_share: float | None = None) -> tuple[list[tuple[str, str, str]], list[str]] | None:
     """Clip, label and split as AV-CIL's authors released them (data/AVE and others), and the labels in their order;
     None if ``folder`` is none of theirs. Raises BuilderError if another share of val clips is wanted."""
-    path = folder / "all_id_category_dict.npy"
+    path = folder / "all_classId_vid_dict.npy"
     if not path.is_file():
         return None
     if val_share is not None:
         raise BuilderError(f"{folder}: has its own val clips; leave out --val-share")
-    labels = index_npy(path)
-    for split in SPLITS:
-        pairs = labels.get(split)
-        if type(pairs) is not dict or not all(isinstance(text, str) for pair in pairs.items() for text in pair):
-            raise BuilderError(f"{path}: no clips and labels of split `{split}`; download it again")
-    clips = [(clip, label, split) for split in SPLITS for clip, label in labels[split].items()]
-    return clips, read_classes(folder / "category_encode_dict.npy")
+    labels, members, clips = read_classes(folder / "category_encode_dict.npy"), index_npy(path), []
+    try:
+        for split in SPLITS:
+            for class_id, ids in _BY_CLASS.validate_python(members[split], strict=True).items():
+                clips += [(clip, labels[class_id], split) for clip in ids]
+    except (ValidationError, LookupError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise BuilderError(f"{path}: not {{split: {{class id: [clip]}}}} ({reason}); download it again") from None
+    return clips, labels

@@ -55,11 +55,11 @@ def read_fsc89(annotations: Path, *, names: Path | None = None, shots: int = 5) 
     """
     labels, clips = _labels(names), []
     for split in ("train", "val", "test"):
-        found = sorted(annotations.glob(f"Fsc89-*-fsci_{split}.csv"))
-        if len(found) != 1:
-            what = f"{len(found)} files Fsc89-*-fsci_{split}.csv"
+        files = sorted(annotations.glob(f"Fsc89-*-fsci_{split}.csv"))
+        if len(files) != 1:
+            what = f"{len(files)} files Fsc89-*-fsci_{split}.csv"
             raise BuilderError(f"{annotations}: {what}; give the folder of one setup, such as FSC-89-meta/setup1")
-        for where, row in read_rows(found[0], ("data_folder", "FSD_MIX_SED_filename", "start_time", "label")):
+        for where, row in read_rows(files[0], ("data_folder", "FSD_MIX_SED_filename", "start_time", "label")):
             folder, file = one_of(where, row["data_folder"], FOLDERS), row["FSD_MIX_SED_filename"]
             clips.append(_clip(where, folder, file, row["start_time"], row["label"].strip(), split, labels))
     return _annotation(annotations, clips, labels, dict.fromkeys(labels[BASE:], shots), {}, f"{shots} a novel class")

@@ -12,7 +12,6 @@ What is drawn, or left out to keep videos apart, depends on annotations alone, w
 
 import os
 import re
-from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +19,7 @@ import pandas as pd
 
 from avcil.base.files import json_bytes, write_with_seal
 from avcil.base.progress import progress
+from avcil.params.section import nearest
 from avcil.tokens.manifest import SPLITS, class_order
 from avcil.workshop.builders import draw
 from avcil.workshop.builders.annotation import Annotation, BuilderError, Clip
@@ -52,29 +52,22 @@ class Report(NamedTuple):
     notes: dict[str, str]
 
     def __str__(self) -> str:
-        found = self._asdict()
-        found["two_labels"] = {clip: " / ".join(labels) for clip, labels in self.two_labels.items()}
-        counts = pd.DataFrame(self.per_class).T
-        found["per_class"] = {
+        """A line for each field; of many items the first three."""
+        fields = self._asdict()
+        fields["per_class"] = {
             split: f"{column.min()} (`{column.idxmin()}`) to {column.max()}, median {column.median():g}"
-            for split, column in counts.items()
+            for split, column in pd.DataFrame(self.per_class).T.items()
         }
-        found["leaks"] = {
+        fields["leaks"] = {
             pair: "{clips} ({share:.1%}), {same_class} of the same class".format(**leak)
             for pair, leak in self.leaks.items()
         }
-        head = f"{found.pop('benchmark')}, from {found.pop('source')}"
-        return as_text(head, found)
-
-
-def as_text(head: str, found: dict[str, list | dict]) -> str:
-    """A line for each thing found; of many items the first three."""
-
-    def shown(value) -> str:
-        items = [f"{key}: {item}" for key, item in value.items()] if isinstance(value, dict) else value
-        return "; ".join(items) if len(items) <= 6 else f"{len(items)}, such as {'; '.join(items[:3])}"
-
-    return "\n".join([head, *(f"{name}: {shown(value) or 'none'}" for name, value in found.items())])
+        lines = [f"{fields.pop('benchmark')}, from {fields.pop('source')}"]
+        for name, value in fields.items():
+            items = [f"{key}: {item}" for key, item in value.items()] if isinstance(value, dict) else value
+            many = f"{len(items)}, such as {'; '.join(items[:3])}"
+            lines.append(f"{name}: {many if len(items) > 6 else '; '.join(items) or 'none'}")
+        return "\n".join(lines)
 
 
 def media_index(folder: Path) -> dict[str, str]:
@@ -107,13 +100,14 @@ def _tidy(labels: pd.Series, renamed: dict[str, str]) -> tuple[pd.Series, dict[s
 def _order(annotation: Annotation, labels: set[str], seed: int | None) -> list[str]:
     """The classes in the order in which they are learnt. Raises BuilderError for one without clips."""
     order = [annotation.renamed.get(name, name) for name in annotation.classes or sorted(labels)]
-    if unknown := [name for name in order if name not in labels]:
-        nearest = [f"`{name}` (nearest: `{get_close_matches(name, labels, 1, 0)[0]}`)" for name in unknown]
-        raise BuilderError(f"{annotation.source}: no clip of {', '.join(nearest)}; correct or drop these classes")
+    if unknown := [f"`{name}`{nearest(name, labels)}" for name in order if name not in labels]:
+        raise BuilderError(f"{annotation.source}: no clip of {', '.join(unknown)}; correct or drop these classes")
     if twice := [name for i, name in enumerate(order) if name in order[:i]]:
         raise BuilderError(f"{annotation.source}: `{twice[0]}` is listed under two names; drop one from the classes")
     if annotation.classes and seed is None:
         return order
+    if "tasks.json" in annotation.files:
+        raise BuilderError(f"{annotation.source}: has tasks of its own, in order; leave out --order-seed")
     return class_order(pd.DataFrame({"label": order}), seed or 0)
 
 
@@ -123,35 +117,64 @@ def _unique(clips: pd.DataFrame) -> tuple[pd.DataFrame, dict]:
     torn = by_clip.split.transform("nunique") > 1
     ambiguous = by_clip.label.transform("nunique") > 1
     again = clips.duplicated("clip_id") & ~torn & ~ambiguous
-    found = {
+    fields = {
         "repeated": sorted(set(clips.clip_id[again])),
         "two_labels": {clip: list(dict.fromkeys(same.label)) for clip, same in clips[ambiguous].groupby("clip_id")},
         "two_splits": sorted(set(clips.clip_id[torn])),
     }
-    return clips[~torn].drop_duplicates("clip_id", keep="last"), found
+    return clips[~torn].drop_duplicates("clip_id", keep="last"), fields
 
 
-def _leaks(clips: pd.DataFrame) -> dict[str, dict[str, float]]:
-    found = {}
+def select(
+    annotation: Annotation, *, order_seed: int | None = None, split_seed: int = 0, video_disjoint: bool = False
+) -> tuple[pd.DataFrame, dict]:
+    """The clips to look for, as a table of `Clip`, and what `Report` says of the annotation. Arguments as of `build`.
+
+    Raises BuilderError for an annotation without clips, or classes that are unknown.
+    """
+    if not annotation.clips:
+        raise BuilderError(f"{annotation.source}: no clips; --help shows what is expected")
+    clips = pd.DataFrame(annotation.clips, columns=Clip._fields)
+    clips["label"], mended = _tidy(clips.label, annotation.renamed)
+    order = _order(annotation, set(clips.label), order_seed)
+    clips, fields = _unique(clips[clips.label.isin(order)])
+    clips = clips.assign(split=draw.split(clips, annotation.redraw, split_seed))
+    tested = clips.video[clips.split == "test"]
+    shared = (clips.split != "test") & clips.video.isin(tested) & video_disjoint
+    fields |= {"order": order, "mended_labels": mended, "dropped": clips.split[shared].value_counts().to_dict()}
+    return draw.few(clips[~shared], annotation.shots, split_seed), fields
+
+
+def lacking(clips: pd.DataFrame, order: list[str]) -> str:
+    """Of which classes there is no clip to learn from or none to test, in words; empty if there are both of all."""
+    by_split = {split: set(order) - set(clips.label[clips.split == split]) for split in ("train", "test")}
+    missing = [f"no {split} clip of `{'`, `'.join(sorted(labels))}`" for split, labels in by_split.items() if labels]
+    return "; ".join(missing)
+
+
+def summarise(benchmark: str, source: str, clips: pd.DataFrame, **fields) -> Report:
+    """The report on ``clips``; ``fields``: what cannot be counted from them."""
+    leaks = {}
     for split, other in (("test", "train"), ("test", "val"), ("val", "train")):
         own, others = clips[clips.split == split], clips[clips.split == other]
         shared = own[own.video.isin(others.video)]
         same = len(shared.merge(others[["video", "label"]].drop_duplicates()))
         share = round(len(shared) / max(1, len(own)), 4)
-        found[f"{split} and {other}"] = {"clips": len(shared), "share": share, "same_class": same}
-    return found
+        leaks[f"{split} and {other}"] = {"clips": len(shared), "share": share, "same_class": same}
+    per_class = pd.crosstab(clips.label, clips.split).reindex(index=fields["order"], columns=SPLITS, fill_value=0)
+    counts = {"clips": per_class.sum().to_dict(), "per_class": per_class.T.to_dict()}
+    return Report(benchmark, source, leaks=leaks, **counts, **fields)
 
 
 def _locate(clips: pd.DataFrame, media: Path) -> tuple[pd.DataFrame, list[str]]:
     """The clips that are in ``media``, with path and start; and those that are not."""
     index = media_index(media)
-    found = [next(((index[name], start) for name, start in places if name in index), None) for places in clips.places]
-    there = pd.Series([place is not None for place in found], clips.index, bool)
+    place = clips.places.map(lambda names: next(((index[name], at) for name, at in names if name in index), None))
+    there = place.notna()
     if not there.any():
         what = f"none of the {len(clips)} clips, such as `{clips.places.iloc[0][0][0]}`"
         raise BuilderError(f"{media}: holds {what}; give the folder that does (--help shows the layout)")
-    places = [place for place in found if place]
-    path, start = [f"clips/{name}" for name, _ in places], [f"{second:.10g}" for _, second in places]
+    path, start = "clips/" + place[there].str[0], place[there].str[1].map("{:.10g}".format)
     return clips[there].assign(path=path, start=start), sorted(clips.clip_id[~there])
 
 
@@ -168,21 +191,6 @@ def _write(destination: Path, media: Path, manifest: bytes, contents: dict[str, 
     write_with_seal(old, manifest)
     for name, content in contents.items():
         write_with_seal(destination / name, json_bytes(content))
-
-
-def _selected(
-    annotation: Annotation, order_seed: int | None, split_seed: int, video_disjoint: bool
-) -> tuple[pd.DataFrame, dict]:
-    """The clips to look for among the media, and what `Report` says of the annotation."""
-    clips = pd.DataFrame(annotation.clips, columns=Clip._fields)
-    clips["label"], mended = _tidy(clips.label, annotation.renamed)
-    order = _order(annotation, set(clips.label), order_seed)
-    clips, found = _unique(clips[clips.label.isin(order)])
-    clips = clips.assign(split=draw.split(clips, annotation.redraw, split_seed))
-    tested = clips.video[clips.split == "test"]
-    shared = (clips.split != "test") & clips.video.isin(tested) & video_disjoint
-    found |= {"order": order, "mended_labels": mended, "dropped": clips.split[shared].value_counts().to_dict()}
-    return draw.few(clips[~shared], annotation.shots, split_seed), found
 
 
 def build(
@@ -205,26 +213,13 @@ def build(
     Raises BuilderError, before anything is written, for classes that are unknown or lack training or test clips, media
     that are not there, or a destination in use.
     """
-    if not annotation.clips:
-        raise BuilderError(f"{annotation.source}: no clips; --help shows what is expected")
-    clips, found = _selected(annotation, order_seed, split_seed, video_disjoint)
+    clips, fields = select(annotation, order_seed=order_seed, split_seed=split_seed, video_disjoint=video_disjoint)
     clips, missing = _locate(clips, media)
-    per_class = pd.crosstab(clips.label, clips.split).reindex(index=found["order"], columns=SPLITS, fill_value=0)
-    lacking = {split: per_class.index[per_class[split] == 0] for split in ("train", "test")}
-    if what := [f"no {split} clip of `{'`, `'.join(labels)}`" for split, labels in lacking.items() if len(labels)]:
+    if what := lacking(clips, fields["order"]):
         why = f"{len(missing)} clips have no medium: get theirs" if missing else "annotate some"
-        raise BuilderError(f"{annotation.source}: {'; '.join(what)}; {why}, or leave the classes out")
+        raise BuilderError(f"{annotation.source}: {what}; {why}, or leave the classes out")
     clips = clips.sort_values(["split", "clip_id"], key=lambda c: c.map(SPLITS.index) if c.name == "split" else c)
-    report = Report(
-        benchmark=benchmark,
-        source=str(annotation.source),
-        clips=per_class.sum().to_dict(),
-        per_class=per_class.T.to_dict(),
-        missing=missing,
-        leaks=_leaks(clips),
-        notes=annotation.notes,
-        **found,
-    )
+    report = summarise(benchmark, str(annotation.source), clips, missing=missing, notes=annotation.notes, **fields)
     table = clips[["clip_id", "path", "label", "split", "start"]]
     contents = {"order.json": report.order, **annotation.files, "report.json": report._asdict()}
     _write(destination, media, table.to_csv(index=False, lineterminator="\n").encode(), contents)

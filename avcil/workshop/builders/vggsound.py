@@ -1,9 +1,8 @@
 """VGGSound (Chen et al., ICASSP 2020): 309 classes in ten-second clips; VGGSounder's several labels of test clips."""
 
+import json
 from collections import defaultdict
 from pathlib import Path
-
-from pydantic import TypeAdapter
 
 from avcil.base.files import check_seal
 from avcil.workshop.builders.annotation import (
@@ -35,7 +34,7 @@ def read(
     MEDIA        a folder with <YouTube ID>_<start>.mp4, start of six digits, in any subfolders
 
     --vggsounder FILE: a csv of VGGSounder (in vggsounder/data/ of the Python package `vggsounder`), with columns
-    video_id, label, modality (A, V or AV). Its labels of the test clips, if among the classes, go to multilabel.json.
+    video_id and label. Its labels of the test clips, if among the classes, go to multilabel.json.
     """
     order = read_classes(classes) if classes else None
     redraw, notes = {}, {}
@@ -60,36 +59,31 @@ def _clip(clip_id: str, label: str, split: str) -> Clip:
     return Clip(clip_id, label, split, clip_id.rpartition("_")[0], ((clip_id, 0.0),))
 
 
-def _multilabel(path: Path, clips: list[Clip], order: list[str] | None) -> tuple[dict[str, dict[str, str]], str]:
-    """Modality by label by test clip, and a line for the report."""
+def _multilabel(path: Path, clips: list[Clip], order: list[str] | None) -> tuple[dict[str, list[str]], str]:
+    """The labels of each test clip that is annotated anew, and a line for the report."""
     official = {clip.clip_id: RENAMED.get(clip.label, clip.label) for clip in clips if clip.split == "test"}
     classes = {RENAMED.get(name, name) for name in order or official.values()}
-    found: dict[str, dict[str, str]] = defaultdict(dict)
-    for where, row in read_rows(path, ("video_id", "label", "modality")):
-        modality = one_of(where, row["modality"], ("A", "V", "AV"))
+    several: dict[str, set[str]] = defaultdict(set)
+    for _, row in read_rows(path, ("video_id", "label")):
         if official.get(row["video_id"]) in classes and row["label"] in classes:
-            found[row["video_id"]][row["label"]] = modality
+            several[row["video_id"]].add(row["label"])
     tested = sum(label in classes for label in official.values())
-    if not found:
+    if not several:
         raise BuilderError(f"{path}: none of the {tested} test clips is in it; give vggsounder.csv of VGGSounder")
-    agreed = sum(official[clip] in labels for clip, labels in found.items())
-    labels = sum(map(len, found.values()))
-    return found, f"{labels} labels of {len(found)} of {tested} test clips; VGGSound's own label is one in {agreed}"
+    agreed = sum(official[clip] in labels for clip, labels in several.items())
+    count = f"{sum(map(len, several.values()))} labels of {len(several)} of {tested} test clips"
+    note = f"{count}; VGGSound's own label is one in {agreed}"
+    return {clip: sorted(labels) for clip, labels in several.items()}, note
 
 
 def read_multilabel(folder: Path) -> dict[str, list[str]]:
     """All labels of the test clips that VGGSounder annotated anew: a prediction is right if it is among them. Of the
     other test clips there is only the manifest's label.
 
-    Raises BuilderError if the benchmark in ``folder`` was built without.
+    Raises ValueError if the benchmark in ``folder`` was built without, or the file is damaged.
     """
     path = Path(folder) / MULTILABEL
     if not path.is_file():
         raise BuilderError(f"{path}: no such file; build the benchmark with --vggsounder")
-    try:
-        check_seal(path)
-        found = TypeAdapter(dict[str, dict[str, str]]).validate_json(path.read_bytes())
-        return {clip: sorted(labels) for clip, labels in found.items()}
-    except (ValueError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise BuilderError(f"{path}: cannot be read ({reason}); build the benchmark again") from None
+    check_seal(path)
+    return json.loads(path.read_text())

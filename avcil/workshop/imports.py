@@ -1,0 +1,86 @@
+"""What all imports of tokens share: whatever they are read from, they become a manifest, a class order and a store."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from avcil.base.alone import alone
+from avcil.base.files import digest, json_bytes, write_with_seal
+from avcil.base.progress import progress
+from avcil.base.refusal import Refusal
+from avcil.tokens.manifest import write_manifest
+from avcil.tokens.store import Header, cost, finish, open_store, stale_shards, write_shard
+from avcil.tokens.tokens import Layout
+
+SHARD_BYTES = 1 << 26  # a shard stands in memory about three times while it is written
+BEYOND = "NaN, or a value beyond float16 (65504)"
+
+
+class TokensError(Refusal):
+    """Tokens that cannot be imported; one line that names the file or array, what is wrong and the way out."""
+
+
+def within_half(values: np.ndarray) -> np.ndarray:
+    """Whether all numbers of each clip [n,...] are finite in float16: [n]."""
+    return (np.abs(values) <= np.finfo(np.float16).max).reshape(len(values), -1).all(1)
+
+
+def _checksum(files: list[Path]) -> str:
+    """Digest of each file's size and of 256 blocks spread over it: tokens extracted anew differ everywhere."""
+    total = ""
+    for path in files:
+        size = path.stat().st_size
+        total += f"{size} "
+        with path.open("rb") as file:
+            for block in range(256):
+                file.seek(size * block // 256)
+                total += digest(file.read(1 << 16))
+    return digest(total.encode())
+
+
+def write_import(
+    destination: Path,
+    table: pd.DataFrame,
+    order: list[str],
+    layout: Layout,
+    shard: Callable[[int, int], tuple[dict[str, Tensor], dict[str, str]]],
+    *,
+    encoder: str,
+    revision: str,
+    reading: dict,
+    files: list[Path],
+) -> dict[str, str]:
+    """Write manifest, class order, and those shards of features/<encoder> that are not there yet.
+
+    Args:
+        table: clip_id, label and split of all clips; paths are placeholders.
+        shard: tokens of the clips in [first, last), and the reasons why some are zero.
+        encoder, revision, reading: what the store says of itself.
+        files: what the tokens are read from: with others, the store is refused.
+
+    Prints what the store will take. Returns unusable clips with reasons: they stay in the manifest and are quarantined
+    in the store. Raises TokensError for a shard without any usable clip; StoreError for another import at
+    ``destination``, or too little space.
+    """
+    store, size = destination / "features" / encoder, max(1, SHARD_BYTES // layout.clip_bytes)
+    header = Header(encoder, revision, _checksum(files), reading, layout, table.clip_id.tolist(), size)
+    print(f"{store}: {cost(layout, len(table))}", flush=True)
+    with alone([destination]):
+        open_store(store, header)
+        paths = "clips/" + table.clip_id + ".mp4"
+        write_manifest(destination / "manifest.csv", table.assign(path=paths)[["clip_id", "path", "label", "split"]])
+        write_with_seal(destination / "order.json", json_bytes(order))
+        shards = header.shards
+        stale = stale_shards(store, [header.checksum] * len(shards))
+        for number, source in progress(stale.items(), desc=encoder, unit="shard"):
+            ids = shards[number]
+            tensors, unusable = shard(number * size, number * size + len(ids))
+            if len(unusable) == len(ids):
+                raise TokensError(
+                    f"no usable clip from `{ids[0]}` to `{ids[-1]}`: {unusable[ids[0]]}; write them again"
+                )
+            write_shard(store, number, tensors, unusable, source)
+        return finish(store, header)
