@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_train import TRAINING, row
+from toys import TRAINING, row
 
 import avcil
 from avcil.learn.train import run_tasks
