@@ -71,16 +71,17 @@ def live_losses(losses: pd.DataFrame) -> Figure:
     return figure
 
 
+def spectrogram(axis, mel: np.ndarray, seconds: float) -> None:
+    """Draw mel magnitudes [M,frames] of so many seconds, the loudest 60 decibels of them."""
+    decibels = 20 * np.log10(mel + 1e-6)
+    extent, quietest = (0, seconds, 0, len(mel)), decibels.max() - 60
+    axis.imshow(decibels, origin="lower", aspect="auto", extent=extent, cmap="magma", vmin=quietest)
+
+
 def looking(
-    frames: np.ndarray,
-    weights: np.ndarray,
-    share: np.ndarray,
-    mel: np.ndarray,
-    moments: np.ndarray,
-    *,
-    seconds: float,
-    title: str,
-) -> Figure:
+    frames: np.ndarray, weights: np.ndarray, share: np.ndarray, mel: np.ndarray, moments: np.ndarray, *,
+    seconds: float, title: str,
+) -> Figure:  # fmt: skip
     """A clip, where a model looks in it, and when.
 
     frames [L,H,W,3]; weights [L,S]; share [L,S]: outlined is what truly sounds; mel [M,frames]: magnitudes; moments
@@ -96,15 +97,7 @@ def looking(
             axis.axis("off")
             outline(axis, share[column], size, colour="black" if row else "white")
     axis = figure.add_subplot(grid[2, :])
-    decibels = 20 * np.log10(mel + 1e-6)
-    axis.imshow(
-        decibels,
-        origin="lower",
-        aspect="auto",
-        extent=(0, seconds, 0, len(mel)),
-        cmap="magma",
-        vmin=decibels.max() - 60,
-    )
+    spectrogram(axis, mel, seconds)
     axis.set(xlabel="seconds", ylabel="mel band", yticks=[])
     when = axis.twinx()
     edges = np.linspace(0, seconds, slots + 1)

@@ -36,7 +36,7 @@ from avcil.workshop.explore.faces import cut_out
 from avcil.workshop.explore.panel import Checks
 from avcil.workshop.explore.playback import Attention, film
 from avcil.workshop.explore.results import class_accuracy, measures, task_confusion
-from avcil.workshop.explore.rows import Learning, with_row
+from avcil.workshop.explore.rows import Learning
 from avcil.workshop.explore.training import Trainer
 from conftest import ROOT, toy_dataset
 
@@ -339,12 +339,6 @@ def test_train_draws_tells_and_gives_the_row(trainer):
     assert not trainer.train.disabled and trainer.stop.disabled
 
 
-def test_pressing_train_without_an_event_loop_waits(trainer):
-    trainer.epochs.value = 1
-    trainer.train.click()
-    assert len(trainer.numbers) == 3
-
-
 def test_training_is_interrupted_between_two_steps(trainer):
     trainer.epochs.value = 1000
 
@@ -435,7 +429,7 @@ def test_the_row_goes_through_params_yaml_unchanged(panel, params, tmp_path, bas
     panel.base.value = base
     panel.parts["exemplars"].value = 3
     file = tmp_path / "params.yaml"
-    file.write_text(with_row(text, panel.row))
+    file.write_text(f"{text.rstrip()}\n{panel.row}\n")  # methods are the last section
     now = load(file)
     mine = now.methods["my_row"]
     assert mine.model_dump() == params.methods[base].model_dump() | {"exemplars": 3}
@@ -472,7 +466,7 @@ def _carried_out(panel, text: str, file) -> Params:
     """params.yaml after the reader has done what the panel says: put the row there, run the command. The row is learnt,
     and no other."""
     words = shlex.split(panel.command)
-    file.write_text(with_row(text, panel.row))
+    file.write_text(f"{text.rstrip()}\n{panel.row}\n")
     apply_overrides(file, [word for flag, word in pairwise(words) if flag == "-S"])
     now = load(file)
     assert now.protocol().chosen(now.rows) == {"standard": [panel.name.value]}

@@ -16,16 +16,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 from avcil.extraction.clips import Clip
 from avcil.results.plots import PALETTE, overlay
+from avcil.results.plots_explore import spectrogram
 
 SMOOTH = 16  # positions of the playhead a second, at least
-DPI, CAPTION, TIMELINE, FOOT = (
-    80,
-    24,
-    190,
-    50,
-)  # dots an inch; heights in pixels; browsers lay their controls on the foot
-
-
+DPI = 80
+CAPTION, TIMELINE, FOOT = 24, 190, 50  # heights in pixels; browsers lay their controls on the foot
 QUICK = {"crf": "20", "preset": "ultrafast"}  # somebody waits, and nobody keeps it
 SMALL = {"crf": "36", "preset": "medium"}  # kept in a notebook: a tenth of the bytes, in five times the time
 
@@ -74,9 +69,7 @@ def timeline(mel: np.ndarray, moments: list[np.ndarray], seconds: float, width: 
     highest = max(max(moment.max(), 2 / len(moment)) for moment in moments)
     when.set(xlim=(0, seconds), ylim=(0, 1.1 * highest), xticks=[], yticks=[])
     when.text(0.006, 0.94, "attention in time", transform=when.transAxes, va="top", fontsize=9)
-    decibels = 20 * np.log10(mel + 1e-6)
-    extent, quietest = (0, seconds, 0, len(mel)), decibels.max() - 60
-    sound.imshow(decibels, origin="lower", aspect="auto", extent=extent, cmap="magma", vmin=quietest)
+    spectrogram(sound, mel, seconds)
     sound.text(0.006, 0.94, "spectrogram", transform=sound.transAxes, va="top", fontsize=9, color="white")
     sound.set(yticks=[], xticks=np.arange(0, seconds + 1e-6, seconds / 4)[1:-1])
     sound.tick_params(labelsize=8, length=2, pad=1)
@@ -114,9 +107,8 @@ def film(
     assert clip.frames is not None and clip.waveform is not None  # only a clip read for one stream lacks the other
     size = 320 if len(looks) <= 2 else 240
     head = _captions(["the clip", *(n if look.learnt else f"{n}: looks nowhere" for n, look in looks.items())], size)
-    below = timeline(
-        mel, [look.temporal for look in looks.values()], len(clip.waveform) / clip.sample_rate, head.shape[1]
-    )
+    seconds = len(clip.waveform) / clip.sample_rate
+    below = timeline(mel, [look.temporal for look in looks.values()], seconds, head.shape[1])
     foot = np.full((FOOT, head.shape[1], 3), 40, np.uint8)
     steps, pictures = max(1, round(SMOOTH / clip.fps)), []
     for number, frame in enumerate(clip.frames):
