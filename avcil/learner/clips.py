@@ -127,8 +127,8 @@ def tokens_of(clips: Clips, encoder: ClipEncoder | None) -> Tokens:
         return encoder(clips)
     shapes = [tuple(stream.shape) for stream in clips]
     if [len(shape) for shape in shapes] != [4, 3, 3] or len({shape[0] for shape in shapes}) > 1 or not shapes[0][0]:
-        found = ", ".join(map(str, shapes))
-        raise LearnerError(f"tokens of shapes {found}; they are [B,L,S,D], [B,A,D'] and [B,L,S] of B clips, B > 0")
+        given = ", ".join(map(str, shapes))
+        raise LearnerError(f"tokens of shapes {given}; they are [B,L,S,D], [B,A,D'] and [B,L,S] of B clips, B > 0")
     for name, stream in clips._asdict().items():
         finite = stream.flatten(1).isfinite().all(1)
         if not finite.all():
