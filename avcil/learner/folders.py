@@ -58,10 +58,8 @@ def read(folder: Path) -> tuple[dict, dict[str, Tensor]]:
         raise LearnerError(f"{folder}: no whole config.json; {way_out}") from None
     if config.get("format") != FORMAT or not isinstance(config.get("files"), dict):
         raise LearnerError(f"{folder}/config.json: not of format {FORMAT}; save the learner anew")
-    for name, expected in config["files"].items():
-        if name not in ("model.safetensors", ENCODER):
-            raise LearnerError(f"{folder}/config.json: names a file `{name}`, which no learner has; save it anew")
-        if not (folder / name).is_file() or file_digest(folder / name) != expected:
+    for name in [name for name in ("model.safetensors", ENCODER) if name in config["files"]]:
+        if not (folder / name).is_file() or file_digest(folder / name) != config["files"][name]:
             raise LearnerError(f"{folder}/{name}: missing or damaged; copy the folder again")
     return config, read_tensors(folder / "model.safetensors")
 

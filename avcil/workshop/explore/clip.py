@@ -14,7 +14,7 @@ from avcil.encoders.prior import load_prior, released
 from avcil.extraction.clips import ClipError, read_clip
 from avcil.learn.checkpoint import CheckpointError
 from avcil.params import Params
-from avcil.results import plots_explore
+from avcil.results import plots
 from avcil.results.names import short_name_of
 from avcil.tokens.dataset import Dataset
 from avcil.tokens.manifest import class_order, read_manifest
@@ -193,16 +193,14 @@ class ClipView(Panel):
         after = self.task.value
         looks = {row: self.answers[row][after].attention for row in self.methods.value if after in self.answers[row]}
         self.looks = {f"{short_name_of(row)} {after}": look for row, look in looks.items()} or {ALONE: self.prior}
-        who, (self.spatial, self.temporal, _) = next(iter(self.looks.items()))
+        self.spatial, self.temporal, _ = next(iter(self.looks.values()))
         self.video.value, width = film(self.now, self.looks, self.share, self.mel)
         self.video.width = str(width)
         slots = len(self.temporal)
-        figure = plots_explore.looking(
-            self.frames[:: len(self.frames) // slots][:slots], self.spatial, self.share, self.mel, self.temporal,
-            seconds=len(self.waveform) / self.now.sample_rate,
-            title=f"{self.name}: where and when to look, by {who} (outlined: what sounds)",
-        )  # fmt: skip
-        draw(self.picture, figure)
+        moments = self.frames[:: len(self.frames) // slots][:slots]  # a picture for each slot
+        maps = {name: look.spatial for name, look in self.looks.items() if look.learnt} or {ALONE: self.prior.spatial}
+        title = f"{self.name}: where to look (outlined: what sounds)"
+        draw(self.picture, plots.attention_over_tasks(moments, maps, self.share, title=title))
         self.words.value = self._table()
         self._separate()
 

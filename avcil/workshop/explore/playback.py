@@ -16,7 +16,6 @@ from PIL import Image, ImageDraw, ImageFont
 
 from avcil.extraction.clips import Clip
 from avcil.results.plots import PALETTE, overlay
-from avcil.results.plots_explore import spectrogram
 
 SMOOTH = 16  # positions of the playhead a second, at least
 DPI = 80
@@ -69,7 +68,9 @@ def timeline(mel: np.ndarray, moments: list[np.ndarray], seconds: float, width: 
     highest = max(max(moment.max(), 2 / len(moment)) for moment in moments)
     when.set(xlim=(0, seconds), ylim=(0, 1.1 * highest), xticks=[], yticks=[])
     when.text(0.006, 0.94, "attention in time", transform=when.transAxes, va="top", fontsize=9)
-    spectrogram(sound, mel, seconds)
+    decibels = 20 * np.log10(mel + 1e-6)
+    extent, quietest = (0, seconds, 0, len(mel)), decibels.max() - 60
+    sound.imshow(decibels, origin="lower", aspect="auto", extent=extent, cmap="magma", vmin=quietest)
     sound.text(0.006, 0.94, "spectrogram", transform=sound.transAxes, va="top", fontsize=9, color="white")
     sound.set(yticks=[], xticks=np.arange(0, seconds + 1e-6, seconds / 4)[1:-1])
     sound.tick_params(labelsize=8, length=2, pad=1)
