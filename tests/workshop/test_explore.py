@@ -35,8 +35,8 @@ from avcil.workshop.explore.clip import wav
 from avcil.workshop.explore.faces import cut_out
 from avcil.workshop.explore.panel import Checks
 from avcil.workshop.explore.playback import Attention, film
-from avcil.workshop.explore.results import class_accuracy, measures, task_confusion
-from avcil.workshop.explore.rows import Learning
+from avcil.workshop.explore.results import class_accuracy, measures_over_seeds, task_confusion
+from avcil.workshop.explore.rows import LiveRun
 from avcil.workshop.explore.training import Trainer
 from conftest import ROOT, toy_dataset
 
@@ -145,7 +145,7 @@ def test_measures_of_a_matrix_made_by_hand():
         "on_task": [0, 0, 1],
         "accuracy": [1.0, 0.4, 0.8],
     }
-    found = measures(runs, pd.DataFrame(cells)).loc["a"]
+    found = measures_over_seeds(runs, pd.DataFrame(cells)).loc["a"]
     assert found.average_accuracy == pytest.approx(0.8) and found.last_accuracy == 0.6
     assert found.forgetting_last == pytest.approx(0.6) and found.plasticity == pytest.approx(0.9)
 
@@ -236,7 +236,7 @@ def test_without_metrics_one_line_says_how_to_get_them(places, params, tmp_path)
 def test_a_live_run_gives_the_bits_of_the_pipeline(toy, trainer):
     method = trainer.params.methods["lll_prior"]
     expected = run_tasks(toy, method, trainer.params.training, trainer.params.tasks, 0, None)
-    learning = Learning(toy, method, trainer.params.training, trainer.params.tasks, 0)
+    learning = LiveRun(toy, method, trainer.params.training, trainer.params.tasks, 0)
     thread = threading.Thread(target=learning.run)
     thread.start()
     thread.join()
@@ -362,7 +362,7 @@ def test_training_is_interrupted_between_two_steps(trainer):
 
 
 def test_a_stopped_run_leaves_no_hook_behind(toy, trainer):
-    learning = Learning(toy, trainer.params.methods["lll_prior"], trainer.params.training, trainer.params.tasks, 0)
+    learning = LiveRun(toy, trainer.params.methods["lll_prior"], trainer.params.training, trainer.params.tasks, 0)
     learning.stop()
     learning.run()
     assert learning.results == []

@@ -10,7 +10,7 @@ from avcil.learn.train import load_result
 from avcil.params import Params
 from avcil.results import plots, plots_explore
 from avcil.results.names import short_name_of
-from avcil.results.runs import measures as every_seed
+from avcil.results.runs import measures
 from avcil.tokens.manifest import class_index, class_order, read_manifest
 from avcil.workshop.explore.panel import WIDE, Checks, Panel, Places, beside, draw, line, picture, side_by_side
 
@@ -18,10 +18,10 @@ MATRICES = 4  # of the chosen rows, so many fit beside one another
 STYLE = "<style>table.avcil td, table.avcil th {padding: 1px 10px; line-height: 1.6; text-align: right}</style>"
 
 
-def measures(runs: pd.DataFrame, matrix: pd.DataFrame) -> pd.DataFrame:
+def measures_over_seeds(runs: pd.DataFrame, matrix: pd.DataFrame) -> pd.DataFrame:
     """Mean and spread over seeds of each method's measures at the last task of the tables given."""
     unseen = pd.DataFrame(columns=[*RUN, "task", "on_task", "hit"])
-    return mean_and_spread(every_seed(Tables(runs, matrix, unseen)).groupby("method", sort=False), MAIN)
+    return mean_and_spread(measures(Tables(runs, matrix, unseen)).groupby("method", sort=False), MAIN)
 
 
 def class_accuracy(predictions: list[dict[str, int]], labels: pd.Series) -> pd.DataFrame:
@@ -100,7 +100,7 @@ class Results(Panel):
             for t in (self.runs, self.matrix)
         )
         title = f"{setting}, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
-        self.numbers = measures(runs, matrix).loc[methods]
+        self.numbers = measures_over_seeds(runs, matrix).loc[methods]
         draw(self.curves, plots.accuracy_curves(runs, methods, title=title))
         draw(self.matrices, plots.accuracy_matrices(matrix, methods[:MATRICES]))
         draw(self.balance, plots.forgetting_plasticity(self.numbers.reset_index(), methods))

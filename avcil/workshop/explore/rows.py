@@ -67,7 +67,7 @@ def control(name: str, field: FieldInfo, value) -> widgets.Widget:
     return plain[kind](**options)
 
 
-def check(raw: dict, name: str, row: dict, training: dict, tasks: list[dict]) -> tuple[Params, Method]:
+def parse_row(raw: dict, name: str, row: dict, training: dict, tasks: list[dict]) -> tuple[Params, Method]:
     """params.yaml as it would be with this row, and the row. Raises ParameterError with one line."""
     if not (name.isidentifier() and name.isascii() and yaml.safe_load(name) == name):
         raise ParameterError(f"name: `{name}` is not a plain name; use letters, digits and underscores")
@@ -109,7 +109,7 @@ class _Stopped(Exception):
     """Raised between two steps of a run that was asked to stop."""
 
 
-class Learning:
+class LiveRun:
     """A run, task after task: how far it is, and what it gave so far. ``run`` may be called on another thread.
 
     ``results`` and ``losses`` (a dict an epoch) only ever grow, by one whole entry at a time: other threads may read

@@ -18,7 +18,7 @@ from avcil.results import plots_explore
 from avcil.results.names import short_name_of
 from avcil.tokens.dataset import Dataset
 from avcil.workshop.explore.panel import ALIGNED, Checks, Panel, Places, beside, draw, line, picture, side_by_side
-from avcil.workshop.explore.rows import Learning, check, command, control, row_text
+from avcil.workshop.explore.rows import LiveRun, command, control, parse_row, row_text
 
 SHARED = ("temperature", "learning_rate", "later_learning_rate", "batch")  # those of training that are not folded away
 LOOK, DRAW = 0.1, 0.5  # seconds between two looks at a run, and at least between two drawings of it
@@ -37,7 +37,7 @@ class Trainer(Panel):
         self.runs = self.runs[self.runs.setting == next(iter(params.protocol().settings))]
         self.numbers, self.row, self.command = pd.DataFrame(), "", ""
         self.job: asyncio.Task | None = None
-        self.learning: Learning | None = None
+        self.learning: LiveRun | None = None
 
         stores = [store.parent.name for store in sorted(places.features.glob("*/index.json"))] or ["mini"]
         names = [name for name, row in params.methods.items() if row.tokens in stores]
@@ -102,7 +102,7 @@ class Trainer(Panel):
     def _chosen(self) -> tuple[Params, Method]:
         row, shared = ({key: w.value for key, w in widgets.items()} for widgets in (self.parts, self.shared))
         tasks = [task | {"epochs": self.epochs.value} for task in self.raw["tasks"][: self.tasks.value]]
-        return check(self.raw, self.name.value, row, shared, tasks)
+        return parse_row(self.raw, self.name.value, row, shared, tasks)
 
     def _check(self) -> None:
         """Whether the choices fit together; if not, one line says why, and Train is off."""
@@ -143,7 +143,7 @@ class Trainer(Panel):
         row, repeat = self.row, self.command
         try:
             data = self._dataset(method.tokens, self.seed.value)
-            self.learning = run = Learning(data, method, params.training, params.tasks, self.seed.value)
+            self.learning = run = LiveRun(data, method, params.training, params.tasks, self.seed.value)
             self._draw()
             self._draw_losses()
             work = asyncio.get_running_loop().run_in_executor(None, run.run)
@@ -166,7 +166,7 @@ class Trainer(Panel):
             f'<pre style="{CODE}">{html.escape(repeat)}</pre>'
         )
 
-    async def _follow(self, run: Learning, work: asyncio.Future) -> None:
+    async def _follow(self, run: LiveRun, work: asyncio.Future) -> None:
         """Show how far a run is until it ends, and draw what is new in it."""
         drawn, due, last = (0, 0), 0.0, len(run.tasks) - 1
         while not work.done():
@@ -181,7 +181,7 @@ class Trainer(Panel):
                 drawn, due = now, time.monotonic() + max(DRAW, REST * (time.thread_time() - began))
             await asyncio.wait([work], timeout=LOOK)
 
-    def _outcome(self, run: Learning) -> str:
+    def _outcome(self, run: LiveRun) -> str:
         if self.numbers.empty:
             return "stopped before the first task was learnt"
         last, stored = self.numbers.iloc[-1], self._stored()

@@ -157,7 +157,7 @@ def _begin_store(store: Path, clips: list[str]) -> None:
         write_sealed(unfinished / "header.json", headers[best]._replace(clip_ids=clips).as_json())
 
 
-def usable(table: pd.DataFrame, unusable: dict[str, str], labels: Path) -> pd.DataFrame:
+def drop_unusable(table: pd.DataFrame, unusable: dict[str, str], labels: Path) -> pd.DataFrame:
     """The clips that can be used; the others are printed. Raises BuilderError for a class that lost all of a split."""
     for reason in unusable.values():
         print(f"left out: {reason}")

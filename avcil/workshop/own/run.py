@@ -31,7 +31,7 @@ from avcil.params.learning import chain as increments
 from avcil.tokens.manifest import write_manifest, write_orders
 from avcil.tokens.store import Header, load_header
 from avcil.workshop.builders import folder
-from avcil.workshop.own.clips import begun, classes_by_task, digest_of, extract_tokens, link, read_clips, usable
+from avcil.workshop.own.clips import begun, classes_by_task, digest_of, drop_unusable, extract_tokens, link, read_clips
 
 ROWS = ["joint_guided", "lll_analytic", "lll_prior", "replay", "ridge"]
 FEW = 30  # test clips
@@ -145,7 +145,7 @@ def run(
         write_manifest(to / "manifest.csv", table)
         write_orders(to / "orders.json", {seed: [*chain.from_iterable(by_task)] for seed in seeds})
         store, unusable = extract_tokens(table, labels.parent, encoder, params, to / "tokens", priors / "prior")
-        table = usable(table, unusable, labels)
+        table = drop_unusable(table, unusable, labels)
 
         source = sweep.Source(to / "manifest.csv", to / "orders.json", store)
         chained = increments([len(task) for task in by_task], params.tasks[0].epochs)
