@@ -95,12 +95,8 @@ class Trainer(Panel):
                 widget.value = getattr(self.params.methods[self.base.value], name)
         self._check()
 
-    @property
-    def busy(self) -> bool:
-        return self.job is not None and not self.job.done()
-
     def _chosen(self) -> tuple[Params, Method]:
-        row, shared = ({key: w.value for key, w in widgets.items()} for widgets in (self.parts, self.shared))
+        row, shared = ({key: w.value for key, w in controls.items()} for controls in (self.parts, self.shared))
         tasks = [task | {"epochs": self.epochs.value} for task in self.raw["tasks"][: self.tasks.value]]
         return parse_row(self.raw, self.name.value, row, shared, tasks)
 
@@ -117,7 +113,7 @@ class Trainer(Panel):
             return
         self.row = row_text(self.name.value, method, self.params.methods["lll_prior"])
         self.command = command(self.name.value, self.params, params)
-        if not self.busy:
+        if self.job is None or self.job.done():
             self.train.disabled, self.status.value = False, line("ready")
 
     def _missing(self, tokens: str) -> str:
@@ -128,7 +124,10 @@ class Trainer(Panel):
     def _dataset(self, tokens: str, seed: int) -> Dataset:
         manifest, orders = self.places.splits / "manifest.csv", self.places.splits / "orders.json"
         regions = self.places.corpus / "regions.npz"
-        return sweep.datasets(sweep.Source(manifest, orders, self.places.features / tokens, regions))[seed]
+        by_seed = sweep.datasets(sweep.Source(manifest, orders, self.places.features / tokens, regions))
+        if seed not in by_seed:
+            raise ValueError(f"{orders}: no class order of seed {seed}; `dvc repro splits` draws it")
+        return by_seed[seed]
 
     # ---- learning
 
