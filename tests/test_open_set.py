@@ -41,12 +41,13 @@ def test_the_leverage_is_that_of_the_regressors(toy, tmp_path):
     method = row(readout="ridge", **CLOSED)
     run_tasks(toy, method, TRAINING, chain([6], 1), 0, tmp_path)
     learner = avcil.Learner.from_run(tmp_path / "task0/seed0")
-    rows = {split: toy.splits[split] for split in ("train", "test")}
-    x = {split: np.pad(learner._look(toy.tokens.clips(r)).features.fused.double(), ((0, 0), (0, 1)), constant_values=1)
-         for split, r in rows.items()}  # fmt: skip
+    x = {}
+    for split in ("train", "test"):
+        features = learner._read_out(toy.tokens.clips(toy.splits[split])).features
+        x[split] = np.pad(features.fused.double(), ((0, 0), (0, 1)), constant_values=1)
     gram = x["train"].T @ x["train"] + TRAINING.ridge_penalty * np.eye(x["train"].shape[1])
     oracle = np.einsum("nm,nm->n", x["test"], np.linalg.solve(gram, x["test"].T).T)
-    said = [one.unknown for one in learner.predict(toy.tokens.clips(rows["test"]))]
+    said = [one.unknown for one in learner.predict(toy.tokens.clips(toy.splits["test"]))]
     assert np.abs(said - oracle).max() < 1e-5
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import av
 import numpy as np
-import torch
+from pydantic import ConfigDict, Field, PrivateAttr
 
 from avcil.base.refusal import Refusal
 from avcil.encoders.base import Encoder, Reading
@@ -29,11 +29,14 @@ class LearnerError(Refusal):
     """A learner, or clips for one, that cannot be used; the message names the offender and the way out."""
 
 
-class EncoderRecord(Section):
-    """All that makes tokens of files, but the weights: an own encoder has `mini` and `film`, others `published`.
+class ClipEncoder(Section):
+    """An encoder that is loaded when the first file is to be read. Without its weights it is part of a learner's
+    config.json: an own encoder has `mini`, `film` and a file of ``weights``, others `published`.
 
     ``digest``: of the weights, as in a feature store's header; None until they are first loaded.
     """
+
+    model_config = ConfigDict(frozen=False)
 
     name: str
     features: FeatureConfig
@@ -41,12 +44,16 @@ class EncoderRecord(Section):
     film: Film | None = None
     published: EncoderConfig | None = None
     digest: str | None = None
+    weights: Path | None = Field(None, exclude=True)
+    _encoder: Encoder | None = PrivateAttr(None)
 
     @classmethod
-    def of_params(cls, name: str, params: Params) -> "EncoderRecord":
-        """Raises ParameterError naming the nearest encoder if params.yaml has none of that name."""
+    def of_params(cls, name: str, params: Params, priors: Path) -> "ClipEncoder":
+        """priors: folder of own encoders' weights. Raises ParameterError naming the nearest encoder for a name that
+        params.yaml does not have."""
         if name in params.own_encoders:
-            return cls(name=name, features=params.features, mini=params.encoder, film=params.film)
+            weights = released(name, priors)
+            return cls(name=name, features=params.features, mini=params.encoder, film=params.film, weights=weights)
         if name not in params.encoders:
             raise ParameterError(f"encoders: no `{name}`{nearest(name, [*params.own_encoders, *params.encoders])}")
         return cls(name=name, features=params.features, published=params.encoders[name])
@@ -57,35 +64,21 @@ class EncoderRecord(Section):
             return f"`{self.name}` is of this project: MIT"
         return f"`{self.name}`: the terms of {self.published.weights}, on its page or where the file is from"
 
-
-class ClipEncoder:
-    """An encoder that is loaded when the first file is to be read. ``weights``: the file of an own one."""
-
-    def __init__(self, record: EncoderRecord, weights: Path | None):
-        self.record, self.weights = record, weights
-        self._encoder: Encoder | None = None
-
-    @classmethod
-    def of_project(cls, name: str, params: Params, root: Path) -> "ClipEncoder":
-        record = EncoderRecord.of_params(name, params)
-        return cls(record, released(name, root / "prior") if record.mini else None)
-
     @property
     def encoder(self) -> Encoder:
         """Raises LearnerError if its weights are not those that the learner has learnt with."""
         if self._encoder is None:
-            record = self.record
-            if record.published is not None:
-                encoder = load_published(record.published, "cpu")
+            if self.published is not None:
+                encoder = load_published(self.published, "cpu")
             else:
-                assert record.mini and record.film and self.weights
-                mini, _ = load_prior(self.weights, record.mini)
-                encoder = mini.watching(Reading(**record.film.model_dump()))
-            found = checksum(encoder)
-            if record.digest not in (None, found):
-                message = f"encoder `{record.name}`: weights {found}, but this learner's are {record.digest}"
+                assert self.mini and self.film and self.weights
+                mini, _ = load_prior(self.weights, self.mini)
+                encoder = mini.watching(Reading(**self.film.model_dump()))
+            digest = checksum(encoder)
+            if self.digest not in (None, digest):
+                message = f"encoder `{self.name}`: weights {digest}, but this learner's are {self.digest}"
                 raise LearnerError(f"{message}; use the weights that it was made with, or fit a new learner")
-            self.record, self._encoder = record.model_copy(update={"digest": found}), encoder
+            self.digest, self._encoder = digest, encoder
         return self._encoder
 
     def __call__(self, files: Sequence[str | Path | Media]) -> Tokens:
@@ -94,9 +87,9 @@ class ClipEncoder:
         if missing := [str(clip.path) for clip in media if not clip.path.is_file()]:
             raise ClipError(f"{missing[0]}: no such file; correct its path or leave it out")
         names = [str(clip.path) for clip in media]
-        header = header_of(self.encoder, self.record.name, names, self.record.features)
+        header = header_of(self.encoder, self.name, names, self.features)
         decoded = decode(media, header.reading, 0)
-        tensors, unusable = make_shard(self.encoder, names, header.layout, decoded, self.record.features.batch)
+        tensors, unusable = make_shard(self.encoder, names, header.layout, decoded, self.features.batch)
         if unusable:
             raise ClipError(next(iter(unusable.values())))
         return Tokens(**tensors)
@@ -114,9 +107,8 @@ def windows(file: str | Path, seconds: float, every: float) -> list[Media]:
         with av.open(str(file)) as container:
             length = (container.duration or 0) / av.time_base
     except (OSError, av.error.FFmpegError) as error:
-        raise ClipError(
-            f"{file}: cannot be read ({error.__class__.__name__}); correct its path or restore it"
-        ) from None
+        reason = error.__class__.__name__
+        raise ClipError(f"{file}: cannot be read ({reason}); correct its path or restore it") from None
     if length < seconds:
         raise ClipError(f"{file}: {length:.2f} s, and a window takes {seconds:.2f} s; give a longer file")
     return [Media(file, float(start)) for start in np.arange(0, length - seconds + 1e-6, every)]
@@ -133,13 +125,12 @@ def tokens_of(clips: Clips, encoder: ClipEncoder | None) -> Tokens:
         if encoder is None:
             raise LearnerError("files need the project's params.yaml above the run's folder; give tokens, or move it")
         return encoder(clips)
-    counts = {len(stream) for stream in clips}
-    ranks = tuple(stream.dim() for stream in clips)
-    if ranks != (4, 3, 3) or len(counts) != 1 or counts == {0}:
-        shapes = ", ".join(str(tuple(stream.shape)) for stream in clips)
-        raise LearnerError(f"tokens of shapes {shapes}; they are [B,L,S,D], [B,A,D'] and [B,L,S] of B clips, B > 0")
+    shapes = [tuple(stream.shape) for stream in clips]
+    if [len(shape) for shape in shapes] != [4, 3, 3] or len({shape[0] for shape in shapes}) > 1 or not shapes[0][0]:
+        given = ", ".join(map(str, shapes))
+        raise LearnerError(f"tokens of shapes {given}; they are [B,L,S,D], [B,A,D'] and [B,L,S] of B clips, B > 0")
     for name, stream in clips._asdict().items():
         finite = stream.flatten(1).isfinite().all(1)
         if not finite.all():
             raise LearnerError(f"clip {int((~finite).nonzero()[0, 0])}: {name} tokens that are not finite; drop it")
-    return Tokens(*(stream.to(torch.device("cpu")) for stream in clips))
+    return clips.to("cpu")

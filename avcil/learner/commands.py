@@ -12,7 +12,7 @@ from avcil.learner.clips import LearnerError
 from avcil.learner.learner import Learner
 from avcil.learner.predictions import Prediction
 
-OVERLAY_FPS, OVERLAY_SIZE = 24, 384  # frames a second, pixels a side: of the overlay, not of what the encoder sees
+FPS, SIZE = 24, 384  # frames a second, pixels a side: of the overlay, not of what the encoder sees
 
 
 def add(subparsers) -> None:
@@ -37,10 +37,10 @@ def run_predict(given: argparse.Namespace) -> None:
         raise LearnerError(f"{given.overlay}: is the clip itself; give the overlay another name")
     learner = Learner.load(given.learner)
     predictions = learner.predict(given.clips)
-    for path, said in zip(given.clips, predictions, strict=True):
-        known = {None: "", True: ", unlike all classes known", False: ""}[said.is_unknown]
-        chance = f"{said.probabilities[said.label]:.2f}"
-        print(f"{path}: {said.label} (probability {chance}, unknown score {said.unknown:.3f}{known})")
+    for path, prediction in zip(given.clips, predictions, strict=True):
+        strange = ", unlike all classes known" if prediction.is_unknown else ""
+        chance = f"probability {prediction.probabilities[prediction.label]:.2f}"
+        print(f"{path}: {prediction.label} ({chance}, unknown score {prediction.unknown:.3f}{strange})")
     if given.overlay:
         write_overlay(given.overlay, given.clips[0], predictions[0], learner)
         print(f"{given.overlay}: where it was looked")
@@ -72,11 +72,9 @@ def write_overlay(path: Path, clip: Path, prediction: Prediction, learner: Learn
         raise LearnerError(f"fusion {learner.method.fusion} looks at no patches: there is nothing to draw")
     assert learner.encoder is not None  # it has read the clip
     reading, maps = learner.encoder.encoder.reading, prediction.spatial.numpy()
-    count = round(reading.seconds * OVERLAY_FPS)
-    shown = read_clip(
-        clip, frames=count, fps=OVERLAY_FPS, size=OVERLAY_SIZE, sample_rate=reading.sample_rate, fit=reading.fit
-    )
+    count, rate = round(reading.seconds * FPS), reading.sample_rate
+    shown = read_clip(clip, frames=count, fps=FPS, size=SIZE, sample_rate=rate, fit=reading.fit)
     assert shown.frames is not None and shown.waveform is not None  # both streams are read
     drawn = np.stack([overlay(frame, maps[i * len(maps) // count]) for i, frame in enumerate(shown.frames)])
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_clip(path, drawn, shown.waveform, OVERLAY_FPS, reading.sample_rate)
+    write_clip(path, drawn, shown.waveform, FPS, rate)

@@ -37,10 +37,8 @@ class Predictor(nn.Module):
         self.model, self.method, self.head = model, method, head
 
     def forward(self, visual: Tensor, audio: Tensor, similarity: Tensor) -> Tensor:
-        tokens = Tokens(visual.float(), audio.float(), similarity.float())
-        seen = looked_at(tokens, self.method)
-        assert isinstance(seen, Tokens)
-        output = self.model(seen)
+        tokens = looked_at(Tokens(visual.float(), audio.float(), similarity.float()), self.method)
+        output = self.model(tokens)
         return output.logits if self.head is None else self.head.logits(output.features)
 
 

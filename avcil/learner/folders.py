@@ -25,7 +25,15 @@ def write(folder: Path, config: dict, tensors: dict[str, Tensor], encoder: ClipE
     places: killed at any moment, the folder is as before, or the next `read` or `write` brings the rest in place."""
     with alone([folder]):
         _take_over(folder)
-        _write(folder / NEXT, config, tensors, encoder)
+        following, sums = folder / NEXT, {}
+        following.mkdir()
+        if encoder is not None and encoder.weights is not None:
+            write_bytes(following / ENCODER, encoder.weights.read_bytes())
+            sums[ENCODER] = file_digest(following / ENCODER)
+        licence = encoder.licence if encoder is not None else "not recorded: it was given tokens"
+        write_bytes(following / "README.md", card(config, licence).encode())
+        sums["model.safetensors"] = write_tensors(following / "model.safetensors", tensors)
+        write_sealed(following / "config.json", {"format": FORMAT, "files": sums, **config})
         _take_over(folder)
 
 
@@ -36,18 +44,6 @@ def _take_over(folder: Path) -> None:
             if (folder / NEXT / name).exists():
                 (folder / NEXT / name).replace(folder / name)
     shutil.rmtree(folder / NEXT, ignore_errors=True)
-
-
-def _write(folder: Path, config: dict, tensors: dict[str, Tensor], encoder: ClipEncoder | None) -> None:
-    folder.mkdir()
-    sums = {}
-    if encoder is not None and encoder.weights is not None:
-        write_bytes(folder / ENCODER, encoder.weights.read_bytes())
-        sums[ENCODER] = file_digest(folder / ENCODER)
-    licence = encoder.record.licence if encoder is not None else "not recorded: it was given tokens"
-    write_bytes(folder / "README.md", card(config, licence).encode())
-    sums["model.safetensors"] = write_tensors(folder / "model.safetensors", tensors)
-    write_sealed(folder / "config.json", {"format": FORMAT, "files": sums, **config})
 
 
 def read(folder: Path) -> tuple[dict, dict[str, Tensor]]:
@@ -62,10 +58,8 @@ def read(folder: Path) -> tuple[dict, dict[str, Tensor]]:
         raise LearnerError(f"{folder}: no whole config.json; {way_out}") from None
     if config.get("format") != FORMAT or not isinstance(config.get("files"), dict):
         raise LearnerError(f"{folder}/config.json: not of format {FORMAT}; save the learner anew")
-    for name, expected in config["files"].items():
-        if name not in ("model.safetensors", ENCODER):
-            raise LearnerError(f"{folder}/config.json: names a file `{name}`, which no learner has; save it anew")
-        if not (folder / name).is_file() or file_digest(folder / name) != expected:
+    for name in [name for name in ("model.safetensors", ENCODER) if name in config["files"]]:
+        if not (folder / name).is_file() or file_digest(folder / name) != config["files"][name]:
             raise LearnerError(f"{folder}/{name}: missing or damaged; copy the folder again")
     return config, read_tensors(folder / "model.safetensors")
 

@@ -3,7 +3,8 @@
 Dimension letters: ``N`` clips, ``L`` temporal slots, ``S`` patches of a slot, ``M`` regressors, ``C`` classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
 
@@ -16,13 +17,13 @@ from torch import Tensor
 
 from avcil.learn import evaluate
 from avcil.learn.checkpoint import EMPTY, Checkpoint, load_checkpoint
-from avcil.learn.heads import Head, RecursiveRidge
-from avcil.learn.model import Features, IncrementalClassifier, Output
+from avcil.learn.heads import RecursiveRidge
+from avcil.learn.model import Features
 from avcil.learner import folders
-from avcil.learner.clips import ClipEncoder, Clips, EncoderRecord, LearnerError, tokens_of
+from avcil.learner.clips import ClipEncoder, Clips, LearnerError, tokens_of
 from avcil.learner.export import Predictor, export, looked_at
 from avcil.learner.predictions import Cost, Prediction
-from avcil.learner.unknown import unknown
+from avcil.learner.readout import Readout, read_out, unknown
 from avcil.params import Params, load, project
 from avcil.params.learning import FROZEN, Method, Training
 from avcil.params.section import nearest
@@ -30,6 +31,9 @@ from avcil.tokens.tokens import Tokens
 
 ADDITIVE = ("ridge", "acil")
 """Read-outs whose state is gram [M,M] and cross [M,C], sums over clips with a column a class."""
+
+MEASURED = ("counts", "temperature", "threshold", "accuracy")
+"""What else a saved learner has: clips by class, and what `calibrate` has chosen and measured."""
 
 
 class Learner:
@@ -74,10 +78,10 @@ class Learner:
         root = Path(root) if root else project.root()
         params = params or load(root / "params.yaml")
         row = params.method(method).model_copy(update={"tokens": encoder})
-        self._set(row, params.training, ClipEncoder.of_project(encoder, params, root), EMPTY, by_class)
+        self._begin(row, params.training, ClipEncoder.of_params(encoder, params, root / "prior"), EMPTY, by_class)
         self._check_it_learns()
 
-    def _set(
+    def _begin(
         self, method: Method, training: Training, encoder: ClipEncoder | None, checkpoint: Checkpoint, by_class: bool
     ) -> None:
         self.method, self.training, self.encoder = method, training, encoder
@@ -88,15 +92,22 @@ class Learner:
         self.threshold: float | None = None
         self._parts: dict[str, dict[str, Tensor]] = {}
 
+    @classmethod
+    def _of(cls, *parts) -> "Learner":
+        """One that does not begin with a row of params.yaml; ``parts`` as in `_begin`."""
+        learner = cls.__new__(cls)
+        learner._begin(*parts)
+        return learner
+
     # ---- learning
 
     def fit(
         self, clips: Clips, labels: str | Sequence[str], validation: tuple[Clips, Sequence[str]] | None = None
     ) -> Cost:
-        """Learn from these clips alone; what was known before is given up."""
-        started = self._empty()
-        cost = started.learn(clips, labels, validation)
-        self.__dict__ = started.__dict__
+        """Learn from these clips alone; what was known before is given up. If anything raises, it is as before."""
+        fresh = self._of(self.method, self.training, self.encoder, EMPTY, self.by_class)
+        cost = fresh.learn(clips, labels, validation)
+        self.__dict__ = fresh.__dict__
         return cost
 
     def learn(
@@ -110,44 +121,52 @@ class Learner:
         self._check_it_learns()
         start = perf_counter()
         tokens = tokens_of(clips, self.encoder)
-        labels = self._checked(labels, tokens)
-        held_out = self._held_out(validation, {*self.classes, *labels})
+        labels = _checked(labels, tokens)
+        held_out = validation and self._held_out(*validation, {*self.classes, *labels})
         encoded = perf_counter()
-        features = self._look(tokens).features
-        if self._state and len(self._state["gram"]) != self._regressors(features):
-            raise LearnerError(f"tokens of {tokens.channels} channels, unlike those learnt before; use one encoder")
         known = self.classes
-        self._absorb(features, labels)
+        self._absorb(tokens, labels)
         accuracies: list[float | None] = [None, None]
         self.threshold, self.accuracy = None, None
-        if held_out is not None:
+        if held_out:
             right, old = self._calibrate(*held_out, 0.95), np.isin(held_out[1], known)
             accuracies = [float(right[part].mean()) if part.any() else None for part in (old, ~old)]
         new = [label for label in self.classes if label not in known]
-        seconds = perf_counter() - start
-        return Cost(len(labels), new, seconds, encoded - start, self.bytes, *accuracies)
+        return Cost(len(labels), new, perf_counter() - start, encoded - start, self.bytes, *accuracies)
 
-    def _absorb(self, features: Features, labels: list[str]) -> None:
+    def _absorb(self, tokens: Tokens, labels: list[str]) -> None:
+        state = self.checkpoint.readout
+        with _fitting(tokens):
+            model = evaluate.restore(self.checkpoint, self.method, self.training, tokens.channels)
+            looked = looked_at(tokens, self.method)
+            features = evaluate.predict(model, looked, torch.arange(len(labels))).features
+            if state and len(state["gram"]) != self._ridge({}).expand(features).shape[1]:
+                raise RuntimeError  # sums of other sizes would be cut to fit
         classes = list(dict.fromkeys([*self.classes, *labels]))
         # of classes that a run has learnt it is not recorded from how many clips
         counted = [label for label in classes if label in self.counts or label not in self.classes]
-        counts = {label: self.counts.get(label, 0) + labels.count(label) for label in counted}
+        self.counts = {label: self.counts.get(label, 0) + labels.count(label) for label in counted}
         if self.by_class:
-            parts = dict(self._parts)
             for label in dict.fromkeys(labels):
-                head = self._ridge(parts.get(label, {}))
-                rows = torch.tensor([one == label for one in labels])
-                mine = Features(*(feature[rows] for feature in features))
-                head.update(mine, torch.zeros(int(rows.sum()), dtype=torch.long), 1)
-                parts[label] = head.state
-            self._parts = parts
-            state = _together(parts, counts)
+                head = self._ridge(self._parts.get(label, {}))
+                mine = torch.tensor([one == label for one in labels])
+                head.update(Features(*(feature[mine] for feature in features)), torch.zeros(int(mine.sum())).long(), 1)
+                self._parts = self._parts | {label: head.state}
+            state = self._sums_of_parts()
         else:
-            head = self._ridge(self._state)
+            head = self._ridge(state)
             head.update(features, torch.tensor([classes.index(label) for label in labels]), len(classes))
             state = head.state
         self.checkpoint = self.checkpoint._replace(readout=state, classes=classes)
-        self.counts = counts
+
+    def _sums_of_parts(self) -> dict[str, Tensor]:
+        """Sums of all classes from those of each, gram [M,M] and cross [M,1], as if all had equally many clips."""
+        if not self.counts:
+            return {}
+        mean = sum(self.counts.values()) / len(self.counts)
+        weighed = [(mean / count, self._parts[label]) for label, count in self.counts.items()]
+        gram = torch.stack([weight * part["gram"] for weight, part in weighed]).sum(0)
+        return {"gram": gram, "cross": torch.cat([weight * part["cross"] for weight, part in weighed], 1)}
 
     def forget(self, label: str) -> None:
         """As if no clip of that class had ever been given: its sums are taken out, exactly.
@@ -160,8 +179,7 @@ class Learner:
             raise LearnerError("sums of all classes are kept as one; fit with by_class=True to forget exactly")
         self._parts = {name: part for name, part in self._parts.items() if name != label}
         self.counts = {name: count for name, count in self.counts.items() if name != label}
-        readout = _together(self._parts, self.counts)
-        self.checkpoint = self.checkpoint._replace(readout=readout, classes=list(self.counts))
+        self.checkpoint = self.checkpoint._replace(readout=self._sums_of_parts(), classes=list(self.counts))
         self.threshold, self.accuracy = None, None
 
     # ---- predicting
@@ -173,8 +191,8 @@ class Learner:
     @property
     def bytes(self) -> int:
         """Of the model's tensors, the head's sums, and those of each class."""
-        kept = [self.checkpoint.model, self._state, *self._parts.values()]
-        return sum(value.numel() * value.element_size() for tensors in kept for value in tensors.values())
+        kept = [self.checkpoint.model, self.checkpoint.readout, *self._parts.values()]
+        return sum(value.nbytes for tensors in kept for value in tensors.values())
 
     def predict(self, clips: Clips) -> list[Prediction]:
         """By the method's own read-out: the solved head where there is one, else the trained classifier.
@@ -182,19 +200,18 @@ class Learner:
         Probabilities are softmax(logits / T); T is 1 until `calibrate` has chosen it, and those of a ridge, whose
         logits estimate one-hot labels, are then too even.
         """
-        tokens = tokens_of(clips, self.encoder)
-        output, logits, unknown = self._answers(tokens)
-        chances = (logits / self.temperature).softmax(1)
+        readout = self._read_out(tokens_of(clips, self.encoder))
+        chances, scores = (readout.logits / self.temperature).softmax(1), unknown(readout)
         return [
             Prediction(
-                label=self.classes[int(logits[row].argmax())],
+                label=self.classes[int(readout.logits[row].argmax())],
                 probabilities=dict(zip(self.classes, chances[row].tolist(), strict=True)),
-                spatial=output.spatial[row],
-                temporal=output.temporal[row],
-                unknown=float(unknown[row]),
-                is_unknown=None if self.threshold is None else bool(unknown[row] > self.threshold),
+                spatial=readout.output.spatial[row],
+                temporal=readout.output.temporal[row],
+                unknown=float(scores[row]),
+                is_unknown=None if self.threshold is None else bool(scores[row] > self.threshold),
             )
-            for row in range(len(logits))
+            for row in range(len(scores))
         ]
 
     def calibrate(self, clips: Clips, labels: Sequence[str], *, accept: float = 0.95) -> float:
@@ -203,49 +220,27 @@ class Learner:
         The temperature makes the labels likeliest (Guo et al., ICML 2017, arXiv 1706.04599); the threshold lets a share
         of ``accept`` pass as known.
         """
-        held_out = self._held_out((clips, labels), set(self.classes))
-        assert held_out is not None
-        return float(self._calibrate(*held_out, accept).mean())
+        return float(self._calibrate(*self._held_out(clips, labels, set(self.classes)), accept).mean())
 
     def _calibrate(self, tokens: Tokens, labels: list[str], accept: float) -> np.ndarray:
         """Whether each clip is classified rightly."""
-        _, logits, unknown = self._answers(tokens)
+        readout = self._read_out(tokens)
         target = torch.tensor([self.classes.index(label) for label in labels])
-        found = minimize_scalar(
-            lambda log: float(F.cross_entropy(logits.double() / np.exp(log), target)), bounds=(-7, 7), method="bounded"
+        logits = readout.logits.double()
+        best = minimize_scalar(
+            lambda log: float(F.cross_entropy(logits / np.exp(log), target)), bounds=(-7, 7), method="bounded"
         )
-        self.temperature = float(np.exp(found.x))
-        self.threshold = float(unknown.double().quantile(accept))
+        self.temperature = float(np.exp(best.x))
+        self.threshold = float(unknown(readout).double().quantile(accept))
         right = (logits.argmax(1) == target).numpy()
         self.accuracy = float(right.mean())
         return right
 
-    def _answers(self, tokens: Tokens) -> tuple[Output, Tensor, Tensor]:
-        """Output; logits [N,C] of the method's own read-out; score of being unknown [N] (`avcil.learner.unknown`)."""
+    def _read_out(self, tokens: Tokens) -> Readout:
         if not self.classes:
             raise LearnerError("it knows no class yet; fit it first")
-        output = self._look(tokens)
-        head = self._head(self._state)
-        if head is None:
-            return output, output.logits, unknown(None, output.features, output.logits)
-        rows = torch.arange(len(tokens.audio))
-        features = evaluate.solved_features(self.method, looked_at(tokens, self.method), rows, output.features)
-        try:
-            logits = head.logits(features)
-        except RuntimeError:
-            raise LearnerError(f"tokens of {tokens.channels} channels do not fit what was learnt") from None
-        return output, logits, unknown(head, features, logits)
-
-    def model(self, channels: tuple[int, int]) -> IncrementalClassifier:
-        """What makes features, for visual and audio tokens of so many channels. Raises LearnerError if it was not."""
-        try:
-            return evaluate.restore(self.checkpoint, self.method, self.training, channels)
-        except RuntimeError:
-            raise LearnerError(f"tokens of {channels} channels do not fit what was learnt; use one encoder") from None
-
-    def _look(self, tokens: Tokens) -> Output:
-        rows = torch.arange(len(tokens.audio))
-        return evaluate.predict(self.model(tokens.channels), looked_at(tokens, self.method), rows, maps=True)
+        with _fitting(tokens):
+            return read_out(self.checkpoint, self.method, self.training, looked_at(tokens, self.method))
 
     # ---- keeping
 
@@ -253,10 +248,10 @@ class Learner:
         """What makes logits [B,C] of tokens, for B clips, as a .pt2 file (`avcil.learner.export`). ``clips``: examples
         of what it will be given, two at least."""
         tokens = tokens_of(clips, self.encoder)
-        if not self.classes:
-            raise LearnerError("it knows no class yet; fit it before it is exported")
-        predictor = Predictor(self.model(tokens.channels), self.method, self._head(self._state))
-        export(predictor, tokens, self.classes, Path(path))
+        self._read_out(tokens)  # raises for what it cannot predict
+        model = evaluate.restore(self.checkpoint, self.method, self.training, tokens.channels)
+        head = evaluate.solved_head(self.method, self.training, self.checkpoint.readout)
+        export(Predictor(model, self.method, head), tokens, self.classes, Path(path))
 
     @classmethod
     def from_run(cls, folder: str | Path) -> "Learner":
@@ -267,44 +262,33 @@ class Learner:
         """
         folder = Path(folder)
         checkpoint = load_checkpoint(folder)
-        try:
+        with _this_version(f"{folder}", "run its stage again"):
             method = Method.model_validate(checkpoint.origin["method"])
             training = Training.model_validate(checkpoint.origin["training"])
-        except (KeyError, ValidationError) as error:
-            reason = " ".join(str(error).split())[:150]
-            raise LearnerError(f"{folder}: of another version ({reason}); run its stage again") from None
         root = next((p for p in folder.resolve().parents if (p / "params.yaml").is_file()), None)
-        encoder = None
-        if root is not None:
-            encoder = ClipEncoder.of_project(method.tokens, load(root / "params.yaml"), root)
-            # name, digest of the weights, digest of the store
-            made_with = str(checkpoint.origin.get("encoder", "")).split(":")
-            if len(made_with) == 3:
-                encoder.record = encoder.record.model_copy(update={"digest": made_with[1]})
-        learner = cls.__new__(cls)
-        learner._set(method, training, encoder, checkpoint, by_class=False)
-        return learner
+        encoder = root and ClipEncoder.of_params(method.tokens, load(root / "params.yaml"), root / "prior")
+        # name, digest of the weights, digest of the store
+        made_with = str(checkpoint.origin.get("encoder", "")).split(":")
+        if encoder and len(made_with) == 3:
+            encoder.digest = made_with[1]
+        return cls._of(method, training, encoder, checkpoint, False)
 
     def save(self, folder: str | Path) -> None:
         """config.json, model.safetensors, the weights of an own encoder, and a model card README.md."""
         if not self.classes:
             raise LearnerError("it knows no class yet; fit it before it is saved")
-        tensors = {f"model.{name}": value for name, value in self.checkpoint.model.items()}
-        tensors |= {f"readout.{name}": value for name, value in self._state.items()}
-        for label, part in self._parts.items():
-            tensors |= {f"part{self.classes.index(label)}.{name}": value for name, value in part.items()}
+        named = {"model": self.checkpoint.model, "readout": self.checkpoint.readout}
+        named |= {f"part{self.classes.index(label)}": part for label, part in self._parts.items()}
+        tensors = {f"{prefix}.{name}": value for prefix, some in named.items() for name, value in some.items()}
         config = {
             "method": self.method.model_dump(),
             "training": self.training.model_dump(),
-            "encoder": self.encoder and self.encoder.record.model_dump(),
+            "encoder": self.encoder and self.encoder.model_dump(),
             "classes": self.classes,
-            "counts": self.counts,
             "memory": self.checkpoint.memory,
             "origin": self.checkpoint.origin,
             "by_class": self.by_class,
-            "temperature": self.temperature,
-            "threshold": self.threshold,
-            "accuracy": self.accuracy,
+            **{name: getattr(self, name) for name in MEASURED},
         }
         folders.write(Path(folder), config, tensors, self.encoder)
 
@@ -313,47 +297,25 @@ class Learner:
         """What ``save`` wrote. Raises LearnerError naming what is missing, damaged or of another version."""
         folder = Path(folder)
         config, tensors = folders.read(folder)
-        try:
+        model, readout = (folders.below(tensors, prefix) for prefix in ("model.", "readout."))
+        with _this_version(f"{folder}/config.json", "save it anew"):
             method, training = Method.model_validate(config["method"]), Training.model_validate(config["training"])
-            encoder = None
-            if config["encoder"] is not None:
-                encoder = ClipEncoder(EncoderRecord.model_validate(config["encoder"]), folder / folders.ENCODER)
-            names = ("classes", "memory", "origin")
-            model, readout = (folders.below(tensors, part) for part in ("model.", "readout."))
-            learner = cls.__new__(cls)
-            checkpoint = Checkpoint(model, readout, *(config[name] for name in names))
-            learner._set(method, training, encoder, checkpoint, config["by_class"])
-            for name in ("counts", "temperature", "threshold", "accuracy"):
-                setattr(learner, name, config[name])
-        except (KeyError, ValidationError) as error:
-            reason = " ".join(str(error).split())[:150]
-            raise LearnerError(f"{folder}/config.json: of another version ({reason}); save it anew") from None
+            encoder = config["encoder"] and ClipEncoder.model_validate(config["encoder"])
+            if encoder and encoder.mini:
+                encoder.weights = folder / folders.ENCODER
+            checkpoint = Checkpoint(model, readout, config["classes"], config["memory"], config["origin"])
+            learner = cls._of(method, training, encoder, checkpoint, config["by_class"])
+            learner.__dict__ |= {name: config[name] for name in MEASURED}
         parts = {label: folders.below(tensors, f"part{number}.") for number, label in enumerate(learner.classes)}
         learner._parts = {label: part for label, part in parts.items() if part}
         return learner
 
     # ---- checks
 
-    @property
-    def _state(self) -> dict[str, Tensor]:
-        return self.checkpoint.readout
-
-    def _head(self, state: dict[str, Tensor]) -> Head | None:
-        return evaluate.solved_head(self.method, self.training, state)
-
     def _ridge(self, state: dict[str, Tensor]) -> RecursiveRidge:
-        head = self._head(state)
+        head = evaluate.solved_head(self.method, self.training, state)
         assert isinstance(head, RecursiveRidge)  # what ADDITIVE names
         return head
-
-    def _regressors(self, features: Features) -> int:
-        return self._ridge({}).expand(Features(*(feature[:1] for feature in features))).shape[1]
-
-    def _empty(self) -> "Learner":
-        self._check_it_learns()
-        learner = type(self).__new__(type(self))
-        learner._set(self.method, self.training, self.encoder, EMPTY, self.by_class)
-        return learner
 
     def _check_it_learns(self) -> None:
         if self.method.fusion not in FROZEN or self.method.readout not in ADDITIVE:
@@ -361,34 +323,41 @@ class Learner:
             way_out = "use `ridge_guided`, or learn it by avcil.learn.train.run_tasks"
             raise LearnerError(f"a method of {row} is not solved in closed form from sums; {way_out}")
 
-    def _checked(self, labels: str | Sequence[str], tokens: Tokens) -> list[str]:
-        count = len(tokens.audio)
-        labels = [labels] * count if isinstance(labels, str) else list(labels)
-        if len(labels) != count:
-            raise LearnerError(f"{count} clips but {len(labels)} labels; give one a clip")
-        for number, label in enumerate(labels):
-            if not isinstance(label, str) or not label.strip():
-                raise LearnerError(f"clip {number}: label {label!r}; labels are words")
-        return labels
-
-    def _held_out(
-        self, clips: tuple[Clips, Sequence[str]] | None, classes: set[str]
-    ) -> tuple[Tokens, list[str]] | None:
-        if clips is None:
-            return None
-        tokens = tokens_of(clips[0], self.encoder)
-        labels = self._checked(clips[1], tokens)
-        if unknown := [label for label in labels if label not in classes]:
-            raise LearnerError(f"validation clip of `{unknown[0]}`, which is not learnt{nearest(unknown[0], classes)}")
+    def _held_out(self, clips: Clips, labels: Sequence[str], classes: set[str]) -> tuple[Tokens, list[str]]:
+        tokens = tokens_of(clips, self.encoder)
+        labels = _checked(labels, tokens)
+        if strange := [label for label in labels if label not in classes]:
+            raise LearnerError(f"validation clip of `{strange[0]}`, which is not learnt{nearest(strange[0], classes)}")
         return tokens, labels
 
 
-def _together(parts: dict[str, dict[str, Tensor]], counts: dict[str, int]) -> dict[str, Tensor]:
-    """Sums of all classes from those of each, gram [M,M] and cross [M,1], as if all had equally many clips; classes in
-    the order of ``counts``."""
-    if not counts:
-        return {}
-    mean = sum(counts.values()) / len(counts)
-    weighed = [(mean / count, parts[label]) for label, count in counts.items()]
-    gram = torch.stack([weight * part["gram"] for weight, part in weighed]).sum(0)
-    return {"gram": gram, "cross": torch.cat([weight * part["cross"] for weight, part in weighed], 1)}
+def _checked(labels: str | Sequence[str], tokens: Tokens) -> list[str]:
+    """A label a clip."""
+    count = len(tokens.audio)
+    labels = [labels] * count if isinstance(labels, str) else list(labels)
+    if len(labels) != count:
+        raise LearnerError(f"{count} clips but {len(labels)} labels; give one a clip")
+    for number, label in enumerate(labels):
+        if not isinstance(label, str) or not label.strip():
+            raise LearnerError(f"clip {number}: label {label!r}; labels are words")
+    return labels
+
+
+@contextmanager
+def _fitting(tokens: Tokens) -> Iterator[None]:
+    """Raises LearnerError where torch refuses tokens of these channels."""
+    try:
+        yield
+    except RuntimeError as error:
+        channels = tokens.channels
+        raise LearnerError(f"tokens of {channels} channels do not fit what was learnt; use one encoder") from error
+
+
+@contextmanager
+def _this_version(file: str, way_out: str) -> Iterator[None]:
+    """Raises LearnerError for what is read in it and lacks a key, or has a value that is none any more."""
+    try:
+        yield
+    except (KeyError, ValidationError) as error:
+        reason = " ".join(str(error).split())[:150]
+        raise LearnerError(f"{file}: of another version ({reason}); {way_out}") from None

@@ -7,7 +7,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from avcil.results.names import short_name_of
-from avcil.results.plots import PALETTE, colour_of, outline, overlay
+from avcil.results.plots import PALETTE, colour_of
 
 MARGINS = (0.12, 0.15, 0.88, 0.91)  # left, bottom, right, top of pictures that grow: nothing else in them moves
 
@@ -68,48 +68,4 @@ def live_losses(losses: pd.DataFrame) -> Figure:
         beside.set(ylim=(0, 1.02), ylabel="validation accuracy (dotted)")
         beside.spines.right.set_visible(True)
     figure.subplots_adjust(*MARGINS)
-    return figure
-
-
-def looking(
-    frames: np.ndarray,
-    weights: np.ndarray,
-    share: np.ndarray,
-    mel: np.ndarray,
-    moments: np.ndarray,
-    *,
-    seconds: float,
-    title: str,
-) -> Figure:
-    """A clip, where a model looks in it, and when.
-
-    frames [L,H,W,3]; weights [L,S]; share [L,S]: outlined is what truly sounds; mel [M,frames]: magnitudes; moments
-    [L]: weight of each slot.
-    """
-    slots, size = len(frames), frames.shape[1]
-    figure = plt.figure(figsize=(10, 4.4))
-    grid = figure.add_gridspec(3, slots, height_ratios=(1, 1, 1.1), hspace=0.12, wspace=0.04)
-    for column in range(slots):
-        for row, picture in enumerate((frames[column], overlay(frames[column], weights[column]))):
-            axis = figure.add_subplot(grid[row, column])
-            axis.imshow(picture)
-            axis.axis("off")
-            outline(axis, share[column], size, colour="black" if row else "white")
-    axis = figure.add_subplot(grid[2, :])
-    decibels = 20 * np.log10(mel + 1e-6)
-    axis.imshow(
-        decibels,
-        origin="lower",
-        aspect="auto",
-        extent=(0, seconds, 0, len(mel)),
-        cmap="magma",
-        vmin=decibels.max() - 60,
-    )
-    axis.set(xlabel="seconds", ylabel="mel band", yticks=[])
-    when = axis.twinx()
-    edges = np.linspace(0, seconds, slots + 1)
-    when.stairs(moments, edges, color="white", linewidth=2.4)
-    when.set(ylim=(0, max(2.5 / slots, 1.1 * moments.max())), xlim=(0, seconds))
-    when.set_ylabel("attention in time", fontsize="small")
-    figure.suptitle(title, fontsize="medium", y=0.96)
     return figure

@@ -1,7 +1,7 @@
 """`python -m avcil.workshop.open_set`, after `make repro`: how well each solved row knows what it does not know.
 
 Learns the rows again, task by task, and scores the test clips of classes that are yet to come against those of classes
-learnt, by `avcil.learner.unknown`. Writes benchmarks/results/open_set.csv, a line a row, seed and task; the table in
+learnt, by `avcil.learner.readout`. Writes benchmarks/results/open_set.csv, a line a row, seed and task; the table in
 docs/results.md is made of it by `python -m avcil.workshop.readme`.
 """
 
@@ -10,13 +10,12 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from torch import Tensor
 
 from avcil.base.progress import progress
 from avcil.learn import evaluate
-from avcil.learn.checkpoint import EMPTY, Checkpoint
+from avcil.learn.checkpoint import EMPTY
 from avcil.learn.train import run_task
-from avcil.learner.unknown import penalty_of, unknown
+from avcil.learner.readout import penalty_of, read_out, unknown
 from avcil.params import load
 from avcil.params.learning import Method, Task, Training
 from avcil.tokens.dataset import Dataset, load_datasets
@@ -25,47 +24,35 @@ ROWS = ["ridge_guided", "scaled_ridge_guided", "ridge", "slda", "fecam", "ncm", 
 ACCEPT = 0.95  # share of validation clips of known classes that pass, which sets the threshold
 
 
-def scores(data: Dataset, method: Method, training: Training, learnt: Checkpoint, rows: Tensor) -> tuple[Tensor, str]:
-    """Scores of being unknown [N] of the clips at ``rows``, and of which kind they are. ``data``: of the tokens that
-    the method looks at."""
-    output = evaluate.predict(evaluate.restore(learnt, method, training, data.tokens.channels), data.tokens, rows)
-    head = evaluate.solved_head(method, training, learnt.readout)
-    kind = "minus the largest logit" if penalty_of(head) is None else "leverage"
-    if head is None:
-        return unknown(None, output.features, output.logits), kind
-    features = evaluate.solved_features(method, data.tokens, rows, output.features)
-    return unknown(head, features, head.logits(features)), kind
-
-
 def measure(data: Dataset, method: Method, training: Training, tasks: list[Task], seed: int) -> list[dict]:
     """After each task but the last: AUROC of the test clips of classes to come against those of classes learnt; and at
     the threshold that ``ACCEPT`` of the validation clips pass, the share of either that is refused."""
     from sklearn.metrics import roc_auc_score
 
     data = data._replace(tokens=evaluate.tokens_of(data, method))  # once, not once a task
-    learnt, found, classes = EMPTY, [], sum(task.classes for task in tasks)
-    for number, task in enumerate(tasks[:-1]):
-        learnt, _, _ = run_task(data, method, training, tasks, number, seed, learnt)
-        seen = len(learnt.classes)
+    largest_logit = penalty_of(evaluate.solved_head(method, training, {})) is None
+    checkpoint, lines, classes = EMPTY, [], sum(task.classes for task in tasks)
+    for task in tasks[:-1]:
+        checkpoint, _, _ = run_task(data, method, training, tasks, task.id, seed, checkpoint)
+        seen = len(checkpoint.classes)
         known, coming, held_out = (
-            scores(data, method, training, learnt, data.rows(*part))
+            unknown(read_out(checkpoint, method, training, data.tokens, data.rows(*part))).double()
             for part in (("test", 0, seen), ("test", seen, classes), ("val", 0, seen))
         )
-        threshold = held_out[0].double().quantile(ACCEPT)
-        truth = [False] * len(known[0]) + [True] * len(coming[0])
-        found.append(
+        threshold = held_out.quantile(ACCEPT)
+        lines.append(
             {
                 "seed": seed,
                 "task": task.id,
-                "score": known[1],
-                "auroc": roc_auc_score(truth, torch.cat([known[0], coming[0]])),
-                "known_refused": float((known[0] > threshold).double().mean()),
-                "unknown_refused": float((coming[0] > threshold).double().mean()),
-                "known": len(known[0]),
-                "unknown": len(coming[0]),
+                "score": "minus the largest logit" if largest_logit else "leverage",
+                "auroc": roc_auc_score([False] * len(known) + [True] * len(coming), torch.cat([known, coming])),
+                "known_refused": float((known > threshold).double().mean()),
+                "unknown_refused": float((coming > threshold).double().mean()),
+                "known": len(known),
+                "unknown": len(coming),
             }
         )
-    return found
+    return lines
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -74,23 +61,22 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rows", nargs="+", default=ROWS, help="rows of params.yaml")
     parser.add_argument("--to", type=Path, default=Path("benchmarks/results/open_set.csv"))
     given = parser.parse_args(arguments)
-    params = load(Path("params.yaml"))
+    params = load()
     methods = {row: params.method(row) for row in given.rows}
-    splits, found = Path("artifacts/splits"), []
+    manifest, orders = Path("artifacts/splits/manifest.csv"), Path("artifacts/splits/orders.json")
     data = {
-        name: load_datasets(
-            splits / "manifest.csv", splits / "orders.json", Path("artifacts/features") / name, params.seeds
-        )
+        name: load_datasets(manifest, orders, Path("artifacts/features") / name, params.seeds)
         for name in {method.tokens for method in methods.values()}
     }
     torch.set_num_threads(1)
+    lines = []
+    given.to.parent.mkdir(parents=True, exist_ok=True)
     for row, method in progress(methods.items(), desc="rows"):
         for seed in params.seeds:
-            lines = measure(data[method.tokens][seed], method, params.training, params.tasks, seed)
-            found += [{"row": row, **line} for line in lines]
+            measured = measure(data[method.tokens][seed], method, params.training, params.tasks, seed)
+            lines += [{"row": row, **line} for line in measured]
         # what is learnt is kept should a later row fail
-        given.to.parent.mkdir(parents=True, exist_ok=True)
-        pd.DataFrame(found).round(4).to_csv(given.to, index=False)
+        pd.DataFrame(lines).round(4).to_csv(given.to, index=False)
 
 
 if __name__ == "__main__":

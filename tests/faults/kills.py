@@ -34,7 +34,7 @@ from avcil.params.learning import Method, Training, chain
 from avcil.tokens.manifest import Media
 from avcil.tokens.tokens import Tokens
 from avcil.workshop import import_tokens as importer
-from avcil.workshop.explore.rows import Learning
+from avcil.workshop.explore.rows import LiveRun
 from conftest import ROOT, toy_dataset
 
 GONE = 5.0  # seconds within which all processes of a killed one have to be gone
@@ -121,7 +121,7 @@ def _learn(given: Path, to: Path) -> None:
 
 
 def _play(given: Path, to: Path) -> None:
-    run = Learning(toy_dataset(), METHOD, TRAINING, TASKS, 0)
+    run = LiveRun(toy_dataset(), METHOD, TRAINING, TASKS, 0)
     run.run()
     results = [result._asdict() for result in run.results]
     (to / "results").write_text(json.dumps(results))

@@ -165,6 +165,15 @@ def test_saved_and_loaded_it_is_the_same_and_goes_on(toy, learner, tmp_path):
     assert f"{100 * measured:.1f} %" in card and "| class2 | 12 |" in card and "MIT" in card
 
 
+def test_a_published_encoder_is_named_and_not_carried_along(toy, params, tmp_path):
+    learner = avcil.Learner("pe_av", params=params, root=ROOT)
+    learner.fit(*part(toy, "train", range(2)))
+    learner.save(tmp_path / "first")
+    avcil.Learner.load(tmp_path / "first").save(tmp_path / "second")
+    assert {path.name for path in (tmp_path / "second").iterdir()} == {"config.json", "model.safetensors", "README.md"}
+    assert params.encoders["pe_av"].weights in (tmp_path / "second/README.md").read_text()
+
+
 def test_a_damaged_folder_is_one_clear_line(toy, learner, tmp_path):
     with pytest.raises(LearnerError, match="knows no class"):
         learner.save(tmp_path)
@@ -288,8 +297,8 @@ def test_files_are_read_as_the_pipeline_reads_them(params, learner, tmp_path):
     learner.save(tmp_path)
     again = avcil.Learner.load(tmp_path)
     assert [p.probabilities for p in again.predict(held_out)] == [p.probabilities for p in before]
-    assert again.encoder.record.digest
-    again.encoder.record, again.encoder._encoder = again.encoder.record.model_copy(update={"digest": "other"}), None
+    assert again.encoder.digest
+    again.encoder.digest, again.encoder._encoder = "other", None
     with pytest.raises(LearnerError, match=r"weights .* but this learner's are other"):
         again.predict(held_out)
 
@@ -345,8 +354,7 @@ def test_what_is_exported_says_the_same(toy, tmp_path, changes):
     assert json.loads(labels["classes.json"]) == learner.classes
     for count in (1, 3, 37):
         tokens = toy.tokens.clips(slice(20, 20 + count))
-        _, logits, _ = learner._answers(tokens)
-        torch.testing.assert_close(program(*tokens), logits, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(program(*tokens), learner._read_out(tokens).logits, rtol=1e-5, atol=1e-5)
 
 
 def test_what_cannot_be_exported_is_said(toy, learner, tmp_path):

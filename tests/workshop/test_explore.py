@@ -35,8 +35,8 @@ from avcil.workshop.explore.clip import wav
 from avcil.workshop.explore.faces import cut_out
 from avcil.workshop.explore.panel import Checks
 from avcil.workshop.explore.playback import Attention, film
-from avcil.workshop.explore.results import class_accuracy, measures, task_confusion
-from avcil.workshop.explore.rows import Learning, with_row
+from avcil.workshop.explore.results import class_accuracy, measures_over_seeds, task_confusion
+from avcil.workshop.explore.rows import LiveRun
 from avcil.workshop.explore.training import Trainer
 from conftest import ROOT, toy_dataset
 
@@ -145,7 +145,7 @@ def test_measures_of_a_matrix_made_by_hand():
         "on_task": [0, 0, 1],
         "accuracy": [1.0, 0.4, 0.8],
     }
-    found = measures(runs, pd.DataFrame(cells)).loc["a"]
+    found = measures_over_seeds(runs, pd.DataFrame(cells)).loc["a"]
     assert found.average_accuracy == pytest.approx(0.8) and found.last_accuracy == 0.6
     assert found.forgetting_last == pytest.approx(0.6) and found.plasticity == pytest.approx(0.9)
 
@@ -236,7 +236,7 @@ def test_without_metrics_one_line_says_how_to_get_them(places, params, tmp_path)
 def test_a_live_run_gives_the_bits_of_the_pipeline(toy, trainer):
     method = trainer.params.methods["lll_prior"]
     expected = run_tasks(toy, method, trainer.params.training, trainer.params.tasks, 0, None)
-    learning = Learning(toy, method, trainer.params.training, trainer.params.tasks, 0)
+    learning = LiveRun(toy, method, trainer.params.training, trainer.params.tasks, 0)
     thread = threading.Thread(target=learning.run)
     thread.start()
     thread.join()
@@ -339,12 +339,6 @@ def test_train_draws_tells_and_gives_the_row(trainer):
     assert not trainer.train.disabled and trainer.stop.disabled
 
 
-def test_pressing_train_without_an_event_loop_waits(trainer):
-    trainer.epochs.value = 1
-    trainer.train.click()
-    assert len(trainer.numbers) == 3
-
-
 def test_training_is_interrupted_between_two_steps(trainer):
     trainer.epochs.value = 1000
 
@@ -368,7 +362,7 @@ def test_training_is_interrupted_between_two_steps(trainer):
 
 
 def test_a_stopped_run_leaves_no_hook_behind(toy, trainer):
-    learning = Learning(toy, trainer.params.methods["lll_prior"], trainer.params.training, trainer.params.tasks, 0)
+    learning = LiveRun(toy, trainer.params.methods["lll_prior"], trainer.params.training, trainer.params.tasks, 0)
     learning.stop()
     learning.run()
     assert learning.results == []
@@ -435,7 +429,7 @@ def test_the_row_goes_through_params_yaml_unchanged(panel, params, tmp_path, bas
     panel.base.value = base
     panel.parts["exemplars"].value = 3
     file = tmp_path / "params.yaml"
-    file.write_text(with_row(text, panel.row))
+    file.write_text(f"{text.rstrip()}\n{panel.row}\n")  # methods are the last section
     now = load(file)
     mine = now.methods["my_row"]
     assert mine.model_dump() == params.methods[base].model_dump() | {"exemplars": 3}
@@ -472,7 +466,7 @@ def _carried_out(panel, text: str, file) -> Params:
     """params.yaml after the reader has done what the panel says: put the row there, run the command. The row is learnt,
     and no other."""
     words = shlex.split(panel.command)
-    file.write_text(with_row(text, panel.row))
+    file.write_text(f"{text.rstrip()}\n{panel.row}\n")
     apply_overrides(file, [word for flag, word in pairwise(words) if flag == "-S"])
     now = load(file)
     assert now.protocol().chosen(now.rows) == {"standard": [panel.name.value]}

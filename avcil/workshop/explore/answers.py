@@ -5,12 +5,12 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from avcil.learn.checkpoint import CheckpointError, load_checkpoint
-from avcil.learn.evaluate import predict, restore, solved_features, solved_head, tokens_of
+from avcil.learn.evaluate import tokens_of
+from avcil.learner.readout import read_out
 from avcil.params.learning import Method, Training, attends
 from avcil.tokens.dataset import Dataset
 from avcil.workshop.explore.playback import Attention
@@ -30,11 +30,6 @@ def prior_attention(similarity: Tensor) -> Attention:
     return Attention((joint / temporal[:, None]).numpy(), temporal.numpy())
 
 
-def even_attention(slots: int, patches: int) -> Attention:
-    """That of a row which does not look anywhere."""
-    return Attention(np.full((slots, patches), 1 / patches), np.full(slots, 1 / slots), learnt=False)
-
-
 def _spread(spatial: Tensor, patches: int) -> np.ndarray:
     """Maps over coarser patches [L,S'] as maps [L,S] over all of them."""
     coarse, side = round(spatial.shape[1] ** 0.5), round(patches**0.5)
@@ -42,7 +37,6 @@ def _spread(spatial: Tensor, patches: int) -> np.ndarray:
     return (fine / fine.sum(1, keepdim=True)).numpy()
 
 
-@torch.no_grad()
 def answer(folder: Path, method: Method, training: Training, data: Dataset) -> Answer:
     """What the checkpoint in ``folder`` says of the first clip of ``data``, with the read-out that `evaluate` uses.
 
@@ -53,15 +47,11 @@ def answer(folder: Path, method: Method, training: Training, data: Dataset) -> A
     of_these = all(checkpoint.origin[part] == value for part, value in made_from.items())
     if not of_these or checkpoint.classes != data.order[: len(checkpoint.classes)]:
         raise CheckpointError(f"{folder}: made with other parameters; `dvc repro` makes it anew")
-    tokens, rows, looks = tokens_of(data, method), torch.tensor([0]), attends(method.fusion)
-    output = predict(restore(checkpoint, method, training, tokens.channels), tokens, rows, maps=looks)
-    head = solved_head(method, training, checkpoint.readout)
-    if head is None:
-        scores = output.logits.softmax(1)
-    else:
-        scores = head.logits(solved_features(method, tokens, rows, output.features))
+    output, head, _, logits = read_out(checkpoint, method, training, tokens_of(data, method))
+    scores = logits.softmax(1) if head is None else logits
     slots, patches = data.tokens.shape[1:3]
-    attention = even_attention(slots, patches)
-    if looks:
+    if attends(method.fusion):
         attention = Attention(_spread(output.spatial[0], patches), output.temporal[0].numpy())
+    else:
+        attention = Attention(np.full((slots, patches), 1 / patches), np.full(slots, 1 / slots), learnt=False)
     return Answer(pd.Series(scores[0].numpy(), index=checkpoint.classes), attention)

@@ -17,16 +17,14 @@ class Regions:
     """Where the sounding object is, by clip; zeros where nobody knows."""
 
     def __init__(self, path: Path):
-        self.rows, self.grids = {}, np.zeros((0, 1, 24, 24), np.uint8)
+        self.grids: dict[str | None, np.ndarray] = {}
         if path.exists():
             with np.load(path) as arrays:
-                self.rows = {name: row for row, name in enumerate(arrays["clip_id"].tolist())}
-                self.grids = arrays["region"]
+                self.grids = dict(zip(arrays["clip_id"].tolist(), arrays["region"], strict=True))
 
     def of_clip(self, clip: str | None) -> np.ndarray:
         """Shares [F,G,G] of cells, from 0 to 1."""
-        known = clip in self.rows
-        return self.grids[self.rows[clip]].astype(np.float32) / 255 if known else np.zeros((1, 24, 24), np.float32)
+        return self.grids.get(clip, np.zeros((1, 24, 24))).astype(np.float32) / 255
 
 
 def cut_out(picture: np.ndarray, grid: np.ndarray) -> np.ndarray:
@@ -51,13 +49,13 @@ class Faces(dict):
         self.folder, self.table, self.film, self.regions = folder, table, film, regions
 
     def __missing__(self, label: str) -> str:
-        clips = self.table[(self.table.label == label) & (self.table.split == "train")]
-        middle = {row.path: self.regions.of_clip(row.clip_id) for row in clips.itertuples()}
-        middle = {path: grids[len(grids) // 2] for path, grids in middle.items()}
-        path = max(middle, key=lambda one: middle[one].sum())
-        frames = read_clip(self.folder / path, **self.film.model_dump()).frames
+        clips = self.table[(self.table.label == label) & (self.table.split == "train")].set_index("clip_id")
+        grids = {clip: self.regions.of_clip(clip) for clip in clips.index}
+        middle = {clip: grid[len(grid) // 2] for clip, grid in grids.items()}
+        best = max(middle, key=lambda clip: middle[clip].sum())
+        frames = read_clip(self.folder / clips.path[best], **self.film.model_dump()).frames
         assert frames is not None  # only a clip read for its sound alone has none
-        face = Image.fromarray(cut_out(frames[len(frames) // 2], middle[path])).resize((64, 64))
+        face = Image.fromarray(cut_out(frames[len(frames) // 2], middle[best])).resize((64, 64))
         content = io.BytesIO()
         face.save(content, "jpeg", quality=80)
         self[label] = "data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode()

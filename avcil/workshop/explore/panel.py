@@ -4,21 +4,23 @@ import base64
 import html
 import io
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
-import pandas as pd
 import traitlets
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-LABEL = {"description_width": "150px"}  # one below another, controls begin at the same place
-SHORT = {"description_width": "initial"}  # as wide as its text: all the rest is for the names to choose from
 COLUMN = 330  # pixels that controls are wide
-WIDE = widgets.Layout(width=f"{COLUMN - 6}px", max_width="98%")
+WIDE = {
+    "style": {"description_width": "initial"},  # as wide as its text: all the rest is for the names to choose from
+    "layout": widgets.Layout(width=f"{COLUMN - 6}px", max_width="98%"),
+}
+ALIGNED = WIDE | {"style": {"description_width": "150px"}}  # one below another, controls begin at the same place
 STILL = "A picture of the panel, without its controls: Run > Run All Cells brings them"
 
 
@@ -37,19 +39,13 @@ class Places(NamedTuple):
     prior: Path
 
 
-def png(figure: Figure, *, live: bool = False) -> bytes:
-    """The figure as a file; it is closed, so that a notebook shows it once, in its panel.
+def print_hint() -> None:
+    """In a notebook, what to do where there are no controls. An application comes up with them."""
+    if not os.environ.get("SERVER_SOFTWARE", "").startswith("voila/"):
+        print("No controls below? Run > Run All Cells, also after a reload of the page. `make app` needs neither.")
 
-    live: for a picture that is drawn over and over: always of the same size, in less time.
-    """
-    content, metadata = io.BytesIO(), {"Software": None}
-    if live:
-        figure.set_dpi(80)
-        FigureCanvasAgg(figure).print_png(content, metadata=metadata)
-    else:
-        figure.savefig(content, format="png", dpi=80, metadata=metadata)
-    plt.close(figure)
-    return content.getvalue()
+
+# ---- pictures and words
 
 
 def picture(*, beside_another: bool = False) -> widgets.Image:
@@ -61,28 +57,38 @@ def picture(*, beside_another: bool = False) -> widgets.Image:
     return widgets.Image(format="png", layout=widgets.Layout(align_self="flex-start", max_width="100%", **size))
 
 
-def show(image: widgets.Image, content: bytes) -> None:
-    """Put a picture (PNG) there, at most as wide as it was drawn, or take no room for none."""
-    image.value, image.layout.display = content, None if content else "none"
-    if content:
-        image.layout.max_width = f"min(100%, {int.from_bytes(content[16:20], 'big')}px)"
+def draw(image: widgets.Image, figure: Figure | None, *, live: bool = False) -> None:
+    """Put the figure there, at most as wide as it was drawn, or take no room for none. It is closed, so that a notebook
+    shows it once, in its panel.
+
+    live: for a picture that is drawn over and over: always of the same size, in less time.
+    """
+    if figure is None:
+        image.value, image.layout.display = b"", "none"
+        return
+    content = io.BytesIO()
+    with plt.rc_context({"savefig.bbox": "standard"} if live else {}):
+        figure.savefig(content, format="png", dpi=80, metadata={"Software": None})
+    plt.close(figure)
+    image.value, image.layout.display = content.getvalue(), None
+    image.layout.max_width = f"min(100%, {Image.open(content).width}px)"
 
 
 def still(content: bytes) -> bytes:
     """The picture of a panel under a line which says that it is only that."""
-    picture = Image.open(io.BytesIO(content)).convert("RGB")
-    banner = Image.new("RGB", (picture.width, picture.height + 26), "#fff3cd")
-    ImageDraw.Draw(banner).text((8, 4), STILL, fill="#5c4400", font=ImageFont.load_default(14))
-    banner.paste(picture, (0, 26))
+    whole = ImageOps.expand(Image.open(io.BytesIO(content)).convert("RGB"), (0, 26, 0, 0), "#fff3cd")
+    ImageDraw.Draw(whole).text((8, 4), STILL, fill="#5c4400", font=ImageFont.load_default(14))
     written = io.BytesIO()
-    banner.save(written, "png")
+    whole.save(written, "png")
     return written.getvalue()
 
 
-def print_hint() -> None:
-    """In a notebook, what to do where there are no controls. An application comes up with them."""
-    if not os.environ.get("SERVER_SOFTWARE", "").startswith("voila/"):
-        print("No controls below? Run > Run All Cells, also after a reload of the page. `make app` needs neither.")
+def line(text: str, *, wrong: bool = False) -> str:
+    """One line of HTML, red where it says that something is wrong."""
+    return f'<span style="color: {"#b00020" if wrong else "inherit"}">{html.escape(text)}</span>'
+
+
+# ---- controls
 
 
 def beside(controls: list[widgets.Widget], shown: list[widgets.Widget]) -> widgets.HBox:
@@ -97,28 +103,6 @@ def side_by_side(*children: widgets.Widget) -> widgets.HBox:
     return widgets.HBox(
         children, layout=widgets.Layout(flex_flow="row wrap", align_items="flex-start", grid_gap="12px")
     )
-
-
-def small_table(frame: pd.DataFrame) -> str:
-    """A small table as HTML."""
-    style = "<style>table.avcil td, table.avcil th {padding: 1px 10px; line-height: 1.6; text-align: right}</style>"
-    return style + frame.to_html(border=0, classes="avcil", na_rep="")
-
-
-def line(text: str, *, wrong: bool = False) -> str:
-    """One line of HTML, red where it says that something is wrong."""
-    return f'<span style="color: {"#b00020" if wrong else "inherit"}">{html.escape(text)}</span>'
-
-
-def code(text: str) -> str:
-    """Text to be copied, as HTML."""
-    style = "white-space: pre-wrap; line-height: 1.3; background: rgba(128, 128, 128, 0.12); padding: 6px"
-    return f'<pre style="{style}">{html.escape(text)}</pre>'
-
-
-def choice(options, value, description: str, **others) -> widgets.Dropdown:
-    settings = {"style": SHORT, "layout": WIDE} | others
-    return widgets.Dropdown(options=options, value=value, description=description, **settings)
 
 
 class Checks(widgets.VBox):
@@ -137,19 +121,20 @@ class Checks(widgets.VBox):
         self.none.on_click(lambda _: setattr(self, "value", ()))
         title = widgets.HTML(f"<b>{html.escape(caption)}</b>")
         head = side_by_side(title, self.none if height else self.boxes)
-        super().__init__([head, self.boxes] if height else [head], layout=WIDE)
+        super().__init__([head, self.boxes] if height else [head], layout=WIDE["layout"])
         self.options, self.value = list(options), tuple(value)
 
     @traitlets.observe("options")
     def _list(self, _) -> None:
-        wanted, old = self.value, self.boxes.children
-        boxes = [
-            widgets.Checkbox(value=value in wanted, description=name, indent=False, layout=widgets.Layout(**self._size))
+        old = self.boxes.children
+        self.boxes.children = [
+            widgets.Checkbox(
+                value=value in self.value, description=name, indent=False, layout=widgets.Layout(**self._size)
+            )
             for name, value in self.options
         ]
-        for box in boxes:
+        for box in self.boxes.children:
             box.observe(self._ticked, "value")
-        self.boxes.children = boxes
         for box in old:
             box.close()
         self._ticked()
@@ -172,10 +157,26 @@ class Panel(widgets.VBox):
     """A column of widgets. A stored notebook, which has no widgets, keeps its first picture, marked as
     such, and one line of text."""
 
+    _quiet = False
+
     def __init__(self, summary: str, picture: widgets.Image, children: list[widgets.Widget]):
         self._summary, self._picture = summary, picture
         super().__init__(children)
         self.add_class("avcil-panel")
+
+    def react(self, function: Callable[[], object], *controls: widgets.Widget) -> None:
+        """Call the function whenever one of the controls changes, but not meanwhile in `quiet`."""
+        for control in controls:
+            control.observe(lambda _: self._quiet or function(), "value")
+
+    @contextmanager
+    def quiet(self) -> Iterator[None]:
+        """Controls change one after the other: what follows from them is done once, at the end, by the caller."""
+        self._quiet = True
+        try:
+            yield
+        finally:
+            self._quiet = False
 
     def __repr__(self) -> str:
         return self._summary

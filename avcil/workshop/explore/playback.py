@@ -18,14 +18,8 @@ from avcil.extraction.clips import Clip
 from avcil.results.plots import PALETTE, overlay
 
 SMOOTH = 16  # positions of the playhead a second, at least
-DPI, CAPTION, TIMELINE, FOOT = (
-    80,
-    24,
-    190,
-    50,
-)  # dots an inch; heights in pixels; browsers lay their controls on the foot
-
-
+DPI = 80
+CAPTION, TIMELINE, FOOT = 24, 190, 50  # heights in pixels; browsers lay their controls on the foot
 QUICK = {"crf": "20", "preset": "ultrafast"}  # somebody waits, and nobody keeps it
 SMALL = {"crf": "36", "preset": "medium"}  # kept in a notebook: a tenth of the bytes, in five times the time
 
@@ -114,9 +108,8 @@ def film(
     assert clip.frames is not None and clip.waveform is not None  # only a clip read for one stream lacks the other
     size = 320 if len(looks) <= 2 else 240
     head = _captions(["the clip", *(n if look.learnt else f"{n}: looks nowhere" for n, look in looks.items())], size)
-    below = timeline(
-        mel, [look.temporal for look in looks.values()], len(clip.waveform) / clip.sample_rate, head.shape[1]
-    )
+    seconds = len(clip.waveform) / clip.sample_rate
+    below = timeline(mel, [look.temporal for look in looks.values()], seconds, head.shape[1])
     foot = np.full((FOOT, head.shape[1], 3), 40, np.uint8)
     steps, pictures = max(1, round(SMOOTH / clip.fps)), []
     for number, frame in enumerate(clip.frames):

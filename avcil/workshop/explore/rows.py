@@ -7,7 +7,6 @@ from typing import Literal, get_args, get_origin
 
 import ipywidgets as widgets
 import pandas as pd
-import torch
 import traitlets
 import yaml
 from pydantic.fields import FieldInfo
@@ -20,70 +19,55 @@ from avcil.learn.train import run_task
 from avcil.params import ParameterError, Params, parse
 from avcil.params.learning import Method, Task, Training
 from avcil.tokens.dataset import Dataset
-from avcil.workshop.explore.panel import LABEL, WIDE
+from avcil.workshop.explore.panel import ALIGNED
 
 
-class Maybe(widgets.Text):
-    """A value that may be absent: an empty line is None. What is no ``kind`` stays text, for the check to refuse."""
+def in_a_line(value) -> str:
+    """A value as YAML."""
+    return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10_000).splitlines()[0]
+
+
+class Yaml(widgets.Text):
+    """A value as a line of YAML, ``empty`` (None or {}) where the line is; what is no YAML stays text, for the check to
+    refuse."""
 
     @staticmethod
-    def _read(text: str, widget: "Maybe"):
+    def _read(text: str, widget: "Yaml"):
         try:
-            return widget.kind(text) if text.strip() else None
-        except ValueError:
-            return text
-
-    @staticmethod
-    def _written(value, _) -> str:
-        return "" if value is None else str(value)
-
-    value = traitlets.Any(None).tag(sync=True, from_json=_read, to_json=_written)
-
-    def __init__(self, kind: type, **options):
-        self.kind = kind
-        super().__init__(placeholder="none", **options)
-
-
-class Mapping(widgets.Text):
-    """A mapping as a line of YAML; what is none stays text, for the check to refuse."""
-
-    @staticmethod
-    def _read(text: str, _):
-        try:
-            value = yaml.safe_load(text) if text.strip() else {}
+            return yaml.safe_load(text) if text.strip() else widget.empty
         except yaml.YAMLError:
             return text
-        return value if isinstance(value, dict) else text
 
     @staticmethod
-    def _written(value, _) -> str:
-        if not isinstance(value, dict):
+    def _written(value, widget: "Yaml") -> str:
+        if isinstance(value, str):
             return value
-        return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10_000).strip() if value else ""
+        return "" if value == widget.empty else in_a_line(value)
 
     value = traitlets.Any(None).tag(sync=True, from_json=_read, to_json=_written)
 
-    def __init__(self, **options):
+    def __init__(self, empty, **options):
+        self.empty = empty
         super().__init__(placeholder="none", **options)
 
 
 def control(name: str, field: FieldInfo, value) -> widgets.Widget:
     """The widget for a parameter, by its type."""
     kind = field.annotation
-    options = {"description": name, "style": LABEL, "layout": WIDE, "tooltip": field.description or name}
+    options = {"value": value, "description": name, "tooltip": field.description or name} | ALIGNED
     if NoneType in get_args(kind):
-        return Maybe(next(one for one in get_args(kind) if one is not NoneType), value=value, **options)
+        return Yaml(None, **options)
     if get_origin(kind) is dict:
-        return Mapping(value=value, **options)
+        return Yaml({}, **options)
     if get_origin(kind) is Literal:
-        return widgets.Dropdown(options=get_args(kind), value=value, **options)
+        return widgets.Dropdown(options=get_args(kind), **options)
     if kind is bool:
-        return widgets.Checkbox(value=value, indent=True, **options)
-    texts: dict[object, type] = {int: widgets.IntText, float: widgets.FloatText, str: widgets.Text}
-    return texts[kind](value=value, **options)
+        return widgets.Checkbox(indent=True, **options)
+    plain: dict[object, type] = {int: widgets.IntText, float: widgets.FloatText, str: widgets.Text}
+    return plain[kind](**options)
 
 
-def check(raw: dict, name: str, row: dict, training: dict, tasks: list[dict]) -> tuple[Params, Method]:
+def parse_row(raw: dict, name: str, row: dict, training: dict, tasks: list[dict]) -> tuple[Params, Method]:
     """params.yaml as it would be with this row, and the row. Raises ParameterError with one line."""
     if not (name.isidentifier() and name.isascii() and yaml.safe_load(name) == name):
         raise ParameterError(f"name: `{name}` is not a plain name; use letters, digits and underscores")
@@ -96,17 +80,11 @@ def check(raw: dict, name: str, row: dict, training: dict, tasks: list[dict]) ->
 
 def row_text(name: str, method: Method, reference: Method) -> str:
     """The line of params.yaml: what differs from `lll_prior`."""
-    differs = {key: value for key, value in method.model_dump().items() if value != getattr(reference, key)}
-    dumped = yaml.safe_dump(differs, default_flow_style=True, sort_keys=False, width=10_000).strip()[1:-1]
     about = f"about: {{name: {name}, family: own}}"
-    return f"  {name}: {{<<: *lll_prior, {about}{', ' * bool(dumped)}{dumped}}}"
-
-
-def with_row(text: str, row: str) -> str:
-    """The text of params.yaml with the line as its last method."""
-    if "\nmethods:\n" not in text:
-        raise ParameterError("params.yaml: no line `methods:` to put the row under")
-    return f"{text.rstrip()}\n{row}\n"
+    differs = [
+        in_a_line({key: value})[1:-1] for key, value in method.model_dump().items() if value != getattr(reference, key)
+    ]
+    return f"  {name}: {{{', '.join(['<<: *lll_prior', about, *differs])}}}"
 
 
 def command(name: str, before: Params, now: Params) -> str:
@@ -115,24 +93,23 @@ def command(name: str, before: Params, now: Params) -> str:
     The row alone: the tables keep all others. All rows share `training` and `tasks`: where these differ, no tables are
     made, which would have it beside rows of other numbers.
     """
-    changed: list[str] = []
-    old, new, stands = before.training.model_dump(), now.training.model_dump(), before.training.model_fields_set
-    for key, value in new.items():
-        if value != old[key]:  # ++ adds what params.yaml leaves to its default
-            changed.append(f"{'' if key in stands else '++'}training.{key}={'null' if value is None else value}")
+    old, new, written = before.training.model_dump(), now.training.model_dump(), before.training.model_fields_set
+    changed = [  # ++ adds what params.yaml leaves to its default
+        f"{'' if key in written else '++'}training.{key}={in_a_line(value)}"
+        for key, value in new.items()
+        if value != old[key]
+    ]
     if now.tasks != before.tasks:
-        tasks = [task.model_dump(by_alias=True) for task in now.tasks]
-        changed.append("tasks=" + yaml.safe_dump(tasks, default_flow_style=True, sort_keys=False, width=10_000).strip())
-    words = ["dvc", "exp", "run", "-n", name]
-    words += [word for change in (*changed, f"rows=[{name}]") for word in ("-S", change)]
-    return shlex.join([*words, "sweep" if changed else "ablations"])
+        changed.append(f"tasks={in_a_line([task.model_dump(by_alias=True) for task in now.tasks])}")
+    words = [word for change in (*changed, f"rows=[{name}]") for word in ("-S", change)]
+    return shlex.join(["dvc", "exp", "run", "-n", name, *words, "sweep" if changed else "ablations"])
 
 
 class _Stopped(Exception):
     """Raised between two steps of a run that was asked to stop."""
 
 
-class Learning:
+class LiveRun:
     """A run, task after task: how far it is, and what it gave so far. ``run`` may be called on another thread.
 
     ``results`` and ``losses`` (a dict an epoch) only ever grow, by one whole entry at a time: other threads may read
@@ -140,19 +117,22 @@ class Learning:
     """
 
     def __init__(self, data: Dataset, method: Method, training: Training, tasks: list[Task], seed: int):
-        self.given = (data, method, training, tasks)
-        self.seed = seed
+        self.data, self.method, self.training, self.tasks, self.seed = data, method, training, tasks, seed
         self.results: list[TaskResult] = []
         self.losses: list[dict] = []
-        self._steps, self._expected = 0, 1
-        self._threads = torch.get_num_threads()
         self._stop = threading.Event()
 
     @property
+    def at(self) -> tuple[Task, int]:
+        """The task that is learnt, the last one at the end, and how many epochs of it are done."""
+        task = self.tasks[min(len(self.results), len(self.tasks) - 1)]
+        return task, sum(epoch["task"] == task.id for epoch in self.losses[-task.epochs :])
+
+    @property
     def share(self) -> float:
-        """Of all tasks, with what is done of the present one; a solved row takes no steps."""
-        tasks = len(self.given[3])
-        return min(1.0, (len(self.results) + min(self._steps / self._expected, 1.0)) / tasks)
+        """Of all tasks, with what is done of the present one; a solved row has no epochs."""
+        task, epochs = self.at
+        return min(1.0, (len(self.results) + epochs / task.epochs) / len(self.tasks))
 
     @property
     def stopped(self) -> bool:
@@ -164,44 +144,26 @@ class Learning:
 
     def run(self) -> None:
         """Learn all tasks or until stopped. Raises ValueError for what `run_task` refuses."""
-        torch.set_num_threads(self._threads)
         thread = threading.get_ident()
 
-        def step(*_) -> None:
-            if threading.get_ident() == thread:
-                self._steps += 1
-                if self.stopped:
-                    raise _Stopped
+        def stop_here(*_) -> None:
+            if self.stopped and threading.get_ident() == thread:
+                raise _Stopped
 
-        data, method, training, tasks = self.given
         checkpoint = EMPTY
-        handle = register_optimizer_step_post_hook(step)
+        handle = register_optimizer_step_post_hook(stop_here)
         try:
-            for task in tasks:
-                if self.stopped:
-                    return
-                self._expect(task)
+            for task in self.tasks:
+                stop_here()
                 checkpoint, result, _ = run_task(
-                    data, method, training, tasks, task.id, self.seed, checkpoint, watch=self._watch
-                )
+                    self.data, self.method, self.training, self.tasks, task.id, self.seed, checkpoint,
+                    watch=lambda task, epoch, losses: self.losses.append({"task": task, "epoch": epoch} | losses),
+                )  # fmt: skip
                 self.results.append(result)
-                self._steps = 0
         except _Stopped:
-            return
+            pass
         finally:
             handle.remove()
-
-    def _watch(self, task: int, epoch: int, told: dict[str, float]) -> None:
-        self.losses.append({"task": task, "epoch": epoch} | told)
-
-    def _expect(self, task: Task) -> None:
-        """Steps of a task, for the bar alone: its new clips, and with them what the memory holds."""
-        data, method, training, tasks = self.given
-        past = sum(t.classes for t in tasks[: task.id])
-        clips = len(data.rows("train", 0 if method.memory == "all" else past, past + task.classes))
-        if method.memory in ("random", "herding") and method.sampler != "paired":
-            clips += method.exemplars * (past if method.budget == "per_class" else bool(past))
-        self._expected = task.epochs * -(-clips // training.batch)
 
     def accuracy(self) -> pd.DataFrame:
         """After each task: accuracy on all classes seen, on past and on new ones, as metrics/runs.csv has them."""

@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -16,7 +18,7 @@ from avcil.base.refusal import Refusal
 from avcil.comparison.sweep import code_of
 from avcil.extraction.extract import extract
 from avcil.params import Params
-from avcil.tokens.manifest import Media, read_manifest
+from avcil.tokens.manifest import media, read_manifest
 from avcil.tokens.store import load_header, quarantined
 from avcil.workshop.builders import folder
 from avcil.workshop.builders.annotation import BuilderError
@@ -28,12 +30,21 @@ def digest_of(value: object) -> str:
     return digest(json.dumps(value, sort_keys=True).encode())
 
 
-def link(source: str, target: str) -> None:
+def link(source: str | Path, target: str | Path) -> None:
     """The same file under another name."""
     try:
         os.link(source, target)
     except OSError:  # a file system without links
         shutil.copy2(source, target)
+
+
+@contextmanager
+def begun(place: Path) -> Iterator[Path]:
+    """A folder to fill, which gets its name once it is whole. What a killed process leaves, `alone` clears away."""
+    unfinished = place.with_name(f".{place.name}.{os.getpid()}")
+    unfinished.mkdir(parents=True)
+    yield unfinished
+    unfinished.rename(place)
 
 
 # ---- clips and classes
@@ -66,12 +77,9 @@ def read_clips(labels: Path) -> tuple[pd.DataFrame, list[str]]:
     return table.drop(columns="content").sort_values("clip_id", ignore_index=True), report.order
 
 
-class _Kept(NamedTuple):
+class _Division(NamedTuple):
     asked: int | None
     tasks: list[list[str]]
-
-
-_KEPT = TypeAdapter(_Kept)
 
 
 def classes_by_task(file: Path, drawn: list[str], asked: int | None, most: int) -> list[list[str]]:
@@ -90,14 +98,14 @@ def classes_by_task(file: Path, drawn: list[str], asked: int | None, most: int) 
     if asked is not None and not 1 <= asked <= len(drawn):
         raise ValueError(f"--tasks {asked}: there are {len(drawn)} classes; give 1 to {len(drawn)}")
     try:
-        before = _KEPT.validate_python(read_sealed(file)) if file.exists() else None
+        before = TypeAdapter(_Division).validate_python(read_sealed(file)) if file.exists() else None
     except ValidationError:
         raise Refusal(f"{file}: of another version; delete it, and classes are divided into tasks anew") from None
-    if before and not {label for task in before.tasks for label in task} & set(drawn):
+    known = {label for task in before.tasks for label in task} if before else set()
+    if before and not known & set(drawn):
         raise ValueError(f"{file.parent}: holds results of other classes; give --to another folder")
     if before and asked in (None, before.asked):
         asked = before.asked
-        known = {label for task in before.tasks for label in task}
         tasks = [[label for label in task if label in drawn] for task in before.tasks]
         tasks = [task for task in [*tasks, [label for label in drawn if label not in known]] if task]
     else:
@@ -111,9 +119,9 @@ def classes_by_task(file: Path, drawn: list[str], asked: int | None, most: int) 
 
 
 def extract_tokens(
-    table: pd.DataFrame, media: Path, encoder: str, params: Params, place: Path, priors: Path
+    table: pd.DataFrame, folder: Path, encoder: str, params: Params, place: Path, priors: Path
 ) -> tuple[Path, dict[str, str]]:
-    """The feature store of the clips of ``table``, below ``place``, and its unusable clips with reasons.
+    """The feature store of the clips of ``table`` in ``folder``, below ``place``, and its unusable clips with reasons.
 
     Only clips that no store of this encoder has yet are decoded and encoded. One at a time: the tokens of a clip are
     the same bits whatever clips it came with.
@@ -122,7 +130,7 @@ def extract_tokens(
     config = [params.encoder, params.film] if own else [params.encoders[encoder]]
     code = digest(code_of(("encoders/*.py", "extraction/*.py")))
     how = [section.model_dump() for section in config], params.features.silence, code
-    clips = {row.clip_id: Media(media / row.path, row.start) for row in table.itertuples()}
+    clips = media(table, folder)
     store = place / f"{encoder}-{digest_of(how)}" / digest_of(list(clips))
     _begin_store(store, list(clips))
     features = params.features.model_copy(update={"clips_per_shard": 1, "quarantine_share": 1.0})
@@ -138,21 +146,18 @@ def _begin_store(store: Path, clips: list[str]) -> None:
     others = [file.parent for file in store.parent.glob("*/header.json")]
     if store.exists() or not others:
         return
-    known = {other: {clip: number for number, clip in enumerate(load_header(other).clip_ids)} for other in others}
-    best = max(others, key=lambda other: len(known[other].keys() & set(clips)))
-    begun = store.with_name(f".{store.name}.{os.getpid()}")
-    shutil.rmtree(begun, ignore_errors=True)  # of a killed process of the same number
-    begun.mkdir()
-    for number, clip in enumerate(clips):
-        there = f"{known[best].get(clip, -1):05d}"
-        for suffix in (".safetensors", ".json"):
-            if (best / (there + suffix)).exists():
-                link(str(best / (there + suffix)), str(begun / f"{number:05d}{suffix}"))
-    write_sealed(begun / "header.json", load_header(best)._replace(clip_ids=clips).as_json())
-    begun.rename(store)
+    headers = {other: load_header(other) for other in others}
+    best = max(others, key=lambda other: len({*headers[other].clip_ids} & {*clips}))
+    known = {clip: number for number, clip in enumerate(headers[best].clip_ids)}
+    with begun(store) as unfinished:
+        for number, clip in enumerate(clips):
+            for suffix in (".safetensors", ".json"):
+                if (shard := best / f"{known.get(clip, -1):05d}{suffix}").exists():
+                    link(shard, unfinished / f"{number:05d}{suffix}")
+        write_sealed(unfinished / "header.json", headers[best]._replace(clip_ids=clips).as_json())
 
 
-def usable(table: pd.DataFrame, unusable: dict[str, str], labels: Path) -> pd.DataFrame:
+def drop_unusable(table: pd.DataFrame, unusable: dict[str, str], labels: Path) -> pd.DataFrame:
     """The clips that can be used; the others are printed. Raises BuilderError for a class that lost all of a split."""
     for reason in unusable.values():
         print(f"left out: {reason}")

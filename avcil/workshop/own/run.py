@@ -11,9 +11,9 @@ what was there, and what did not is used again.
 """
 
 import argparse
-import os
 import shutil
 import time
+from contextlib import suppress
 from itertools import chain, takewhile
 from pathlib import Path
 
@@ -25,14 +25,13 @@ from avcil.base.files import read_sealed, write_bytes, write_sealed
 from avcil.comparison import sweep, tables
 from avcil.encoders.load import check_weights
 from avcil.learn.train import run_tasks
-from avcil.params import ParameterError, Params, load
-from avcil.params.learning import Method
+from avcil.learner.clips import ClipEncoder
+from avcil.params import load
 from avcil.params.learning import chain as increments
-from avcil.params.section import nearest
 from avcil.tokens.manifest import write_manifest, write_orders
 from avcil.tokens.store import Header, load_header
 from avcil.workshop.builders import folder
-from avcil.workshop.own.clips import classes_by_task, digest_of, extract_tokens, link, read_clips, usable
+from avcil.workshop.own.clips import begun, classes_by_task, digest_of, drop_unusable, extract_tokens, link, read_clips
 
 ROWS = ["joint_guided", "lll_analytic", "lll_prior", "replay", "ridge"]
 FEW = 30  # test clips
@@ -53,13 +52,10 @@ def learn(job: sweep.Job) -> sweep.Done:
 
 def _made_from(table: pd.DataFrame, tasks: list[list[str]], header: Header, shared: list) -> list[str]:
     """Of each task, the digest of all that determines it but the seed: no clip of a later task is among that."""
-    encoder = header._replace(clip_ids=[]).as_json()
-    digests = []
-    for task in range(len(tasks)):
-        clips = table[table.label.isin([*chain.from_iterable(tasks[: task + 1])])]
-        digests.append(
-            digest_of([encoder, shared, tasks[: task + 1], clips[["clip_id", "label", "split"]].values.tolist()])
-        )
+    encoder, digests = header._replace(clip_ids=[]).as_json(), []
+    for seen in (tasks[: task + 1] for task in range(len(tasks))):
+        clips = table[table.label.isin([*chain.from_iterable(seen)])]
+        digests.append(digest_of([encoder, shared, seen, clips[["clip_id", "label", "split"]].values.tolist()]))
     return digests
 
 
@@ -68,21 +64,18 @@ def _begin_run(row: Path, digests: list[str]) -> Path:
     run = row / digests[-1]
     if run.exists():
         return run
-    begun = row / f".{run.name}.{os.getpid()}"
-    shutil.rmtree(begun, ignore_errors=True)  # of a killed process of the same number
-    shared: tuple[int, Path] = (0, run)
+    shared: dict[Path, int] = {}
     for file in row.glob("*/made_from.json"):
-        try:
-            other = read_sealed(file)["tasks"]
-        except (ValueError, KeyError):
-            continue  # damaged, or of another version: nothing is known of it
-        same = takewhile(lambda pair: pair[0] == pair[1], zip(digests, other, strict=False))
-        shared = max(shared, (len(list(same)), file.parent))
-    for task in range(shared[0]):
-        if (shared[1] / f"task{task}").exists():
-            shutil.copytree(shared[1] / f"task{task}", begun / f"task{task}", copy_function=link)
-    write_sealed(begun / "made_from.json", {"tasks": digests})
-    begun.rename(run)
+        with suppress(ValueError, KeyError):  # damaged, or of another version: nothing is known of it
+            pairs = zip(digests, read_sealed(file)["tasks"], strict=False)
+            shared[file.parent] = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+    with begun(run) as unfinished:
+        if shared:
+            best = max(shared, key=lambda other: shared[other])
+            for there in (best / f"task{task}" for task in range(shared[best])):
+                if there.exists():
+                    shutil.copytree(there, unfinished / there.name, copy_function=link)
+        write_sealed(unfinished / "made_from.json", {"tasks": digests})
     return run
 
 
@@ -101,32 +94,31 @@ def table_of(results: dict, test: pd.Series) -> tuple[pd.DataFrame, str]:
     """
     from scipy.stats import binomtest  # takes a second to import
 
-    count = len(test)
-    found = tables.summarise(tables.per_seed(tables.frames(results))).rename(columns={"method": "row"})
-    found = found[["row", *(f"{name}{end}" for name in tables.MAIN for end in ("", "_std")), "seeds"]]
-    found = found.sort_values("last_accuracy", ascending=False, kind="stable")
-    right = (found.last_accuracy * count).round().astype(int)
+    count, fewest = len(test), test.value_counts()
+    table = tables.summarise(tables.per_seed(tables.frames(results))).rename(columns={"method": "row"})
+    table = table[["row", *(f"{name}{end}" for name in tables.MAIN for end in ("", "_std")), "seeds"]]
+    table = table.sort_values("last_accuracy", ascending=False, kind="stable")
+    right = (table.last_accuracy * count).round().astype(int)
     spans = [binomtest(k, count).proportion_ci(method="wilson") for k in right]
-    found = found.assign(test_clips=count, low=[span.low for span in spans], high=[span.high for span in spans])
+    table = table.assign(test_clips=count, low=[span.low for span in spans], high=[span.high for span in spans])
     lines = ["| row | average | last | 95 % | forgetting |", "|---|---:|---:|---:|---:|"]
-    for _, row in found.iterrows():
-        cells = [
+    for _, row in table.iterrows():
+        average, last, forgetting = (
             tables.percent(row[m], row[f"{m}_std"]) for m in ("average_accuracy", "last_accuracy", "forgetting_last")
-        ]
-        lines.append(
-            f"| {row.row} | {cells[0]} | {cells[1]} | {100 * row.low:.0f} to {100 * row.high:.0f} | {cells[2]} |"
         )
-    fewest, seeds = test.value_counts(), int(found.seeds.min())
+        span = f"{100 * row.low:.0f} to {100 * row.high:.0f}"
+        lines.append(f"| {row.row} | {average} | {last} | {span} | {forgetting} |")
+    seeds = int(table.seeds.min())
+    spread = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
     lines += [
         "",
         f"Accuracy in percent on {count} test clips, {fewest.min()} of them `{fewest.idxmin()}`, which has fewest; "
-        + (f"mean ± standard deviation over {seeds} seeds. " if seeds > 1 else "one seed. ")
-        + f"One clip is {100 / count:.1f} points; 95 %: where the last accuracy lies, from so many clips.",
+        f"{spread}. One clip is {100 / count:.1f} points; 95 %: where the last accuracy lies, from so many clips.",
     ]
     if count < FEW:
-        best = 100 * found.last_accuracy.iloc[0]
+        best = 100 * table.last_accuracy.iloc[0]
         lines.append(f"n = {count}: this {best:.0f} % means little. Label more clips before you believe a difference.")
-    return found, "\n".join(lines)
+    return table, "\n".join(lines)
 
 
 # ---- the command
@@ -142,39 +134,32 @@ def run(
     root, priors = (Path() if Path(name).exists() else clone for name in ("params.yaml", "prior"))
     params = load(root / "params.yaml")
     seeds = seeds or params.seeds
-    methods: dict[str, Method] = {row: params.method(row).model_copy(update={"tokens": encoder}) for row in rows}
-    if encoder in params.encoders:
-        check_weights(params.encoders[encoder])
-    elif encoder not in params.own_encoders:
-        raise ParameterError(f"encoders: no `{encoder}`{nearest(encoder, [*params.own_encoders, *params.encoders])}")
+    methods = {row: params.method(row).model_copy(update={"tokens": encoder}) for row in rows}
+    if published := ClipEncoder.of_params(encoder, params, priors / "prior").published:
+        check_weights(published)
 
     with alone([to]):
-        return _run(labels, to, params, methods, encoder, tasks, seeds, priors / "prior")
+        table, drawn = read_clips(labels)
+        by_task = classes_by_task(to / "classes.json", drawn, tasks, len(params.tasks))
+        print(f"{len(table)} clips; tasks: {' | '.join(', '.join(task) for task in by_task)}", flush=True)
+        write_manifest(to / "manifest.csv", table)
+        write_orders(to / "orders.json", {seed: [*chain.from_iterable(by_task)] for seed in seeds})
+        store, unusable = extract_tokens(table, labels.parent, encoder, params, to / "tokens", priors / "prior")
+        table = drop_unusable(table, unusable, labels)
 
-
-def _run(labels: Path, to: Path, params: Params, methods: dict[str, Method], encoder: str, tasks: int | None,
-         seeds: list[int], priors: Path) -> str:  # fmt: skip
-    table, drawn = read_clips(labels)
-    by_task = classes_by_task(to / "classes.json", drawn, tasks, len(params.tasks))
-    print(f"{len(table)} clips; tasks: {' | '.join(', '.join(task) for task in by_task)}", flush=True)
-    write_manifest(to / "manifest.csv", table)
-    write_orders(to / "orders.json", {seed: [*chain.from_iterable(by_task)] for seed in seeds})
-    store, unusable = extract_tokens(table, labels.parent, encoder, params, to / "tokens", priors)
-    table = usable(table, unusable, labels)
-
-    source = sweep.Source(to / "manifest.csv", to / "orders.json", store)
-    chained = increments([len(task) for task in by_task], params.tasks[0].epochs)
-    jobs = []
-    for row, method in methods.items():
-        shared = [method.model_dump(), params.training.model_dump(), params.tasks[0].epochs, sweep.code(method)]
-        place = _begin_run(to / "learnt" / row, _made_from(table, by_task, load_header(store), shared))
-        print(f"{row}: {place}", flush=True)
-        jobs += [sweep.Job((row,), source, method, params.training, chained, seed, folder=place) for seed in seeds]
-    done = sweep.run(jobs, engine=params.compute.engine, work=learn)
-    results = {("own", name[0], seed): runs.results for (name, seed), runs in done.items()}
-    numbers, text = table_of(results, table.label[table.split == "test"])
-    write_bytes(to / "table.csv", numbers.round(4).to_csv(index=False, lineterminator="\n").encode())
-    write_bytes(to / "table.md", f"{text}\n".encode())
+        source = sweep.Source(to / "manifest.csv", to / "orders.json", store)
+        chained = increments([len(task) for task in by_task], params.tasks[0].epochs)
+        jobs = []
+        for row, method in methods.items():
+            shared = [method.model_dump(), params.training.model_dump(), params.tasks[0].epochs, sweep.code(method)]
+            place = _begin_run(to / "learnt" / row, _made_from(table, by_task, load_header(store), shared))
+            print(f"{row}: {place}", flush=True)
+            jobs += [sweep.Job((row,), source, method, params.training, chained, seed, folder=place) for seed in seeds]
+        done = sweep.run(jobs, engine=params.compute.engine, work=learn)
+        results = {("own", name[0], seed): runs.results for (name, seed), runs in done.items()}
+        numbers, text = table_of(results, table.label[table.split == "test"])
+        write_bytes(to / "table.csv", numbers.round(4).to_csv(index=False, lineterminator="\n").encode())
+        write_bytes(to / "table.md", f"{text}\n".encode())
     return text
 
 
@@ -187,9 +172,8 @@ def _command(given: argparse.Namespace) -> None:
 def add(subparsers) -> None:
     """Register `run`."""
     shape = argparse.RawDescriptionHelpFormatter
-    description = f"{folder.read.__doc__}\n{__doc__}"
     parser = subparsers.add_parser("run", help="own clips: from labels.csv to the table", formatter_class=shape)
-    parser.description = description
+    parser.description = f"{folder.read.__doc__}\n{__doc__}"
     parser.add_argument("labels", type=Path, help="a .csv file beside the clips: path,label[,split,video,start]")
     parser.add_argument("--encoder", default="mini", help="mini, or a name under `encoders` in params.yaml")
     parser.add_argument("--to", type=Path, help="folder of all results (default: own/<name of the list or its folder>)")

@@ -1,0 +1,66 @@
+"""What a checkpoint says of clips by its method's own read-out, and how unlike all that was learnt a clip is.
+
+Dimension letters: ``N`` clips, ``M`` regressors, ``C`` classes.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from avcil.learn import evaluate
+from avcil.learn.checkpoint import Checkpoint
+from avcil.learn.heads import Head, RecursiveRidge, ridge_solution
+from avcil.learn.model import Features, Output
+from avcil.params.learning import Method, Training
+from avcil.tokens.tokens import TokenSource
+
+
+class Readout(NamedTuple):
+    """output: the model's, with maps; head: the solved one, None where the trained classifier is the read-out;
+    features: what the head reads; logits [N,C] of the read-out."""
+
+    output: Output
+    head: Head | None
+    features: Features
+    logits: Tensor
+
+
+@torch.no_grad()
+def read_out(
+    checkpoint: Checkpoint, method: Method, training: Training, tokens: TokenSource, rows: Tensor | None = None
+) -> Readout:
+    """Of the clips at ``rows``, all if left out. ``tokens``: those that the method looks at (`evaluate.tokens_of`).
+
+    Raises RuntimeError for tokens of other channels than the checkpoint has learnt from.
+    """
+    rows = torch.arange(tokens.shape[0]) if rows is None else rows
+    output = evaluate.predict(evaluate.restore(checkpoint, method, training, tokens.channels), tokens, rows, maps=True)
+    head = evaluate.solved_head(method, training, checkpoint.readout)
+    if head is None:
+        return Readout(output, None, output.features, output.logits)
+    features = evaluate.solved_features(method, tokens, rows, output.features)
+    return Readout(output, head, features, head.logits(features))
+
+
+def penalty_of(head: Head | None) -> float | None:
+    """λ of a head whose score is the leverage, else None: `scaled_ridge` has one for standardised regressors alone."""
+    if not isinstance(head, RecursiveRidge):
+        return None
+    return float(head.state.get("penalty", torch.tensor(head.penalty))) or None
+
+
+def unknown(readout: Readout) -> Tensor:
+    """Scores [N] for "none of these", higher where a clip is less like what was learnt.
+
+    A ridge of a given penalty λ > 0 knows all that it has learnt from as G = Σ xxᵀ: its score is the leverage
+    xᵀ(G + λI)⁻¹x, how far a clip's regressors are from those, measured by their spread (close to Mahalanobis', Lee et
+    al., NeurIPS 2018, arXiv 1807.03888). That of all other heads, and of a trained classifier, is minus the largest
+    logit (Vaze et al., ICLR 2022, arXiv 2110.06207).
+    """
+    penalty = penalty_of(readout.head)
+    if penalty is None:
+        return -readout.logits.max(1).values
+    assert isinstance(readout.head, RecursiveRidge)
+    x = readout.head.expand(readout.features)
+    return (x * ridge_solution(readout.head.state["gram"], x.T, penalty).T).sum(1)
