@@ -16,7 +16,7 @@ CLOSED = {"fusion": "frozen_guided", "classifier": "linear", "memory": "none"}
 
 @pytest.mark.parametrize(
     ("readout", "kind"),
-    [("ridge", "leverage"), ("scaled_ridge", "minus the largest logit"), ("nearest_mean", "minus the largest logit")],
+    [("ridge", "leverage"), ("scaled_ridge", "leverage"), ("nearest_mean", "minus the largest logit")],
 )
 def test_classes_to_come_score_higher(toy, readout, kind):
     found = open_set.measure(toy, row(readout=readout, **CLOSED), TRAINING, chain([2, 2, 2], 1), 0)

@@ -32,13 +32,16 @@ class Clip(NamedTuple):
     sample_rate: int
 
 
+# of x264: its rate control in AVX sums by what lies behind its arrays, and gives one clip other bytes each time
+SAME_BYTES = {"threads": "1", "x264-params": "cpu-independent=1"}
+
+
 def write_clip(path: Path, frames: np.ndarray, waveform: np.ndarray, fps: int, sample_rate: int) -> None:
     """Write frames [F,H,W,3] uint8 and waveform [N] float32 as H.264 (4:2:0) and AAC in an .mp4 file."""
     with av.open(str(path), "w") as container:
         video = container.add_stream("libx264", rate=fps)
         video.height, video.width, video.pix_fmt = *frames.shape[1:3], "yuv420p"
-        # one thread and no look-ahead over clip ends: the same bytes on every machine with this FFmpeg
-        video.options = {"crf": "25", "preset": "medium", "threads": "1"}
+        video.options = {"crf": "25", "preset": "medium", **SAME_BYTES}
         audio = container.add_stream("aac", rate=sample_rate)
         audio.layout, audio.bit_rate = "mono", 32_000
         for pixels in frames:

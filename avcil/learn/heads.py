@@ -111,6 +111,13 @@ class RecursiveRidge(Head):
     def logits(self, features: Features) -> Tensor:
         return (self.expand(features) @ self.solution[0]).float()
 
+    def leverage(self, features: Features) -> Tensor:
+        """xᵀ(G + λI)⁻¹x, [N]: how far clips are from those learnt, measured by the spread of these (close to
+        Mahalanobis', Lee et al., NeurIPS 2018, arXiv 1807.03888)."""
+        x = self.expand(features)
+        penalty = self.state.get("penalty", torch.tensor(self.penalty))
+        return (x * ridge_solution(self.state["gram"], x.T, float(penalty)).T).sum(1)
+
 
 class CarriedRidge(RecursiveRidge):
     """`RecursiveRidge` on features that go on learning: its sums are carried along as the features drift.

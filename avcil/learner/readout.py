@@ -10,7 +10,7 @@ from torch import Tensor
 
 from avcil.learn import evaluate
 from avcil.learn.checkpoint import Checkpoint
-from avcil.learn.heads import Head, RecursiveRidge, ridge_solution
+from avcil.learn.heads import Head, RecursiveRidge
 from avcil.learn.model import Features, Output
 from avcil.params.learning import Method, Training
 from avcil.tokens.tokens import TokenSource
@@ -43,24 +43,12 @@ def read_out(
     return Readout(output, head, features, head.logits(features))
 
 
-def penalty_of(head: Head | None) -> float | None:
-    """λ of a head whose score is the leverage, else None: `scaled_ridge` has one for standardised regressors alone."""
-    if not isinstance(head, RecursiveRidge):
-        return None
-    return float(head.state.get("penalty", torch.tensor(head.penalty))) or None
-
-
 def unknown(readout: Readout) -> Tensor:
     """Scores [N] for "none of these", higher where a clip is less like what was learnt.
 
-    A ridge of a given penalty λ > 0 knows all that it has learnt from as G = Σ xxᵀ: its score is the leverage
-    xᵀ(G + λI)⁻¹x, how far a clip's regressors are from those, measured by their spread (close to Mahalanobis', Lee et
-    al., NeurIPS 2018, arXiv 1807.03888). That of all other heads, and of a trained classifier, is minus the largest
-    logit (Vaze et al., ICLR 2022, arXiv 2110.06207).
+    A ridge knows all that it has learnt from as G = Σ xxᵀ: its score is the leverage. That of all other heads, and of a
+    trained classifier, is minus the largest logit (Vaze et al., ICLR 2022, arXiv 2110.06207).
     """
-    penalty = penalty_of(readout.head)
-    if penalty is None:
-        return -readout.logits.max(1).values
-    assert isinstance(readout.head, RecursiveRidge)
-    x = readout.head.expand(readout.features)
-    return (x * ridge_solution(readout.head.state["gram"], x.T, penalty).T).sum(1)
+    if isinstance(readout.head, RecursiveRidge):
+        return readout.head.leverage(readout.features)
+    return -readout.logits.max(1).values

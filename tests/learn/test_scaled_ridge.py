@@ -123,6 +123,18 @@ def test_neither_scale_nor_offset_of_a_stream_changes_a_prediction(change, count
     torch.testing.assert_close(plain, moved, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("count", [9, 200])
+def test_the_leverage_is_that_of_standardised_streams(count):
+    (features, labels), (test, _) = clips(count), clips(40, seed=1)
+    head = learnt(features, labels)
+    got = head.leverage(test)
+    x, z = standardised(features, features), standardised(test, features)
+    inverse = np.linalg.inv(x.T @ x + head.penalty * np.eye(x.shape[1]))
+    np.testing.assert_allclose(got, 1 / count + np.einsum("nm,mk,nk->n", z, inverse, z), rtol=1e-6)
+    louder = [f._replace(audio=10 * f.audio) for f in (features, test)]
+    torch.testing.assert_close(learnt(louder[0], labels).leverage(louder[1]), got, rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize("count", [12, 100])
 def test_task_by_task_is_all_at_once_in_any_order(count):
     features, labels = clips(count)

@@ -100,6 +100,18 @@ def test_class_order_is_a_permutation_of_its_own_for_each_seed(table):
 # ---- the rendered world
 
 
+def test_scenes_are_encoded_to_the_same_bytes_again(params, tmp_path):
+    """With all of x264's instructions most of them are not, even on one thread."""
+    film, written = params.film, []
+    scenes = [benchmark_scene(params.world, film, 0, "train", label, 0) for label in range(12)]
+    for name in ("one", "again"):
+        for number, scene in enumerate(scenes):
+            sound = scene.waveforms[0].astype("f4")
+            write_clip(tmp_path / f"{name}-{number}.mp4", scene.frames, sound, film.fps, film.sample_rate)
+        written.append([(tmp_path / f"{name}-{number}.mp4").read_bytes() for number in range(len(scenes))])
+    assert written[0] == written[1]
+
+
 def test_a_rendered_clip_decodes_to_the_shipped_one_within_codec_noise(params, film):
     rng = np.random.default_rng(0)
     for split in SPLITS:

@@ -70,10 +70,16 @@ class ProductRidge(ScaledRidge):
         centred = ScaledRidge({"gram": gram, "cross": cross, "channels": self.state["channels"]})
         centred.variances = self.variances
         weight = centred.solution[0].clone()
-        self.penalty = centred.penalty
+        self.centred, self.penalty = centred, centred.penalty
         # back to the regressors as they come
         weight[streams] -= linear.T @ weight[products]
-        return (weight,)
+        return weight, linear
+
+    def leverage(self, features: Features) -> Tensor:
+        _, linear = self.solution
+        x = self.expand(features)
+        x[:, linear.shape[1] : -1] -= x[:, : linear.shape[1]] @ linear.T
+        return self.centred._leverage(x)
 
 
 def build(options: Options, state: dict[str, Tensor]) -> ProductRidge:

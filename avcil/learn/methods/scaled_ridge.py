@@ -117,7 +117,20 @@ class ScaledRidge(RecursiveRidge):
         self.penalty = float(penalties[gcv(modes, squares, int(clips), penalties).argmin()])
         # for streams as they come
         weight = scale[:, None] * (modes.vectors @ (modes.turned / (modes.values + self.penalty)[:, None]))
-        return (torch.cat([weight, ((counts - sums @ weight) / clips)[None]]),)
+        return torch.cat([weight, ((counts - sums @ weight) / clips)[None]]), scale, modes.values, modes.vectors
+
+    def leverage(self, features: Features) -> Tensor:
+        """1/N + xᵀ(XᵀX + NλI)⁻¹x, [N], with x as it is solved: no factor on a stream changes it either."""
+        return self._leverage(self.expand(features))
+
+    def _leverage(self, regressors: Tensor) -> Tensor:
+        _, scale, values, vectors = self.solution
+        sums = self.state["gram"][-1]
+        x = (regressors[:, :-1] - sums[:-1] / sums[-1]) * scale
+        turned = x @ vectors
+        within = (turned.square() / (values + self.penalty)).sum(1)
+        beyond = (x.square().sum(1) - turned.square().sum(1)).clamp(min=0) / self.penalty
+        return 1 / sums[-1] + within + beyond
 
 
 def build(options: Options, state: dict[str, Tensor]) -> ScaledRidge:

@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
-from avcil.extraction.clips import Clip
+from avcil.extraction.clips import SAME_BYTES, Clip
 from avcil.results.plots import PALETTE, overlay
 
 SMOOTH = 16  # positions of the playhead a second, at least
@@ -84,7 +84,7 @@ def _encoded(pictures: list[np.ndarray], waveform: np.ndarray, fps: int, sample_
     with av.open(content, "w", format="mp4") as container:
         video = container.add_stream("libx264", rate=fps)
         video.height, video.width, video.pix_fmt = *pictures[0].shape[:2], "yuv420p"
-        video.options = {**how, "threads": "1"}
+        video.options = {**how, **SAME_BYTES}
         audio = container.add_stream("aac", rate=sample_rate)
         audio.layout = "mono"
         for picture in pictures:
