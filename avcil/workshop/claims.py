@@ -97,6 +97,13 @@ CLAIMS = {
         Claim("than all given its model or tokens", "paper", "lll_prior", GUIDED, setting=STANDARD),
         Claim("than the nearest of those, over worlds", "paper", "lll_prior", "acil_guided"),
     ],
+    "closed form": [
+        Claim("ahead of guided ACIL", "ours", "lll_closed", "acil_guided"),
+        Claim("of LLL trained", "ours", "lll_closed", "lll_prior"),
+        Claim("of LLL solved", "ours", "lll_closed", "lll_analytic"),
+        Claim("less forgotten", "ours", "lll_closed", "lll_prior", measure="forgetting_last"),
+        Claim("products help", "ours", "lll_closed", "lll_closed_without_products"),
+    ],
 }
 
 

@@ -15,7 +15,7 @@ from avcil.results import names
 from avcil.results.names import families, name_of, of_family, short_name_of
 from avcil.workshop import claims, probe
 
-HEADLINE = ["joint_guided", "lll_prior", "lll", "replay", "naive_fusion", "ridge", "finetune"]
+HEADLINE = ["joint_guided", "lll_closed", "lll_prior", "lll", "replay", "naive_fusion", "ridge", "finetune"]
 
 
 def standard(folder: Path) -> pd.DataFrame:

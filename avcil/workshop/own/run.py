@@ -33,7 +33,7 @@ from avcil.tokens.store import Header, load_header
 from avcil.workshop.builders import folder
 from avcil.workshop.own.clips import begun, classes_by_task, digest_of, drop_unusable, extract_tokens, link, read_clips
 
-ROWS = ["joint_guided", "lll_analytic", "lll_prior", "replay", "ridge"]
+ROWS = ["joint_guided", "lll_closed", "lll_analytic", "lll_prior", "replay", "ridge"]
 FEW = 30  # test clips
 
 
