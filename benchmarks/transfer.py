@@ -9,7 +9,7 @@ then takes a sixth of the time.
 
 What a run gave stands in --work: a run that was stopped goes on, parts of the collection can be learnt beside one
 another, and without a name all that stands there is collected in benchmarks/results/development.csv and
-development.png. About half an hour on one free core.
+figures/distillation.png. About an hour on one free core.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import contextlib
 import io
 import json
 import os
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -155,9 +156,10 @@ def when_distillation_pays(means: pd.DataFrame) -> Figure:
             gain = (last.loc[form] - last.loc["none"]).reindex(names)
             axis.bar(np.arange(len(names)) + 0.2 * place - 0.3, gain, 0.19, label=form, color=PALETTE[place])
         axis.axhline(0, color="0.2", linewidth=1)
-        axis.set(xticks=range(len(names)), xticklabels=names, title=f"{part}: classifier {how}")
+        labels = [textwrap.fill(name, 10) for name in names]
+        axis.set(xticks=range(len(names)), xticklabels=labels, title=f"{part}: classifier {how}")
     axes[0].set_ylabel("points of last accuracy over none")
-    axes[1].legend(frameon=False, fontsize="small")
+    axes[0].legend(frameon=False, fontsize="small", loc="upper left")
     figure.tight_layout()
     return figure
 
@@ -178,9 +180,9 @@ def main() -> None:
     if not given.names:
         matplotlib.use("Agg")
         use_style()
-        means, results = table(given.work), Path("benchmarks/results")
-        means.to_csv(results / "development.csv", index=False)
-        when_distillation_pays(means).savefig(results / "development.png")
+        means = table(given.work)
+        means.to_csv("benchmarks/results/development.csv", index=False)
+        when_distillation_pays(means).savefig("figures/distillation.png", metadata={"Software": None})
 
 
 if __name__ == "__main__":
