@@ -99,8 +99,8 @@ CLAIMS = {
     ],
     "closed form": [
         Claim("ahead of guided ACIL", "ours", "lll_closed", "acil_guided"),
-        Claim("of LLL trained", "ours", "lll_closed", "lll_prior"),
-        Claim("of LLL solved", "ours", "lll_closed", "lll_analytic"),
+        Claim("ahead of LLL trained", "ours", "lll_closed", "lll_prior"),
+        Claim("ahead of LLL solved", "ours", "lll_closed", "lll_analytic"),
         Claim("less forgotten", "ours", "lll_closed", "lll_prior", measure="forgetting_last"),
         Claim("products help", "ours", "lll_closed", "lll_closed_without_products"),
     ],
