@@ -176,6 +176,12 @@ def test_train_learns_in_the_page_and_gives_the_row(page):
     assert re.search(r"after task 1: \d+\.\d % of clips right", text)
     assert _digests(panel) != before
     panel.screenshot(path=LAB / "trained.png")
+    # and joins the others
+    for number, name in ((0, "results-live.png"), (2, "clip-live.png")):
+        other = _panel(page, number)
+        other.get_by_text("my_row (live)").first.wait_for(timeout=MINUTE)
+        other.screenshot(path=LAB / name)
+    assert "my_row (live)" in _panel(page, 0).locator("table").inner_text()
     _no_errors(page)
 
 

@@ -22,12 +22,15 @@ import yaml
 from dvc.utils.hydra import apply_overrides
 from PIL import Image
 
-from avcil.extraction.clips import Clip
+from avcil.extraction.clips import Clip, read_clip
 from avcil.learn.checkpoint import EMPTY, Checkpoint, save_checkpoint
+from avcil.learn.evaluate import TaskResult
 from avcil.learn.train import run_task, run_tasks
 from avcil.params import Params, load, parse, whole
 from avcil.params.learning import Method, Training
 from avcil.results import plots_explore
+from avcil.tokens.dataset import Dataset
+from avcil.tokens.manifest import class_index, class_order, read_manifest
 from avcil.workshop import explore
 from avcil.workshop.explore import training
 from avcil.workshop.explore.answers import answer, prior_attention
@@ -233,6 +236,40 @@ def test_without_metrics_one_line_says_how_to_get_them(places, params, tmp_path)
 # ---- training
 
 
+def _all_right(params, live, name="mine", tasks=2):
+    """A run of seed 1, kept, that errs nowhere on the shipped test clips."""
+    table = read_manifest(ROOT / "corpus/sounding_objects/manifest.csv")
+    labels = class_index(table, class_order(table, 1))
+    run = LiveRun(None, params.methods["lll_prior"], params.training, params.tasks, 1)
+    for task in range(tasks):
+        sizes = [t.classes for t in params.tasks[: task + 1]]
+        right = {
+            clip: int(label)
+            for clip, label, split in zip(table.clip_id, labels, table.split, strict=True)
+            if split == "test" and label < sum(sizes)
+        }
+        run.results.append(TaskResult(task, [1.0] * len(sizes), [20 * n for n in sizes], None, None, right, 0, 0))
+    live.keep(name, run)
+
+
+def test_a_row_trained_live_joins_the_results(places, params):
+    live = explore.LiveRuns()
+    panel = explore.Results(places, params, live)
+    before = panel.methods.value
+    _all_right(params, live)
+    assert panel.methods.value == (*before, "mine") and panel.methods.options[-1] == ("mine (live)", "mine")
+    assert panel.numbers.last_accuracy["mine"] == 1.0 and "mine (live)" in panel.table.value
+    panel.detail.value = "mine"
+    assert panel.classes.value and panel.by_class.loc[7, 1] == 1.0 and (panel.confusion == np.eye(2)).all()
+    panel.source.value = "exemplars_1"
+    assert "mine" not in panel.methods.value
+    panel.source.value = "standard"
+    _all_right(params, live, "another", tasks=1)
+    assert {"mine", "another"} < {name for _, name in panel.methods.options}
+    # a panel that is made later has them too
+    assert "another" in explore.Results(places, params, live).methods.value
+
+
 def test_a_live_run_gives_the_bits_of_the_pipeline(toy, trainer):
     method = trainer.params.methods["lll_prior"]
     expected = run_tasks(toy, method, trainer.params.training, trainer.params.tasks, 0, None)
@@ -337,6 +374,8 @@ def test_train_draws_tells_and_gives_the_row(trainer):
     assert trainer.command == "dvc exp run -n my_row -S 'rows=[my_row]' ablations"
     assert "fusion: mean" in trainer.saved.value and html.escape(trainer.command) in trainer.saved.value
     assert not trainer.train.disabled and trainer.stop.disabled
+    run = trainer.live.runs["my_row"]
+    assert run.results and len(run.checkpoints) == len(run.results) == 3
 
 
 def test_training_is_interrupted_between_two_steps(trainer):
@@ -662,6 +701,33 @@ def test_sound_louder_than_a_file_can_hold_is_not_clipped():
     with wave.open(io.BytesIO(content)) as file:
         assert file.getframerate() == 16000
         assert np.frombuffer(file.readframes(3), "<i2").tolist() == [0, 32767, -16383]
+
+
+def test_a_row_trained_live_is_asked_about_a_clip(places, params):
+    live = explore.LiveRuns()
+    panel = explore.ClipView(places, params, live)
+    assert panel.task.options == (("prior", "the prior alone"),)
+    table, size = panel.table, params.tasks[0].classes
+    clips = [clip for label in panel.order[:size] for clip in table.clip_id[table.label == label][:2]]
+    read = [read_clip(panel._file(clip), **panel.reading) for clip in clips]
+    frames, sound = (
+        torch.from_numpy(np.stack(part)) for part in zip(*((c.frames, c.waveform) for c in read), strict=True)
+    )
+    rows, labels = torch.arange(len(clips)), torch.arange(size).repeat_interleave(2)
+    splits = {"train": rows, "val": rows[:0], "test": rows}
+    data = Dataset(clips, panel.encoder.encode(frames, sound), labels, splits, panel.order, "mini", None)
+    run = LiveRun(data, params.methods["lll_closed"], params.training, params.tasks[:1], panel.seed.value)
+    run.run()
+    live.keep("mine", run)
+
+    assert panel.methods.value == ("mine",) and "after task 0" in panel.answers["mine"]
+    panel.task.value = "after task 0"
+    scores = panel.answers["mine"]["after task 0"].scores
+    assert list(panel.looks) == ["mine after task 0"] and list(scores.index) == panel.order[:size]
+    panel.clip.value = panel.clip.options[1]
+    assert "after task 0" in panel.answers["mine"], "another clip is asked about as well"
+    panel.seed.value = params.seeds[1]
+    assert "choose that seed" in panel.note.value and list(panel.looks) == ["the prior alone"]
 
 
 def test_checkpoints_of_other_parameters_are_named_not_asked(places, params, tmp_path):

@@ -7,6 +7,7 @@ go on with them in the next cell.
 from avcil.workshop.explore.clip import ClipView
 from avcil.workshop.explore.panel import Places, print_hint
 from avcil.workshop.explore.results import Results
+from avcil.workshop.explore.rows import LiveRuns
 from avcil.workshop.explore.training import Trainer
 
-__all__ = ["ClipView", "Places", "Results", "Trainer", "print_hint"]
+__all__ = ["ClipView", "LiveRuns", "Places", "Results", "Trainer", "print_hint"]

@@ -8,7 +8,7 @@ import pandas as pd
 import torch.nn.functional as F
 from torch import Tensor
 
-from avcil.learn.checkpoint import CheckpointError, load_checkpoint
+from avcil.learn.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from avcil.learn.evaluate import tokens_of
 from avcil.learner.readout import read_out
 from avcil.params.learning import Method, Training, attends
@@ -38,7 +38,7 @@ def _spread(spatial: Tensor, patches: int) -> np.ndarray:
 
 
 def answer(folder: Path, method: Method, training: Training, data: Dataset) -> Answer:
-    """What the checkpoint in ``folder`` says of the first clip of ``data``, with the read-out that `evaluate` uses.
+    """What the checkpoint in ``folder`` says of the first clip of ``data``.
 
     Raises CheckpointError where it is of other parameters, or of another class order.
     """
@@ -47,6 +47,11 @@ def answer(folder: Path, method: Method, training: Training, data: Dataset) -> A
     of_these = all(checkpoint.origin[part] == value for part, value in made_from.items())
     if not of_these or checkpoint.classes != data.order[: len(checkpoint.classes)]:
         raise CheckpointError(f"{folder}: made with other parameters; `dvc repro` makes it anew")
+    return answer_of(checkpoint, method, training, data)
+
+
+def answer_of(checkpoint: Checkpoint, method: Method, training: Training, data: Dataset) -> Answer:
+    """What it says of the first clip of ``data``, with the read-out that `evaluate` uses."""
     output, head, _, logits = read_out(checkpoint, method, training, tokens_of(data, method))
     scores = logits.softmax(1) if head is None else logits
     slots, patches = data.tokens.shape[1:3]

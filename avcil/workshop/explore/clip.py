@@ -20,10 +20,11 @@ from avcil.tokens.dataset import Dataset
 from avcil.tokens.manifest import class_order, read_manifest
 from avcil.tokens.regions import patch_share
 from avcil.tokens.tokens import Tokens
-from avcil.workshop.explore.answers import Answer, answer, prior_attention
+from avcil.workshop.explore.answers import Answer, answer, answer_of, prior_attention
 from avcil.workshop.explore.faces import Faces, Regions
 from avcil.workshop.explore.panel import WIDE, Checks, Panel, Places, beside, draw, line, picture, side_by_side
 from avcil.workshop.explore.playback import film
+from avcil.workshop.explore.rows import LiveRun, LiveRuns
 from avcil.world.separation import Scenes, separate, si_sdr
 
 ALONE = "the prior alone"
@@ -42,8 +43,8 @@ class ClipView(Panel):
     """``answers``: what each chosen row says after each task, and its attention; ``looks``: the attention shown;
     ``gain``: decibels that prompted separation brings."""
 
-    def __init__(self, places: Places, params: Params):
-        self.places, self.params = places, params
+    def __init__(self, places: Places, params: Params, live: LiveRuns | None = None):
+        self.places, self.params, self.live = places, params, live or LiveRuns()
         self.table = read_manifest(places.corpus / "manifest.csv").set_index("clip_id", drop=False)
         self.test = self.table[self.table.split == "test"]
         self.regions = Regions(places.corpus / "regions.npz")
@@ -55,8 +56,9 @@ class ClipView(Panel):
         self.hint = "" if trained else line("`dvc repro` adds: attention and predictions after each task")
         seeds = [seed for seed in params.seeds if not trained or self._folder(trained[0], 0, seed).exists()]
         tasks = range(len(params.tasks))
-        after = [("prior", ALONE), *((f"task {t}", f"after task {t}") for t in tasks if trained)]
-        self.methods = Checks("rows", [(short_name_of(name), name) for name in trained], trained[:1], height=430)
+        self.stored = [(short_name_of(name), name) for name in trained]
+        after = self._moments() if trained else [("prior", ALONE)]
+        self.methods = Checks("rows", self.stored, trained[:1], height=430)
         self.seed = widgets.Dropdown(options=seeds, description="seed", **WIDE)
         self.task = widgets.SelectionSlider(
             options=after, value=after[-1][1], description="look after", continuous_update=False, **WIDE
@@ -84,6 +86,7 @@ class ClipView(Panel):
         self.react(self._read, self.own)
         self.react(self._look, self.methods, self.task)
         self.react(self._separate, self.other)
+        self.live.observe(lambda _: self._take_live(), "runs")
         shown = [side_by_side(self.video, self.words), side_by_side(mixture, separated), self.sound, self.picture]
         super().__init__(
             f"Watch and listen: {len(self.test)} test clips",
@@ -91,15 +94,39 @@ class ClipView(Panel):
             [beside([*controls, self.note, self.style], shown)],
         )
         self._list()
+        if self.live.runs:
+            self._take_live()
+
+    def _moments(self) -> list[tuple[str, str]]:
+        return [("prior", ALONE), *((f"task {t}", f"after task {t}") for t in range(len(self.params.tasks)))]
+
+    def _take_live(self) -> None:
+        """Rows trained in this session stand below the stored ones; the last one is ticked."""
+        names = [name for name, run in self.live.runs.items() if self._encodes(run.method.tokens)]
+        if not names:
+            return
+        for name in names:
+            self.answers.pop(name, None)  # of a run of that name before
+        with self.quiet():
+            if len(self.task.options) == 1:  # no row was stored
+                self.task.options = self._moments()
+                self.task.value = self.task.options[-1][1]
+            self.methods.options = [*self.stored, *((f"{name} (live)", name) for name in names)]
+            self.methods.value = (*self.methods.value, *(n for n in names[-1:] if n not in self.methods.value))
+        self.hint = ""
+        self._look()
+
+    def _encodes(self, tokens: str) -> bool:
+        """Whether the encoder of these tokens stands in prior/."""
+        return tokens in self.params.own_encoders and released(tokens, self.places.prior.parent).exists()
 
     def _folder(self, method: str, task: int, seed: int) -> Path:
         return run_folder(self.places.artifacts, method, task, seed)
 
     def _can_ask(self, name: str) -> bool:
-        """Whether the row has been learnt, and the encoder of its tokens stands in prior/."""
-        tokens = self.params.methods[name].tokens
-        known = tokens in self.params.own_encoders and released(tokens, self.places.prior.parent).exists()
-        return known and any(self._folder(name, 0, seed).exists() for seed in self.params.seeds)
+        """Whether the row has been learnt, and a clip can be encoded for it."""
+        learnt = any(self._folder(name, 0, seed).exists() for seed in self.params.seeds)
+        return learnt and self._encodes(self.params.methods[name].tokens)
 
     # ---- the clip
 
@@ -173,9 +200,10 @@ class ClipView(Panel):
 
     def _ask(self, row: str) -> dict[str, Answer]:
         """What the row's checkpoints say of the clip, task by task."""
+        if row in self.live.runs:
+            return self._ask_live(row, self.live.runs[row])
         method, answers = self.params.methods[row], {}
-        tokens = self._encoded(method.tokens)
-        data = Dataset([self.name], tokens, torch.tensor([0]), {}, self.order, method.tokens, None)
+        data = self._as_data(method.tokens)
         for task in range(len(self.params.tasks)):
             folder = self._folder(row, task, self.seed.value)
             if folder.exists():
@@ -184,6 +212,20 @@ class ClipView(Panel):
                 except CheckpointError as error:
                     self.note.value = line(str(error), wrong=True)
         return answers
+
+    def _ask_live(self, row: str, run: LiveRun) -> dict[str, Answer]:
+        if run.data.order != self.order:
+            self.note.value = line(f"{row} was trained in the class order of seed {run.seed}: choose that seed")
+            return {}
+        data = self._as_data(run.method.tokens)
+        return {
+            f"after task {task}": answer_of(checkpoint, run.method, run.training, data)
+            for task, checkpoint in enumerate(run.checkpoints)
+        }
+
+    def _as_data(self, encoder: str) -> Dataset:
+        """The clip as a data set of its own."""
+        return Dataset([self.name], self._encoded(encoder), torch.tensor([0]), {}, self.order, encoder, None)
 
     def _look(self) -> None:
         """Ask the chosen rows, and show where and when they look after the chosen task, or the prior alone."""

@@ -1,11 +1,13 @@
 """The results browser: curves, matrices and measures of any rows, seeds and tasks, from metrics/ alone."""
 
+from collections.abc import Sequence
+
 import ipywidgets as widgets
 import numpy as np
 import pandas as pd
 
 from avcil.comparison.protocol import run_folder
-from avcil.comparison.tables import MAIN, RUN, Tables, mean_and_spread, percent
+from avcil.comparison.tables import MAIN, RUN, Tables, frames, mean_and_spread, percent
 from avcil.learn.train import load_result
 from avcil.params import Params
 from avcil.results import plots, plots_explore
@@ -13,6 +15,7 @@ from avcil.results.names import short_name_of
 from avcil.results.runs import measures
 from avcil.tokens.manifest import class_index, class_order, read_manifest
 from avcil.workshop.explore.panel import WIDE, Checks, Panel, Places, beside, draw, line, picture, side_by_side
+from avcil.workshop.explore.rows import LiveRuns
 
 MATRICES = 4  # of the chosen rows, so many fit beside one another
 STYLE = "<style>table.avcil td, table.avcil th {padding: 1px 10px; line-height: 1.6; text-align: right}</style>"
@@ -44,13 +47,13 @@ class Results(Panel):
     """``numbers``: the measures that are shown, a row a method; where runs are stored, ``by_class`` and ``confusion``
     of one row and seed."""
 
-    def __init__(self, places: Places, params: Params):
+    def __init__(self, places: Places, params: Params, live: LiveRuns | None = None):
         tables = [places.metrics / name for name in ("runs.csv", "accuracy_matrix.csv")]
         if missing := [path for path in tables if not path.exists()]:
             way_out = "`git checkout metrics` brings it back, `dvc repro` makes it anew"
             raise ValueError(f"{missing[0]}: not there; {way_out}")
-        self.places, self.params = places, params
-        self.runs, self.matrix = map(pd.read_csv, tables)
+        self.places, self.params, self.live = places, params, live or LiveRuns()
+        self.runs, self.matrix = self.stored = tuple(map(pd.read_csv, tables))
         last, settings = int(self.runs.task.max()), list(self.runs.setting.unique())
         options = [(name.replace("_", " "), name) for name in settings]
         self.source = widgets.Dropdown(options=options, value=settings[0], description="setting", **WIDE)
@@ -63,6 +66,7 @@ class Results(Panel):
         self.react(self._list, self.source)
         self.react(self._update, self.methods, self.seeds, self.task)
         self.react(self._update_classes, self.detail)
+        self.live.observe(lambda _: self._take_live(), "runs")
         first = self.runs[self.runs.setting == settings[0]]
         count, seeds, tasks = first.method.nunique(), first.seed.nunique(), first.task.nunique()
         controls = [self.source, self.methods, self.seeds, self.task, self.note]
@@ -75,20 +79,35 @@ class Results(Panel):
             ],
         )
         self._list()
+        if self.live.runs:
+            self._take_live()
 
-    def _list(self) -> None:
+    def _take_live(self) -> None:
+        """Rows trained in this session join those of the first setting; the last one is ticked."""
+        setting = self.source.options[0][1]
+        mine = frames({(setting, name, run.seed): run.results for name, run in self.live.runs.items()})
+        self.runs, self.matrix = (
+            pd.concat([stored, live], ignore_index=True)
+            for stored, live in zip(self.stored, (mine.runs, mine.matrix), strict=True)
+        )
+        self._list(ticked=list(self.live.runs)[-1:])
+
+    def _list(self, ticked: Sequence[str] = ()) -> None:
         """The rows and seeds of the chosen setting; rows that were chosen stay so where it has them."""
         runs = self.runs[self.runs.setting == self.source.value]
-        names = [name for name in self.params.methods if name in set(runs.method)]
-        wanted = self.methods.value or ("lll_prior", "replay", "naive_fusion", "finetune")
+        names = [name for name in (*self.params.methods, *self.live.runs) if name in set(runs.method)]
+        wanted = {*(self.methods.value or ("lll_prior", "replay", "naive_fusion", "finetune")), *ticked}
         seeds = sorted(runs.seed.unique().tolist())
         with self.quiet():
-            self.methods.options = [(short_name_of(name), name) for name in names]
+            self.methods.options = [(self._name(name), name) for name in names]
             self.methods.value = tuple(name for name in names if name in wanted) or tuple(names[:1])
             self.seeds.options = [(str(seed), seed) for seed in seeds]
             self.seeds.value = tuple(seeds)
             self.task.max = self.task.value = int(runs.task.max())
         self._update()
+
+    def _name(self, row: str) -> str:
+        return f"{row} (live)" if row in self.live.runs else short_name_of(row)
 
     def _update(self) -> None:
         methods, seeds, setting = list(self.methods.value), list(self.seeds.value), self.source.value
@@ -107,30 +126,34 @@ class Results(Panel):
         cut = f"matrices: the first {MATRICES} of {len(methods)} rows" if len(methods) > MATRICES else ""
         self.note.value = line(cut)
         cells = {name: [*map(percent, self.numbers[name], self.numbers[f"{name}_std"])] for name in MAIN}
-        shown = pd.DataFrame(cells, index=[short_name_of(method) for method in methods])
+        shown = pd.DataFrame(cells, index=list(map(self._name, methods)))
         shown.columns = shown.columns.str.replace("_", " ")
         self.table.value = STYLE + shown.to_html(border=0, classes="avcil", na_rep="")
         with self.quiet():
             chosen = self.detail.value
-            self.detail.options = [(short_name_of(name), name) for name in methods]
+            self.detail.options = [(self._name(name), name) for name in methods]
             self.detail.value = chosen if chosen in methods else methods[0]
         self._update_classes()
 
     def _update_classes(self) -> None:
         method, seed, setting = self.detail.value, self.seeds.value[0], self.source.value
-        tasks = range(self.task.value + 1)
-        folders = [run_folder(self.places.artifacts, method, task, seed, setting) for task in tasks]
-        if not all((folder / "result.json").exists() for folder in folders):
-            draw(self.classes, None)
-            self.more.value = line(f"`dvc repro` adds: accuracy by class and confusion between tasks ({method})")
-            return
+        run, until = self.live.runs.get(method), self.task.value + 1
+        if run is not None:
+            seed, results, learnt = run.seed, run.results[:until], run.tasks
+        else:
+            folders = [run_folder(self.places.artifacts, method, task, seed, setting) for task in range(until)]
+            if not all((folder / "result.json").exists() for folder in folders):
+                draw(self.classes, None)
+                self.more.value = line(f"`dvc repro` adds: accuracy by class and confusion between tasks ({method})")
+                return
+            results, learnt = list(map(load_result, folders)), self.params.tasks
         self.more.value = ""
         table = read_manifest(self.places.corpus / "manifest.csv")
         order = class_order(table, seed)
         labels = pd.Series(class_index(table, order), index=table.clip_id)
-        predictions = [load_result(folder).predictions for folder in folders]
+        predictions = [result.predictions for result in results]
         self.by_class = class_accuracy(predictions, labels)
-        sizes = [task.classes for task in self.params.tasks[: len(folders)]]
+        sizes = [task.classes for task in learnt[: len(results)]]
         self.confusion = task_confusion(predictions[-1], labels, sizes)
-        title = f"{short_name_of(method)}, seed {seed}"
+        title = f"{self._name(method)}, seed {seed}"
         draw(self.classes, plots_explore.class_changes(self.by_class, self.confusion, order, title=title))

@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from avcil.comparison.tables import frames
-from avcil.learn.checkpoint import EMPTY
+from avcil.learn.checkpoint import EMPTY, Checkpoint
 from avcil.learn.evaluate import TaskResult
 from avcil.learn.train import run_task
 from avcil.params import ParameterError, Params, parse
@@ -119,6 +119,7 @@ class LiveRun:
     def __init__(self, data: Dataset, method: Method, training: Training, tasks: list[Task], seed: int):
         self.data, self.method, self.training, self.tasks, self.seed = data, method, training, tasks, seed
         self.results: list[TaskResult] = []
+        self.checkpoints: list[Checkpoint] = []
         self.losses: list[dict] = []
         self._stop = threading.Event()
 
@@ -159,6 +160,7 @@ class LiveRun:
                     self.data, self.method, self.training, self.tasks, task.id, self.seed, checkpoint,
                     watch=lambda task, epoch, losses: self.losses.append({"task": task, "epoch": epoch} | losses),
                 )  # fmt: skip
+                self.checkpoints.append(checkpoint)
                 self.results.append(result)
         except _Stopped:
             pass
@@ -169,3 +171,13 @@ class LiveRun:
         """After each task: accuracy on all classes seen, on past and on new ones, as metrics/runs.csv has them."""
         runs = frames({("", "this run", self.seed): self.results}).runs
         return runs.reindex(columns=["task", "accuracy", "past_accuracy", "new_accuracy"]).round(4)
+
+
+class LiveRuns(traitlets.HasTraits):
+    """What was trained in this session, by name: the panels that are given it show it among the stored rows."""
+
+    runs = traitlets.Dict()
+
+    def keep(self, name: str, run: LiveRun) -> None:
+        """A run of the same name is replaced."""
+        self.runs = self.runs | {name: run}

@@ -18,7 +18,7 @@ from avcil.results import plots_explore
 from avcil.results.names import short_name_of
 from avcil.tokens.dataset import Dataset
 from avcil.workshop.explore.panel import ALIGNED, Checks, Panel, Places, beside, draw, line, picture, side_by_side
-from avcil.workshop.explore.rows import LiveRun, command, control, parse_row, row_text
+from avcil.workshop.explore.rows import LiveRun, LiveRuns, command, control, parse_row, row_text
 
 SHARED = ("temperature", "learning_rate", "later_learning_rate", "batch")  # those of training that are not folded away
 LOOK, DRAW = 0.1, 0.5  # seconds between two looks at a run, and at least between two drawings of it
@@ -29,8 +29,9 @@ CODE = "white-space: pre-wrap; line-height: 1.3; background: rgba(128, 128, 128,
 class Trainer(Panel):
     """``numbers``: accuracy after each task of the last run; ``row`` and ``command``: what makes it permanent."""
 
-    def __init__(self, places: Places, params: Params, raw: dict):
-        """raw: params.yaml as it stands (`avcil.params.whole`)."""
+    def __init__(self, places: Places, params: Params, raw: dict, live: LiveRuns | None = None):
+        """raw: params.yaml as it stands (`avcil.params.whole`); live: where runs are kept for other panels."""
+        self.live = live or LiveRuns()
         self.places, self.params, self.raw = places, params, raw
         stored = places.metrics / "runs.csv"
         self.runs = pd.read_csv(stored) if stored.exists() else pd.DataFrame(columns=["setting", "method", "seed"])
@@ -139,7 +140,7 @@ class Trainer(Panel):
 
     async def _learn(self) -> None:
         params, method = self._chosen()
-        row, repeat = self.row, self.command
+        name, row, repeat = self.name.value, self.row, self.command
         try:
             data = self._dataset(method.tokens, self.seed.value)
             self.learning = run = LiveRun(data, method, params.training, params.tasks, self.seed.value)
@@ -158,6 +159,8 @@ class Trainer(Panel):
         self._draw()
         self._draw_losses()
         self.status.value = line(self._outcome(run))
+        if run.results:
+            self.live.keep(name, run)
         self.saved.value = (
             f"{line('To keep it: this line goes under `methods:` in params.yaml')}"
             f'<pre style="{CODE}">{html.escape(row)}</pre>'
