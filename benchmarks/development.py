@@ -68,9 +68,9 @@ def scores(data: Dataset, features: Features, split: str, sizes: list[int]) -> l
     head, accuracy = ScaledRidge(), []
     for past, seen in pairwise(np.cumsum([0, *sizes]).tolist()):
         rows = data.rows("train", past, seen)
-        head.update(Features(*(f[rows] for f in features)), data.labels[rows], seen)
+        head.update(features.at(rows), data.labels[rows], seen)
         rows = data.rows(split, 0, seen)
-        predicted = head.logits(Features(*(f[rows] for f in features))).argmax(1)
+        predicted = head.logits(features.at(rows)).argmax(1)
         accuracy.append(100 * float((predicted == data.labels[rows]).double().mean()))
     return accuracy
 

@@ -30,6 +30,7 @@ from matplotlib.figure import Figure
 
 from avcil.base.files import write_json
 from avcil.comparison.sweep import Job, Source, read_run, run
+from avcil.comparison.tables import accuracy_after
 from avcil.params import Params, load
 from avcil.params.learning import Method, chain
 from avcil.results.plots import PALETTE, use_style
@@ -133,7 +134,7 @@ def table(work: Path) -> pd.DataFrame:
     lines = []
     for file in sorted((work / "runs").glob("*/*/*/seed*.json")):
         results = read_run(file)[0].results
-        curve = [100 * np.average(result.accuracy, weights=result.clips) for result in results]
+        curve = [100 * accuracy_after(result) for result in results]
         collection, part, row = file.relative_to(work / "runs").parts[:3]
         lines.append((collection, part, row, int(file.stem.removeprefix("seed")), np.mean(curve), curve[-1]))
     runs = pd.DataFrame(lines, columns=["collection", "part", "row", "seed", "average", "last"])

@@ -18,7 +18,6 @@ from torch import Tensor
 from avcil.learn import evaluate
 from avcil.learn.checkpoint import EMPTY, Checkpoint, load_checkpoint
 from avcil.learn.heads import RecursiveRidge
-from avcil.learn.model import Features
 from avcil.learner import folders
 from avcil.learner.clips import ClipEncoder, Clips, LearnerError, tokens_of
 from avcil.learner.export import Predictor, export, looked_at
@@ -150,7 +149,7 @@ class Learner:
             for label in dict.fromkeys(labels):
                 head = self._ridge(self._parts.get(label, {}))
                 mine = torch.tensor([one == label for one in labels])
-                head.update(Features(*(feature[mine] for feature in features)), torch.zeros(int(mine.sum())).long(), 1)
+                head.update(features.at(mine), torch.zeros(int(mine.sum())).long(), 1)
                 self._parts = self._parts | {label: head.state}
             state = self._sums_of_parts()
         else:

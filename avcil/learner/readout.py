@@ -3,7 +3,7 @@
 Dimension letters: ``N`` clips, ``M`` regressors, ``C`` classes.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor
@@ -43,12 +43,17 @@ def read_out(
     return Readout(output, head, features, head.logits(features))
 
 
+def by_leverage(head: Head | None) -> TypeGuard[RecursiveRidge]:
+    """Whether `unknown` scores by the head's leverage: a ridge knows all that it has learnt from as G = Σ xxᵀ."""
+    return isinstance(head, RecursiveRidge)
+
+
 def unknown(readout: Readout) -> Tensor:
     """Scores [N] for "none of these", higher where a clip is less like what was learnt.
 
-    A ridge knows all that it has learnt from as G = Σ xxᵀ: its score is the leverage. That of all other heads, and of a
-    trained classifier, is minus the largest logit (Vaze et al., ICLR 2022, arXiv 2110.06207).
+    That of a ridge is the leverage; of all other heads, and of a trained classifier, minus the largest logit (Vaze et
+    al., ICLR 2022, arXiv 2110.06207).
     """
-    if isinstance(readout.head, RecursiveRidge):
+    if by_leverage(readout.head):
         return readout.head.leverage(readout.features)
     return -readout.logits.max(1).values
