@@ -31,11 +31,10 @@ from avcil.learn.methods.scaled_ridge import ScaledRidge
 from avcil.learn.metrics import attention_hit
 from avcil.learn.model import Features, IncrementalClassifier
 from avcil.tokens.dataset import Dataset, load_datasets
-from avcil.tokens.guidance import explained_change
+from avcil.tokens.guidance import change_sums, explained_change, synchrony, synchrony_form
 from avcil.tokens.manifest import class_order, read_manifest
 from avcil.tokens.tokens import frame_audio
 from avcil.workshop.import_tokens import import_tokens
-from synchrony import change_sums, synchrony
 
 NAMES = {"clip_id": "vid", "order": "classes"}
 COVERED = 0.1
@@ -116,7 +115,8 @@ def synchronies(data: Dataset, sound: Tensor, what: str, per_task: int) -> None:
     sums = change_sums(data.tokens.visual[rows], sound[rows])
     for damping in (0.1, 1.0):
         parts = zip(data.tokens.visual.split(50), sound.split(50), strict=True)
-        m = torch.cat([synchrony(*part, sums, damping) for part in parts])
+        form = synchrony_form(sums, damping)
+        m = torch.cat([synchrony(*part, form) for part in parts])
         row(data, f"synchrony with {what}, damping {damping:g}", m, FORMS, per_task)
         mean = m.mean(1, keepdim=True).expand_as(m)
         row(data, "the same, averaged over slots", mean / mean.std(), FORMS, per_task)

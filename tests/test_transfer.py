@@ -165,15 +165,18 @@ def test_it_is_ridge_on_streams_of_unit_length_and_common_spread():
             parts.append((one - other.mean(0)) / np.sqrt(((other - other.mean(0)) ** 2).sum(1).mean()))
         return np.hstack(parts)
 
-    expected = Ridge(head.penalty).fit(regressors(x), np.eye(4)[labels]).predict(regressors(test))
+    expected = Ridge(head.solution.penalty).fit(regressors(x), np.eye(4)[labels]).predict(regressors(test))
     np.testing.assert_allclose(got, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("readout", ["product_ridge", "residual_ridge", "scaled_ridge"])
+@pytest.mark.parametrize("readout", ["chosen_ridge", "product_ridge", "residual_ridge", "scaled_ridge"])
 def test_on_frozen_features_it_is_joint_training_in_any_order_of_tasks(params, readout):
     """To 1e-6 of the logits, class by class; clips of one class fall into one task, as they do in a protocol."""
     data, scores = toy_dataset(), {}
-    frozen = params.method("lll_closed").model_copy(update={"readout": readout})
+    row = "lll_closed" if readout == "chosen_ridge" else "lll_closed_without_products"
+    # synchrony is estimated from the first task's clips, so that order matters to it
+    options = {"sources": ["none", "similarity"]} if readout == "chosen_ridge" else {}
+    frozen = params.method(row).model_copy(update={"readout": readout, "readout_options": options})
     for name, order, sizes in (
         ("joint", [0, 1, 2, 3, 4, 5], [6]),
         ("tasks", [0, 1, 2, 3, 4, 5], [2, 2, 2]),
@@ -218,10 +221,10 @@ def test_products_are_of_centred_streams_as_if_all_clips_were_at_hand():
         )
 
     got = head.logits(test).numpy()
-    expected = Ridge(head.penalty).fit(regressors(x), np.eye(4)[labels]).predict(regressors(test))
+    expected = Ridge(head.solution.penalty).fit(regressors(x), np.eye(4)[labels]).predict(regressors(test))
     np.testing.assert_allclose(got, expected, atol=1e-6)
     fitted, asked = regressors(x), regressors(test)
-    inverse = np.linalg.inv(fitted.T @ fitted + head.penalty * np.eye(fitted.shape[1]))
+    inverse = np.linalg.inv(fitted.T @ fitted + head.solution.penalty * np.eye(fitted.shape[1]))
     leverage = 1 / 120 + np.einsum("nm,mk,nk->n", asked, inverse, asked)
     np.testing.assert_allclose(head.leverage(test), leverage, rtol=1e-6)
 

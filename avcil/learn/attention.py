@@ -43,10 +43,12 @@ class AttendedVisual(NamedTuple):
 class Attention(nn.Module):
     """Where and when to look, and how what is seen and what is heard become one feature.
 
-    Besides ``forward``, an attention says in ``channels`` how wide its visual feature is.
+    Besides ``forward``, an attention says in ``channels`` how wide its visual feature is, and in ``frozen`` whether
+    nothing is learnt: then its features are as wide as the tokens, and no epoch is run.
     """
 
     channels: int
+    frozen = False
 
     def forward(self, tokens: Tokens, centre: Tensor | None, *, maps: bool = False) -> AttendedVisual:
         """centre [D] or None: what the true visual tokens are more than those given; maps: build them where a map a
@@ -144,6 +146,8 @@ class MeanPooling(Attention):
 class FrozenAttention(MeanPooling):
     """Nothing is learnt: the mean of visual tokens under the prior's own attention softmax_s(τ m), for `frozen_scaled`
     with m of `unit_spread`, for `frozen` without guidance; and the mean audio token beside it."""
+
+    frozen = True
 
     def __init__(self, channels: int, fusion: str, prior_guidance: float):
         super().__init__(channels)

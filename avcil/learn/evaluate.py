@@ -16,7 +16,7 @@ from avcil.learn.checkpoint import Checkpoint
 from avcil.learn.heads import CarriedRidge, Head, NearestMean, RecursiveRidge
 from avcil.learn.methods import find, options
 from avcil.learn.model import Features, IncrementalClassifier, Output
-from avcil.params.learning import FROZEN, Method, Task, Training, attends
+from avcil.params.learning import Method, Task, Training, attends
 from avcil.tokens.dataset import Dataset
 from avcil.tokens.tokens import ClipSource, TokenSource
 
@@ -151,7 +151,7 @@ def evaluate(
         aucs = metrics.attention_auc(spatial, shown, training.covered)
         hit = [float(hits[part.numpy()].mean()) for part in parts]
         auc = [float(np.nanmean(aucs[part.numpy()])) for part in parts]
-    learnt = [] if method.fusion in FROZEN else [p.numel() for p in model.parameters() if p.requires_grad]
+    learnt = [] if model.attention.frozen else [p.numel() for p in model.parameters() if p.requires_grad]
     return TaskResult(
         task=task,
         accuracy=[float((predicted == labels)[part].float().mean()) for part in parts],

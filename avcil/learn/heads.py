@@ -7,6 +7,8 @@ exception is the penalty that RanPAC (avcil/learn/methods/ranpac.py) chooses.
 Dimension letters: ``N`` clips, ``E`` feature channels, ``M`` regressors, ``C`` classes seen so far.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -35,7 +37,7 @@ class Head:
 
     def __init__(self, state: dict[str, Tensor] | None = None):
         self.state = state or {}
-        self._solution: tuple[Tensor, ...] | None = None
+        self._solution: Any = None
 
     def update(self, features: Features, labels: Tensor, classes: int) -> None:
         """features and labels [N] of clips never given before; afterwards ``classes`` are known."""
@@ -44,7 +46,8 @@ class Head:
         self._solution = None
 
     @property
-    def solution(self) -> tuple[Tensor, ...]:
+    def solution(self) -> Any:
+        """What `_solve` gives: weights first, where a head has any."""
         if self._solution is None:
             self._solution = self._solve()
         return self._solution
@@ -56,7 +59,7 @@ class Head:
     def _sums(self, features: Features, labels: Tensor, classes: int) -> dict[str, Tensor]:
         raise NotImplementedError
 
-    def _solve(self) -> tuple[Tensor, ...]:
+    def _solve(self) -> Any:
         raise NotImplementedError
 
 
@@ -105,7 +108,7 @@ class RecursiveRidge(Head):
         x = self.expand(features)
         return {"gram": x.T @ x, "cross": x.T @ F.one_hot(labels, classes).double()}
 
-    def _solve(self) -> tuple[Tensor, ...]:
+    def _solve(self) -> Any:
         return (ridge_solution(self.state["gram"], self.state["cross"], self.penalty),)
 
     def logits(self, features: Features) -> Tensor:

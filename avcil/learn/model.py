@@ -111,13 +111,13 @@ class IncrementalClassifier(nn.Module):
             self.attention = find(fusion).build(channels)
 
         def projection(inputs: int, *, absent: bool) -> nn.Module:
-            if fusion in FROZEN:
+            if self.attention.frozen:
                 return nn.Identity()
             return Absent(width) if absent else nn.Linear(inputs, width)
 
         self.visual = projection(self.attention.channels, absent=fusion == "audio")
         self.audio = projection(channels[1], absent=fusion == "visual")
-        features = sum(channels) if fusion in FROZEN else width
+        features = sum(channels) if self.attention.frozen else width
         self.classifier = (
             Classifier(features, classifier) if classifier in CLASSIFIERS else find(classifier).build(features)
         )

@@ -56,8 +56,6 @@ def optimise(
     given each epoch's losses, and its score as `validation_accuracy`.
     """
     model, training = learning.model, learning.training
-    for hook in learning.hooks.values():
-        hook.before_task(learning)
     optimiser = _optimiser(learning)
     history, best, best_weights, schedule = [], -1.0, None, None
     for epoch in range(epochs):
@@ -74,8 +72,6 @@ def optimise(
             watch(epoch, losses | accuracy)
     if best_weights is not None:
         model.load_state_dict(best_weights)
-    for hook in learning.hooks.values():
-        hook.after_task(learning)
     return history
 
 

@@ -20,7 +20,7 @@ from avcil.learn.hooks import Learning, hooks_of
 from avcil.learn.memory import quota, select
 from avcil.learn.model import Output
 from avcil.learn.optimise import optimise
-from avcil.params.learning import FROZEN, Method, Task, Training, attends
+from avcil.params.learning import Method, Task, Training, attends
 from avcil.params.section import Precision
 from avcil.tokens.dataset import Dataset
 
@@ -69,11 +69,15 @@ def run_task(
     learning = _begin(data, method, training, tasks, task, seed, start, device, precision)
 
     # 2. It learns the clips at hand, held to the old model's logits and features (`objective`).
+    for hook in learning.hooks.values():
+        hook.before_task(learning)
     losses = []
-    if method.fusion not in FROZEN:
+    if not learning.model.attention.frozen:
         score = _score(data, learning, tasks, task)
         watch_epoch = partial(watch, task) if watch else None
         losses = optimise(learning, epochs=tasks[task].epochs, score=score, watch=watch_epoch)
+    for hook in learning.hooks.values():
+        hook.after_task(learning)
 
     # 3. Its features choose the exemplars, and a solved read-out is solved from them.
     learnt = predict(learning.model, learning.feed, torch.arange(len(learning.feed)))
@@ -84,10 +88,12 @@ def run_task(
         generator=learning.generator,
     )  # fmt: skip
 
+    readout = _readout(learning, learnt, exemplars)
+
     # 4. All that the next task starts from, and how well it answers about the classes seen.
     checkpoint = Checkpoint(
         model={name: value.detach().cpu().clone() for name, value in learning.model.state_dict().items()},
-        readout=_readout(learning, learnt, exemplars),
+        readout=readout,
         classes=data.order[: learning.seen],
         memory=[data.clip_ids[row] for row in learning.feed.rows[exemplars]],
         origin=origin(data, method, training, tasks, task, seed),
@@ -125,7 +131,7 @@ def _begin(
     model.classifier.grow(seen)
     rows = torch.cat([new, torch.tensor(exemplars, dtype=torch.long)])
     # the kernels of learnt attention add a centre and take halves; means and linear layers do neither
-    halves = attends(method.fusion) and method.fusion not in FROZEN
+    halves = attends(method.fusion) and not model.attention.frozen
     learning = Learning(
         method, training, blocks, model.to(device),
         feed=Feed(data.tokens, rows, device, precision=precision if halves else "float32"),
@@ -138,7 +144,7 @@ def _begin(
     for name, value in start.readout.items():
         hook, _, key = name.partition(".")
         learning.state.setdefault(hook, {})[key] = value
-    if start.classes and method.fusion not in FROZEN:
+    if start.classes and not model.attention.frozen:
         learning.old_model = old_model.to(device)
         if learning.reads_old:
             learning.old_output = predict(learning.old_model, learning.feed, torch.arange(len(rows))).to(device)

@@ -4,6 +4,8 @@ Dimension letters: ``N`` clips, ``L`` slots, ``S`` patches of a slot, ``D`` visu
 the sound of a slot: loudness (K = 1), or an audio token by slot (`avcil.tokens.tokens.frame_audio`).
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -47,3 +49,61 @@ def explained_change(visual: Tensor, sound: Tensor, components: int = 1) -> Tens
     total = changed.square().sum((1, 3))
     share = torch.where(total > still, explained / total, 0.0)
     return share.sqrt().float()[:, None].expand(-1, visual.shape[1], -1)
+
+
+class ChangeSums(NamedTuple):
+    """Sums over clips, which forget nothing and do not depend on the order of clips: slots [], of v̇v̇ᵀ averaged over
+    patches [D,D], of ȧȧᵀ [K,K], and of (mean_s v̇) ȧᵀ [D,K]; float64."""
+
+    slots: Tensor
+    visual: Tensor
+    sound: Tensor
+    cross: Tensor
+
+
+def change_sums(visual: Tensor, sound: Tensor) -> ChangeSums:
+    """Of new clips, visual [N,L,S,D] and sound [N,L,K]. Raises ValueError for other shapes."""
+    check_slots(visual, sound)
+    v, a = change(visual), change(sound).flatten(0, 1)
+    patches, mean = v.flatten(0, 2), v.mean(2).flatten(0, 1)
+    count = torch.tensor(float(len(a)), dtype=torch.float64)
+    return ChangeSums(count, patches.T @ patches / visual.shape[2], a.T @ a, mean.T @ a)
+
+
+def synchrony_form(sums: ChangeSums, damping: float) -> Tensor:
+    """Which change of a patch goes with which change of the sound: F [D,K] of `synchrony`, float64.
+
+        F = Σ_v⁻¹ C Σ_a⁻¹ / σ,   σ² = tr(F Σ_a Fᵀ Σ_v) before this division
+
+    Σ_v, Σ_a and C are the covariances of ``sums``, with damping · tr(Σ)/dim added to the diagonals that are inverted;
+    σ is the spread of the form where patch and sound have nothing to do with each other. C is estimated from the mean
+    patch of each slot: silent patches do not co-vary with the sound, so they only scale it. Zeros where nothing ever
+    changed.
+    Source: ours.
+    """
+    cov_v, cov_a, cross = (total / sums.slots.clamp(min=1) for total in sums[1:])
+    inverse_v, inverse_a = (
+        torch.linalg.pinv(cov + damping * cov.trace() / len(cov) * torch.eye(len(cov), dtype=cov.dtype), hermitian=True)
+        for cov in (cov_v, cov_a)
+    )
+    form = inverse_v @ cross @ inverse_a
+    spread = (form @ cov_a @ form.T * cov_v).sum().clamp(min=0).sqrt()
+    return form / spread if spread else form.zero_()
+
+
+def synchrony(visual: Tensor, sound: Tensor, form: Tensor) -> Tensor:
+    """How well the change of each patch goes with that of the sound, m_ls = v̇_lsᵀ F ȧ_l.
+
+    Were (v̇, ȧ) of the sounding patch jointly Gaussian, it would be the term of lowest order of log p(v̇ | ȧ) − log p(v̇).
+    It serves objects that move, too, but wants encoders whose channels mean the same in all clips.
+
+    Args:
+        visual: [N,L,S,D]. sound: [N,L,K]. form: F [D,K] of `synchrony_form`.
+
+    Returns the similarity [N,L,S], float32. Raises ValueError for other shapes.
+    """
+    check_slots(visual, sound)
+    asked = (sound - sound.mean(1, keepdim=True)).float() @ form.T.float()
+    # v̇ᵀq as vᵀq less that of the mean: no copy of the visual tokens
+    still = torch.einsum("nsd,nld->nls", visual.mean(1), asked)
+    return torch.einsum("nlsd,nld->nls", visual, asked) - still

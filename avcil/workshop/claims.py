@@ -103,6 +103,7 @@ CLAIMS = {
         Claim("ahead of LLL solved", "ours", "lll_closed", "lll_analytic"),
         Claim("less forgotten", "ours", "lll_closed", "lll_prior", measure="forgetting_last"),
         Claim("products help", "ours", "lll_closed", "lll_closed_without_products"),
+        Claim("guided without a similarity", "ours", "lll_closed_synchrony", "scaled_ridge"),
     ],
 }
 

@@ -61,7 +61,7 @@ def test_gcv_from_sums_equals_gcv_on_stacked_clips(count):
     expected = [brute_gcv(x, y, float(penalty)) for penalty in count * PENALTIES]
     np.testing.assert_allclose(scores, expected, rtol=1e-9)
     head = learnt(features, labels)
-    assert head.solution and head.penalty == pytest.approx(float(count * PENALTIES[np.argmin(expected)]), rel=1e-12)
+    assert head.solution.penalty == pytest.approx(float(count * PENALTIES[np.argmin(expected)]), rel=1e-12)
 
 
 @pytest.mark.parametrize(("count", "noise"), [(30, 1.0), (80, 2.0), (80, 0.3), (300, 4.0)])
@@ -75,7 +75,7 @@ def test_its_penalty_errs_hardly_more_than_the_best_of_leave_one_out(count, nois
     errors = every.cv_results_.mean((0, 1))
     head = learnt(features, labels)
     predicted = head.logits(test).argmax(1)
-    assert errors[np.isclose(grid, head.penalty)].item() <= 1.05 * errors.min()
+    assert errors[np.isclose(grid, head.solution.penalty)].item() <= 1.05 * errors.min()
     chosen = every.predict(standardised(test, features)).argmax(1)
     assert (predicted == truth).double().mean() >= np.mean(chosen == truth.numpy()) - 0.02
 
@@ -84,7 +84,7 @@ def test_noise_alone_is_penalised_and_clear_classes_are_not():
     features, labels = clips(200, noise=0.05)
     clear, shuffled = (learnt(features, y) for y in (labels, labels[torch.randperm(200)]))
     assert clear.solution and shuffled.solution
-    assert shuffled.penalty > 100 * clear.penalty
+    assert shuffled.solution.penalty > 100 * clear.solution.penalty
 
 
 # ---- the solution
@@ -94,7 +94,7 @@ def test_it_is_ridge_on_standardised_streams():
     (features, labels), (test, _) = clips(100), clips(20, seed=1)
     head = learnt(features, labels)
     predicted = head.logits(test)
-    oracle = Ridge(head.penalty).fit(standardised(features, features), np.eye(CLASSES)[labels])
+    oracle = Ridge(head.solution.penalty).fit(standardised(features, features), np.eye(CLASSES)[labels])
     np.testing.assert_allclose(predicted, oracle.predict(standardised(test, features)), atol=1e-6)
     assert predicted.dtype == torch.float32
 
@@ -119,7 +119,7 @@ def test_neither_scale_nor_offset_of_a_stream_changes_a_prediction(change, count
 
     before, after = learnt(features, labels), learnt(changed(features), labels)
     plain, moved = before.logits(test), after.logits(changed(test))
-    assert torch.equal(plain.argmax(1), moved.argmax(1)) and after.penalty == before.penalty
+    assert torch.equal(plain.argmax(1), moved.argmax(1)) and after.solution.penalty == before.solution.penalty
     torch.testing.assert_close(plain, moved, rtol=1e-5, atol=1e-5)
 
 
@@ -129,7 +129,7 @@ def test_the_leverage_is_that_of_standardised_streams(count):
     head = learnt(features, labels)
     got = head.leverage(test)
     x, z = standardised(features, features), standardised(test, features)
-    inverse = np.linalg.inv(x.T @ x + head.penalty * np.eye(x.shape[1]))
+    inverse = np.linalg.inv(x.T @ x + head.solution.penalty * np.eye(x.shape[1]))
     np.testing.assert_allclose(got, 1 / count + np.einsum("nm,mk,nk->n", z, inverse, z), rtol=1e-6)
     louder = [f._replace(audio=10 * f.audio) for f in (features, test)]
     torch.testing.assert_close(learnt(louder[0], labels).leverage(louder[1]), got, rtol=1e-6, atol=0)
@@ -151,7 +151,7 @@ def test_task_by_task_is_all_at_once_in_any_order(count):
     for way, parts in ways.items():
         head = learnt(features, labels, parts)
         assert (head.solution[0] - expected).abs().max() <= 1e-9 * expected.abs().max(), way
-        assert head.penalty == whole.penalty, way
+        assert head.solution.penalty == whole.solution.penalty, way
 
 
 def test_a_stream_that_never_varies_is_absent():
@@ -161,7 +161,7 @@ def test_a_stream_that_never_varies_is_absent():
     predicted = head.logits(test._replace(**other))
     x = features.audio.numpy()
     x, size = x - x.mean(0), np.sqrt(((x - x.mean(0)) ** 2).sum(1).mean())
-    alone = Ridge(head.penalty).fit(x / size, np.eye(CLASSES)[labels])
+    alone = Ridge(head.solution.penalty).fit(x / size, np.eye(CLASSES)[labels])
     expected = alone.predict((test.audio.numpy() - features.audio.numpy().mean(0)) / size)
     np.testing.assert_allclose(predicted, expected, atol=1e-6)
 

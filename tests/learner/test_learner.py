@@ -341,6 +341,7 @@ def test_what_has_no_windows_is_one_clear_line(learner, tmp_path):
         {},
         {"readout": "nearest_mean"},
         {"fusion": "frozen_guided", "classifier": "linear", "readout": "ridge", "memory": "none"},
+        {"fusion": "frozen_sources", "readout": "chosen_ridge", "memory": "none", "hooks": {"synchrony": {}}},
         {"fusion": "mean"},
     ],
     ids=str,

@@ -1,17 +1,15 @@
-"""The other estimator of guidance (benchmarks/synchrony.py): against NumPy, and on clips where one patch sounds."""
-
-import importlib
-import sys
+"""Synchrony, the other estimator of guidance: against NumPy, and on clips where one patch sounds."""
 
 import numpy as np
 import torch
 from test_guidance import D, K, L, N, S, scenes
 
-from conftest import ROOT
+from avcil.tokens.guidance import change_sums, synchrony_form
+from avcil.tokens.guidance import synchrony as similarity_of
 
-sys.path.insert(0, str(ROOT / "benchmarks"))
-module = importlib.import_module("synchrony")
-change_sums, synchrony = module.change_sums, module.synchrony
+
+def synchrony(visual, sound, sums, damping=1.0):
+    return similarity_of(visual, sound, synchrony_form(sums, damping))
 
 
 def test_synchrony_finds_the_patch_whose_change_the_sound_tells():

@@ -4,6 +4,8 @@ Dimension letters: ``N`` clips, ``A`` and ``V`` audio and visual channels, ``M``
 classes seen so far.
 """
 
+from typing import Any, NamedTuple
+
 import torch
 import torch.nn.functional as F
 from pydantic import Field
@@ -18,6 +20,15 @@ from avcil.params.section import Section
 class Options(Section):
     products: int = Field(1000, gt=0, description="M")
     variance: float = Field(0.1, gt=0, description="of all products together, where each stream has 1")
+
+
+class Solution(NamedTuple):
+    """weight [E,C] for streams as they come; the head of centred products; ``linear`` [M,A+V], what p̃ is less than p,
+    but for a constant, by sound and picture."""
+
+    weight: Tensor
+    centred: ScaledRidge
+    linear: Tensor
 
 
 class ProductRidge(ScaledRidge):
@@ -42,13 +53,15 @@ class ProductRidge(ScaledRidge):
     def __init__(self, products: int, variance: float, state: dict[str, Tensor] | None = None):
         super().__init__(state)
         self.products, self.variances = products, (1.0, 1.0, variance)
+        self._drawn: tuple[Tensor, ...] = ()
 
-    def _projections(self, audio: int, visual: int) -> tuple[Tensor, Tensor]:
-        """P and Q, for streams of so many channels."""
-        generator = torch.Generator().manual_seed(SEED)
-        shapes = ((audio, self.products), (visual, self.products))
-        first, second = (torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in shapes)
-        return first, second
+    def _projections(self, audio: int, visual: int) -> tuple[Tensor, ...]:
+        """P and Q, for streams of so many channels; always the same ones."""
+        if not self._drawn:
+            generator = torch.Generator().manual_seed(SEED)
+            shapes = ((audio, self.products), (visual, self.products))
+            self._drawn = tuple(torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in shapes)
+        return self._drawn
 
     def streams(self, features: Features) -> tuple[Tensor, ...]:
         """â, v̂ and p."""
@@ -56,7 +69,11 @@ class ProductRidge(ScaledRidge):
         first, second = self._projections(audio.shape[1], visual.shape[1])
         return audio, visual, (audio @ first) * (visual @ second)
 
-    def _solve(self) -> tuple[Tensor, ...]:
+    @property
+    def score(self) -> float:
+        return self.solution.centred.score
+
+    def _solve(self) -> Any:
         sizes = self.state["channels"].tolist()
         streams, products = slice(0, sizes[0] + sizes[1]), slice(sizes[0] + sizes[1], sum(sizes))
         gram, cross = self.state["gram"].clone(), self.state["cross"].clone()
@@ -69,17 +86,16 @@ class ProductRidge(ScaledRidge):
         cross[products] -= linear @ cross[streams]
         centred = ScaledRidge({"gram": gram, "cross": cross, "channels": self.state["channels"]})
         centred.variances = self.variances
-        weight = centred.solution[0].clone()
-        self.centred, self.penalty = centred, centred.penalty
+        weight = centred.solution.weight.clone()
         # back to the regressors as they come
         weight[streams] -= linear.T @ weight[products]
-        return weight, linear
+        return Solution(weight, centred, linear)
 
     def leverage(self, features: Features) -> Tensor:
-        _, linear = self.solution
+        _, centred, linear = self.solution
         x = self.expand(features)
         x[:, linear.shape[1] : -1] -= x[:, : linear.shape[1]] @ linear.T
-        return self.centred._leverage(x)
+        return centred._leverage(x)
 
 
 def build(options: Options, state: dict[str, Tensor]) -> ProductRidge:

@@ -47,21 +47,21 @@ class ScaledGuided(Attention):
         super().__init__()
         self.attention = GuidedAttention(channels, WIDTH, HEADS, prior_guidance=TAU, learnt_guidance=GAIN)
         self.channels = WIDTH + channels[1]
-        self.frozen: Features | None = None
+        self.untrained: Features | None = None
 
     def forward(self, tokens: Tokens, centre: Tensor | None, *, maps: bool = False) -> AttendedVisual:
         """Guided visual and mean audio feature side by side [B,channels], and their maps."""
         tokens = common_scale(tokens, centre)
         attended = self.attention(tokens, None)
-        self.frozen = frozen_features(tokens, TAU)
+        self.untrained = frozen_features(tokens, TAU)
         # audio comes along here: the core's own audio layer, which nothing else reads, is given tokens of any scale
         return attended._replace(feature=torch.cat([attended.feature, tokens.audio.mean(1)], 1))
 
     def fuse(self, visual: Tensor, audio: Tensor) -> Features:
         """Frozen visual, frozen audio and learnt feature of the clips that were attended last."""
-        assert self.frozen is not None, "nothing was attended"
-        frozen, self.frozen = self.frozen, None
-        return frozen._replace(fused=F.relu(visual))
+        assert self.untrained is not None, "nothing was attended"
+        untrained, self.untrained = self.untrained, None
+        return untrained._replace(fused=F.relu(visual))
 
 
 build = ScaledGuided

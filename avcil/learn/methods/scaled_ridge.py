@@ -5,7 +5,7 @@ Dimension letters: ``N`` clips, ``A`` and ``V`` audio and visual channels, ``E``
 clips differ, ``C`` classes seen so far.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -61,6 +61,16 @@ def gcv(modes: Spectrum, squares: Tensor, clips: int, penalties: Tensor) -> Tens
     return clips * (outside + left.square() @ power) / degrees.clamp(min=1e-100).square()
 
 
+class Solution(NamedTuple):
+    """weight [E+1,C] for streams as they come; ``scale`` [E] of what was solved, its spectrum, λ, and λ's score."""
+
+    weight: Tensor
+    scale: Tensor
+    modes: Spectrum
+    penalty: float
+    score: float
+
+
 class ScaledRidge(RecursiveRidge):
     """Ridge regression onto one-hot labels over two streams of any scale and offset, with a penalty of its own choice;
     exact after every task without any old clip.
@@ -94,7 +104,12 @@ class ScaledRidge(RecursiveRidge):
         super().update(features, labels, classes)
         self.state["channels"] = torch.tensor([stream.shape[1] for stream in self.streams(features.at(slice(0)))])
 
-    def _solve(self) -> tuple[Tensor, ...]:
+    @property
+    def score(self) -> float:
+        """What the chosen λ scores; among heads of the same clips, lower is better."""
+        return self.solution.score
+
+    def _solve(self) -> Any:
         gram, cross = self.state["gram"], self.state["cross"]
         # the 1 among the regressors has summed up the clips, their streams, and the clips of each class
         clips, sums, counts = gram[-1, -1], gram[-1, :-1], cross[-1]
@@ -114,22 +129,23 @@ class ScaledRidge(RecursiveRidge):
         # one-hot targets: their squares sum to N
         squares = clips - counts.square().sum() / clips
         penalties = clips * PENALTIES
-        self.penalty = float(penalties[gcv(modes, squares, int(clips), penalties).argmin()])
-        # for streams as they come
-        weight = scale[:, None] * (modes.vectors @ (modes.turned / (modes.values + self.penalty)[:, None]))
-        return torch.cat([weight, ((counts - sums @ weight) / clips)[None]]), scale, modes.values, modes.vectors
+        scores = gcv(modes, squares, int(clips), penalties)
+        penalty = float(penalties[scores.argmin()])
+        weight = scale[:, None] * (modes.vectors @ (modes.turned / (modes.values + penalty)[:, None]))
+        weight = torch.cat([weight, ((counts - sums @ weight) / clips)[None]])
+        return Solution(weight, scale, modes, penalty, float(scores.min()))
 
     def leverage(self, features: Features) -> Tensor:
         """1/N + xᵀ(XᵀX + NλI)⁻¹x, [N], with x as it is solved: no factor on a stream changes it either."""
         return self._leverage(self.expand(features))
 
     def _leverage(self, regressors: Tensor) -> Tensor:
-        _, scale, values, vectors = self.solution
+        _, scale, modes, penalty, _ = self.solution
         sums = self.state["gram"][-1]
         x = (regressors[:, :-1] - sums[:-1] / sums[-1]) * scale
-        turned = x @ vectors
-        within = (turned.square() / (values + self.penalty)).sum(1)
-        beyond = (x.square().sum(1) - turned.square().sum(1)).clamp(min=0) / self.penalty
+        turned = x @ modes.vectors
+        within = (turned.square() / (modes.values + penalty)).sum(1)
+        beyond = (x.square().sum(1) - turned.square().sum(1)).clamp(min=0) / penalty
         return 1 / sums[-1] + within + beyond
 
 

@@ -1,0 +1,72 @@
+"""Read-out: a `ProductRidge` for each source of guidance, of which the sums themselves say which is believed. As
+`readout: chosen_ridge`, over `fusion: frozen_sources`.
+
+Dimension letters: ``N`` clips, ``K`` sources, ``E`` regressors, ``C`` classes seen so far.
+"""
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from avcil.learn.attention import Features
+from avcil.learn.heads import RecursiveRidge
+from avcil.learn.methods import product_ridge
+from avcil.learn.methods.frozen_sources import SOURCES, Source
+from avcil.learn.methods.product_ridge import ProductRidge
+
+
+class Options(product_ridge.Options):
+    sources: list[Source] = Field(list(SOURCES), min_length=1, description="among which it chooses")
+
+
+class ChosenRidge(RecursiveRidge):
+    """The head of lowest score of generalised cross-validation (`ScaledRidge.score`); of equals, the first source's.
+
+    Guidance that shows what sounds makes pictures that tell classes apart, in clips that were left out as well, and
+    that is what the score estimates from sums alone. So whether a similarity is worth anything is asked of the clips,
+    anew after every task, and none of them is kept. It is as exact, and as independent of how clips are cut into
+    tasks, as its parts are.
+    State: theirs, with K in front, and the position of the one believed, so that it alone is solved later on.
+    Source: ours; the score as in `gcv` (Golub, Heath & Wahba, Technometrics 21, 1979).
+    """
+
+    def __init__(self, options: Options, state: dict[str, Tensor] | None = None):
+        super().__init__(0.0, state)
+        self.options = options
+
+    def _head(self, position: int) -> ProductRidge:
+        state = {name: value[position] for name, value in self.state.items() if name != "believed"}
+        return ProductRidge(self.options.products, self.options.variance, state)
+
+    @property
+    def believed(self) -> Source:
+        """The source."""
+        return self.solution[1]
+
+    def _picture(self, features: Features, source: Source) -> Features:
+        """The features with the picture of one source."""
+        return features._replace(visual=features.visual.chunk(len(SOURCES), 1)[SOURCES.index(source)])
+
+    def update(self, features: Features, labels: Tensor, classes: int) -> None:
+        heads = [self._head(position) for position in range(len(self.options.sources))]
+        for source, head in zip(self.options.sources, heads, strict=True):
+            head.update(self._picture(features, source), labels, classes)
+        best = min(range(len(heads)), key=lambda position: heads[position].score)
+        self.state = {name: torch.stack([head.state[name] for head in heads]) for name in heads[best].state}
+        self.state["believed"] = torch.tensor(best)
+        self._solution = heads[best], self.options.sources[best]
+
+    def _solve(self) -> tuple[ProductRidge, Source]:
+        best = int(self.state["believed"])
+        return self._head(best), self.options.sources[best]
+
+    def logits(self, features: Features) -> Tensor:
+        head, source = self.solution
+        return head.logits(self._picture(features, source))
+
+    def leverage(self, features: Features) -> Tensor:
+        head, source = self.solution
+        return head.leverage(self._picture(features, source))
+
+
+build = ChosenRidge
