@@ -1,6 +1,6 @@
 """Every row on the development collection: one table, and one figure of when distillation pays.
 
-    AVCIL_DEVELOPMENT=FOLDER python benchmarks/transfer.py [COLLECTION ...] [--work build/development] [--workers 1]
+    AVCIL_DEVELOPMENT=FOLDER python benchmarks/transfer.py [COLLECTION ...] [--rows ROW ...] [--workers 1]
 
 FOLDER holds DEV-C.npz and DEV-D.npz, which are no part of the project; without it Sounding Objects alone is learnt,
 whose stores are artifacts/features/mini and random. Everything is learnt as params.yaml says, with one setting for all.
@@ -8,8 +8,8 @@ The slots of DEV-C and DEV-D, which show stills, are averaged for all rows once 
 then takes a sixth of the time.
 
 What a run gave stands in --work: a run that was stopped goes on, parts of the collection can be learnt beside one
-another, and without a name all that stands there is collected in benchmarks/results/development.csv and
-figures/distillation.png. About an hour on one free core.
+another, and without a name all that stands there is collected in benchmarks/results/development.csv, which keeps its
+lines of what does not stand there, and in figures/distillation.png. About an hour on one free core.
 """
 
 import argparse
@@ -27,6 +27,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from avcil.base.files import write_json
 from avcil.comparison.sweep import Job, Source, read_run, run
@@ -34,10 +35,11 @@ from avcil.comparison.tables import accuracy_after
 from avcil.params import Params, load
 from avcil.params.learning import Method, chain
 from avcil.results.plots import PALETTE, use_style
-from avcil.tokens.dataset import load_datasets
+from avcil.tokens.dataset import Dataset, load_datasets
 from avcil.tokens.manifest import class_order, read_manifest
 from avcil.workshop.import_tokens import import_tokens
 
+TABLE = Path("benchmarks/results/development.csv")
 NAMES = {"clip_id": "vid", "order": "classes"}
 FORMS = {
     "none": {"feature_distillation": 0.0, "logit_distillation": 0.0},
@@ -57,47 +59,66 @@ ROWS = [
 
 
 class Collection(NamedTuple):
-    """tokens: a file of FOLDER, or a store of the embedded benchmark; classes of a task; what rows keep of clips."""
+    """tokens: a file of FOLDER, or a store of the embedded benchmark; classes of a task; withheld: as if the encoder
+    had no similarity, which the figure leaves out."""
 
     tokens: str
     per_task: int
     seeds: list[int]
-    rows: list[str]
+    withheld: bool = False
 
 
 COLLECTIONS = {
-    "DEV-C": Collection("DEV-C", 2, [0], ROWS),
-    "DEV-D": Collection("DEV-D", 2, [0], ROWS),
-    "Sounding Objects": Collection("mini", 4, [0, 1, 2], ROWS),
-    "Sounding Objects, untrained tokens": Collection("random", 4, [0], ROWS),
+    "DEV-C": Collection("DEV-C", 2, [0]),
+    "DEV-D": Collection("DEV-D", 2, [0]),
+    "Sounding Objects": Collection("mini", 4, [0, 1, 2]),
+    "Sounding Objects, untrained tokens": Collection("random", 4, [0]),
+    "Sounding Objects, similarity withheld": Collection("mini", 4, [0], withheld=True),
 }
+
+
+def imported(data: Dataset, streams: dict[str, Tensor], folder: Path) -> None:
+    """The clips of a data set with other tokens, as an import in ``folder``."""
+    split = np.empty(len(data.labels), int)
+    for number, rows in enumerate(data.splits.values()):
+        split[rows] = number
+    more = {"label": data.labels.numpy(), "split": split, "clip_id": data.clip_ids, "order": data.order}
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez(folder / "tokens.npz", **{name: stream.numpy() for name, stream in streams.items()}, **more)
+    with contextlib.redirect_stdout(io.StringIO()):
+        import_tokens(folder / "tokens.npz", folder)
 
 
 def still(path: Path, folder: Path) -> None:
     """A file of tokens as an import in ``folder``, its slots averaged."""
     with contextlib.redirect_stdout(io.StringIO()):
         import_tokens(path, folder / "slots", names=NAMES)
-        write_json(folder / "slots/orders.json", {"0": json.loads((folder / "slots/order.json").read_text())})
-        data = load_datasets(
-            *(folder / "slots" / f for f in ("manifest.csv", "orders.json", "features/imported")), [0]
-        )[0]
-        split = np.empty(len(data.labels), int)
-        for number, rows in enumerate(data.splits.values()):
-            split[rows] = number
-        arrays = {name: stream.float().mean(1, keepdim=True).numpy() for name, stream in data.tokens._asdict().items()}
-        more = {"label": data.labels.numpy(), "split": split, "clip_id": data.clip_ids, "order": data.order}
-        np.savez(folder / "still.npz", **arrays, **more)
-        import_tokens(folder / "still.npz", folder)
+    write_json(folder / "slots/orders.json", {"0": json.loads((folder / "slots/order.json").read_text())})
+    data = load_datasets(*(folder / "slots" / f for f in ("manifest.csv", "orders.json", "features/imported")), [0])[0]
+    imported(
+        data, {name: stream.float().mean(1, keepdim=True) for name, stream in data.tokens._asdict().items()}, folder
+    )
+
+
+def without_similarity(clips: Source, folder: Path) -> None:
+    """The clips as an import in ``folder``, where the encoder's similarity is withheld."""
+    data = load_datasets(clips.manifest, clips.orders, clips.store, [0])[0]
+    imported(data, {"visual": data.tokens.visual, "audio": data.tokens.audio}, folder)
 
 
 def source(collection: Collection, development: Path | None, work: Path) -> Source | None:
     """Where its clips are, or None where there is no FOLDER."""
-    folder = work / "clips" / collection.tokens
+    folder = work / "clips" / (collection.tokens + "_withheld" * collection.withheld)
     orders = folder / "orders.json"
     if not collection.tokens.startswith("DEV"):
-        clips = Path("data/sounding_objects")
-        write_json(orders, {str(s): class_order(read_manifest(clips / "manifest.csv"), s) for s in collection.seeds})
-        return Source(clips / "manifest.csv", orders, Path("artifacts/features") / collection.tokens)
+        manifest = Path("data/sounding_objects/manifest.csv")
+        write_json(orders, {str(s): class_order(read_manifest(manifest), s) for s in collection.seeds})
+        clips = Source(manifest, orders, Path("artifacts/features") / collection.tokens)
+        if not collection.withheld:
+            return clips
+        if not (folder / "manifest.csv").exists():
+            without_similarity(clips, folder)
+        return Source(folder / "manifest.csv", orders, folder / "features/imported")
     if development is None:
         return None
     if not orders.exists():
@@ -106,16 +127,18 @@ def source(collection: Collection, development: Path | None, work: Path) -> Sour
     return Source(folder / "manifest.csv", orders, folder / "features/imported")
 
 
-def methods(params: Params, collection: Collection) -> dict[tuple[str, str], Method]:
-    """The collection's rows, and what the figure needs beside them: by (part, name)."""
-    found = {("table", row): params.method(row) for row in collection.rows}
-    for part, row in PARTS.items():
+def methods(params: Params, collection: Collection, only: list[str] | None) -> dict[tuple[str, str], Method]:
+    """``only`` these rows, or all, and what the figure needs beside them: by (part, name)."""
+    found = {("table", row): params.method(row) for row in only or ROWS}
+    for part, row in PARTS.items() if not (only or collection.withheld) else ():
         start = params.method(row).model_dump()
         found |= {(part, form): Method(**start | changes) for form, changes in FORMS.items()}
     return found
 
 
-def jobs(params: Params, names: list[str], development: Path | None, work: Path) -> Iterator[Job]:
+def jobs(
+    params: Params, names: list[str], only: list[str] | None, development: Path | None, work: Path
+) -> Iterator[Job]:
     for name in names:
         collection = COLLECTIONS[name]
         where = source(collection, development, work)
@@ -123,14 +146,15 @@ def jobs(params: Params, names: list[str], development: Path | None, work: Path)
             continue
         classes = pd.read_csv(where.manifest, dtype=str).label.nunique()
         tasks = chain([collection.per_task] * (classes // collection.per_task), params.tasks[0].epochs)
-        for (part, row), method in methods(params, collection).items():
+        for (part, row), method in methods(params, collection, only).items():
             for seed in collection.seeds:
                 file = work / "runs" / name / part / row / f"seed{seed}.json"
                 yield Job((name, part, row), where, method, params.training, tasks, seed, file=file)
 
 
-def table(work: Path) -> pd.DataFrame:
-    """A line a run that stands in ``work``: collection, part, row, seed, average and last accuracy in percent."""
+def table(work: Path, known: pd.DataFrame) -> pd.DataFrame:
+    """A line a collection, part and row: average and last accuracy in percent, means over seeds of the runs in
+    ``work``, else as ``known``; and ranks by last accuracy."""
     lines = []
     for file in sorted((work / "runs").glob("*/*/*/seed*.json")):
         results = read_run(file)[0].results
@@ -138,9 +162,11 @@ def table(work: Path) -> pd.DataFrame:
         collection, part, row = file.relative_to(work / "runs").parts[:3]
         lines.append((collection, part, row, int(file.stem.removeprefix("seed")), np.mean(curve), curve[-1]))
     runs = pd.DataFrame(lines, columns=["collection", "part", "row", "seed", "average", "last"])
-    means = runs.groupby(["collection", "part", "row"])[["average", "last"]].mean()
-    means["seeds"] = runs.groupby(["collection", "part", "row"]).seed.count()
-    means = means.reset_index()
+    means = runs.groupby(["collection", "part", "row"]).agg(
+        average=("average", "mean"), last=("last", "mean"), seeds=("seed", "count")
+    )
+    place = ["collection", "part", "row"]
+    means = pd.concat([means.reset_index(), known]).drop_duplicates(place).sort_values(place, ignore_index=True)
     means["rank"] = means.groupby(["collection", "part"])["last"].rank(ascending=False)
     complete = means.groupby(["part", "row"]).collection.transform("count") == means.collection.nunique()
     means["mean_rank"] = means.groupby(["part", "row"])["rank"].transform("mean").where(complete)
@@ -168,6 +194,7 @@ def when_distillation_pays(means: pd.DataFrame) -> Figure:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="COLLECTION", help=", ".join(COLLECTIONS))
+    parser.add_argument("--rows", nargs="+", metavar="ROW", help="of the table, and nothing for the figure")
     parser.add_argument("--work", type=Path, default=Path("build/development"))
     parser.add_argument("--workers", type=int, default=1)
     given = parser.parse_args()
@@ -175,14 +202,14 @@ def main() -> None:
         parser.error(f"no collection `{unknown[0]}`; there are {', '.join(COLLECTIONS)}")
     folder = os.environ.get("AVCIL_DEVELOPMENT")
     run(
-        jobs(load(), given.names or list(COLLECTIONS), Path(folder) if folder else None, given.work),
+        jobs(load(), given.names or list(COLLECTIONS), given.rows, Path(folder) if folder else None, given.work),
         workers=given.workers,
     )
     if not given.names:
         matplotlib.use("Agg")
         use_style()
-        means = table(given.work)
-        means.to_csv("benchmarks/results/development.csv", index=False)
+        means = table(given.work, pd.read_csv(TABLE))
+        means.to_csv(TABLE, index=False)
         when_distillation_pays(means).savefig("figures/distillation.png", metadata={"Software": None})
 
 
