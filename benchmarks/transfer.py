@@ -126,7 +126,10 @@ def jobs(params: Params, names: list[str], development: Path | None, work: Path)
         for (part, row), method in methods(params, collection).items():
             for seed in collection.seeds:
                 file = work / "runs" / name / part / row / f"seed{seed}.json"
-                yield Job((name, part, row), where, method, params.training, tasks, seed, file=file)
+                yield Job(
+                    (name, part, row), where, method, params.training, tasks, seed, file=file,
+                    device=params.compute.device,
+                )  # fmt: skip
 
 
 def table(work: Path) -> pd.DataFrame:
