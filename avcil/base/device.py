@@ -51,7 +51,7 @@ def take(share: float, device: torch.device) -> None:
     global _share
     _share = share
     if device.type == "cuda":
-        torch.cuda.set_per_process_memory_fraction(share, device)
+        torch.cuda.set_per_process_memory_fraction(share, device.index or 0)  # takes no device without a number
 
 
 def free(device: torch.device) -> int:

@@ -33,15 +33,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--setting", default="standard")
     given, params = parser.parse_args(), load(Path("params.yaml"))
-    if named(params.compute.device).type == "cuda":
-        device, backend = f"cuda:{os.environ.get('LOCAL_RANK', 0)}", "nccl"
-        torch.cuda.set_device(device)
-    else:
-        device, backend = "cpu", "gloo"
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ.get("WORLD_SIZE", 1))))
-    if "RANK" in os.environ:
-        dist.init_process_group(backend)
     try:
+        if named(params.compute.device).type == "cuda":
+            device, backend = f"cuda:{os.environ.get('LOCAL_RANK', 0)}", "nccl"
+            torch.cuda.set_device(device)
+        else:
+            device, backend = "cpu", "gloo"
+            torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ.get("WORLD_SIZE", 1))))
+        if "RANK" in os.environ:
+            dist.init_process_group(backend)
         for result in learn(params, given.row, given.setting, given.seed, device):
             if parallel.first():
                 clips = sum(result.clips)

@@ -1,4 +1,5 @@
-"""Many runs, each on one thread, as many at a time as there are processors: the same bits however many that is.
+"""Many runs, each on one thread, as many at a time as there are processors, or as fit on a GPU: the same bits however
+many that is.
 
 What a run gave is kept in a file of its own, so that a sweep that was killed goes on where it stopped; a run whose
 code, clips or parameters have changed since is run again.

@@ -120,6 +120,8 @@ class MappedTokens:
 
     def _view(self, name: str, layout: Layout, of: Callable[[Tokens], Tokens]) -> "MappedTokens":
         """Its numbers are those that the tokens would give in memory: of halves where they would stay so."""
+        if layout == self._layout:
+            return self
         if self._views is None:
             raise ValueError(f"{name} of a view: ask the store for it")
         if name not in self._made:
@@ -136,7 +138,7 @@ class MappedTokens:
                     write_sealed(folder / "index.json", {"shards": sums})
                     for other in self._views.parent.iterdir():
                         if other != self._views:
-                            shutil.rmtree(other)
+                            shutil.rmtree(other, ignore_errors=True)  # another process may drop it too
             files = {folder / file: expected for file, expected in sums.items()}
             dtype = "F16" if half else "F32"
             self._made[name] = MappedTokens(layout, self._count, self._per_shard, files, None, dtype=dtype)

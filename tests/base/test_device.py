@@ -46,8 +46,8 @@ def test_what_computes_as_the_cpu_does_is_sound_and_what_lacks_an_operation_is_n
 
 def test_processes_share_a_gpu(monkeypatch):
     """Of 80 GB this process may take a quarter; what torch holds in reserve is its own."""
-    fractions = []
-    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share, where: fractions.append(share))
+    fractions, limit = [], "set_per_process_memory_fraction"
+    monkeypatch.setattr(torch.cuda, limit, lambda share, number: fractions.append((share, number)))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (70, 80))
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 3)
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 5)
@@ -55,7 +55,7 @@ def test_processes_share_a_gpu(monkeypatch):
     gpu = torch.device("cuda")
     assert device.free(gpu) == 72
     device.take(0.25, gpu)
-    assert device.free(gpu) == 17 and fractions == [0.25]
+    assert device.free(gpu) == 17 and fractions == [(0.25, 0)]
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (6, 80))  # the others were there first
     assert device.free(gpu) == 8
 

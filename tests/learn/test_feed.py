@@ -10,7 +10,7 @@ from toys import TASKS, TRAINING, row
 from avcil import kernels
 from avcil.base.files import write_tensors
 from avcil.learn import train
-from avcil.learn.checkpoint import EMPTY
+from avcil.learn.checkpoint import EMPTY, load_checkpoint
 from avcil.learn.evaluate import predict
 from avcil.learn.feed import Feed
 from avcil.learn.hooks import Batch
@@ -107,13 +107,14 @@ def test_a_store_that_lost_clips_is_refused_when_opened(stored):
             read_store(stored, room=room)
 
 
-def test_learning_from_a_mapped_store_is_learning_from_memory(toy, stored):
+@pytest.mark.parametrize("method", [row(), row(fusion="mean"), row(patches=2)], ids=["all", "pooled", "coarse"])
+def test_learning_from_a_mapped_store_is_learning_from_memory(toy, stored, tmp_path, method):
     found = []
     for room in (None, 0):
-        data = toy._replace(tokens=read_store(stored, room=room).tokens)
-        checkpoint, result, losses = train.run_task(data, row(), TRAINING, TASKS, 0, 0, EMPTY)
-        found.append((checkpoint.model, result, losses))
-    assert found[0][1:] == found[1][1:]
+        data, folder = toy._replace(tokens=read_store(stored, room=room).tokens), tmp_path / f"room{room}"
+        results = train.run_tasks(data, method, TRAINING, TASKS[:2], 0, folder)
+        found.append((load_checkpoint(folder / "task1/seed0").model, results))
+    assert found[0][1] == found[1][1]
     torch.testing.assert_close(found[0][0], found[1][0], rtol=0, atol=0)
 
 
@@ -290,6 +291,19 @@ def begun(toy, method, training, start, exemplars=5):
     for hook in learning.hooks.values():
         hook.before_task(learning)
     return learning
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        ("lll_prior", {"logits", "features"}), ("without_feature_level", {"logits"}), ("icarl_fc", {"logits"}),
+        ("afc_lsc", {"features", "attended"}), ("lll_analytic_without_both_levels", {"features"}), ("replay", None),
+    ],
+)  # fmt: skip
+def test_of_the_old_model_no_more_is_kept_than_is_read(toy, name, fields):
+    start = train.run_task(toy, FIELD[name], TRAINING, TASKS, 0, 0, EMPTY)[0]
+    old = begun(toy, FIELD[name], TRAINING, start).old_output
+    assert old is None if fields is None else vars(old).keys() == fields
 
 
 def test_however_many_epochs_the_old_model_is_asked_once(toy, monkeypatch):
