@@ -63,8 +63,8 @@ def run_task(
     tokens are held in while attention learns (avcil/learn/feed.py); other fusions take float32. ``device``: where
     models learn and predict (avcil/base/device.py); heads are solved, and exemplars chosen, in float64 on the CPU.
 
-    Raises ValueError if the device is not there, if ``start`` does not hold exactly the classes of the tasks before, or
-    if there is no validation clip to choose an epoch on.
+    Raises ValueError if the device is not there, if ``start`` does not hold exactly the classes of the tasks before, if
+    the head cannot keep what it needs of all tasks, or if there is no validation clip to choose an epoch on.
     """
     data, device = data._replace(tokens=tokens_of(data, method)), named(device)
 
@@ -138,6 +138,8 @@ def _begin(
         head=solved_head(method, training, start.readout),
         hooks=hooks_of(method),
     )  # fmt: skip
+    if learning.head is not None:
+        learning.head.check(model.classifier.weight.shape[1], sum(t.classes for t in tasks))
     for name, value in start.readout.items():
         hook, _, key = name.partition(".")
         learning.state.setdefault(hook, {})[key] = value

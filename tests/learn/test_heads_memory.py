@@ -6,7 +6,9 @@ import torch
 from scipy.spatial.distance import mahalanobis
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import Ridge
+from toys import TASKS, TRAINING
 
+from avcil.learn.checkpoint import EMPTY
 from avcil.learn.heads import NearestMean, RecursiveRidge
 from avcil.learn.memory import herding, quota, select
 from avcil.learn.methods import fecam
@@ -18,7 +20,10 @@ from avcil.learn.methods.ranpac import SEED, RanPac
 from avcil.learn.methods.ranpac import Options as ranpac_options
 from avcil.learn.methods.slda import Slda
 from avcil.learn.model import Features
+from avcil.learn.train import run_task
+from avcil.params import load
 from avcil.results.names import about, name_of
+from conftest import ROOT
 
 pytestmark = pytest.mark.arithmetic
 
@@ -247,12 +252,24 @@ def test_fecam_refuses_more_covariances_than_its_bound_before_it_makes_them(monk
     clips = Features(*(torch.ones(1, 2048).expand(309, -1) for _ in range(3)))
     with pytest.raises(ValueError, match=r"309 classes in 2048 channels are 10\.4 GB, .* use .*shared: true"):
         FeCam(0.5, 10.0).update(clips, torch.arange(309), 309)
-    assert ()
     # one for all is a 309th, which fits
     head = FeCam(0.5, 10.0, shared=True)
     monkeypatch.setattr("avcil.learn.methods.fecam.BOUND", 8 * 2048**2)
     head.update(clips, torch.arange(309), 309)
     assert head.state["tukey_grams"].nbytes == 8 * 2048**2
+
+
+def test_what_a_head_cannot_keep_at_the_end_is_said_before_the_first_task(toy, monkeypatch):
+    method = load(ROOT / "params.yaml").methods["fecam"]
+    size = 8 * 6 * 32**2  # of all three tasks; of the first it is a third
+    for bound, shared in ((size, False), (size - 1, False), (size - 1, True)):
+        monkeypatch.setattr(fecam, "BOUND", bound)
+        row = method.model_copy(update={"readout_options": {"shared": shared}})
+        if bound == size or shared:
+            assert run_task(toy, row, TRAINING, TASKS, 0, 0, EMPTY)[1].accuracy
+            continue
+        with pytest.raises(ValueError, match="fecam: covariances of 6 classes in 32 channels"):
+            run_task(toy, row, TRAINING, TASKS, 0, 0, EMPTY)
 
 
 def test_a_row_may_ask_for_one_covariance():

@@ -31,7 +31,7 @@ class FeCam(Head):
     definite except in corner cases, also with fewer clips than channels.
     With ``shared``, S is made of the covariance within classes, Σ = Σ_c n_c Σ_c / Σ_c n_c, and K is one for all.
     State: n [C], Σ z [C,E], Σ t [C,E], Σ ttᵀ [C,E,E]: 8 C E² bytes, 10 GB for 309 classes of 2,048 channels; shared,
-    [E,E]: 8 E² bytes. `update` raises ValueError where it would be more than ``BOUND``.
+    [E,E]: 8 E² bytes. ValueError where it would be more than ``BOUND``.
     Source: Goswami et al., FeCAM, NeurIPS 2023, arXiv 2309.14062, and its authors' code. Deviation: signed features
     have sign(z)|z|^power, the original's are non-negative; it shrinks twice, which is once with (1 + γ)² − 1 for γ; its
     V₂ leaves out exact zeros; it falls back on Euclidean distance in the first task; a class of one clip, which has no
@@ -48,8 +48,7 @@ class FeCam(Head):
     def _tukey(self, z: Tensor) -> Tensor:
         return z.sign() * z.abs() ** self.power
 
-    def update(self, features: Features, labels: Tensor, classes: int) -> None:
-        channels = features.fused.shape[1]
+    def check(self, channels: int, classes: int) -> None:
         size = 8 * channels**2 * (1 if self.shared else classes)
         if size > BOUND:
             way_out = "fewer channels" if self.shared else "readout_options: {shared: true}, one for all classes,"
@@ -57,6 +56,9 @@ class FeCam(Head):
                 f"fecam: covariances of {classes} classes in {channels} channels are {size / 1e9:.1f} GB, more than "
                 f"{BOUND / 1e9:.1f}; use {way_out} or another read-out"
             )
+
+    def update(self, features: Features, labels: Tensor, classes: int) -> None:
+        self.check(features.fused.shape[1], classes)
         super().update(features, labels, classes)
 
     def _sums(self, features: Features, labels: Tensor, classes: int) -> dict[str, Tensor]:
