@@ -6,7 +6,7 @@ Needs a checkout, torch, triton and pytest. Each step is a process of its own, s
 with it:
 
 - `tests`: the Triton kernels against float64 autograd;
-- `rows`: every row of params.yaml learns on the GPU what it learns on the CPU (needs the packages of a whole setup);
+- `rows`: rows of every kind learn on the GPU what they learn on the CPU (needs the packages of a whole setup);
 - `races`: some of these tests under NVIDIA's compute-sanitizer, where the machine has it;
 - `kernels`: benchmarks/kernels.py, speed, memory and error beside the public ways to compute the same;
 - `training`: benchmarks/training_step.py, whole steps of LLL and of AV-CIL.
