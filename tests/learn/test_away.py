@@ -25,7 +25,7 @@ METHODS = load(ROOT / "params.yaml").methods
 QUICK = ("lll_prior", "avcil", "lll_closed")
 # of rows that differ by numbers alone, the first
 KINDS = {
-    (row.fusion, row.classifier, row.readout, *row.hooks, row.sampler, row.cross_entropy): name
+    (row.fusion, row.classifier, row.readout, *row.hooks, row.cross_entropy): name
     for name, row in reversed(METHODS.items())
 }
 CASES = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in reversed(KINDS.values())]
