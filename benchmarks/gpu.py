@@ -6,6 +6,7 @@ Needs a checkout, torch, triton and pytest. Each step is a process of its own, s
 with it:
 
 - `tests`: the Triton kernels against float64 autograd;
+- `rows`: rows of every kind learn on the GPU what they learn on the CPU (needs the packages of a whole setup);
 - `races`: some of these tests under NVIDIA's compute-sanitizer, where the machine has it;
 - `kernels`: benchmarks/kernels.py, speed, memory and error beside the public ways to compute the same;
 - `training`: benchmarks/training_step.py, whole steps of LLL and of AV-CIL.
@@ -34,6 +35,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # without conftest.py, whose packages a machine with a GPU need not have
 PYTEST = ["-m", "pytest", "-q", "-c", os.devnull, "--rootdir=.", "--noconftest", "-p", "no:cacheprovider"]
 PYTEST += ["tests/kernels/test_triton.py"]
+ROWS = ["-m", "pytest", "-q", "-m", "", "tests/learn/test_away.py", "-k"]
 AT_ONCE = ["-n", "8"] if importlib.util.find_spec("xdist") else []
 FEW = ["-k", "two_runs_give_equal_bits"]  # forwards and backwards, small: a sanitizer slows kernels a hundredfold
 SANITIZER = ["--tool", "racecheck", "--error-exitcode", "9"]
@@ -50,6 +52,8 @@ def commands(official: Path | None, rehearse: bool, out: Path) -> dict[str, list
         "kernels": [sys.executable, "benchmarks/kernels.py", "--no-tune", "--rounds", "10", *more],
         "training": [sys.executable, "benchmarks/training_step.py", *more],
     }
+    if importlib.util.find_spec("nbformat"):
+        wanted["rows"] = [sys.executable, *ROWS, "refuses_what_a_gpu" if rehearse else "on_a_gpu"]
     if found and not rehearse:
         wanted["races"] = [found, *SANITIZER, sys.executable, *PYTEST, *FEW]
     return wanted
@@ -87,7 +91,7 @@ def summary(found: dict) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--official", type=Path, help="checkout of weiguoPian/AV-CIL_ICCV2023, whose code is timed too")
-    parser.add_argument("--only", nargs="+", choices=("tests", "races", "kernels", "training"))
+    parser.add_argument("--only", nargs="+", choices=("tests", "rows", "races", "kernels", "training"))
     parser.add_argument("--rehearse", action="store_true", help="small, on the CPU, and keeping nothing")
     given = parser.parse_args()
     if not given.rehearse and not torch.cuda.is_available():
@@ -102,7 +106,8 @@ def main() -> None:
         found["steps"] = read(path).get("steps", {}) if given.only else {}
         for name in given.only or wanted:
             if name not in wanted:
-                print(f"{name}: left out, there is no compute-sanitizer on this machine")
+                lacks = {"races": "compute-sanitizer", "rows": "whole setup (.ci/setup)"}[name]
+                print(f"{name}: left out, there is no {lacks} on this machine")
                 continue
             found["steps"][name] = run(wanted[name])
             write(path, found, summary(found))

@@ -149,7 +149,10 @@ def jobs(
         for (part, row), method in methods(params, collection, only).items():
             for seed in collection.seeds:
                 file = work / "runs" / name / part / row / f"seed{seed}.json"
-                yield Job((name, part, row), where, method, params.training, tasks, seed, file=file)
+                yield Job(
+                    (name, part, row), where, method, params.training, tasks, seed, file=file,
+                    device=params.compute.device,
+                )  # fmt: skip
 
 
 def table(work: Path, known: pd.DataFrame) -> pd.DataFrame:

@@ -1,8 +1,10 @@
 """The benchmark of scale: a store that is learnt from like any other, and one line a case."""
 
+import subprocess
 import sys
 
 import pandas as pd
+import pytest
 
 from avcil.tokens.dataset import load_datasets
 from conftest import ROOT
@@ -35,3 +37,28 @@ def test_the_committed_numbers_are_of_a_named_machine():
     table = pd.read_csv(scale.OUT)
     assert not table.duplicated(scale.CASE).any() and (table.machine.str.len() > 3).all()
     assert (table[["cpu_ms_a_clip", "peak_gb", "store_gb", "checkpoints_mb"]] > 0).all(axis=None)
+
+
+VIEW = """
+import sys
+from pathlib import Path
+import torch
+sys.path.insert(0, "benchmarks")
+from scale import peak_bytes
+from avcil.tokens.store import read_store
+tokens = read_store(Path(sys.argv[1]), room=0).tokens
+before = peak_bytes()
+tokens.coarse(2).clips(torch.arange(10))
+print(peak_bytes() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
+def test_a_worker_that_looks_at_coarser_patches_does_not_hold_them_all(tmp_path):
+    """Once they stand beside the store. In its own memory they took 59 kB a clip, and all of the store was read."""
+    clips = 1200
+    scale.write_store(tmp_path, clips, 12)
+    peaks = [
+        int(subprocess.check_output([sys.executable, "-c", VIEW, str(tmp_path / "store")], cwd=ROOT)) for _ in range(2)
+    ]
+    assert peaks[1] < 10_000 * clips < peaks[0]

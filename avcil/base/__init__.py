@@ -1,1 +1,1 @@
-"""What every room stands on: files written whole, progress bars, portable arithmetic."""
+"""What every room stands on: files written whole, processes, devices, progress bars, portable arithmetic."""

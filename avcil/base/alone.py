@@ -13,12 +13,12 @@ PATIENCE = 5.0  # seconds: a killed process's own children, which hold its folde
 
 
 @contextmanager
-def alone(folders: Iterable[Path]) -> Iterator[None]:
+def alone(folders: Iterable[Path], patience: float = PATIENCE) -> Iterator[None]:
     """Hold the folders, which are made if they are not there, and clear away what killed processes left half written.
 
     It is the operating system that lets go, however this process ends. Where it cannot hold a folder (Windows, some
     network file systems), nothing is held. What this process holds already it may hold again. Raises BlockingIOError
-    naming a folder that another process holds.
+    naming a folder that another process holds for more than so many seconds of ``patience``.
     """
     with ExitStack() as held:
         for folder in sorted(set(folders)):
@@ -28,21 +28,21 @@ def alone(folders: Iterable[Path]) -> Iterator[None]:
                 what = f"{error.strerror}; make room, or make the folder above it writable, or name another one"
                 raise OSError(error.errno, what, str(folder)) from None
             place = folder.resolve()
-            if place not in _HELD and _hold(folder, held):
+            if place not in _HELD and _hold(folder, held, patience):
                 _HELD.add(place)
                 held.callback(_HELD.discard, place)
                 _clear(folder)
         yield
 
 
-def _hold(folder: Path, held: ExitStack) -> bool:
+def _hold(folder: Path, held: ExitStack, patience: float) -> bool:
     try:
         import fcntl
     except ImportError:
         return False
     descriptor = os.open(folder, os.O_RDONLY)
     held.callback(os.close, descriptor)
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + patience
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

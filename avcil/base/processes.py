@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import torch
 
+from avcil.base.device import CPU, take
 from avcil.base.parent import end_with
 
 Item = TypeVar("Item")
@@ -21,25 +22,24 @@ def each(
     items: list[Item],
     workers: int | None = None,
     *,
-    begin: Callable[[], None] | None = None,
+    device: torch.device = CPU,
 ) -> Iterator[tuple[int, Result]]:
     """(number, function(item)) as they are done, ``workers`` at a time (all processors if left out); a single item is
     done here, for a process of its own would spend seconds on importing torch.
 
-    ``function`` and ``begin``, which each process calls first, are functions of a module, or partials of one. Raises
-    what the function raised, and ChildProcessError where a process was ended from outside.
+    ``function``: of a module, or a partial of one. Each process takes its share of memory, and of that of the
+    ``device`` (`avcil.base.device.take`). Raises what the function raised, and ChildProcessError where a process was
+    ended from outside.
     """
     if len(items) == 1:
         with _one_thread():
-            if begin is not None:
-                begin()
             result = function(items[0])
         yield 0, result
     if len(items) < 2:
         return
     workers = min(workers or os.cpu_count() or 1, len(items))
     os.environ["OMP_NUM_THREADS"] = "1"  # workers read it when they import torch
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin, (begin,)) as pool:
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin, (workers, device)) as pool:
         futures = {pool.submit(function, item): number for number, item in enumerate(items)}
         try:
             for future in as_completed(futures):
@@ -62,11 +62,10 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _begin(begin: Callable[[], None] | None) -> None:
+def _begin(workers: int, device: torch.device) -> None:
     """One thread; and a worker whose parent was killed ends too, instead of waiting for work for ever."""
     torch.set_num_threads(1)
     parent = multiprocessing.parent_process()
     if parent is not None and parent.pid:
         end_with(parent.pid)
-    if begin is not None:
-        begin()
+    take(1 / workers, device)

@@ -16,10 +16,11 @@ def connected():
     return ray
 
 
-def each(function: Callable, items: list) -> Iterator[tuple[int, object]]:
-    """(number, function(item)) as they are done, one processor each. Raises what the function raised."""
+def each(function: Callable, items: list, gpus: float = 0.0) -> Iterator[tuple[int, object]]:
+    """(number, function(item)) as they are done, one processor and so many ``gpus`` each. Raises what the function
+    raised."""
     ray = connected()
-    remote = ray.remote(num_cpus=1)(function)
+    remote = ray.remote(num_cpus=1, num_gpus=gpus)(function)
     waiting = {remote.remote(item): number for number, item in enumerate(items)}
     try:
         while waiting:

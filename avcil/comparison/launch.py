@@ -3,8 +3,9 @@
     torchrun --nproc-per-node 4 -m avcil.comparison.launch lll_prior --seed 0
 
 Benchmark, protocol and device come from params.yaml (`benchmark`, `protocols`, `compute.device`). Losses are those of
-one process up to rounding (avcil/learn/parallel.py), hence not to the bit, so that results stay apart from the sweep's:
-``artifacts/launched/<benchmark>/<row>``. A run that was killed goes on after its last whole task.
+one process up to rounding (avcil/learn/parallel.py), hence not to the bit, so that results stay apart from the sweep's,
+in files like its own: ``artifacts/launched/<benchmark>/sweep/<setting>/<row>``. The table of all that stands there is
+printed at the end. A run that was killed goes on after its last whole task.
 """
 
 import argparse
@@ -12,12 +13,14 @@ import os
 import sys
 from pathlib import Path
 
+import pandas as pd
 import torch
 import torch.distributed as dist
 
+from avcil.base.device import named
+from avcil.comparison import tables
 from avcil.comparison.protocol import jobs, place_of
-from avcil.comparison.sweep import datasets
-from avcil.comparison.tables import accuracy_after
+from avcil.comparison.sweep import Done, datasets, read_run, stamp_of, write_run
 from avcil.learn import parallel
 from avcil.learn.evaluate import TaskResult
 from avcil.learn.train import run_tasks
@@ -30,21 +33,22 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--setting", default="standard")
     given, params = parser.parse_args(), load(Path("params.yaml"))
-    if params.compute.device.startswith("cuda"):
-        device, backend = f"cuda:{os.environ.get('LOCAL_RANK', 0)}", "nccl"
-        torch.cuda.set_device(device)
-    else:
-        device, backend = "cpu", "gloo"
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ.get("WORLD_SIZE", 1))))
-    if "RANK" in os.environ:
-        dist.init_process_group(backend)
     try:
+        if named(params.compute.device).type == "cuda":
+            device, backend = f"cuda:{os.environ.get('LOCAL_RANK', 0)}", "nccl"
+            torch.cuda.set_device(device)
+        else:
+            device, backend = "cpu", "gloo"
+            torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ.get("WORLD_SIZE", 1))))
+        if "RANK" in os.environ:
+            dist.init_process_group(backend)
         for result in learn(params, given.row, given.setting, given.seed, device):
             if parallel.first():
                 clips = sum(result.clips)
-                print(
-                    f"task {result.task}: accuracy {accuracy_after(result):.4f} on {clips} clips of classes seen so far"
-                )
+                seen = f"{clips} clips of classes seen so far"
+                print(f"task {result.task}: accuracy {tables.accuracy_after(result):.4f} on {seen}")
+        if parallel.first():
+            print(table(launched(params)).to_string(index=False))
     except ValueError as error:
         sys.exit(str(error))
     finally:
@@ -59,14 +63,34 @@ def learn(params: Params, row: str, setting: str, seed: int, device: str) -> lis
     changes = protocol.settings.get(setting)
     if changes is None or seed not in (changes.seeds or protocol.seeds):
         raise ValueError(f"no seed {seed} in a setting `{setting}` of the protocol of {params.benchmark}")
-    # that run alone, `lll_prior` too: no other world is drawn
-    alone = protocol.model_copy(update={"settings": {setting: changes.model_copy(update={"seeds": [seed]})}})
+    # that row alone, `lll_prior` too, and no other seed's world is drawn
+    seeds = {"seeds": [seed]} if changes.worlds else {}
+    alone = protocol.model_copy(update={"settings": {setting: changes.model_copy(update=seeds)}})
     place = place_of(params.benchmark)._replace(chained=False)
-    out = Path("artifacts/launched") / params.benchmark
-    rank = dist.get_rank() if dist.is_initialized() else 0
-    [job] = jobs(place, params, alone, [row], out / f".rank{rank}")
-    data, folder, precision = datasets(job.source)[seed], out / setting / row, params.compute.tokens
-    return run_tasks(data, job.method, job.training, job.tasks, seed, folder, device=device, precision=precision)
+    out, first = launched(params), parallel.first()
+    # each process writes the files that it reads; those of the first are with the results
+    made = jobs(place, params, alone, [row], out if first else out / f".rank{dist.get_rank()}")
+    job = next(job for job in made if job.seed == seed)
+    data, folder, precision = datasets(job.source)[seed], out / "sweep" / setting / row, params.compute.tokens
+    results = run_tasks(data, job.method, job.training, job.tasks, seed, folder, device=device, precision=precision)
+    if first and job.file:
+        write_run(job.file, Done(results, None), stamp_of(job, data))
+    return results
+
+
+def launched(params: Params) -> Path:
+    """What was learnt by launches, laid out as artifacts/ is by a sweep."""
+    return Path("artifacts/launched") / params.benchmark
+
+
+def table(folder: Path) -> pd.DataFrame:
+    """Measures of all that stands there, a line a setting and row, as the sweep's tables have them."""
+    runs = {
+        (file.parts[-3], file.parts[-2], int(file.stem.removeprefix("seed"))): read_run(file)[0].results
+        for file in sorted(folder.glob("sweep/*/*/seed*.json"))
+    }
+    summary = tables.summarise(tables.per_seed(tables.frames(runs)))
+    return summary[["setting", "method", *tables.MAIN, "seeds"]].round(4)
 
 
 if __name__ == "__main__":

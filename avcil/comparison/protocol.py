@@ -106,7 +106,9 @@ def jobs(
                 file = out / name / row / f"seed{seed}.json"
                 folder = artifacts / "runs/others" / row if row in protocol.headline else file.parent
                 kept = folder if name == first else None
-                jobs.append(Job((name, row), sources[at], method, shared, tasks, seed, file=file, folder=kept))
+                on = params.compute.device
+                job = Job((name, row), sources[at], method, shared, tasks, seed, file=file, folder=kept, device=on)
+                jobs.append(job)
     return jobs
 
 

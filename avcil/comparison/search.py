@@ -35,10 +35,16 @@ def trials(params: Params) -> dict[str, tuple[Method, Training]]:
 def scores(params: Params, source: Source, seeds: list[int], folder: Path) -> pd.DataFrame:
     """Mean over ``seeds`` of each trial's measures on validation clips. ``folder`` keeps finished runs."""
     jobs = [
-        Job((name,), source, method, training, params.tasks, seed, "val", folder / name / f"seed{seed}.json")
+        Job(
+            (name,), source, method, training, params.tasks, seed, "val", folder / name / f"seed{seed}.json",
+            device=params.compute.device,
+        )
         for name, (method, training) in trials(params).items()
         for seed in seeds
-    ]
-    results = {("search", name, seed): done.results for ((name,), seed), done in run(jobs).items()}
+    ]  # fmt: skip
+    results = {
+        ("search", name, seed): done.results
+        for ((name,), seed), done in run(jobs, engine=params.compute.engine).items()
+    }
     summary = tables.summarise(tables.per_seed(tables.frames(results)))
     return summary.set_index("method")[tables.MAIN].rename_axis("trial")

@@ -1,4 +1,5 @@
-"""Many runs, each on one thread, as many at a time as there are processors: the same bits however many that is.
+"""Many runs, each on one thread, as many at a time as there are processors, or as fit on a GPU: the same bits however
+many that is.
 
 What a run gave is kept in a file of its own, so that a sweep that was killed goes on where it stopped; a run whose
 code, clips or parameters have changed since is run again.
@@ -10,16 +11,16 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-import psutil
-
 from avcil.base import processes, ray
 from avcil.base.alone import alone
+from avcil.base.device import named
 from avcil.base.files import digest, read_sealed, write_sealed
 from avcil.base.progress import progress
+from avcil.learn.capacity import at_once, taken
 from avcil.learn.evaluate import TaskResult
 from avcil.learn.hooks import check
 from avcil.learn.methods import files
@@ -44,7 +45,8 @@ class Job(NamedTuple):
     """One run: a method on all tasks with one seed, scored on ``split``.
 
     file: where its results are kept, or None. folder: where checkpoints and results of single tasks are kept too, as
-    ``task{t}/seed{seed}``, or None.
+    ``task{t}/seed{seed}``, or None. device: where it learns, `compute.device`; no result's stamp names it, for they
+    differ by rounding.
     """
 
     name: tuple[str, ...]
@@ -56,6 +58,7 @@ class Job(NamedTuple):
     split: str = "test"
     file: Path | None = None
     folder: Path | None = None
+    device: str = "cpu"
 
 
 class Done(NamedTuple):
@@ -66,15 +69,12 @@ class Done(NamedTuple):
     seconds: float | None
 
 
-_room: int | None = None  # bytes that this process's tokens may take; None: as one that is alone here
-
-
 @lru_cache(maxsize=1)
 def datasets(source: Source) -> dict[int, Dataset]:
-    """The dataset of a source by seed; the last one read is kept. Tokens that would not fit into memory once for each
-    worker are mapped: then all workers share the pages of the store's files."""
+    """The dataset of a source by seed; the last one read is kept. Tokens that do not fit into this process's share of
+    memory are mapped: then all workers share the pages of the store's files."""
     seeds = list(read_orders(source.orders))
-    return load_datasets(source.manifest, source.orders, source.store, seeds, regions=source.regions, room=_room)
+    return load_datasets(source.manifest, source.orders, source.store, seeds, regions=source.regions)
 
 
 @lru_cache
@@ -100,18 +100,23 @@ def read_run(file: Path) -> tuple[Done, dict]:
         raise ValueError(f"{file}: of another version; delete it and run its sweep again") from None
 
 
-def _begin(room: int) -> None:
-    """So many bytes for tokens."""
-    global _room
-    _room = room
+def write_run(file: Path, done: Done, made_from: dict) -> None:
+    """What `read_run` reads."""
+    results = [result._asdict() for result in done.results]
+    write_sealed(file, {"origin": made_from, "results": results, "seconds": done.seconds})
+
+
+def stamp_of(job: Job, data: Dataset) -> dict:
+    """Everything that determines what a job gives, by name."""
+    stamp = origin(data, job.method, job.training, job.tasks, len(job.tasks) - 1, job.seed)
+    clips = digest(b"".join(file.read_bytes() for file in (job.source.manifest, job.source.regions) if file))
+    stamp |= {"split": job.split, "code": code(job.method), "order": data.order, "files": clips}
+    return json.loads(json.dumps(stamp))
 
 
 def _run(job: Job) -> Done:
     data = datasets(job.source)[job.seed]
-    stamp = origin(data, job.method, job.training, job.tasks, len(job.tasks) - 1, job.seed)
-    clips = digest(b"".join(file.read_bytes() for file in (job.source.manifest, job.source.regions) if file))
-    stamp |= {"split": job.split, "code": code(job.method), "order": data.order, "files": clips}
-    stamp = json.loads(json.dumps(stamp))
+    stamp = stamp_of(job, data)
     if job.file and job.file.exists():
         with suppress(ValueError):  # damaged, or of another version: it is run again
             done, made_from = read_run(job.file)
@@ -121,12 +126,13 @@ def _run(job: Job) -> Done:
         _begin_folder(job.folder, job.seed, stamp)
     resumed = job.folder is not None and any(job.folder.glob(f"task*/seed{job.seed}/result.json"))
     started = time.perf_counter()
-    results = run_tasks(data, job.method, job.training, job.tasks, job.seed, job.folder, split=job.split)
-    seconds = None if resumed else time.perf_counter() - started
+    results = run_tasks(
+        data, job.method, job.training, job.tasks, job.seed, job.folder, split=job.split, device=job.device
+    )
+    done = Done(results, None if resumed else time.perf_counter() - started)
     if job.file:
-        content = {"origin": stamp, "results": [result._asdict() for result in results], "seconds": seconds}
-        write_sealed(job.file, content)
-    return Done(results, seconds)
+        write_run(job.file, done, stamp)
+    return done
 
 
 def _begin_folder(folder: Path, seed: int, stamp: dict) -> None:
@@ -147,8 +153,10 @@ def run(
     """What each job gave, by its name and seed, in the order of the jobs.
 
     Args:
-        workers: processes at once; all processors if left out.
-        engine: `local`, or `ray` (avcil/base/ray.py), where the cluster says how many.
+        workers: processes at once; all processors if left out. On a GPU as many of these as fit
+            (avcil/learn/capacity.py).
+        engine: `local`, or `ray` (avcil/base/ray.py), where the cluster says how many: each run has a processor, and
+            where the device is `cuda`, a GPU.
         work: what does a job, a function of a module; another one keeps results in another way (avcil/workshop/own).
 
     Raises, before anything runs, ValueError for a row whose hooks or read-out do not take its options, and
@@ -159,12 +167,16 @@ def run(
         check(name, method)
     with alone({place for job in jobs for place in (job.folder, job.file and job.file.parent) if place}):
         some = min(workers or os.cpu_count() or 1, len(jobs))
-        results = ray.each(work, jobs) if engine == "ray" else _each(work, jobs, some)
+        gpus = float(bool(jobs) and jobs[0].device.startswith("cuda"))
+        results = ray.each(work, jobs, gpus) if engine == "ray" else _each(work, jobs, some)
         done = dict(progress(results, total=len(jobs), desc="runs"))
     return {(job.name, job.seed): done[number] for number, job in enumerate(jobs)}
 
 
 def _each(work: Callable[[Job], Done], jobs: list[Job], workers: int) -> Iterator[tuple[int, Done]]:
-    """(number, result) as they are done, in processes of this machine that share its free memory."""
-    room = psutil.virtual_memory().available // (2 * max(workers, 1))
-    return processes.each(work, jobs, workers, begin=partial(_begin, room))
+    """(number, result) as they are done, in processes of this machine that share its memory and its device."""
+    if not jobs:
+        return iter(())
+    device = named(jobs[0].device)
+    takes = (taken(job.source.manifest, job.source.store, job.method, job.training, job.tasks) for job in jobs)
+    return processes.each(work, jobs, at_once(takes, workers, device), device=device)

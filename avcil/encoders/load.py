@@ -7,6 +7,7 @@ from urllib.request import urlopen
 
 import torch
 
+from avcil.base.device import named
 from avcil.encoders.base import Encoder, WeightsError
 from avcil.params.encoders import EncoderConfig
 
@@ -62,4 +63,4 @@ def load_published(config: EncoderConfig, device: str) -> Encoder:
         message = f"no module {error.name}, which an encoder of kind {config.kind} needs"
         raise ImportError(f"{message}: pip install 'avcil[encoders]'") from None
     family = getattr(module, FAMILIES[config.kind])
-    return family.load(config).to(device, getattr(torch, config.precision))
+    return family.load(config).to(named(device), getattr(torch, config.precision))

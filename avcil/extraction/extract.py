@@ -51,7 +51,7 @@ def extract(
         from avcil.extraction import cluster
 
         load = partial(load_encoder, name, params, priors.absolute())
-        make = partial(cluster.make, load, compute.actors, float(compute.device != "cpu"))
+        make = partial(cluster.make, load, compute.actors, float(compute.device.startswith("cuda")))
     return features.extract(
         encoder, name, clips, params.features, store, workers=compute.workers, streams=streams, replace=replace,
         make=make,

@@ -7,7 +7,8 @@ train        `run_task`, the algorithm
 memory       which clips are kept as exemplars
 heads        read-outs that are solved instead of learnt
 evaluate     a checkpoint's model, what it predicts, and how well; metrics has the formulas
-optimise     batches, steps, epochs; feed brings the clips, parallel shares them among GPUs
+optimise     batches, steps, epochs; feed brings the clips, parallel shares them among GPUs,
+             and capacity counts the runs that fit on one
 hooks        where a method may do what the core does not; methods has a file for each
 checkpoint   what goes from task to task; chain and live: seeds side by side, and what they log
 """

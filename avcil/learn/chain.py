@@ -1,12 +1,15 @@
 """One link of the chain of tasks for several seeds, each of which learns in a process of its own."""
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from avcil.base import processes
+from avcil.base.device import named
 from avcil.base.progress import progress
 from avcil.learn import live
+from avcil.learn.capacity import at_once, taken
 from avcil.learn.checkpoint import load_checkpoint
 from avcil.learn.evaluate import TaskResult
 from avcil.learn.train import run_task, save_task
@@ -16,7 +19,8 @@ from avcil.tokens.dataset import load_datasets
 
 class Link(NamedTuple):
     """A task of a row: where its clips are (as `load_datasets` wants them), what is learnt, the checkpoints ``before``
-    it, and the folders that the ones after it and its losses by epoch go ``to``, a ``seed{seed}`` in each."""
+    it, and the folders that the ones after it and its losses by epoch go ``to``, a ``seed{seed}`` in each; and the
+    device that it is learnt on."""
 
     manifest: Path
     orders: Path
@@ -29,6 +33,7 @@ class Link(NamedTuple):
     before: Path
     to: Path
     log: Path
+    device: str = "cpu"
 
 
 class Learnt(NamedTuple):
@@ -40,8 +45,13 @@ class Learnt(NamedTuple):
 
 
 def learn(link: Link, seeds: list[int]) -> dict[int, Learnt]:
-    """What each seed learns, in the order of ``seeds``; as many at a time as there are processors."""
-    learnt = dict(progress(processes.each(partial(_learn, link), seeds), total=len(seeds), desc="seeds"))
+    """What each seed learns, in the order of ``seeds``; as many at a time as there are processors, and on a GPU
+    as fit there."""
+    device = named(link.device)
+    takes = (taken(link.manifest, link.store, link.method, link.training, link.tasks) for _ in seeds[:1])
+    workers = at_once(takes, os.cpu_count() or 1, device)
+    each = processes.each(partial(_learn, link), seeds, workers, device=device)
+    learnt = dict(progress(each, total=len(seeds), desc="seeds"))
     return {seed: learnt[number] for number, seed in enumerate(seeds)}
 
 
@@ -50,7 +60,7 @@ def _learn(link: Link, seed: int) -> Learnt:
     start = load_checkpoint(link.before / f"seed{seed}", order=data.order)
     with live.logged(link.log / f"seed{seed}") as watch:
         checkpoint, result, losses = run_task(
-            data, link.method, link.training, link.tasks, link.task, seed, start, watch=watch
+            data, link.method, link.training, link.tasks, link.task, seed, start, device=link.device, watch=watch
         )
     save_task(link.to / f"seed{seed}", checkpoint, result)
     return Learnt(result, losses, len(checkpoint.memory))

@@ -3,6 +3,7 @@
 Dimension letters: ``N`` clips, ``C`` classes seen, ``L`` slots, ``S`` patches of a slot.
 """
 
+from collections.abc import Collection
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from avcil.base.device import named
 from avcil.learn import metrics
 from avcil.learn.attention import frozen_features
 from avcil.learn.checkpoint import Checkpoint
@@ -20,7 +22,7 @@ from avcil.params.learning import Method, Task, Training, attends
 from avcil.tokens.dataset import Dataset
 from avcil.tokens.tokens import ClipSource, TokenSource
 
-AT_ONCE = 200  # clips that are answered about together
+AT_ONCE, BYTES = 200, 1 << 31  # clips that are answered about together; of large ones fewer, of so many bytes
 
 
 class TaskResult(NamedTuple):
@@ -63,23 +65,35 @@ def restore(
 
 
 @torch.no_grad()
-def predict(model: IncrementalClassifier, tokens: ClipSource, rows: Tensor, *, maps: bool = False) -> Output:
+def predict(
+    model: IncrementalClassifier,
+    tokens: ClipSource,
+    rows: Tensor,
+    *,
+    maps: bool = False,
+    fields: Collection[str] = Output._fields,
+) -> Output:
     """Outputs for the clips at ``rows``, without gradients and on the CPU.
 
     Batches go to the model's device. ``maps``: those of an attention with a map a channel are built too, and their mean
-    over channels is given.
+    over channels is given. ``fields``: others but the features are left empty; of many clips no more is kept than is
+    read.
     """
     model.eval()
     device = model.classifier.weight.device
-    parts = []
-    for chunk in rows.split(AT_ONCE):
+    parts, unread = [], set(Output._fields) - {"features", *fields}
+    for chunk in _together(rows, tokens):
         output = model(tokens.clips(chunk).to(device), centre=tokens.centre, maps=maps)
         if output.spatial.dim() == 4:  # a map a channel
             output = output._replace(spatial=output.spatial.mean(-1), temporal=output.temporal.mean(-1))
-        parts.append(output.to("cpu"))
+        parts.append(output._replace(**dict.fromkeys(unread, output.logits[:0])).to("cpu"))
     features = Features(*map(torch.cat, zip(*(part.features for part in parts), strict=True)))
     whole = {name: torch.cat([getattr(part, name) for part in parts]) for name in Output._fields if name != "features"}
     return Output(features=features, **whole)
+
+
+def _together(rows: Tensor, tokens: ClipSource) -> tuple[Tensor, ...]:
+    return rows.split(max(1, min(AT_ONCE, BYTES // (4 * sum(tokens.sizes)))))
 
 
 def tokens_of(data: Dataset, method: Method) -> TokenSource:
@@ -111,7 +125,7 @@ def solved_features(method: Method, tokens: TokenSource, rows: Tensor, features:
     them those of nothing learnt, so that the head has all that a closed form on frozen tokens has."""
     if method.readout != "carried_ridge":
         return features
-    clips = (tokens.clips(chunk) for chunk in rows.split(AT_ONCE))
+    clips = (tokens.clips(chunk) for chunk in _together(rows, tokens))
     parts = [frozen_features(chunk, method.prior_guidance).fused for chunk in clips]
     return features._replace(fused=torch.cat([torch.cat(parts), features.fused], 1))
 
@@ -136,7 +150,7 @@ def evaluate(
 
     # of coarser patches it is not known what they show
     share = data.share if attends(method.fusion) and method.patches is None else None
-    model = restore(checkpoint, method, training, data.tokens.channels).to(device)
+    model = restore(checkpoint, method, training, data.tokens.channels).to(named(device))
     output = predict(model, data.tokens, rows, maps=share is not None)
     head = solved_head(method, training, checkpoint.readout)
     logits = output.logits

@@ -6,14 +6,14 @@ Dimension letters: ``N`` clips at hand, ``B`` clips of a batch, ``D`` token chan
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-import psutil
 import torch
 from torch import Tensor
 
+from avcil.base.device import free
 from avcil.params.section import Precision
 from avcil.tokens.tokens import Tokens, TokenSource
 
-PART = 256  # clips read at once
+PART, PART_BYTES = 256, 1 << 28  # clips that are read at once; of large ones fewer, of so many bytes as float32
 SHARE = 0.8  # of the free memory that tokens may take; the rest is for the model and its activations
 
 
@@ -25,7 +25,7 @@ class Feed:
 
     Clips that are in this machine's memory and wanted there as float32 are read where they are. Others are moved to the
     device once if they fit into ``room`` bytes; if not, they are streamed: a batch is read while the one before it is
-    learnt, and copied to a GPU from pinned memory.
+    learnt, and copied to a GPU of CUDA from pinned memory.
     """
 
     def __init__(
@@ -48,13 +48,18 @@ class Feed:
             self._mean = tokens.clips(rows[:: max(1, len(rows) // 64)]).visual.mean((0, 1, 2))
             self.centre = self._mean.to(self.device)
         in_place = isinstance(tokens, Tokens) and self.device.type == "cpu" and precision == "float32"
-        self.streamed = not in_place and self.bytes > (_free(self.device) if room is None else room)
+        self.streamed = not in_place and self.bytes > (SHARE * free(self.device) if room is None else room)
         self._held = None
         if not in_place and not self.streamed:
             self._held = self._whole()
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """Numbers that one clip has, as `TokenSource` says."""
+        return self.source.sizes
 
     def clips(self, index: Tensor) -> Tokens:
         """The clips at ``index`` [B] of the N, on the device."""
@@ -79,8 +84,9 @@ class Feed:
     def _whole(self) -> Tokens:
         """All clips, on the device: written there part by part, so that there is one copy of them at any time."""
         whole: list[Tensor] = []
-        for start in range(0, max(1, len(self)), PART):
-            clips = self._read(torch.arange(start, min(start + PART, len(self))))
+        part = max(1, min(PART, PART_BYTES // (4 * sum(self.source.sizes))))
+        for start in range(0, max(1, len(self)), part):
+            clips = self._read(torch.arange(start, min(start + part, len(self))))
             if not whole:
                 whole = [stream.new_empty(len(self), *stream.shape[1:], device=self.device) for stream in clips]
             for into, stream in zip(whole, clips, strict=True):
@@ -95,12 +101,7 @@ class Feed:
 
     def _staged(self, index: Tensor) -> Tokens:
         clips = self._read(index)
-        if self.device.type == "cpu":
+        if self.device.type != "cuda":
             return clips
         # the allocator gives a pinned block back only when its copy is done: two blocks alternate
         return Tokens(*(stream.pin_memory() for stream in clips))
-
-
-def _free(device: torch.device) -> int:
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-    return int(SHARE * free)

@@ -39,6 +39,10 @@ class Head:
         self.state = state or {}
         self._solution: Any = None
 
+    def check(self, channels: int, classes: int) -> None:
+        """Raises ValueError if it cannot keep what it needs of so many channels E and classes C; asked before the first
+        task, with the classes of the last."""
+
     def update(self, features: Features, labels: Tensor, classes: int) -> None:
         """features and labels [N] of clips never given before; afterwards ``classes`` are known."""
         sums = self._sums(features, labels, classes)

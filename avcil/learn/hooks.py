@@ -4,6 +4,7 @@ checkpoint keeps.
 Dimension letters: ``N`` clips at hand, ``B`` clips of a batch, ``C`` classes seen, ``P`` past classes.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -30,8 +31,8 @@ class Batch(NamedTuple):
 class Hooks:
     """What a method's file adds to the core; each hook does nothing unless overridden."""
 
-    reads_old = False
-    """Whether ``losses`` reads ``learning.old_output``."""
+    reads_old: Collection[str] = ()
+    """Fields of `Output` that ``losses`` reads of ``learning.old_output``."""
 
     def before_task(self, learning: "Learning") -> None:
         """Before the first step; the model has its new classes already."""
@@ -64,8 +65,9 @@ class Learning:
         blocks: classes of each task so far, the new one last; with `restart` all are of one.
         feed, labels: the N clips at hand and their labels [N], on the device, ``new`` of them new, then exemplars.
         generator: draws batches and random exemplars.
-        old_model, old_output: the model of the task before and its `Output` for the clips at hand, on the device. None
-            in the first task and where nothing reads them.
+        old_model: the model of the task before, on the device; None in the first task, and where nothing is learnt.
+        old_output: of its `Output` for the clips at hand the fields that are read (`reads_old`), on the device; None
+            where none is.
         head: the solved read-out, as the task before left it; None where the trained classifier reads out.
         state: what hooks left, by their names.
     """
@@ -102,11 +104,14 @@ class Learning:
         return by_name[self.method.growth] ** 0.5
 
     @property
-    def reads_old(self) -> bool:
-        """Whether something reads what the old model gives for the clips at hand: a loss, or a head that is carried."""
-        distils = self.method.logit_distillation or self.method.feature_distillation
-        hooked = any(hook.reads_old for hook in self.hooks.values())
-        return bool(distils or hooked or isinstance(self.head, CarriedRidge))
+    def reads_old(self) -> set[str]:
+        """Fields that a loss, or a head that is carried, reads of what the old model gives for the clips at hand."""
+        fields = {field for hook in self.hooks.values() for field in hook.reads_old}
+        if self.method.logit_distillation:
+            fields.add("logits")
+        if self.method.feature_distillation or isinstance(self.head, CarriedRidge):
+            fields.add("features")
+        return fields
 
     def attention_options(self, rows: Tensor) -> dict[str, object]:
         """Those of all hooks."""

@@ -5,10 +5,12 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor
 
+from avcil.base.device import named
 from avcil.base.files import read_sealed, write_sealed
 from avcil.base.progress import progress
 from avcil.learn import parallel
@@ -18,7 +20,7 @@ from avcil.learn.feed import Feed
 from avcil.learn.heads import CarriedRidge, Head
 from avcil.learn.hooks import Learning, hooks_of
 from avcil.learn.memory import quota, select
-from avcil.learn.model import Output
+from avcil.learn.model import Features, Output
 from avcil.learn.optimise import optimise
 from avcil.params.learning import Method, Task, Training, attends
 from avcil.params.section import Precision
@@ -58,12 +60,13 @@ def run_task(
     losses by epoch.
 
     A pure function of its arguments: the same inputs give the same bits on the same machine. ``precision``: what visual
-    tokens are held in while attention learns (avcil/learn/feed.py); other fusions take float32.
+    tokens are held in while attention learns (avcil/learn/feed.py); other fusions take float32. ``device``: where
+    models learn and predict (avcil/base/device.py); heads are solved, and exemplars chosen, in float64 on the CPU.
 
-    Raises ValueError if ``start`` does not hold exactly the classes of the tasks before, or if there is no validation
-    clip to choose an epoch on.
+    Raises ValueError if the device is not there, if ``start`` does not hold exactly the classes of the tasks before, if
+    the head cannot keep what it needs of all tasks, or if there is no validation clip to choose an epoch on.
     """
-    data = data._replace(tokens=tokens_of(data, method))
+    data, device = data._replace(tokens=tokens_of(data, method)), named(device)
 
     # 1. At hand are the clips of the new classes, and the exemplars. The new model begins as the old one.
     learning = _begin(data, method, training, tasks, task, seed, start, device, precision)
@@ -110,7 +113,7 @@ def _begin(
     task: int,
     seed: int,
     start: Checkpoint,
-    device: torch.device | str,
+    device: torch.device,
     precision: Precision,
 ) -> Learning:
     """The old model, the one that will learn, and the clips at hand, new ones first. The old model is asked about them
@@ -141,13 +144,16 @@ def _begin(
         head=solved_head(method, training, start.readout),
         hooks=hooks_of(method),
     )  # fmt: skip
+    if learning.head is not None:
+        learning.head.check(model.classifier.weight.shape[1], sum(t.classes for t in tasks))
     for name, value in start.readout.items():
         hook, _, key = name.partition(".")
         learning.state.setdefault(hook, {})[key] = value
     if start.classes and not model.attention.frozen:
         learning.old_model = old_model.to(device)
-        if learning.reads_old:
-            learning.old_output = predict(learning.old_model, learning.feed, torch.arange(len(rows))).to(device)
+        if read := learning.reads_old:
+            old = predict(learning.old_model, learning.feed, torch.arange(len(rows)), fields=read).to(device)
+            learning.old_output = SimpleNamespace(**{field: getattr(old, field) for field in read})
     return learning
 
 
@@ -182,7 +188,7 @@ def _solve(learning: Learning, head: Head, learnt: Output, exemplars: Tensor) ->
     feed, readout = learning.feed, learning.method.readout
     features = solved_features(learning.method, feed.source, feed.rows, learnt.features)
     if isinstance(head, CarriedRidge) and learning.old_output is not None:
-        old = learning.old_output.to("cpu").features
+        old = Features(*(feature.cpu() for feature in learning.old_output.features))
         head.carry(solved_features(learning.method, feed.source, feed.rows, old), features)
     rows = torch.arange(len(feed))
     if readout == "nearest_exemplars":

@@ -33,7 +33,8 @@ class ClipEncoder(Section):
     """An encoder that is loaded when the first file is to be read. Without its weights it is part of a learner's
     config.json: an own encoder has `mini`, `film` and a file of ``weights``, others `published`.
 
-    ``digest``: of the weights, as in a feature store's header; None until they are first loaded.
+    ``digest``: of the weights, as in a feature store's header; None until they are first loaded. ``device``: where
+    published weights are loaded to; own encoders, which are small, stay on the CPU.
     """
 
     model_config = ConfigDict(frozen=False)
@@ -45,18 +46,20 @@ class ClipEncoder(Section):
     published: EncoderConfig | None = None
     digest: str | None = None
     weights: Path | None = Field(None, exclude=True)
+    device: str = Field("cpu", exclude=True)
     _encoder: Encoder | None = PrivateAttr(None)
 
     @classmethod
     def of_params(cls, name: str, params: Params, priors: Path) -> "ClipEncoder":
         """priors: folder of own encoders' weights. Raises ParameterError naming the nearest encoder for a name that
         params.yaml does not have."""
+        features, device = params.features, params.compute.device
         if name in params.own_encoders:
-            weights = released(name, priors)
-            return cls(name=name, features=params.features, mini=params.encoder, film=params.film, weights=weights)
+            own, weights = params.encoder, released(name, priors)
+            return cls(name=name, features=features, device=device, mini=own, film=params.film, weights=weights)
         if name not in params.encoders:
             raise ParameterError(f"encoders: no `{name}`{nearest(name, [*params.own_encoders, *params.encoders])}")
-        return cls(name=name, features=params.features, published=params.encoders[name])
+        return cls(name=name, features=features, device=device, published=params.encoders[name])
 
     @property
     def licence(self) -> str:
@@ -69,7 +72,7 @@ class ClipEncoder(Section):
         """Raises LearnerError if its weights are not those that the learner has learnt with."""
         if self._encoder is None:
             if self.published is not None:
-                encoder = load_published(self.published, "cpu")
+                encoder = load_published(self.published, self.device)
             else:
                 assert self.mini and self.film and self.weights
                 mini, _ = load_prior(self.weights, self.mini)

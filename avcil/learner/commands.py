@@ -12,6 +12,7 @@ from avcil.learner.clips import LearnerError
 from avcil.learner.learner import Learner
 from avcil.learner.predictions import Prediction
 
+DEVICE = "cpu, cuda, mps or auto; of a learner that is made: compute.device of params.yaml"
 FPS, SIZE = 24, 384  # frames a second, pixels a side: of the overlay, not of what the encoder sees
 
 
@@ -21,11 +22,13 @@ def add(subparsers) -> None:
     predict.add_argument("clips", nargs="+", type=Path, metavar="CLIP")
     predict.add_argument("--learner", required=True, type=Path, help="a folder that Learner.save or `learn` wrote")
     predict.add_argument("--overlay", type=Path, metavar="OUT.mp4", help="one clip, and over it where it was looked")
+    predict.add_argument("--device", default="cpu", help=DEVICE)
     predict.set_defaults(call=run_predict)
     learn = subparsers.add_parser("learn", help="add clips of a class to a learner, which is made if there is none")
     learn.add_argument("clips", nargs="+", type=Path, metavar="CLIP")
     learn.add_argument("--label", required=True, help="the class of all these clips, new or known")
     learn.add_argument("--learner", required=True, type=Path, help="its folder; a clip given twice counts twice")
+    learn.add_argument("--device", default="cpu", help=DEVICE)
     learn.set_defaults(call=run_learn)
 
 
@@ -35,7 +38,7 @@ def run_predict(given: argparse.Namespace) -> None:
         raise LearnerError(f"{given.overlay}: an overlay is an .mp4 file of one clip, not of {len(given.clips)}")
     if given.overlay and given.overlay.resolve() == given.clips[0].resolve():
         raise LearnerError(f"{given.overlay}: is the clip itself; give the overlay another name")
-    learner = Learner.load(given.learner)
+    learner = Learner.load(given.learner, device=given.device)
     predictions = learner.predict(given.clips)
     for path, prediction in zip(given.clips, predictions, strict=True):
         strange = ", unlike all classes known" if prediction.is_unknown else ""
@@ -52,7 +55,7 @@ def run_learn(given: argparse.Namespace) -> None:
     if not there and given.learner.exists() and {path.name for path in given.learner.iterdir()} - {folders.NEXT}:
         raise LearnerError(f"{given.learner}: not empty and no learner; name a new folder")
     with alone([given.learner]):  # from reading to writing: else one of two commands would be lost
-        learner = Learner.load(given.learner) if there else Learner()
+        learner = Learner.load(given.learner, device=given.device) if there else Learner()
         cost = learner.learn(given.clips, given.label)
         learner.save(given.learner)
     kind = "new" if cost.new_classes else "known"

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
+from avcil.base.device import named
 from avcil.learn import evaluate
 from avcil.learn.checkpoint import EMPTY, Checkpoint, load_checkpoint
 from avcil.learn.heads import RecursiveRidge
@@ -52,7 +53,8 @@ class Learner:
     where classes have equally many clips, that is the published ridge.
 
     Clips are files, parts of files (`avcil.learner.clips.windows`) or `avcil.tokens.tokens.Tokens`. A run of the
-    pipeline, of whatever method, predicts by `from_run`.
+    pipeline, of whatever method, predicts by `from_run`. Published encoders and models are on ``device``, at first
+    `compute.device` of params.yaml; sums, and what is solved from them, are on the CPU.
 
     Args:
         encoder: `mini`, or one of `encoders` in params.yaml.
@@ -85,6 +87,7 @@ class Learner:
     ) -> None:
         self.method, self.training, self.encoder = method, training, encoder
         self.checkpoint, self.by_class = checkpoint, by_class
+        self.device = encoder.device if encoder else "cpu"
         self.counts: dict[str, int] = {}
         self.accuracy: float | None = None
         self.temperature = 1.0
@@ -105,6 +108,7 @@ class Learner:
     ) -> Cost:
         """Learn from these clips alone; what was known before is given up. If anything raises, it is as before."""
         fresh = self._of(self.method, self.training, self.encoder, EMPTY, self.by_class)
+        fresh.device = self.device
         cost = fresh.learn(clips, labels, validation)
         self.__dict__ = fresh.__dict__
         return cost
@@ -137,6 +141,7 @@ class Learner:
         state = self.checkpoint.readout
         with _fitting(tokens):
             model = evaluate.restore(self.checkpoint, self.method, self.training, tokens.channels)
+            model.to(named(self.device))
             looked = looked_at(tokens, self.method)
             features = evaluate.predict(model, looked, torch.arange(len(labels))).features
             if state and len(state["gram"]) != self._ridge({}).expand(features).shape[1]:
@@ -239,7 +244,8 @@ class Learner:
         if not self.classes:
             raise LearnerError("it knows no class yet; fit it first")
         with _fitting(tokens):
-            return read_out(self.checkpoint, self.method, self.training, looked_at(tokens, self.method))
+            looked = looked_at(tokens, self.method)
+            return read_out(self.checkpoint, self.method, self.training, looked, device=self.device)
 
     # ---- keeping
 
@@ -292,8 +298,11 @@ class Learner:
         folders.write(Path(folder), config, tensors, self.encoder)
 
     @classmethod
-    def load(cls, folder: str | Path) -> "Learner":
-        """What ``save`` wrote. Raises LearnerError naming what is missing, damaged or of another version."""
+    def load(cls, folder: str | Path, *, device: str = "cpu") -> "Learner":
+        """What ``save`` wrote, to predict and learn on ``device``.
+
+        Raises LearnerError naming what is missing, damaged or of another version.
+        """
         folder = Path(folder)
         config, tensors = folders.read(folder)
         model, readout = (folders.below(tensors, prefix) for prefix in ("model.", "readout."))
@@ -302,9 +311,11 @@ class Learner:
             encoder = config["encoder"] and ClipEncoder.model_validate(config["encoder"])
             if encoder and encoder.mini:
                 encoder.weights = folder / folders.ENCODER
+            if encoder:
+                encoder.device = device
             checkpoint = Checkpoint(model, readout, config["classes"], config["memory"], config["origin"])
             learner = cls._of(method, training, encoder, checkpoint, config["by_class"])
-            learner.__dict__ |= {name: config[name] for name in MEASURED}
+            learner.__dict__ |= {"device": device} | {name: config[name] for name in MEASURED}
         parts = {label: folders.below(tensors, f"part{number}.") for number, label in enumerate(learner.classes)}
         learner._parts = {label: part for label, part in parts.items() if part}
         return learner

@@ -8,6 +8,7 @@ from typing import NamedTuple, TypeGuard
 import torch
 from torch import Tensor
 
+from avcil.base.device import named
 from avcil.learn import evaluate
 from avcil.learn.checkpoint import Checkpoint
 from avcil.learn.heads import Head, RecursiveRidge
@@ -28,14 +29,23 @@ class Readout(NamedTuple):
 
 @torch.no_grad()
 def read_out(
-    checkpoint: Checkpoint, method: Method, training: Training, tokens: TokenSource, rows: Tensor | None = None
+    checkpoint: Checkpoint,
+    method: Method,
+    training: Training,
+    tokens: TokenSource,
+    rows: Tensor | None = None,
+    *,
+    device: torch.device | str = "cpu",
 ) -> Readout:
-    """Of the clips at ``rows``, all if left out. ``tokens``: those that the method looks at (`evaluate.tokens_of`).
+    """Of the clips at ``rows``, all if left out. ``tokens``: those that the method looks at (`evaluate.tokens_of`);
+    ``device``: where the model is; a solved head is on the CPU.
 
-    Raises RuntimeError for tokens of other channels than the checkpoint has learnt from.
+    Raises ValueError for a device that is not there, and RuntimeError for tokens of other channels than the checkpoint
+    has learnt from.
     """
     rows = torch.arange(tokens.shape[0]) if rows is None else rows
-    output = evaluate.predict(evaluate.restore(checkpoint, method, training, tokens.channels), tokens, rows, maps=True)
+    model = evaluate.restore(checkpoint, method, training, tokens.channels).to(named(device))
+    output = evaluate.predict(model, tokens, rows, maps=True)
     head = evaluate.solved_head(method, training, checkpoint.readout)
     if head is None:
         return Readout(output, None, output.features, output.logits)

@@ -22,5 +22,8 @@ class Compute(Section):
     engine: Literal["local", "ray"] = Field(description="ray: extraction and sweeps on a Ray cluster, or started here")
     workers: int = Field(ge=0, description="processes that decode clips, for each encoder")
     actors: int = Field(gt=0, description="encoders at once, on Ray")
-    device: str = Field(description="of encoders: cpu, cuda, cuda:1, ...")
+    device: str = Field(
+        pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
+        description="of encoders, and of all that learns or predicts; auto: cuda or mps where there is one, else cpu",
+    )
     tokens: Precision = Field(description="what learning under torchrun holds visual tokens in")

@@ -5,6 +5,7 @@
     store/00000.safetensors, ...   visual [n,L,S,D], audio [n,A,D'], similarity [n,L,S], all float16
     store/00000.json       checksum of that shard, what it was made from, clips that could not be used and why
     store/index.json       checksum of each shard, quarantined clips with reasons; written last
+    .store.views/          beside it, coarser or pooled tokens of a store that was mapped (avcil/tokens/mapped.py)
 
 A shard is written whole or not at all: what was killed goes on after its last shard. Each JSON file holds its own
 digest. A shard is compared with its checksum before any token of it is used, and made again if it differs when
@@ -13,24 +14,19 @@ extraction is run.
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-import psutil
 import torch
 from pydantic import PositiveInt, TypeAdapter, ValidationError
-from safetensors import SafetensorError, safe_open
 
+from avcil.base.device import CPU, free
 from avcil.base.files import digest, file_digest, json_bytes, read_sealed, write_sealed, write_tensors
-from avcil.base.refusal import Refusal
+from avcil.tokens.mapped import MappedTokens as MappedTokens
+from avcil.tokens.mapped import StoreError as StoreError
+from avcil.tokens.mapped import stays_half
 from avcil.tokens.tokens import Layout, Tokens, TokenSource
-
-HALF_ABOVE = 1 << 31  # bytes that tokens would take as float32; above, they stay in half precision
-
-
-class StoreError(Refusal):
-    """A feature store that cannot be used; the message names the file and the way out."""
 
 
 class Header(NamedTuple):
@@ -182,85 +178,10 @@ class Store(NamedTuple):
     tokens: TokenSource
 
 
-def _opened(file: Path, shapes: dict[str, tuple[int, ...]]):
-    """A shard whose values are not yet read. Raises StoreError for one that is not of those shapes."""
-    way_out = "delete it and run the features stage again"
-    try:
-        shard = safe_open(file, framework="pt")
-        slices = {name: shard.get_slice(name) for name in shapes}
-        fits = all(
-            tuple(values.get_shape()) == shapes[name] and values.get_dtype() == "F16" for name, values in slices.items()
-        )
-    except (OSError, SafetensorError) as error:
-        raise StoreError(f"{file}: cannot be read ({' '.join(str(error).split())}); {way_out}") from None
-    if not fits:
-        raise StoreError(f"{file}: float16 tokens of shapes {shapes} belong here, by the header; {way_out}")
-    return shard
-
-
-class MappedTokens:
-    """Tokens of a store that is too large for memory: its files are mapped, and clips read when they are asked for.
-
-    sums: checksum of each file. A file is compared with it when it is first read: StoreError then names it.
-    """
-
-    centre = None
-
-    def __init__(self, header: Header, sums: dict[Path, str]):
-        self._count, self._per_shard, self._layout = len(header.clip_ids), header.clips_per_shard, header.layout
-        shapes = (header.layout.shapes(len(ids)) for ids in header.shards)
-        self._shards = [_opened(file, shape) for file, shape in zip(sums, shapes, strict=True)]
-        self._unread = dict(enumerate(sums.items()))
-
-    def _shard(self, number: int):
-        if number in self._unread:
-            file, expected = self._unread[number]
-            if file_digest(file) != expected:
-                raise StoreError(f"{file}: checksum differs; delete the file and run the features stage")
-            del self._unread[number]
-        return self._shards[number]
-
-    def verify(self) -> None:
-        """Compare every file that was not yet read with its checksum."""
-        for number in list(self._unread):
-            self._shard(number)
-
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        return self._count, self._layout.slots, self._layout.patches, self._layout.visual_channels
-
-    @property
-    def channels(self) -> tuple[int, int]:
-        return self._layout.visual_channels, self._layout.audio_channels
-
-    @property
-    def sizes(self) -> tuple[int, int, int]:
-        patches = self._layout.slots * self._layout.patches
-        return patches * self.channels[0], self._layout.audio_tokens * self.channels[1], patches
-
-    def clips(self, index: torch.Tensor | slice) -> Tokens:
-        rows = range(self._count)[index] if isinstance(index, slice) else index.tolist()
-        return Tokens(*(torch.cat([self._row(stream, row) for row in rows]).float() for stream in Tokens._fields))
-
-    def _row(self, stream: str, row: int) -> torch.Tensor:
-        shard, row = divmod(row, self._per_shard)
-        return self._shard(shard).get_slice(stream)[row : row + 1]
-
-    def shards(self) -> Iterator[Tokens]:
-        """All clips, a shard at a time, as stored."""
-        for number in range(len(self._shards)):
-            yield Tokens(*(self._shard(number).get_tensor(stream) for stream in Tokens._fields))
-
-    def coarse(self, side: int) -> Tokens:
-        return _together((shard.coarse(side) for shard in self.shards()), self._count)
-
-    def pooled(self) -> Tokens:
-        return _together((shard.pooled() for shard in self.shards()), self._count)
-
-
 def read_store(store: Path, *, encoder: str | None = None, verify: bool = False, room: int | None = None) -> Store:
-    """Open a store. Its tokens are read as float32; if that takes more than ``HALF_ABOVE`` bytes, as stored; if that
-    takes more than ``room`` bytes (by default half of the memory that is free), they are mapped.
+    """Open a store. Its tokens are read as float32; if that takes more than 2 GiB, as stored; if that
+    takes more than ``room`` bytes (by default half of what this process may take), they are mapped. Which of these it
+    is changes no number of theirs.
 
     Peak memory is one copy and one shard. verify: compare all shards with their checksums now, not only those that are
     read now. Raises StoreError for an unfinished or damaged store, or one of another encoder than ``encoder``.
@@ -275,12 +196,14 @@ def read_store(store: Path, *, encoder: str | None = None, verify: bool = False,
     names = [_files(store, number)[0].name for number in range(len(header.shards))]
     if content.keys() != {"shards", "quarantined"} or [*dict(content["shards"])] != names:
         raise StoreError(f"{index}: lists other shards than those of the header; delete it and run the features stage")
-    mapped = MappedTokens(header, {store / name: expected for name, expected in content["shards"].items()})
-    fits = count * header.layout.clip_bytes <= (psutil.virtual_memory().available // 2 if room is None else room)
+    sums, stamp = {store / name: expected for name, expected in content["shards"].items()}, digest(json_bytes(content))
+    views = store.with_name(f".{store.name}.views") / stamp
+    mapped = MappedTokens(header.layout, count, header.clips_per_shard, sums, views)
+    fits = count * header.layout.clip_bytes <= (free(CPU) // 2 if room is None else room)
     if verify and not fits:
         mapped.verify()
     tokens = _together(mapped.shards(), count) if fits else mapped
-    return Store(header, content["quarantined"], digest(json_bytes(content)), tokens)
+    return Store(header, content["quarantined"], stamp, tokens)
 
 
 def _together(shards: Iterable[Tokens], count: int) -> Tokens:
@@ -289,8 +212,8 @@ def _together(shards: Iterable[Tokens], count: int) -> Tokens:
     start = 0
     for shard in shards:
         if not whole:
-            half = 4 * count * sum(shard.sizes) > HALF_ABOVE
-            whole = [s.new_empty(count, *s.shape[1:], dtype=None if half else torch.float32) for s in shard]
+            dtype = None if stays_half(count, shard.sizes) else torch.float32
+            whole = [s.new_empty(count, *s.shape[1:], dtype=dtype) for s in shard]
         for into, part in zip(whole, shard, strict=True):
             into[start : start + len(part)] = part
         start += len(shard.audio)

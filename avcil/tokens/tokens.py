@@ -28,6 +28,14 @@ class Layout(NamedTuple):
         audio = (clips, self.audio_tokens, self.audio_channels)
         return {"visual": (*patches, self.visual_channels), "audio": audio, "similarity": patches}
 
+    def coarse(self, side: int) -> "Layout":
+        """That of `TokenSource.coarse`."""
+        return self._replace(patches=side**2)
+
+    def pooled(self) -> "Layout":
+        """That of `TokenSource.pooled`."""
+        return self._replace(slots=1, patches=1, audio_tokens=1)
+
     def without(self, stream: Literal["visual", "audio"]) -> "Layout":
         """The layout where a stream is absent: one token, zero, stands for it."""
         return self._replace(slots=1, patches=1) if stream == "visual" else self._replace(audio_tokens=1)
@@ -39,6 +47,10 @@ class ClipSource(Protocol):
     @property
     def centre(self) -> Tensor | None:
         """What the true visual tokens are more than those that ``clips`` gives, [D]; None: nothing."""
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """Numbers that one clip has: visual, audio, similarity."""
 
     def clips(self, index: Tensor) -> "Tokens":
         """The tokens of the clips at ``index``."""
@@ -55,17 +67,13 @@ class TokenSource(ClipSource, Protocol):
     def channels(self) -> tuple[int, int]:
         """Channels of a visual token and of an audio token."""
 
-    @property
-    def sizes(self) -> tuple[int, int, int]:
-        """Numbers that one clip has: visual, audio, similarity."""
-
     def clips(self, index: "Tensor | slice") -> "Tokens":
         """The tokens of the clips at ``index``, as float32."""
 
-    def coarse(self, side: int) -> "Tokens":
+    def coarse(self, side: int) -> "TokenSource":
         """Each slot's square grid of patches averaged to ``side`` x ``side``. Raises ValueError if it is not square."""
 
-    def pooled(self) -> "Tokens":
+    def pooled(self) -> "TokenSource":
         """The mean of each stream as its only token: all that fusions without attention look at."""
 
 

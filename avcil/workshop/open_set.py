@@ -25,7 +25,9 @@ ROWS = ["lll_closed", "ridge_guided", "scaled_ridge_guided", "ridge", "slda", "f
 ACCEPT = 0.95  # share of validation clips of known classes that pass, which sets the threshold
 
 
-def measure(data: Dataset, method: Method, training: Training, tasks: list[Task], seed: int) -> list[dict]:
+def measure(
+    data: Dataset, method: Method, training: Training, tasks: list[Task], seed: int, device: str = "cpu"
+) -> list[dict]:
     """After each task but the last: AUROC of the test clips of classes to come against those of classes learnt; and at
     the threshold that ``ACCEPT`` of the validation clips pass, the share of either that is refused."""
     from sklearn.metrics import roc_auc_score
@@ -34,10 +36,10 @@ def measure(data: Dataset, method: Method, training: Training, tasks: list[Task]
     leverage = by_leverage(evaluate.solved_head(method, training, {}))
     checkpoint, lines, classes = EMPTY, [], sum(task.classes for task in tasks)
     for task in tasks[:-1]:
-        checkpoint, _, _ = run_task(data, method, training, tasks, task.id, seed, checkpoint)
+        checkpoint, _, _ = run_task(data, method, training, tasks, task.id, seed, checkpoint, device=device)
         seen = len(checkpoint.classes)
         known, coming, held_out = (
-            unknown(read_out(checkpoint, method, training, data.tokens, data.rows(*part))).double()
+            unknown(read_out(checkpoint, method, training, data.tokens, data.rows(*part), device=device)).double()
             for part in (("test", 0, seen), ("test", seen, classes), ("val", 0, seen))
         )
         threshold = held_out.quantile(ACCEPT)
@@ -74,7 +76,9 @@ def main(arguments: list[str] | None = None) -> None:
     given.to.parent.mkdir(parents=True, exist_ok=True)
     for row, method in progress(methods.items(), desc="rows"):
         for seed in params.seeds:
-            measured = measure(data[method.tokens][seed], method, params.training, params.tasks, seed)
+            measured = measure(
+                data[method.tokens][seed], method, params.training, params.tasks, seed, params.compute.device
+            )
             lines += [{"row": row, **line} for line in measured]
         # what is learnt is kept should a later row fail
         pd.DataFrame(lines).round(4).to_csv(given.to, index=False)

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import psutil
 import pytest
 import torch
 
-from avcil.base import processes
+from avcil.base import device, processes
 from avcil.base.files import write_json
 from avcil.comparison import protocol as protocols
 from avcil.comparison import sweep, worlds
 from avcil.comparison.worlds import Place
+from avcil.learn import capacity
 from avcil.learn.checkpoint import EMPTY
 from avcil.learn.train import run_task
 from avcil.params import parse
@@ -388,25 +388,54 @@ def test_a_sweep_is_the_same_whoever_runs_it_and_is_not_run_twice(jobs, params, 
 def test_workers_share_a_store_that_does_not_fit_once_for_each(jobs, tmp_path, monkeypatch, in_process):
     """Mapped, it is in memory once, however many processes read it; and what they learn is the same."""
     job = jobs(tmp_path, rows=["ridge"])[0]
-    rooms = {}
+    begun = []
 
     class Pool:
         def __init__(self, workers, context, begin, arguments):
-            rooms[workers] = arguments[0].args[0]
+            begun.append((begin, arguments))
             raise KeyboardInterrupt
 
     monkeypatch.setattr(processes, "ProcessPoolExecutor", Pool)
-    for workers in (1, 8):
-        with pytest.raises(KeyboardInterrupt):
-            list(sweep._each(sweep._run, [job] * 8, workers))
-    assert 0 < 8 * rooms[8] <= psutil.virtual_memory().total / 2 and rooms[1] > 4 * rooms[8]
+    monkeypatch.setattr(processes, "end_with", lambda _: None)
+    with pytest.raises(KeyboardInterrupt):
+        list(sweep._each(sweep._run, [job] * 8, 8))
+    [(begin, arguments)] = begun
+    monkeypatch.setattr(device, "_share", 1.0)
+    begin(*arguments)
+    assert device._share == 1 / 8
+    monkeypatch.setattr(device, "_share", 1.0)
 
     held = sweep._run(job).results
     assert isinstance(sweep.datasets(job.source)[job.seed].tokens, Tokens)
-    monkeypatch.setattr(sweep, "_room", 0)
+    monkeypatch.setattr(device, "_share", 0.0)
     sweep.datasets.cache_clear()
     assert sweep._run(job._replace(file=tmp_path / "mapped.json")).results == held
     assert isinstance(sweep.datasets(job.source)[job.seed].tokens, MappedTokens)
+
+
+def test_on_a_gpu_as_many_runs_learn_at_a_time_as_fit(jobs, tmp_path, monkeypatch):
+    """Counted from the store and the model, before anything runs."""
+    todo = [job._replace(device="meta") for job in jobs(tmp_path, rows=["ridge", "lll_prior"])]
+    most = max(capacity.taken(j.source.manifest, j.source.store, j.method, j.training, j.tasks) for j in todo)
+    at_once = []
+    monkeypatch.setattr(processes, "each", lambda *a, **options: at_once.append((a[2], options["device"].type)) or [])
+    for free in (most - 1, 3 * most, 1000 * most):
+        monkeypatch.setattr(capacity, "free", lambda _, free=free: free)
+        sweep._each(sweep._run, todo, 8)
+    assert at_once == [(1, "meta"), (3, "meta"), (8, "meta")]
+
+
+def test_what_a_run_takes_is_at_least_its_clips_and_grows_with_them(jobs, tmp_path, in_process):
+    def taken(job, **changes):
+        method = job.method.model_copy(update=changes)
+        return capacity.taken(job.source.manifest, job.source.store, method, job.training, job.tasks)
+
+    job = next(job for job in jobs(tmp_path, rows=["lll_prior"]) if job.name[0] == "standard")
+    data = sweep.datasets(job.source)[job.seed]
+    visual, audio, similarity = data.tokens.sizes
+    train = 4 * (visual + audio + similarity) * len(data.splits["train"])
+    assert capacity.CONTEXT + train < taken(job, memory="all") == taken(job, restart=True)
+    assert capacity.CONTEXT < taken(job, fusion="mean") < taken(job) <= taken(job, memory="all")
 
 
 @pytest.mark.parametrize("what", ["order", "labels"])

@@ -6,9 +6,12 @@ import torch
 from scipy.spatial.distance import mahalanobis
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import Ridge
+from toys import TASKS, TRAINING
 
+from avcil.learn.checkpoint import EMPTY
 from avcil.learn.heads import NearestMean, RecursiveRidge
 from avcil.learn.memory import herding, quota, select
+from avcil.learn.methods import fecam
 from avcil.learn.methods.acil import Acil
 from avcil.learn.methods.fecam import FeCam
 from avcil.learn.methods.mmal import Mmal
@@ -17,7 +20,10 @@ from avcil.learn.methods.ranpac import SEED, RanPac
 from avcil.learn.methods.ranpac import Options as ranpac_options
 from avcil.learn.methods.slda import Slda
 from avcil.learn.model import Features
+from avcil.learn.train import run_task
+from avcil.params import load
 from avcil.results.names import about, name_of
+from conftest import ROOT
 
 pytestmark = pytest.mark.arithmetic
 
@@ -32,6 +38,7 @@ HEADS = {
     "acil": lambda state=None: Acil(40, 0.1, state),
     "slda": lambda state=None: Slda(0.01, state),
     "fecam": lambda state=None: FeCam(0.5, 0.5, state),
+    "fecam, shared": lambda state=None: FeCam(0.5, 0.5, state, shared=True),
     "mmal": lambda state=None: Mmal(40, 0.1, state),
 }
 CUTS = {
@@ -213,7 +220,8 @@ def test_slda_equals_scikit_learn():
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_fecam_equals_scipy():
+@pytest.mark.parametrize("shared", [False, True])
+def test_fecam_equals_scipy(shared):
     x, test = _double(TRAIN.fused), _double(TEST.fused)
 
     def tukey(z):
@@ -223,19 +231,50 @@ def test_fecam_equals_scipy():
         return z / np.linalg.norm(z)
 
     expected = np.zeros((11, 8))
+    within = np.concatenate([tukey(x[c == LABELS]) - tukey(x[c == LABELS]).mean(0) for c in range(8)])
     for c in range(8):
         clips = x[c == LABELS]
         correlation = np.eye(9)  # of a single clip
-        if len(clips) > 1:
-            covariance = np.cov(tukey(clips).T)
+        if len(clips) > 1 or shared:
+            covariance = np.cov(within.T) if shared else np.cov(tukey(clips).T)
             off = ~np.eye(9, dtype=bool)
             shrunk = covariance + 0.5 * np.diag(covariance).mean() * np.eye(9) + 0.5 * covariance[off].mean() * off
             correlation = shrunk / np.sqrt(np.outer(np.diag(shrunk), np.diag(shrunk)))
         prototype = unit(tukey(clips.mean(0)))
         for n in range(11):
             expected[n, c] = -(mahalanobis(unit(tukey(test[n])), prototype, np.linalg.inv(correlation)) ** 2)
-    found = _learn(HEADS["fecam"], TRAIN, CUTS["within classes"]).logits(TEST)
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    head = _learn(HEADS["fecam, shared" if shared else "fecam"], TRAIN, CUTS["within classes"])
+    np.testing.assert_allclose(head.logits(TEST), expected, rtol=1e-5)
+    assert head.state["tukey_grams"].shape == ((9, 9) if shared else (8, 9, 9))
+
+
+def test_fecam_refuses_more_covariances_than_its_bound_before_it_makes_them(monkeypatch):
+    clips = Features(*(torch.ones(1, 2048).expand(309, -1) for _ in range(3)))
+    with pytest.raises(ValueError, match=r"309 classes in 2048 channels are 10\.4 GB, .* use .*shared: true"):
+        FeCam(0.5, 10.0).update(clips, torch.arange(309), 309)
+    # one for all is a 309th, which fits
+    head = FeCam(0.5, 10.0, shared=True)
+    monkeypatch.setattr("avcil.learn.methods.fecam.BOUND", 8 * 2048**2)
+    head.update(clips, torch.arange(309), 309)
+    assert head.state["tukey_grams"].nbytes == 8 * 2048**2
+
+
+def test_what_a_head_cannot_keep_at_the_end_is_said_before_the_first_task(toy, monkeypatch):
+    method = load(ROOT / "params.yaml").methods["fecam"]
+    size = 8 * 6 * 32**2  # of all three tasks; of the first it is a third
+    for bound, shared in ((size, False), (size - 1, False), (size - 1, True)):
+        monkeypatch.setattr(fecam, "BOUND", bound)
+        row = method.model_copy(update={"readout_options": {"shared": shared}})
+        if bound == size or shared:
+            assert run_task(toy, row, TRAINING, TASKS, 0, 0, EMPTY)[1].accuracy
+            continue
+        with pytest.raises(ValueError, match="fecam: covariances of 6 classes in 32 channels"):
+            run_task(toy, row, TRAINING, TASKS, 0, 0, EMPTY)
+
+
+def test_a_row_may_ask_for_one_covariance():
+    head = fecam.build(fecam.Options(shared=True), {})
+    assert head.shared and not fecam.build(fecam.Options(), {}).shared
 
 
 def test_fecam_twice_shrunk_is_once_shrunk_with_more():

@@ -8,14 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
 
-from avcil.comparison import sweep
+from avcil.comparison import sweep, tables
 from avcil.comparison.protocol import jobs, place_of
 from avcil.extraction import extract
-from avcil.learn.train import run_tasks
+from avcil.learn.train import load_result, run_tasks
 from avcil.params import ParameterError, load, whole
 from avcil.tokens.store import read_store
 from avcil.workshop.builders.__main__ import main as build
@@ -133,9 +134,18 @@ def test_several_processes_learn_a_row(extracted):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     lines = done.stdout.strip().splitlines()
-    assert [line.split(":")[0] for line in lines] == ["task 0", "task 1"]
-    assert all(re.match(r"task \d: accuracy (0\.\d{4}|1\.0000) on \d+ clips", line) for line in lines)
-    assert (extracted / "artifacts/launched/mine/standard/lll_prior/task1/seed0/result.json").exists()
+    assert [line.split(":")[0] for line in lines[:2]] == ["task 0", "task 1"]
+    assert all(re.match(r"task \d: accuracy (0\.\d{4}|1\.0000) on \d+ clips", line) for line in lines[:2])
+    # the tables read it as they read a sweep
+    launched, params = extracted / "artifacts/launched/mine", load(extracted / "params.yaml")
+    standard = params.protocols["mine"].settings["standard"].model_copy(update={"seeds": [0]})
+    alone = params.protocols["mine"].model_copy(update={"settings": {"standard": standard}})
+    found = tables.read(launched, alone, ["lll_prior"]).results["standard", "lll_prior", 0]
+    assert [f"{tables.accuracy_after(result):.4f}" for result in found] == [line.split()[3] for line in lines[:2]]
+    mean = np.mean([tables.accuracy_after(result) for result in found])
+    assert lines[3].split()[:3] == ["standard", "lll_prior", str(round(mean, 4))]
+    kept = load_result(launched / "sweep/standard/lll_prior/task1/seed0")
+    assert kept == found[1]
 
 
 @pytest.mark.slow

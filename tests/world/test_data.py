@@ -15,7 +15,7 @@ from avcil.encoders.mini import Mini
 from avcil.extraction import features
 from avcil.extraction.clips import ClipError, read_clip, write_clip
 from avcil.params.extraction import FeatureConfig
-from avcil.tokens import manifest, store
+from avcil.tokens import manifest
 from avcil.tokens.manifest import SPLITS, Media
 from avcil.tokens.store import StoreError, read_store
 from avcil.world import separation
@@ -278,9 +278,9 @@ def test_a_large_store_stays_in_half_precision(encoder, clips, film, tmp_path, m
     features.extract(encoder, "mini", clips, CONFIG, tmp_path / "s", workers=0)
     whole = read_store(tmp_path / "s").tokens
     size = sum(4 * field.numel() for field in whole)
-    monkeypatch.setattr(store, "HALF_ABOVE", size)
+    monkeypatch.setattr("avcil.tokens.mapped.HALF_ABOVE", size)
     assert {field.dtype for field in read_store(tmp_path / "s").tokens} == {torch.float32}
-    monkeypatch.setattr(store, "HALF_ABOVE", size - 1)
+    monkeypatch.setattr("avcil.tokens.mapped.HALF_ABOVE", size - 1)
     half = read_store(tmp_path / "s").tokens
     assert {field.dtype for field in half} == {torch.float16}
     assert all(torch.equal(a, b.float()) for a, b in zip(whole, half, strict=True))

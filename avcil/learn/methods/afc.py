@@ -99,7 +99,7 @@ def imprint(model: IncrementalClassifier, feed: Feed, labels: Tensor) -> None:
 
 
 class Afc(Hooks):
-    reads_old = True
+    reads_old = ("features", "attended")
 
     def __init__(self, weight: float):
         self.weight = weight

@@ -31,7 +31,7 @@ def attention_distillation(spatial: Tensor, old_spatial: Tensor) -> Tensor:
 
 
 class AttentionDistillation(Hooks):
-    reads_old = True
+    reads_old = ("spatial",)
 
     def __init__(self, weight: float):
         self.weight = weight

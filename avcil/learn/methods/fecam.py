@@ -12,10 +12,13 @@ from avcil.learn.attention import Features
 from avcil.learn.heads import Head
 from avcil.params.section import Section
 
+BOUND = 1 << 32  # bytes of covariances; while they are added to there are four of them
+
 
 class Options(Section):
     power: float = Field(0.5, gt=0)
     shrinkage: float = Field(10.0, gt=0, description="γ")
+    shared: bool = Field(False, description="one covariance for all classes")
 
 
 class FeCam(Head):
@@ -26,37 +29,57 @@ class FeCam(Head):
 
     with μ_c the mean of z, Σ_c the covariance of t(z), V₁ the mean of its diagonal, V₂ of the rest. S_c is positive
     definite except in corner cases, also with fewer clips than channels.
-    State: n [C], Σ z [C,E], Σ t [C,E], Σ ttᵀ [C,E,E]: 8 C E² bytes.
+    With ``shared``, S is made of the covariance within classes, Σ = Σ_c n_c Σ_c / Σ_c n_c, and K is one for all.
+    State: n [C], Σ z [C,E], Σ t [C,E], Σ ttᵀ [C,E,E]: 8 C E² bytes, 10 GB for 309 classes of 2,048 channels; shared,
+    [E,E]: 8 E² bytes. ValueError where it would be more than ``BOUND``.
     Source: Goswami et al., FeCAM, NeurIPS 2023, arXiv 2309.14062, and its authors' code. Deviation: signed features
     have sign(z)|z|^power, the original's are non-negative; it shrinks twice, which is once with (1 + γ)² − 1 for γ; its
     V₂ leaves out exact zeros; it falls back on Euclidean distance in the first task; a class of one clip, which has no
-    covariance there, has K_c = I.
+    covariance there, has K_c = I. ``shared`` is ours, pooled as in linear discriminant analysis; the paper's way to
+    share was not read.
     """
 
-    def __init__(self, power: float, shrinkage: float, state: dict[str, Tensor] | None = None):
+    def __init__(self, power: float, shrinkage: float, state: dict[str, Tensor] | None = None, *, shared: bool = False):
         super().__init__(state)
         self.power = power
         self.shrinkage = shrinkage
+        self.shared = shared
 
     def _tukey(self, z: Tensor) -> Tensor:
         return z.sign() * z.abs() ** self.power
 
+    def check(self, channels: int, classes: int) -> None:
+        size = 8 * channels**2 * (1 if self.shared else classes)
+        if size > BOUND:
+            way_out = "fewer channels" if self.shared else "readout_options: {shared: true}, one for all classes,"
+            raise ValueError(
+                f"fecam: covariances of {classes} classes in {channels} channels are {size / 1e9:.1f} GB, more than "
+                f"{BOUND / 1e9:.1f}; use {way_out} or another read-out"
+            )
+
+    def update(self, features: Features, labels: Tensor, classes: int) -> None:
+        self.check(features.fused.shape[1], classes)
+        super().update(features, labels, classes)
+
     def _sums(self, features: Features, labels: Tensor, classes: int) -> dict[str, Tensor]:
         z, y = features.fused.double(), F.one_hot(labels, classes).double()
         t = self._tukey(z)
-        grams = torch.stack([t[labels == c].T @ t[labels == c] for c in range(classes)])
+        grams = t.T @ t if self.shared else torch.stack([t[labels == c].T @ t[labels == c] for c in range(classes)])
         return {"counts": y.sum(0), "sums": y.T @ z, "tukey_sums": y.T @ t, "tukey_grams": grams}
 
     def _solve(self) -> tuple[Tensor, ...]:
         counts = self.state["counts"].clamp(min=1)
         prototypes = F.normalize(self._tukey(self.state["sums"] / counts[:, None]), dim=1)
-        moments = zip(counts, self.state["tukey_sums"], self.state["tukey_grams"], strict=True)
-        return prototypes, torch.stack([torch.cholesky_inverse(self._factor(*moment)) for moment in moments])
-
-    def _factor(self, count: Tensor, total: Tensor, gram: Tensor) -> Tensor:
-        """Cholesky factor of K_c [E,E]."""
+        totals, grams = self.state["tukey_sums"], self.state["tukey_grams"]
         # n Σ_c, for K_c does not change when Σ_c is scaled
-        scatter = gram - total.outer(total) / count
+        if self.shared:
+            scatter = grams - totals.T @ (totals / counts[:, None])
+            return prototypes, *[self._inverse(scatter, grams)] * len(counts)
+        moments = zip(counts, totals, grams, strict=True)
+        return prototypes, *(self._inverse(gram - total.outer(total) / n, gram) for n, total, gram in moments)
+
+    def _inverse(self, scatter: Tensor, gram: Tensor) -> Tensor:
+        """K_c⁻¹ [E,E]."""
         channels, eye = len(gram), torch.eye(len(gram), dtype=gram.dtype)
         diagonal = scatter.diagonal().mean()
         rest = (scatter.sum() - scatter.diagonal().sum()) / max(channels * (channels - 1), 1)
@@ -64,13 +87,14 @@ class FeCam(Head):
         floor = 1e-10 * (1 + gram.diagonal().mean())
         shrunk = scatter + (self.shrinkage * diagonal + floor) * eye + self.shrinkage * rest * (1 - eye)
         scale = shrunk.diagonal().rsqrt()
-        return torch.linalg.cholesky(scale[:, None] * shrunk * scale)
+        return torch.cholesky_inverse(torch.linalg.cholesky(scale[:, None] * shrunk * scale)).contiguous()
 
     def logits(self, features: Features) -> Tensor:
         unit = F.normalize(self._tukey(features.fused.double()), dim=1)
-        differences = ((unit - prototype, inverse) for prototype, inverse in zip(*self.solution, strict=True))
+        prototypes, *inverses = self.solution
+        differences = ((unit - prototype, inverse) for prototype, inverse in zip(prototypes, inverses, strict=True))
         return torch.stack([-((d @ inverse) * d).sum(1) for d, inverse in differences], 1).float()
 
 
 def build(options: Options, state: dict[str, Tensor]) -> FeCam:
-    return FeCam(options.power, options.shrinkage, state)
+    return FeCam(options.power, options.shrinkage, state, shared=options.shared)

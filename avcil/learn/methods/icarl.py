@@ -34,7 +34,7 @@ def sigmoid_distillation(logits: Tensor, old_logits: Tensor, *, as_published: bo
 
 
 class ICarl(Hooks):
-    reads_old = True
+    reads_old = ("logits",)
 
     def __init__(self, options: Options):
         self.options = options

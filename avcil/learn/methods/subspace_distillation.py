@@ -35,7 +35,7 @@ def subspace_distillation(features: Tensor, old: Tensor, past: Tensor) -> Tensor
 
 
 class SubspaceDistillation(Hooks):
-    reads_old = True
+    reads_old = ("features",)
 
     def __init__(self, weight: float):
         self.weight = weight

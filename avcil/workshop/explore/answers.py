@@ -37,8 +37,8 @@ def _spread(spatial: Tensor, patches: int) -> np.ndarray:
     return (fine / fine.sum(1, keepdim=True)).numpy()
 
 
-def answer(folder: Path, method: Method, training: Training, data: Dataset) -> Answer:
-    """What the checkpoint in ``folder`` says of the first clip of ``data``.
+def answer(folder: Path, method: Method, training: Training, data: Dataset, *, device: str = "cpu") -> Answer:
+    """What the checkpoint in ``folder`` says of the first clip of ``data``, on ``device``.
 
     Raises CheckpointError where it is of other parameters, or of another class order.
     """
@@ -47,12 +47,14 @@ def answer(folder: Path, method: Method, training: Training, data: Dataset) -> A
     of_these = all(checkpoint.origin[part] == value for part, value in made_from.items())
     if not of_these or checkpoint.classes != data.order[: len(checkpoint.classes)]:
         raise CheckpointError(f"{folder}: made with other parameters; `dvc repro` makes it anew")
-    return answer_of(checkpoint, method, training, data)
+    return answer_of(checkpoint, method, training, data, device=device)
 
 
-def answer_of(checkpoint: Checkpoint, method: Method, training: Training, data: Dataset) -> Answer:
+def answer_of(
+    checkpoint: Checkpoint, method: Method, training: Training, data: Dataset, *, device: str = "cpu"
+) -> Answer:
     """What it says of the first clip of ``data``, with the read-out that `evaluate` uses."""
-    output, head, _, logits = read_out(checkpoint, method, training, tokens_of(data, method))
+    output, head, _, logits = read_out(checkpoint, method, training, tokens_of(data, method), device=device)
     scores = logits.softmax(1) if head is None else logits
     slots, patches = data.tokens.shape[1:3]
     if attends(method.fusion):

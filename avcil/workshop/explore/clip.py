@@ -202,13 +202,13 @@ class ClipView(Panel):
         """What the row's checkpoints say of the clip, task by task."""
         if row in self.live.runs:
             return self._ask_live(row, self.live.runs[row])
-        method, answers = self.params.methods[row], {}
+        method, answers, device = self.params.methods[row], {}, self.params.compute.device
         data = self._as_data(method.tokens)
         for task in range(len(self.params.tasks)):
             folder = self._folder(row, task, self.seed.value)
             if folder.exists():
                 try:
-                    answers[f"after task {task}"] = answer(folder, method, self.params.training, data)
+                    answers[f"after task {task}"] = answer(folder, method, self.params.training, data, device=device)
                 except CheckpointError as error:
                     self.note.value = line(str(error), wrong=True)
         return answers
@@ -219,7 +219,7 @@ class ClipView(Panel):
             return {}
         data = self._as_data(run.method.tokens)
         return {
-            f"after task {task}": answer_of(checkpoint, run.method, run.training, data)
+            f"after task {task}": answer_of(checkpoint, run.method, run.training, data, device=run.device)
             for task, checkpoint in enumerate(run.checkpoints)
         }
 

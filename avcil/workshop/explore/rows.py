@@ -110,14 +110,19 @@ class _Stopped(Exception):
 
 
 class LiveRun:
-    """A run, task after task: how far it is, and what it gave so far. ``run`` may be called on another thread.
+    """A run on a device, task after task: how far it is, and what it gave so far. ``run`` may be called on another
+    thread.
 
     ``results`` and ``losses`` (a dict an epoch) only ever grow, by one whole entry at a time: other threads may read
     them while it runs.
     """
 
-    def __init__(self, data: Dataset, method: Method, training: Training, tasks: list[Task], seed: int):
+    def __init__(
+        self, data: Dataset, method: Method, training: Training, tasks: list[Task], seed: int, *,
+        device: str = "cpu",
+    ):  # fmt: skip
         self.data, self.method, self.training, self.tasks, self.seed = data, method, training, tasks, seed
+        self.device = device
         self.results: list[TaskResult] = []
         self.checkpoints: list[Checkpoint] = []
         self.losses: list[dict] = []
@@ -158,6 +163,7 @@ class LiveRun:
                 stop_here()
                 checkpoint, result, _ = run_task(
                     self.data, self.method, self.training, self.tasks, task.id, self.seed, checkpoint,
+                    device=self.device,
                     watch=lambda task, epoch, losses: self.losses.append({"task": task, "epoch": epoch} | losses),
                 )  # fmt: skip
                 self.checkpoints.append(checkpoint)

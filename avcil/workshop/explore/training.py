@@ -143,7 +143,8 @@ class Trainer(Panel):
         name, row, repeat = self.name.value, self.row, self.command
         try:
             data = self._dataset(method.tokens, self.seed.value)
-            self.learning = run = LiveRun(data, method, params.training, params.tasks, self.seed.value)
+            seed, on = self.seed.value, params.compute.device
+            self.learning = run = LiveRun(data, method, params.training, params.tasks, seed, device=on)
             self._draw()
             self._draw_losses()
             work = asyncio.get_running_loop().run_in_executor(None, run.run)

@@ -46,7 +46,7 @@ def learn(job: sweep.Job) -> sweep.Done:
     data = sweep.datasets(job.source)[job.seed]
     data = data._replace(encoder=data.encoder.rpartition(":")[0])
     started = time.perf_counter()
-    results = run_tasks(data, job.method, job.training, job.tasks, job.seed, job.folder)
+    results = run_tasks(data, job.method, job.training, job.tasks, job.seed, job.folder, device=job.device)
     return sweep.Done(results, time.perf_counter() - started)
 
 
@@ -154,7 +154,9 @@ def run(
             shared = [method.model_dump(), params.training.model_dump(), params.tasks[0].epochs, sweep.code(method)]
             place = _begin_run(to / "learnt" / row, _made_from(table, by_task, load_header(store), shared))
             print(f"{row}: {place}", flush=True)
-            jobs += [sweep.Job((row,), source, method, params.training, chained, seed, folder=place) for seed in seeds]
+            on = params.compute.device
+            job = sweep.Job((row,), source, method, params.training, chained, 0, folder=place, device=on)
+            jobs += [job._replace(seed=seed) for seed in seeds]
         done = sweep.run(jobs, engine=params.compute.engine, work=learn)
         results = {("own", name[0], seed): runs.results for (name, seed), runs in done.items()}
         numbers, text = table_of(results, table.label[table.split == "test"])
