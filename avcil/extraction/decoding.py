@@ -151,5 +151,4 @@ def unread(clips: Iterable[Media], seconds: float) -> str:
         return ""
     example = f"`{looked_at[longer[0]][0].path.name}`: {lengths[longer[0]]:.1f} s"
     many = f"{len(longer)} of {len(lengths)}" + (" looked at" if len(lengths) < len(ordered) else "")
-    way_out = "list what comes later as clips with a `start`"
-    return f"reads {seconds:g} s of a clip, and {many} are longer ({example}); {way_out}"
+    return f"reads {seconds:g} s of a clip, and {many} are longer ({example})"

@@ -48,7 +48,7 @@ def extract(
     encoder = load_encoder(name, params, priors)
     print(f"{name}: {cost(encoder.layout, len(clips))}", flush=True)
     if what := unread(clips.values(), encoder.reading.seconds):
-        print(f"{name}: {what}", flush=True)
+        print(f"{name}: {what}; list what comes later as clips with a `start`", flush=True)
     make = features.make_here
     if compute.engine == "ray":
         from avcil.extraction import cluster
