@@ -50,7 +50,8 @@ faults: setup
 	PYTHONPATH=tests:tests/faults:. TQDM_DISABLE=1 .venv/bin/python tests/faults/campaign.py $(FAULTS)
 
 app: setup
-	.venv/bin/python -m avcil.base.portable voila --progressive_rendering=True $(APP) notebooks/explore.ipynb
+	JUPYTER_PATH=avcil/workshop/app .venv/bin/python -m avcil.base.portable voila --template=avcil \
+	  --progressive_rendering=True $(APP) notebooks/explore.ipynb
 
 lab: setup
 	.venv/bin/python -m avcil.base.portable jupyter lab --LabApp.default_url=/lab/tree/explore.ipynb $(LAB) notebooks/explore.ipynb

@@ -77,7 +77,8 @@ class ClipView(Panel):
         fixed = widgets.Layout(max_width="100%", height="auto", flex="0 0 auto", align_self="flex-start")
         self.video = widgets.Video(format="mp4", autoplay=False, loop=True, layout=fixed)
         self.mixture, self.separated = (widgets.Audio(format="wav", autoplay=False, loop=False) for _ in range(2))
-        self.picture, self.words, self.sound, self.style = picture(), *(widgets.HTML() for _ in range(3))
+        self.picture = picture("where it is looked, slot by slot")
+        self.words, self.sound, self.style = (widgets.HTML() for _ in range(3))
         mixture = widgets.VBox([widgets.HTML("mixture"), self.mixture])
         separated = widgets.VBox([widgets.HTML("what belongs to where it looks"), self.separated])
 
