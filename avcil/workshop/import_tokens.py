@@ -167,7 +167,7 @@ def _table(path: Path, columns: dict[str, list[Any]]) -> tuple[pd.DataFrame, lis
         split=written.split.map({name: name for name in SPLITS} | dict(enumerate(SPLITS))),
     )
     for column, wrong, way_out in (
-        ("clip_id", ~written.clip_id.map(is_clip_id), "use printable letters, and at least one"),
+        ("clip_id", ~written.clip_id.map(is_clip_id), "use printable characters, not blanks alone"),
         ("clip_id", written.clip_id.duplicated(), "an earlier clip has it too; give each its own"),
         ("label", table.label.isna(), "use positions or words of the order"),
         ("split", table.split.isna(), "use 0, 1, 2 or train, val, test"),
