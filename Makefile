@@ -1,22 +1,28 @@
-# make repro       regenerate every result that is out of date
-# make verify      are the results here those in git? row by row, after make repro
-# make test        unit tests, and every notebook run again and compared with its stored output
-# make faults     kill all that writes and damage all that is read, many times over (hours; it goes on where it stopped)
-# make app         open the playground as an application: results, live training, clips; nothing to run first
-# make lab         the same in JupyterLab, as a notebook to go on with
-# make smoke       all that learns, small, in build/smoke: the workspace is untouched
-# make field       every method in every setting, other worlds too (two hours or more): `rows: all`, then as before
-# make search      score the trials of search.yaml again, on validation clips (twenty minutes)
-# make prior       train the released priors again, into build/prior (an hour and a half); nothing else needs it
-# make corpus      render the clips of the embedded benchmark again
-# make notebooks   execute the notebooks in place and normalise them (after a change of code)
-# make lock        choose the exact version of every package again (after a change of pyproject.toml's ranges)
-# Each target first makes .venv, or says in one line why it cannot (.ci/setup, which also runs without make).
+# make                       this list: what each target does and how long it takes on two cores without GPU
+# make repro        13 min   regenerate every result that is out of date; less, if few are
+# make verify       seconds  are the results here those in git? row by row, after make repro
+# make test         13 min   unit tests, and every notebook run again and compared with its stored output
+# make app          seconds  open the playground as an application: results, live training, clips; nothing to run first
+# make lab          seconds  the same in JupyterLab, as a notebook to go on with
+# make experiments  seconds  what `dvc exp run` tried, in a table: name, changed parameters, last, forgetting
+# make smoke        4 min    all that learns, small, in build/smoke: the workspace is untouched
+# make field        hours    every method in every setting, other worlds too (two or more): `rows: all`, then as before
+# make search       20 min   score the trials of search.yaml again, on validation clips
+# make prior        90 min   train the released priors again, into build/prior; nothing else needs it
+# make corpus       2 min    render the clips of the embedded benchmark again
+# make notebooks    minutes  execute the notebooks in place and normalise them (after a change of code)
+# make faults       hours    kill all that writes and damage all that is read, many times over; it goes on where it stopped
+# make lock         minutes  choose the exact version of every package again (after a change of pyproject.toml's ranges)
+# make setup        2 min    make .venv, which every target does first, or says in one line why it cannot (.ci/setup)
+# make clean        seconds  delete .venv and build
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: setup repro verify field smoke test faults app lab search prior corpus notebooks lock clean
-.DEFAULT_GOAL := repro
+.PHONY: help setup repro experiments verify field smoke test faults app lab search prior corpus notebooks lock clean
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 
 setup:
 	@sh .ci/setup
@@ -44,10 +50,16 @@ faults: setup
 	PYTHONPATH=tests:tests/faults:. TQDM_DISABLE=1 .venv/bin/python tests/faults/campaign.py $(FAULTS)
 
 app: setup
-	.venv/bin/python -m avcil.base.portable voila --progressive_rendering=True $(APP) notebooks/explore.ipynb
+	JUPYTER_PATH=avcil/workshop/app .venv/bin/python -m avcil.base.portable voila --template=avcil \
+	  --progressive_rendering=True $(APP) notebooks/explore.ipynb
 
 lab: setup
 	.venv/bin/python -m avcil.base.portable jupyter lab --LabApp.default_url=/lab/tree/explore.ipynb $(LAB) notebooks/explore.ipynb
+
+# deps, which have a slash in their names, are no result, and all experiments have a `rows` of their own
+experiments: setup
+	.venv/bin/dvc exp show --only-changed --hide-workspace --no-pager \
+	  --drop 'Created|Executor|(params\.yaml:)?rows|[^:]*/[^:]*$$' $(EXPERIMENTS)
 
 search: setup
 	mkdir -p build

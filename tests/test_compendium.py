@@ -159,6 +159,47 @@ def test_dvc_plots_only_what_the_pipeline_makes(params):
     assert len(live) == len(params.tasks)
 
 
+@pytest.mark.slow
+def test_experiments_are_a_table_of_what_changed_and_what_came_of_it(tmp_path):
+    """`make experiments`, of a stage that takes all parameters and makes such metrics, artifacts and notebooks."""
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    shutil.copytree(ROOT / "protocols", tmp_path / "protocols")
+    (tmp_path / "learn.py").write_text(
+        "import json, pathlib, yaml\n"
+        "n = yaml.safe_load(open('params.yaml'))['methods']['lll_prior']['exemplars']\n"
+        "last = {'lll_prior': n, 'lll_analytic': 1, 'replay': 2 * n, 'joint_guided': 1}\n"
+        "measures = {row: {'last': value, 'forgetting': value} for row, value in last.items()}\n"
+        "pathlib.Path('headline.json').write_text(json.dumps(measures))\n"
+        "pathlib.Path('artifacts').mkdir(exist_ok=True)\n"
+        "pathlib.Path('artifacts/tokens').write_text(str(n))\n"
+    )
+    stages = {
+        "learn": {
+            "cmd": f"{sys.executable} learn.py",
+            "params": ["rows", "methods", "training", {"protocols/sounding_objects.yaml": None}],
+            "outs": ["artifacts/tokens"],
+            "metrics": [{"headline.json": {"cache": False}}],
+        },
+        "look": {"cmd": "cp artifacts/tokens seen", "deps": ["artifacts/tokens"], "outs": ["seen"]},
+    }
+    (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+    shell = subprocess.run(
+        ["make", "-n", "-f", ROOT / "Makefile", "experiments", "EXPERIMENTS=--md"], capture_output=True, text=True
+    ).stdout.partition("\n")[2]
+    dvc = f"{sys.executable} -m dvc"
+    commands = f"""
+        git init -q && git config user.name a && git config user.email a@b && {dvc} init -q && {dvc} repro -q
+        git add -A && git commit -qm start
+        {dvc} exp run -q -n more -S 'rows=[lll_prior]' -S methods.lll_prior.exemplars=9 -S training.batch=32
+        {shell.replace(".venv/bin/dvc", dvc)}"""
+    done = subprocess.run(["sh", "-ec", commands], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    head = [cell.strip() for cell in done.stdout.splitlines()[0].strip("| ").split("|")]
+    measures = {f"{row}.{name}" for row in ("lll_prior", "replay") for name in ("last", "forgetting")}
+    assert head[0] == "Experiment" and "[more]" in done.stdout
+    assert set(head[1:]) == measures | {"methods.lll_prior.exemplars", "training.batch"}
+
+
 def test_every_row_is_compared_and_says_what_it_is(params):
     """No row is left over; where a paper is named, what is done otherwise than there is said too."""
     rows = {row for protocol in params.protocols.values() for name in protocol.chosen("all").values() for row in name}

@@ -345,14 +345,24 @@ def test_an_interrupted_installation_is_made_anew(machine, no_network):
 
 def test_every_target_sets_up_first(machine):
     targets = re.search(r"^\.PHONY: (.*)", (ROOT / "Makefile").read_text(), re.M)[1].split()
-    for target in set(targets) - {"clean"}:
+    for target in set(targets) - {"help", "clean"}:
         first = machine.run("make", "-n", target).lines[0]
         assert first == "sh .ci/setup" + " repro" * (target == "repro"), target
 
 
+def test_make_alone_says_what_each_target_does_and_how_long_it_takes(machine):
+    targets = re.search(r"^\.PHONY: (.*)", (ROOT / "Makefile").read_text(), re.M)[1].split()
+    done = machine.run("make")
+    pattern = r"make (\w*) +(?:\d+ min|seconds|minutes|hours) +\w.*"
+    listed = [match[1] for line in done.lines[1:] if (match := re.fullmatch(pattern, line))]
+    assert done.code == 0 and sorted(listed) == sorted(set(targets) - {"help"})
+    assert machine.run("make", "help") == done and len(done.lines) == len(targets)
+    assert not (machine.project / ".venv").exists()
+
+
 def test_make_fails_with_the_one_line(machine):
     (machine.bin / "git").unlink()
-    done = machine.run("make")
+    done = machine.run("make", "repro")
     assert done.code == 2 and done.lines[0].startswith("avcil: git is missing") and len(done.lines) == 2
 
 

@@ -51,15 +51,6 @@ def _source(place: Place, tokens: str, protocol: Protocol, setting: Setting, tim
     return Source(out / "manifest.csv", out / "orders.json", place.stores / tokens, stored)
 
 
-def _sizes(classes: int, per_task: int | list[int]) -> list[int]:
-    if isinstance(per_task, list):  # tasks that are listed may leave classes for later ones
-        if sum(per_task) <= classes:
-            return per_task
-    elif classes % per_task == 0:
-        return [per_task] * (classes // per_task)
-    raise ValueError(f"{classes} classes do not divide into tasks of {per_task}; change classes_per_task")
-
-
 def _adapted(row: str, method: Method, protocol: Protocol, setting: Setting) -> Method:
     changes = protocol.changes.get("*", {}) | protocol.changes.get(row, {})
     if method.memory in ("random", "herding"):
@@ -102,7 +93,7 @@ def jobs(
             sources = {at: _source(at[0], tokens, protocol, setting, timbres, at[1]) for at in set(where.values())}
             for seed, at in where.items():
                 classes = pd.read_csv(sources[at].manifest, dtype=str).label.nunique()
-                tasks = chain(_sizes(classes, setting.classes_per_task or protocol.classes_per_task), epochs)
+                tasks = chain(protocol.sizes(setting, classes), epochs)
                 file = out / name / row / f"seed{seed}.json"
                 folder = artifacts / "runs/others" / row if row in protocol.headline else file.parent
                 kept = folder if name == first else None

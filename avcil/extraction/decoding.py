@@ -4,15 +4,20 @@ Memory stays constant, however many clips there are. A process that a clip kills
 has one clip at a time, so it is known which. None outlives the process that started it.
 """
 
+import math
 import multiprocessing
 import os
 import signal
 from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from itertools import pairwise
 from multiprocessing.connection import Connection
+from pathlib import Path
 from threading import Lock
 
+import av
 import numpy as np
 import torch
 
@@ -21,6 +26,7 @@ from avcil.extraction.clips import Clip, ClipError, read_clip
 from avcil.tokens.manifest import Media
 
 AHEAD = 4  # clips that wait for the encoder, for each process
+LOOKED_AT = 100  # clips whose length is asked for before extraction
 TRIES = 2  # a process may also die because another one took the machine's memory
 _STARTING = Lock()
 
@@ -112,3 +118,37 @@ def decode(media: list[Media], reading: dict, workers: int) -> Iterator[Clip | s
     finally:
         for decoder in decoders:
             decoder.end()
+
+
+# ---- what will not be read
+
+
+def _length(media: Media) -> float:
+    """Seconds from where the clip begins to the end of its file; 0 of a file that does not tell."""
+    try:
+        with av.open(str(media.path)) as container:
+            return (container.duration or 0) / av.time_base - media.start
+    except (OSError, av.error.FFmpegError):  # extraction names what cannot be read
+        return 0.0
+
+
+def unread(clips: Iterable[Media], seconds: float) -> str:
+    """How many of ``clips`` are longer than the ``seconds`` that are read of each, in one line; none if none is.
+
+    A clip ends where the next one of its file begins, or with the file. Of many clips about `LOOKED_AT` are looked at,
+    in a process of their own, for one may kill it: then nothing is known.
+    """
+    ordered = sorted(clips)
+    ends = (b.start - a.start if a.path == b.path else math.inf for a, b in pairwise([*ordered, Media(Path())]))
+    looked_at = list(zip(ordered, ends, strict=True))[:: max(1, len(ordered) // LOOKED_AT)]
+    try:
+        with ProcessPoolExecutor(1, initializer=end_with, initargs=(os.getpid(),)) as pool:
+            lengths = [*map(min, pool.map(_length, [clip for clip, _ in looked_at]), [end for _, end in looked_at])]
+    except BrokenProcessPool:
+        return ""
+    longer = [number for number, length in enumerate(lengths) if length > 1.05 * seconds]  # containers round up
+    if not longer:
+        return ""
+    example = f"`{looked_at[longer[0]][0].path.name}`: {lengths[longer[0]]:.1f} s"
+    many = f"{len(longer)} of {len(lengths)}" + (" looked at" if len(lengths) < len(ordered) else "")
+    return f"reads {seconds:g} s of a clip, and {many} are longer ({example})"

@@ -16,6 +16,7 @@ from avcil.encoders.base import Encoder, Reading
 from avcil.encoders.load import load_published
 from avcil.encoders.prior import load_prior, released
 from avcil.extraction import features
+from avcil.extraction.decoding import unread
 from avcil.params import ParameterError, Params, load
 from avcil.params.section import nearest
 from avcil.tokens.manifest import Media, media, read_manifest
@@ -41,11 +42,13 @@ def extract(
     name: str, clips: dict[str, Media], params: Params, store: Path, *, replace: bool = False,
     streams: tuple[features.Stream, ...] = features.STREAMS, priors: Path = PRIORS,
 ) -> Header:  # fmt: skip
-    """`avcil.extraction.features.extract`, or the same on Ray, as `compute` says; prints what the store takes
-    beforehand. priors: folder of the own encoders' weights."""
+    """`avcil.extraction.features.extract`, or the same on Ray, as `compute` says; prints beforehand what the
+    store takes, and what of the clips is not read. priors: folder of the own encoders' weights."""
     compute = params.compute
     encoder = load_encoder(name, params, priors)
     print(f"{name}: {cost(encoder.layout, len(clips))}", flush=True)
+    if what := unread(clips.values(), encoder.reading.seconds):
+        print(f"{name}: {what}; list what comes later as clips with a `start`", flush=True)
     make = features.make_here
     if compute.engine == "ray":
         from avcil.extraction import cluster
@@ -71,6 +74,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         params = load(Path("params.yaml"))
         table = read_manifest(folder / "manifest.csv")
+        params.check_classes(given.benchmark, table.label.nunique())
         store = folder / "features" / given.encoder
         header = extract(given.encoder, media(table, folder), params, store, streams=streams)
     except (ImportError, OSError, ValueError) as error:

@@ -1,16 +1,20 @@
 """Commands of a learner, which `python -m avcil` lists: `predict` and `learn`."""
 
 import argparse
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from avcil.base.alone import alone
 from avcil.extraction.clips import read_clip, write_clip
+from avcil.extraction.decoding import unread
 from avcil.learner import folders
 from avcil.learner.clips import LearnerError
 from avcil.learner.learner import Learner
 from avcil.learner.predictions import Prediction
+from avcil.tokens.manifest import Media
 
 DEVICE = "cpu, cuda, mps or auto; of a learner that is made: compute.device of params.yaml"
 FPS, SIZE = 24, 384  # frames a second, pixels a side: of the overlay, not of what the encoder sees
@@ -39,6 +43,7 @@ def run_predict(given: argparse.Namespace) -> None:
     if given.overlay and given.overlay.resolve() == given.clips[0].resolve():
         raise LearnerError(f"{given.overlay}: is the clip itself; give the overlay another name")
     learner = Learner.load(given.learner, device=given.device)
+    _warn_of_longer_ones(given.clips, learner)
     predictions = learner.predict(given.clips)
     for path, prediction in zip(given.clips, predictions, strict=True):
         strange = ", unlike all classes known" if prediction.is_unknown else ""
@@ -56,12 +61,19 @@ def run_learn(given: argparse.Namespace) -> None:
         raise LearnerError(f"{given.learner}: not empty and no learner; name a new folder")
     with alone([given.learner]):  # from reading to writing: else one of two commands would be lost
         learner = Learner.load(given.learner, device=given.device) if there else Learner()
+        _warn_of_longer_ones(given.clips, learner)
         cost = learner.learn(given.clips, given.label)
         learner.save(given.learner)
     kind = "new" if cost.new_classes else "known"
     seconds = f"{cost.seconds:.1f} s, {cost.encoding_seconds:.1f} of them for tokens"
     print(f"{given.learner}: {cost.clips} clips of {kind} class {given.label} in {seconds}")
     print(f"{len(learner.classes)} classes, {cost.bytes / 1e6:.1f} MB")
+
+
+def _warn_of_longer_ones(clips: Sequence[Path], learner: Learner) -> None:
+    """Apart from the answers, and before them."""
+    if learner.encoder and (what := unread(map(Media, clips), learner.encoder.encoder.reading.seconds)):
+        print(f"{learner.encoder.name}: {what}; cut out what comes later as clips of its own", file=sys.stderr)
 
 
 def write_overlay(path: Path, clip: Path, prediction: Prediction, learner: Learner) -> None:

@@ -122,6 +122,20 @@ class Params(Section):
         _check(self.benchmark, self.protocols, "no protocol")
         return self.protocols[self.benchmark]
 
+    def check_classes(self, benchmark: str, classes: int, rows: Literal["headline", "all"] | list[str] = "all") -> None:
+        """Raises ParameterError where the ``classes`` of a benchmark do not divide into the tasks of a setting in which
+        ``rows`` are learnt. One without a protocol is not asked for any tasks."""
+        if benchmark not in self.protocols:
+            return
+        protocol = self.protocols[benchmark]
+        for name in protocol.chosen(rows):
+            setting = protocol.settings[name]
+            there = self.world.classes if setting.worlds else classes
+            try:
+                protocol.sizes(setting, there if setting.twins else min(there, self.world.timbres))
+            except ValueError as error:
+                raise ParameterError(f"protocols.{benchmark}.settings.{name}: {error}") from None
+
 
 def _check(name: str, known: Collection[str], complaint: str) -> None:
     if name not in known:

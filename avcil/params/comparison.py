@@ -95,6 +95,17 @@ class Protocol(Section):
         listed[first] += [row for row in rows if not any(row in of for of in every.values())]
         return {name: of for name, of in listed.items() if of}
 
+    def sizes(self, setting: Setting, classes: int) -> list[int]:
+        """New classes of each task, of so many ``classes``. Raises ValueError where these do not divide."""
+        per_task = setting.classes_per_task or self.classes_per_task
+        if isinstance(per_task, list):  # tasks that are listed may leave classes for later ones
+            if sum(per_task) <= classes:
+                return per_task
+        elif classes % per_task == 0:
+            return [per_task] * (classes // per_task)
+        way_out = "change classes_per_task, or `tasks` of params.yaml where a protocol has none"
+        raise ValueError(f"{classes} classes do not divide into tasks of {per_task}; {way_out}")
+
 
 class Search(Section):
     """The validation-only search for hyper-parameters."""

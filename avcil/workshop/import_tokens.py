@@ -14,7 +14,7 @@ The file holds, under these names or under those that --name gives:
                                       255: only the measures of attention read it
     label       [n]                   positions in `order`, or its words
     split       [n]                   0, 1, 2 or train, val, test
-    clip_id     [n]                   letters, digits, `_`, `-`, `.`
+    clip_id     [n]                   any printable text
     order       [C]                   the classes in the order in which they are learnt
     scale       []                    what visual and audio are multiplied by where they are integers
 
@@ -47,7 +47,7 @@ from avcil.tokens.guidance import explained_change
 from avcil.tokens.manifest import SPLITS
 from avcil.tokens.store import cost
 from avcil.tokens.tokens import Layout
-from avcil.workshop.builders.annotation import CLIP_ID
+from avcil.workshop.builders.annotation import is_clip_id
 from avcil.workshop.builders.report import lacking
 from avcil.workshop.imports import BEYOND, TokensError, within_half, write_import
 
@@ -167,7 +167,7 @@ def _table(path: Path, columns: dict[str, list[Any]]) -> tuple[pd.DataFrame, lis
         split=written.split.map({name: name for name in SPLITS} | dict(enumerate(SPLITS))),
     )
     for column, wrong, way_out in (
-        ("clip_id", ~written.clip_id.map(lambda clip: bool(re.fullmatch(CLIP_ID, clip))), "use letters, digits, `_-.`"),
+        ("clip_id", ~written.clip_id.map(is_clip_id), "use printable characters, not blanks alone"),
         ("clip_id", written.clip_id.duplicated(), "an earlier clip has it too; give each its own"),
         ("label", table.label.isna(), "use positions or words of the order"),
         ("split", table.split.isna(), "use 0, 1, 2 or train, val, test"),

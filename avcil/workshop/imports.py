@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -70,7 +71,7 @@ def write_import(
     print(f"{store}: {cost(layout, len(table))}", flush=True)
     with alone([destination]):
         open_store(store, header)
-        paths = "clips/" + table.clip_id + ".mp4"
+        paths = table.clip_id.map(lambda clip: f"clips/{quote(clip, safe='')}.mp4")  # whatever an id has in it
         write_manifest(destination / "manifest.csv", table.assign(path=paths)[["clip_id", "path", "label", "split"]])
         write_with_seal(destination / "order.json", json_bytes(order))
         shards = header.shards

@@ -4,10 +4,15 @@ Repeating a stage repeats its executed notebook byte for byte and leaves dvc.loc
 that the results were reproduced.
 """
 
+import csv
+import sys
+from pathlib import Path
+
 import psutil
 from papermill.engines import NBClientEngine
 
 from avcil.base.parent import end_with
+from avcil.params import load
 from avcil.workshop.nbtools import normalise
 
 
@@ -21,12 +26,29 @@ def _end_with_dvc() -> None:
         end_with(parent.ppid(), parent.pid)
 
 
+def _refuse_early() -> None:
+    """End in one line, before a kernel starts and any work is done, where the parameters, or the tasks that a protocol
+    makes of the benchmark's classes, cannot be used."""
+    if not Path("params.yaml").is_file():  # not in the project: a notebook of its own
+        return
+    try:
+        params = load()
+        manifest = Path("data", params.benchmark, "manifest.csv")
+        if manifest.is_file():
+            with manifest.open(newline="", encoding="utf-8") as file:
+                classes = {row.get("label") for row in csv.DictReader(file)}
+            params.check_classes(params.benchmark, len(classes), params.rows)
+    except ValueError as error:
+        sys.exit(str(error))
+
+
 class PlainEngine(NBClientEngine):
     """The engine behind `papermill --engine plain`."""
 
     @classmethod
     def execute_notebook(cls, nb, kernel_name, **kwargs):
         _end_with_dvc()
+        _refuse_early()
         nb = super().execute_notebook(nb, kernel_name, **kwargs)
         # a failed run keeps papermill's marks: it needs them to report the failing cell
         return nb if nb.metadata.papermill.get("exception") else normalise(nb)

@@ -119,6 +119,7 @@ def _write(top: Path, project: Path) -> None:
     (project / ".dvc").mkdir()
     for name in (".gitignore", ".dvcignore", ".dvc/.gitignore", ".dvc/config", ".dvc/plots.html", "data.dvc"):
         shutil.copy(top / name, project / name)
+    shutil.copytree(top / ".dvc/plots", project / ".dvc/plots")
     for name in ("artifacts/notebooks", "metrics", "figures"):
         (project / name).mkdir(parents=True)
     _write_parameters(project, parameters(raw))

@@ -94,6 +94,15 @@ def test_a_killer_is_quarantined_and_extraction_goes_on(params, tmp_path, killer
     assert all(content.tokens.visual[row].any() for row in (0, 2, 3))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the process is not forked and does not see the killer")
+def test_a_clip_that_kills_hides_the_others_lengths_and_no_more(tmp_path, monkeypatch):
+    media = [Media(_clip(tmp_path / f"{name}.mp4")) for name in ("a", "b")]
+    assert decoding.unread(media, 1.0).startswith("reads 1 s of a clip, and 2 of 2 are longer (`a.mp4`: 2.")
+    assert decoding.unread(media, 2.0) == ""
+    monkeypatch.setattr(decoding.av, "open", lambda path: os._exit(3))
+    assert decoding.unread(media, 1.0) == ""
+
+
 def test_a_mistake_in_the_code_is_no_clips_fault(tmp_path, killer, decoders):
     with pytest.raises(RuntimeError, match="a mistake in the code"):
         list(decoding.decode([Media(_clip(tmp_path / "bug.mp4"))], READING, 1))

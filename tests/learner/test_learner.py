@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from media import tone, write
 from toys import TRAINING, row
 
 import avcil
@@ -384,8 +385,13 @@ def test_commands_learn_and_predict(tmp_path, monkeypatch, capsys):
     assert "3 clips of new class horn" in capsys.readouterr().out
     monkeypatch.chdir(tmp_path)  # a learner needs no project
     command("predict", *clips[0][:2], clips[1][0], "--learner", "mine")
-    said = [line.split(": ")[1].split()[0] for line in capsys.readouterr().out.splitlines()]
-    assert said == ["bell", "bell", "horn"]
+    printed = capsys.readouterr()
+    said = [line.split(": ")[1].split()[0] for line in printed.out.splitlines()]
+    assert said == ["bell", "bell", "horn"] and printed.err == ""
+    longer = write(tmp_path / "longer.mp4", [k / 4 for k in range(12)], sound=tone(440, 3, 16000))
+    command("predict", clips[0][0], longer, "--learner", "mine")
+    warned = "mini: reads 2 s of a clip, and 1 of 2 are longer (`longer.mp4`: 3.0 s); cut out what comes later"
+    assert capsys.readouterr().err.startswith(warned)
     command("predict", clips[0][3], "--learner", "mine", "--overlay", "seen/out.mp4")
     drawn = read_clip(tmp_path / "seen/out.mp4", frames=16, fps=8, size=96, sample_rate=16000)
     shown = read_clip(clips[0][3], frames=16, fps=8, size=96, sample_rate=16000)

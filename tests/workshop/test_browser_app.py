@@ -22,15 +22,15 @@ SHOTS = ROOT / "build" / "app"
 DRAWN = "() => [...document.querySelectorAll('.widget-image')].filter(i => i.naturalWidth > 100).length"
 
 
-def _command(port: int) -> list[str]:
-    """What `make app` starts, with the Python of this test."""
+def _command(port: int) -> tuple[list[str], dict[str, str]]:
+    """What `make app` starts, with the Python of this test, and its environment."""
     options = f"APP=--no-browser --port={port}"
     recipe = subprocess.run(
         ["make", "--no-print-directory", "-n", "app", options], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
-    python, *arguments = shlex.split(recipe.splitlines()[-1])
+    variable, python, *arguments = shlex.split(recipe.replace("\\\n", "").splitlines()[-1])
     assert python == ".venv/bin/python"
-    return [sys.executable, *arguments]
+    return [sys.executable, *arguments], dict([variable.split("=")])
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,8 @@ def address():
     shutil.rmtree(SHOTS, ignore_errors=True)
     SHOTS.mkdir(parents=True)
     port = free_port()
-    more = {
+    command, variables = _command(port)
+    more = variables | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),  # the kernel starts in notebooks/
     }
@@ -46,17 +47,24 @@ def address():
     def answers():
         socket.create_connection(("127.0.0.1", port), timeout=1).close()
 
-    with served(_command(port), answers, log=SHOTS / "server.log", cwd=ROOT, **more):
+    with served(command, answers, log=SHOTS / "server.log", cwd=ROOT, **more):
         yield f"http://127.0.0.1:{port}/"
 
 
 @pytest.fixture(scope="module")
-def page(address):
+def asked() -> list[str]:
+    """All that the page asked for."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def page(address, asked):
     """The application as it comes up by itself."""
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
         page = browser.new_page(viewport={"width": 1440, "height": 900})
         page.set_default_timeout(MINUTE)
+        page.on("request", lambda request: asked.append(request.url))
         page.goto(address)
         page.wait_for_function(f"({DRAWN})() >= 1", timeout=3 * MINUTE)
         page.screenshot(path=SHOTS / "first.png")
@@ -84,6 +92,16 @@ def test_controls_stand_beside_what_they_change_on_one_screen(page):
         assert control["x"] + control["width"] <= shown["x"] and control["width"] <= 330
         assert shown["x"] + shown["width"] <= 1440 and shown["y"] + shown["height"] <= 900
     assert page.evaluate("document.documentElement.scrollWidth") <= 1440
+
+
+def test_nothing_comes_from_elsewhere(page, address, asked):
+    assert len(asked) > 10 and not [url for url in asked if not url.startswith((address, "data:", "blob:"))]
+
+
+def test_axe_finds_nothing(page):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python").Axe()
+    violations = axe.run(page, options={"preload": False}).response["violations"]
+    assert [(v["id"], v["nodes"][0]["html"][:200]) for v in violations if v["impact"] in ("serious", "critical")] == []
 
 
 CUT = """panel => [...panel.querySelectorAll('label, button, select, .widget-html-content')]

@@ -5,6 +5,8 @@ pipeline gives to executed copies, so that it can be made before anything has be
 """
 
 import filecmp
+import io
+import json
 import os
 import re
 import shutil
@@ -13,10 +15,12 @@ import sys
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlsplit
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
 from bs4 import BeautifulSoup
+from PIL import Image, ImageColor
 
 from avcil.params import load
 from avcil.results.names import name_of
@@ -269,8 +273,8 @@ def test_clips_play_pages_follow_one_another_and_are_searched(page, site):
 
 
 def test_the_plots_of_dvc_are_read_offline(page, project, site):
-    """Curves, bars, confusion, pictures, and the losses that DVCLive logs, of the committed metrics."""
-    for name in (".dvc/config", ".dvc/plots.html", "dvc.yaml"):
+    """Curves, each of a colour, confusion, pictures, and the losses that DVCLive logs, of the committed metrics."""
+    for name in (".dvc/config", ".dvc/plots.html", ".dvc/plots/series.json", "dvc.yaml"):
         (project / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, project / name)
     if not (project / ".git").exists():
@@ -289,3 +293,9 @@ def test_the_plots_of_dvc_are_read_offline(page, project, site):
     )
     assert page.locator("img").count() == sum(isinstance(plot, str) for plot in definitions)
     assert page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth)")
+    palette = json.loads((ROOT / ".dvc/plots/series.json").read_text())["encoding"]["color"]["scale"]["range"]
+    (curves,) = next(plot for plot in definitions if isinstance(plot, dict)).values()
+    lines = len(curves["y"]["metrics/curves.csv"])
+    drawn = np.asarray(Image.open(io.BytesIO(page.locator(".vega-embed").first.screenshot())).convert("RGB"))
+    for colour in palette[:lines]:  # edges are blended with what is behind them
+        assert abs(drawn.astype(int) - ImageColor.getrgb(colour)).max(-1).min() < 40, colour

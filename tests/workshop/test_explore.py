@@ -20,6 +20,7 @@ import pytest
 import torch
 import yaml
 from dvc.utils.hydra import apply_overrides
+from media import tone, write
 from PIL import Image
 
 from avcil.extraction.clips import Clip, read_clip
@@ -692,8 +693,12 @@ def test_a_clip_of_ones_own_is_watched_by_its_path(places, params, tmp_path):
     for path, reason in ((tmp_path / "none.mp4", "no such file"), (ROOT / "README.md", "damaged")):
         panel.own.value = str(path)
         assert reason in panel.note.value and str(path) in panel.note.value and panel.video.value == kept
+    longer = write(tmp_path / "longer.mp4", [k / 4 for k in range(12)], sound=tone(440, 3, 16000))
+    panel.own.value = str(longer)
+    assert "mini reads 2 s of a clip, and 1 of 1 are longer (`longer.mp4`: 3.0 s)" in panel.note.value
     panel.clip.value = panel.clip.options[1]
-    assert panel.own.value == "" and panel.label == panel.of_class.value and reason not in panel.note.value
+    assert panel.own.value == "" and panel.label == panel.of_class.value
+    assert reason not in panel.note.value and "longer" not in panel.note.value
 
 
 def test_sound_louder_than_a_file_can_hold_is_not_clipped():

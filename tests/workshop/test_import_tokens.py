@@ -259,7 +259,7 @@ WRONG = {
     "label": ({"label": lambda a: changed(a, 9, 4)}, {}, "clip 9: label 4; use positions or words"),
     "split": ({"split": lambda a: changed(a, 2, 3)}, {}, "clip 2: split 3; use 0, 1, 2 or train"),
     "id twice": ({"clip_id": lambda a: changed(a, 7, "clip-01")}, {}, "clip 7: clip_id 'clip-01'; an earlier"),
-    "id": ({"clip_id": lambda a: changed(a, 7, "../x")}, {}, r"clip 7: clip_id '\.\./x'; use letters, digits"),
+    "id": ({"clip_id": lambda a: changed(a, 7, "a\nb")}, {}, r"clip 7: clip_id 'a\\nb'; use printable characters"),
     "class twice": ({"order": lambda a: changed(a, 1, "class 0")}, {}, "empty, no plain text or there twice"),
     "untested": ({"split": lambda s: np.where(np.arange(CLIPS) < 14, 0, s)}, {}, "no test clip of `class 0`; add some"),
     "region": ({"region": lambda r: r / 100.0}, {}, r"a region is not in \[0, 1\]"),

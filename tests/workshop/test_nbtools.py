@@ -2,15 +2,19 @@
 
 import base64
 import io
+import shutil
 import subprocess
 import sys
 
 import nbformat
 import numpy as np
+import yaml
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 from PIL import Image
 
+from avcil.params import whole
 from avcil.workshop.nbtools import lighten, normalise
+from conftest import ROOT
 
 
 def _notebook(path, source: str):
@@ -19,9 +23,9 @@ def _notebook(path, source: str):
     nbformat.write(new_notebook(cells=[cell], metadata=metadata), path)
 
 
-def _papermill(source, target):
+def _papermill(source, target, **where):
     command = [sys.executable, "-m", "papermill", "--engine", "plain", "--no-progress-bar", "--log-level", "WARNING"]
-    return subprocess.run([*command, str(source), str(target)], capture_output=True, text=True)
+    return subprocess.run([*command, str(source), str(target)], capture_output=True, text=True, **where)
 
 
 def test_the_plain_engine_gives_the_same_bytes_twice(tmp_path):
@@ -36,6 +40,22 @@ def test_a_failing_cell_fails_the_stage_and_says_why(tmp_path):
     _notebook(tmp_path / "n.ipynb", "raise ValueError('row 17: clip `x`')")
     done = _papermill(tmp_path / "n.ipynb", tmp_path / "out.ipynb")
     assert done.returncode != 0 and "row 17: clip `x`" in done.stderr
+
+
+def test_tasks_that_do_not_divide_the_classes_are_one_line_before_a_notebook_starts(tmp_path):
+    """What a stage of the pipeline runs, in a project whose protocol wants tasks of 3 of the 20 classes."""
+    raw = whole(ROOT / "params.yaml") | {"rows": "all"}
+    settings = raw["protocols"]["sounding_objects"]["settings"]
+    (tmp_path / "data/sounding_objects").mkdir(parents=True)
+    shutil.copy(ROOT / "corpus/sounding_objects/manifest.csv", tmp_path / "data/sounding_objects")
+    _notebook(tmp_path / "n.ipynb", "print('begun')")
+    for tasks, code in ((3, 1), (4, 0)):
+        settings["tasks_10"]["classes_per_task"] = tasks
+        (tmp_path / "params.yaml").write_text(yaml.safe_dump(raw))
+        done = _papermill("n.ipynb", "out.ipynb", cwd=tmp_path)
+        assert done.returncode == code and (tmp_path / "out.ipynb").exists() == (not code), done.stderr
+        refusal = "protocols.sounding_objects.settings.tasks_10: 20 classes do not divide into tasks of 3; change"
+        assert done.stderr.startswith(refusal * code) and done.stderr.count("\n") == code
 
 
 def test_normalise_drops_clocks_and_keeps_tags(tmp_path):

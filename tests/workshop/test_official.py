@@ -19,7 +19,6 @@ from avcil.tokens import store
 from avcil.tokens.manifest import read_manifest
 from avcil.tokens.store import StoreError, read_store
 from avcil.workshop import imports, official
-from avcil.workshop.builders.annotation import BuilderError
 from avcil.workshop.imports import TokensError
 from avcil.workshop.npydict import NpyError, index_npy
 from avcil.workshop.official import import_features, inspect
@@ -110,15 +109,35 @@ def test_report_names_what_is_wrong(source, tmp_path):
         ({"Cat\n": 0}, None, "not the ids 0, 1, 2"),
         (CLASSES, {"train": {}, "test": {}}, r"all_classId_vid_dict\.npy: not .* \('val'\); download"),
         (CLASSES, {"train": {7: ["x"]}, "val": {}, "test": {}}, "list index out of range"),
-        (CLASSES, {"train": {-1: ["x"]}, "val": {}, "test": {}}, "greater than or equal to 0"),
-        (CLASSES, {"train": {0: ["../x"]}, "val": {}, "test": {}}, "String should match pattern"),
-        (CLASSES, {"train": {0: "x"}, "val": {}, "test": {}}, "should be a valid list"),
+        (CLASSES, {"train": {-1: ["x"]}, "val": {}, "test": {}}, "greater than or equal to 0: -1"),
+        (CLASSES, {"train": {0: ["x", "a\n"]}, "val": {}, "test": {}}, r"train\.0\.1: a clip .* printable: 'a\\n'\)"),
+        (CLASSES, {"train": {0: [" "]}, "val": {}, "test": {}}, r"\(train\.0\.0: a clip id that is blank .*: ' '\)"),
+        (CLASSES, {"train": {0: ["x", 3]}, "val": {}, "test": {}}, r"train\.0\.1: .*valid string: 3\)"),
+        (CLASSES, {"train": {0: "x"}, "val": {}, "test": {}}, "should be a valid list: 'x'"),
     ],
 )
 def test_split_files_of_another_layout_are_one_clear_line(source, encode, members, message):
     _write_splits(source, members or _members(), encode)
-    with pytest.raises(BuilderError, match=message):
-        inspect(source)
+    with pytest.raises(SystemExit, match=message) as refused:
+        official.main([str(source)])
+    assert "\n" not in str(refused.value)
+
+
+def test_any_printable_id_is_taken(source, tmp_path):
+    """By the command that a user types; the tokens of each clip are its own."""
+    ids = ["../up", "a b", "ünï,cödé\"'", ".", "/root", "x" * 250]
+    members = _members()
+    members["train"][1] += ids
+    _write_splits(source, members)
+    audio, visual = _features()
+    audio |= {clip: np.full(CHANNELS, n, "f4") for n, clip in enumerate(ids)}
+    visual |= {clip: np.full((8 * PATCHES, CHANNELS), n, "f4") for n, clip in enumerate(ids)}
+    _write_features(source, audio, visual)
+    official.main([str(source), str(tmp_path / "out")])
+    table = read_manifest(tmp_path / "out/manifest.csv").set_index("clip_id")
+    assert set(ids) < set(table.index) and table.path.is_unique
+    tokens = read_store(tmp_path / "out/features/official", verify=True).tokens
+    assert [float(tokens.audio[table.index.get_loc(clip)].mean()) for clip in ids] == [*range(len(ids))]
 
 
 def test_missing_files_are_named(source, tmp_path):

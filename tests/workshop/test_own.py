@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from media import tone, write
 
 from avcil.__main__ import main
 from avcil.comparison import sweep
@@ -134,6 +135,23 @@ def test_a_clip_listed_twice_and_a_damaged_one(here, capsys):
     Path(paths[1]).write_bytes(before[:500])
     run()
     assert re.search(r"left out: .*: damaged", capsys.readouterr().out)
+
+
+def test_what_is_not_read_of_longer_clips_is_said_before_extraction(here, capsys):
+    """Of one that is half a second longer than `mini` reads, and of a film of which three parts are listed."""
+    for number, (name, seconds) in enumerate({"longer": 2.5, "film": 7}.items()):
+        times = [k / 4 for k in range(round(4 * seconds))]
+        write(here / f"clips/{name}.mp4", times, sound=tone(440 + number, seconds, 16000))
+    with open("labels.csv", "a") as labels:
+        labels.write("clips/longer.mp4,object_000\n")
+    table = pd.read_csv("labels.csv").assign(start=0)
+    parts = [("clips/film.mp4", "object_001", start) for start in (0, 2, 4)]
+    pd.concat([table, pd.DataFrame(parts, columns=list(table))]).to_csv("labels.csv", index=False)
+    main(["run", "labels.csv", "--to", "to", "--rows", "ridge", "--seeds", "0"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].startswith("mini: ") and "MB a clip" in lines[1]
+    assert lines[2].startswith("mini: reads 2 s of a clip, and 2 of 28 are longer (`film.mp4`: 3.0 s); list what")
+    assert lines[3].startswith("ridge: ") and sum("reads 2 s" in line for line in lines) == 1
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from avcil.__main__ import main as command
 from avcil.comparison import sweep, tables
 from avcil.comparison.protocol import jobs, place_of
 from avcil.extraction import extract
@@ -99,6 +100,21 @@ def test_a_protocol_that_cannot_be_run_is_one_line(extracted, monkeypatch, argum
     monkeypatch.chdir(extracted)
     with pytest.raises(ParameterError, match=message):
         protocol.run(*arguments)
+
+
+@pytest.mark.parametrize("sizes", [3, [2, 3]])
+def test_tasks_that_do_not_divide_the_classes_are_refused_before_extraction(imported, tmp_path, monkeypatch, sizes):
+    raw = whole(imported / "params.yaml")
+    raw["protocols"]["mine"]["classes_per_task"] = sizes
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(raw))
+    extracted = shutil.ignore_patterns("features", "results")
+    shutil.copytree(imported / "imports", tmp_path / "imports", symlinks=True, ignore=extracted)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=r"^protocols\.mine\.settings\.standard: 4 classes do not divide into"):
+        extract.main(["mine", "mini"])
+    assert not list(tmp_path.rglob("features"))
+    with pytest.raises(SystemExit, match=r"^[^\n]*4 classes do not divide into tasks of [^\n]*$"):
+        command(["protocol", "mine"])
 
 
 @pytest.mark.slow

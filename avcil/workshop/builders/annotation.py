@@ -8,14 +8,26 @@ from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import pandas as pd
-from pydantic import Field, NonNegativeInt, TypeAdapter, ValidationError
+from pydantic import AfterValidator, NonNegativeInt, TypeAdapter, ValidationError
 
 from avcil.base.refusal import Refusal
+from avcil.params.section import offence
 from avcil.tokens.manifest import SPLITS, read_order
 from avcil.workshop.npydict import index_npy
 
-CLIP_ID = r"^[A-Za-z0-9_.-]+$"  # where ids are also names of files
-_BY_CLASS = TypeAdapter(dict[NonNegativeInt, list[Annotated[str, Field(pattern=CLIP_ID)]]])
+
+def is_clip_id(text: str) -> bool:
+    """Whether a manifest can name a clip by it."""
+    return text.isprintable() and text.strip() != ""
+
+
+def _clip_id(text: str) -> str:
+    if not is_clip_id(text):
+        raise ValueError("a clip id that is blank or not printable")
+    return text
+
+
+_BY_CLASS = TypeAdapter(dict[NonNegativeInt, list[Annotated[str, AfterValidator(_clip_id)]]])
 
 
 class BuilderError(Refusal):
@@ -127,6 +139,8 @@ def read_avcil(folder: Path, val_share: float | None = None) -> tuple[list[tuple
             for class_id, ids in _BY_CLASS.validate_python(members[split], strict=True).items():
                 clips += [(clip, labels[class_id], split) for clip in ids]
     except (ValidationError, LookupError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = str(error)
+        if isinstance(error, ValidationError):
+            reason = f"{split}.{offence(error)}: {error.errors()[0]['input']!a:.300}"
         raise BuilderError(f"{path}: not {{split: {{class id: [clip]}}}} ({reason}); download it again") from None
     return clips, labels

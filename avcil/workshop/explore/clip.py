@@ -12,12 +12,13 @@ from scipy.io import wavfile
 from avcil.comparison.protocol import run_folder
 from avcil.encoders.prior import load_prior, released
 from avcil.extraction.clips import ClipError, read_clip
+from avcil.extraction.decoding import unread
 from avcil.learn.checkpoint import CheckpointError
 from avcil.params import Params
 from avcil.results import plots
 from avcil.results.names import short_name_of
 from avcil.tokens.dataset import Dataset
-from avcil.tokens.manifest import class_order, read_manifest
+from avcil.tokens.manifest import Media, class_order, read_manifest
 from avcil.tokens.regions import patch_share
 from avcil.tokens.tokens import Tokens
 from avcil.workshop.explore.answers import Answer, answer, answer_of, prior_attention
@@ -76,7 +77,8 @@ class ClipView(Panel):
         fixed = widgets.Layout(max_width="100%", height="auto", flex="0 0 auto", align_self="flex-start")
         self.video = widgets.Video(format="mp4", autoplay=False, loop=True, layout=fixed)
         self.mixture, self.separated = (widgets.Audio(format="wav", autoplay=False, loop=False) for _ in range(2))
-        self.picture, self.words, self.sound, self.style = picture(), *(widgets.HTML() for _ in range(3))
+        self.picture = picture("where it is looked, slot by slot")
+        self.words, self.sound, self.style = (widgets.HTML() for _ in range(3))
         mixture = widgets.VBox([widgets.HTML("mixture"), self.mixture])
         separated = widgets.VBox([widgets.HTML("what belongs to where it looks"), self.separated])
 
@@ -160,8 +162,9 @@ class ClipView(Panel):
     def _read(self) -> None:
         """Decode the clip: that of the path, if there is one, else the chosen one."""
         own = self.own.value.strip()
+        file = Path(own).expanduser() if own else self._file(self.clip.value)
         try:
-            now = read_clip(Path(own).expanduser() if own else self._file(self.clip.value), **self.reading)
+            now = read_clip(file, **self.reading)
         except ClipError as error:
             self.note.value = line(str(error).split("; ")[0], wrong=True)
             return
@@ -169,6 +172,8 @@ class ClipView(Panel):
         self.now, self.frames, self.waveform = now, now.frames, now.waveform
         self.label = None if own else self.table.label[self.clip.value]
         self.name = Path(own).name if own else self.clip.value
+        longer = unread([Media(file)], self.params.film.frames / self.params.film.fps) if own else ""
+        self.longer = longer and line(f"mini {longer}")
         self.tokens: dict[str, Tokens] = {}
         self.answers: dict[str, dict[str, Answer]] = {}
         tokens = self._encoded("mini")
@@ -229,7 +234,7 @@ class ClipView(Panel):
 
     def _look(self) -> None:
         """Ask the chosen rows, and show where and when they look after the chosen task, or the prior alone."""
-        self.note.value = self.hint
+        self.note.value = " ".join(filter(None, [self.hint, self.longer]))
         for row in self.methods.value:
             self.answers.setdefault(row, self._ask(row))
         after = self.task.value

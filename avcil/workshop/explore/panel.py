@@ -48,13 +48,15 @@ def print_hint() -> None:
 # ---- pictures and words
 
 
-def picture(*, beside_another: bool = False) -> widgets.Image:
+def picture(caption: str, *, beside_another: bool = False) -> widgets.Image:
     """An empty picture, shown as large as it is drawn where the page is wide enough.
 
-    beside_another: smaller, down to 360 pixels, where both would not fit side by side.
+    caption: in place of it. beside_another: smaller, down to 360 pixels, where both would not fit side by side.
     """
     size = {"flex": "1 1 360px", "min_width": "0"} if beside_another else {"flex": "0 0 auto"}
-    return widgets.Image(format="png", layout=widgets.Layout(align_self="flex-start", max_width="100%", **size))
+    image = widgets.Image(format="png", layout=widgets.Layout(align_self="flex-start", max_width="100%", **size))
+    # ipywidgets has no alternative text for it: the application's page (avcil/workshop/app) takes it from here
+    return image.add_class(f"alt-{caption.replace(' ', '-')}")
 
 
 def draw(image: widgets.Image, figure: Figure | None, *, live: bool = False) -> None:

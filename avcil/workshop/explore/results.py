@@ -61,8 +61,9 @@ class Results(Panel):
         self.task = widgets.IntSlider(last, 0, last, description="up to task", **WIDE)
         self.detail = widgets.Dropdown(description="classes of row", **WIDE)
         self.table, self.note, self.more = widgets.HTML(), *(widgets.HTML(layout=WIDE["layout"]) for _ in range(2))
-        self.curves, self.balance = (picture(beside_another=True) for _ in range(2))
-        self.matrices, self.classes = picture(), picture()
+        captions = "accuracy after each task", "forgetting and plasticity"
+        self.curves, self.balance = (picture(caption, beside_another=True) for caption in captions)
+        self.matrices, self.classes = picture("accuracy matrices"), picture("accuracy by class, and confusion of tasks")
         self.react(self._list, self.source)
         self.react(self._update, self.methods, self.seeds, self.task)
         self.react(self._update_classes, self.detail)

@@ -61,7 +61,8 @@ class Trainer(Panel):
         self.stop = widgets.Button(description="Stop", icon="stop", disabled=True)
         self.bar = widgets.FloatProgress(value=0.0, min=0.0, max=1.0, layout=widgets.Layout(flex="0 1 420px"))
         self.status, self.saved = widgets.HTML(), widgets.HTML()
-        self.curves, self.losses = (picture(beside_another=True) for _ in range(2))
+        captions = "accuracy after each task", "losses by epoch"
+        self.curves, self.losses = (picture(caption, beside_another=True) for caption in captions)
 
         self.react(self._restart, self.base)
         self.react(self._check, self.name, self.tasks, self.epochs, *self.parts.values(), *self.shared.values())

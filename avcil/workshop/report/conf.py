@@ -20,7 +20,7 @@ html_theme = "furo"
 html_static_path = ["static"]
 html_css_files, html_js_files = ["report.css"], ["report.js"]
 html_math_renderer = "mathml"
-html_domain_indices = html_copy_source = html_show_copyright = False
+html_domain_indices = html_use_index = html_copy_source = html_show_copyright = False
 html_show_search_summary = False  # it is fetched: not from `file:`
 
 
