@@ -27,12 +27,10 @@ _forced: ContextVar[tuple[tuple[str, str], ...]] = ContextVar("forced", default=
 
 
 class Attended(NamedTuple):
-    """output [B,L,Q,E]; weights [B,L,Q,S], the mean of the heads' attention maps (each sums to 1 over S); log_sum_exp
-    [B,L,H,Q] of each head's scores."""
+    """output [B,L,Q,E]; weights [B,L,Q,S], the mean of the heads' attention maps (each sums to 1 over S)."""
 
     output: Tensor
     weights: Tensor
-    log_sum_exp: Tensor
 
 
 @contextmanager
@@ -117,7 +115,7 @@ def guided_attention(
     if centre is not None:
         value_bias = value_bias + value_weight @ centre
     attend = _attend_projected if impl == "projected" else _attend_folded
-    output, weights, total = attend(
+    output, weights = attend(
         query.flatten(0, 1),
         tokens.flatten(0, 1),
         None if bias is None else bias.flatten(0, 1),
@@ -130,7 +128,7 @@ def guided_attention(
     if mask is not None:
         output = output * mask.any(2).flatten()[:, None, None]
     shape = query.shape[:2]
-    return Attended(output.unflatten(0, shape), weights.unflatten(0, shape), total.unflatten(0, shape))
+    return Attended(output.unflatten(0, shape), weights.unflatten(0, shape))
 
 
 def _attend_folded(
@@ -141,15 +139,15 @@ def _attend_folded(
     key_weight: Tensor,
     value_weight: Tensor,
     heads: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """output [N,Q,E] without value bias, weights [N,Q,S], log-sum-exp [N,H,Q]."""
+) -> tuple[Tensor, Tensor]:
+    """output [N,Q,E] without value bias, weights [N,Q,S]."""
     queries, channels = query.shape[1], tokens.shape[2]
     query = query.unflatten(-1, (heads, -1)) * (query.shape[-1] // heads) ** -0.5
     folded = torch.einsum("nqhe,hed->nhqd", query, key_weight.view(heads, -1, channels)).flatten(1, 2)
     slot = reference.pool(folded, tokens, bias, mask, queries)
     pooled = slot.pooled.unflatten(1, (heads, queries)).to(value_weight.dtype)
     output = torch.einsum("nhqd,hed->nqhe", pooled, value_weight.view(heads, -1, channels)).flatten(2)
-    return output, slot.weights, slot.log_sum_exp.unflatten(1, (heads, queries))
+    return output, slot.weights
 
 
 def _attend_projected(
@@ -160,7 +158,7 @@ def _attend_projected(
     key_weight: Tensor,
     value_weight: Tensor,
     heads: int,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:
     """As ``_attend_folded``, with every token projected to keys and values."""
     keys, values = (
         (tokens @ weight.to(tokens.dtype).T).unflatten(-1, (heads, -1)).transpose(1, 2)
@@ -168,10 +166,10 @@ def _attend_projected(
     )
     query = query.unflatten(-1, (heads, -1)).transpose(1, 2) * (query.shape[-1] // heads) ** -0.5
     bias, mask = (x if x is None else x.repeat_interleave(heads, 0) for x in (bias, mask))
-    weights, total = reference.attention_weights(query.flatten(0, 1), keys.flatten(0, 1), bias, mask)
+    weights = reference.attention_weights(query.flatten(0, 1), keys.flatten(0, 1), bias, mask)
     output = (weights.to(values.dtype) @ values.flatten(0, 1)).to(weights.dtype)
-    output, weights, total = (x.unflatten(0, (-1, heads)) for x in (output, weights, total))
-    return output.transpose(1, 2).flatten(2), weights.mean(1), total
+    output, weights = (x.unflatten(0, (-1, heads)) for x in (output, weights))
+    return output.transpose(1, 2).flatten(2), weights.mean(1)
 
 
 def channelwise_attention(

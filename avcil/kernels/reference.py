@@ -13,11 +13,10 @@ from torch import Tensor
 
 
 class Pooled(NamedTuple):
-    """pooled [N,HQ,D]; weights [N,Q,S], mean of the heads' maps; log_sum_exp [N,HQ] of the scores."""
+    """pooled [N,HQ,D]; weights [N,Q,S], mean of the heads' maps."""
 
     pooled: Tensor
     weights: Tensor
-    log_sum_exp: Tensor
 
 
 class OldAttention(NamedTuple):
@@ -45,29 +44,61 @@ class Distillation(NamedTuple):
     feature: Tensor
 
 
-def attention_weights(query: Tensor, keys: Tensor, bias: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """softmax_s(q k_s + bias_s) [N,R,S] and its log-sum-exp [N,R], in float32 or better.
+class _Scores(torch.autograd.Function):
+    """r kᵀ [N,R,S] of rows r [N,R,D] and keys k [N,S,D], taken as (k rᵀ)ᵀ. Its gradient is taken as it stands."""
+
+    @staticmethod
+    def forward(ctx, rows: Tensor, keys: Tensor) -> Tensor:
+        ctx.save_for_backward(keys)
+        return (keys @ rows.mT).mT.contiguous()
+
+    @staticmethod
+    def backward(ctx, *slopes: Tensor):
+        return slopes[0] @ ctx.saved_tensors[0], None
+
+
+class _Pool(torch.autograd.Function):
+    """w x [N,R,D] of weights w [N,R,S] and tokens x [N,S,D]: the mirror image of `_Scores`."""
+
+    @staticmethod
+    def forward(ctx, weights: Tensor, tokens: Tensor) -> Tensor:
+        ctx.save_for_backward(tokens)
+        return weights @ tokens
+
+    @staticmethod
+    def backward(ctx, *slopes: Tensor):
+        return (ctx.saved_tensors[0] @ slopes[0].mT).mT.contiguous(), None
+
+
+def _turned(rows: Tensor, tokens: Tensor) -> bool:
+    """Whether r xᵀ is faster as (x rᵀ)ᵀ: on a CPU up to four rows take half the time, more take longer. In portable
+    arithmetic the embedded benchmark's have the same bytes either way (LOG.md)."""
+    return rows.shape[1] <= 4 and tokens.device.type == "cpu" and not tokens.requires_grad
+
+
+def attention_weights(query: Tensor, keys: Tensor, bias: Tensor | None, mask: Tensor | None) -> Tensor:
+    """softmax_s(q k_s + bias_s) [N,R,S] in float32 or better.
 
     query [N,R,D]; keys [N,S,D], in whose type products are taken; bias [N,S] and mask [N,S], true where a token counts,
     of every row. A set without any token has weights 0.
     """
-    scores = query.to(keys.dtype) @ keys.transpose(1, 2)
+    query = query.to(keys.dtype)
+    scores = _Scores.apply(query, keys) if _turned(query, keys) else query @ keys.mT
     scores = scores if scores.dtype == torch.float64 else scores.float()
     if bias is not None:
         scores = scores + bias[:, None]
     if mask is None:
-        return scores.softmax(-1), scores.logsumexp(-1)
+        return scores.softmax(-1)
     # finite, so that a set without tokens has gradients 0 and not NaN
-    scores = scores.masked_fill(~mask[:, None], torch.finfo(scores.dtype).min)
-    total = scores.logsumexp(-1).masked_fill(~mask.any(1, keepdim=True), -torch.inf)
-    return scores.softmax(-1) * mask[:, None], total
+    return scores.masked_fill(~mask[:, None], torch.finfo(scores.dtype).min).softmax(-1) * mask[:, None]
 
 
 def pool(folded: Tensor, tokens: Tensor, bias: Tensor | None, mask: Tensor | None, queries: int) -> Pooled:
     """Attention of folded queries [N,HQ,D], row h Q + q, over tokens [N,S,D] that are keys and values at once."""
-    weights, total = attention_weights(folded, tokens, bias, mask)
-    pooled = (weights.to(tokens.dtype) @ tokens).to(weights.dtype)
-    return Pooled(pooled, weights.unflatten(1, (-1, queries)).mean(1), total)
+    weights = attention_weights(folded, tokens, bias, mask)
+    given = weights.to(tokens.dtype)
+    pooled = _Pool.apply(given, tokens) if _turned(given, tokens) else given @ tokens
+    return Pooled(pooled.to(weights.dtype), weights.unflatten(1, (-1, queries)).mean(1))
 
 
 def channelwise_maps(
