@@ -39,7 +39,12 @@ def each(
         return
     workers = min(workers or os.cpu_count() or 1, len(items))
     os.environ["OMP_NUM_THREADS"] = "1"  # workers read it when they import torch
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin, (begin,)) as pool:
+    try:
+        processes = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin, (begin,))
+    except OSError as error:  # a lock that they share cannot be made
+        what = f"{error.strerror}; processes that work side by side keep locks there: make it writable"
+        raise OSError(error.errno, what, "/dev/shm") from None
+    with processes as pool:
         futures = {pool.submit(function, item): number for number, item in enumerate(items)}
         try:
             for future in as_completed(futures):

@@ -124,6 +124,13 @@ def test_a_bit_in_a_store_is_noticed_before_its_tokens_are_used(store, name, roo
     assert refused > 100
 
 
+@pytest.mark.parametrize("shards", [7, [["a"]], ["a"], "a", None])
+def test_an_index_of_another_form_is_refused(store, shards):
+    write_sealed(store / "index.json", {"shards": shards, "quarantined": {}})
+    with pytest.raises(StoreError, match=r"index\.json: lists other shards than those of the header; delete it"):
+        read_store(store)
+
+
 @pytest.mark.parametrize("name", ["00000.safetensors", "00000.json"])
 def test_a_damaged_shard_is_made_again(store, name):
     assert stale_shards(store, ["source"]) == {}
