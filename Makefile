@@ -29,7 +29,7 @@ setup:
 
 repro:
 	@sh .ci/setup repro
-	.venv/bin/dvc repro
+	.venv/bin/python -m avcil.workshop.repro
 
 verify: setup
 	.venv/bin/python -m avcil.workshop.verify
@@ -37,8 +37,8 @@ verify: setup
 # `rows` is a parameter like any other: the tables keep what all rows gave when it is headline again
 field: setup
 	sed -i 's/^rows: .*/rows: all/' params.yaml
-	trap "sed -i 's/^rows: .*/rows: headline/' params.yaml" EXIT; .venv/bin/dvc repro
-	.venv/bin/dvc repro
+	trap "sed -i 's/^rows: .*/rows: headline/' params.yaml" EXIT; .venv/bin/python -m avcil.workshop.repro
+	.venv/bin/python -m avcil.workshop.repro
 
 smoke: setup
 	.venv/bin/python -m avcil.workshop.smoke

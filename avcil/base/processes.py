@@ -31,15 +31,20 @@ def each(
     ``device`` (`avcil.base.device.take`). Raises what the function raised, and ChildProcessError where a process was
     ended from outside.
     """
-    if len(items) == 1:
-        with _one_thread():
-            result = function(items[0])
-        yield 0, result
     if len(items) < 2:
+        for item in items:
+            with _one_thread():
+                result = function(item)
+            yield 0, result
         return
     workers = min(workers or os.cpu_count() or 1, len(items))
     os.environ["OMP_NUM_THREADS"] = "1"  # workers read it when they import torch
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin, (workers, device)) as pool:
+    try:
+        processes = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin, (workers, device))
+    except OSError as error:  # a lock that they share cannot be made
+        what = f"{error.strerror}; processes that work side by side keep locks there: make it writable"
+        raise OSError(error.errno, what, "/dev/shm") from None
+    with processes as pool:
         futures = {pool.submit(function, item): number for number, item in enumerate(items)}
         try:
             for future in as_completed(futures):

@@ -354,11 +354,11 @@ def write(folder: Path, swept: Swept, protocol: Protocol) -> None:
     first = next(iter(protocol.settings))
     runs, summary = (whole[name][whole[name].setting == first] for name in ("runs", "summary"))
     curves = runs.pivot_table(index="task", columns="method", values="accuracy", sort=False)
-    curves.round(4).reset_index().to_csv(folder / "curves.csv", index=False)
+    write_bytes(folder / "curves.csv", curves.round(4).reset_index().to_csv(index=False).encode())
     means = summary.set_index("method")[["last_accuracy", "forgetting_last"]].set_axis(["last", "forgetting"], axis=1)
     headline = [row for row in dict.fromkeys([*HEADLINE, *(row for _, row in own)]) if row in means.index]
     write_json(folder / "headline.json", means.loc[headline].to_dict("index"))
     cost = pd.DataFrame([(*key[:2], value) for key, value in swept.seconds.items()], columns=[*RUN[:2], "seconds"])
     cost = cost.astype({"seconds": float}).groupby(RUN[:2], sort=False).seconds.mean().round(3).reset_index()
     if not (folder / "cost.csv").exists() or len(cost) >= len(pd.read_csv(folder / "cost.csv")):
-        cost.to_csv(folder / "cost.csv", index=False)
+        write_bytes(folder / "cost.csv", cost.to_csv(index=False).encode())

@@ -14,6 +14,7 @@ from avcil.base.refusal import Refusal
 
 _PLAYLISTS = {"concat", "dash", "hls", "imf", "rtsp", "sdp", "webm_dash_manifest"}  # by FFmpeg's names
 _LONGEST = 20  # longer by shorter side of a picture that is cropped: it is scaled whole before
+_RATES = range(100, 1_000_001)  # Hz; beyond, FFmpeg resamples for minutes or into gigabytes
 
 
 class ClipError(Refusal):
@@ -159,6 +160,10 @@ def _decode(path: Path, start: float, eye: _Eye | None, ear: _Ear | None) -> flo
                     raise ClipError(f"{path}: pictures of {width} x {height} cannot be cropped; drop its row")
                 seen = eye.see(frame)
             elif isinstance(frame, av.AudioFrame) and ear is not None and not heard:
+                if frame.sample_rate not in _RATES:
+                    raise ClipError(
+                        f"{path}: sound of {frame.sample_rate} samples a second; restore it or drop its row"
+                    )
                 heard = ear.hear(frame)
             if seen and heard:
                 break

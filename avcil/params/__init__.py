@@ -148,6 +148,8 @@ def parse(raw: dict, source: str = "params.yaml") -> Params:
         return Params.model_validate(raw)
     except ValidationError as error:
         more = f"; and {error.error_count() - 1} more" if error.error_count() > 1 else ""
+        if error.errors()[0]["loc"][:1] == ("search",):
+            source = "search.yaml"
         raise ParameterError(f"{source}: {offence(error)}{more}") from None
 
 

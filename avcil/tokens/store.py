@@ -194,7 +194,8 @@ def read_store(store: Path, *, encoder: str | None = None, verify: bool = False,
         raise StoreError(f"{store}: features of encoder `{header.encoder}`, not `{encoder}`; run the features stage")
     content, count = _sealed(index), len(header.clip_ids)
     names = [_files(store, number)[0].name for number in range(len(header.shards))]
-    if content.keys() != {"shards", "quarantined"} or [*dict(content["shards"])] != names:
+    whole = content.keys() == {"shards", "quarantined"} and all(isinstance(part, dict) for part in content.values())
+    if not whole or [*content["shards"]] != names:
         raise StoreError(f"{index}: lists other shards than those of the header; delete it and run the features stage")
     sums, stamp = {store / name: expected for name, expected in content["shards"].items()}, digest(json_bytes(content))
     views = store.with_name(f".{store.name}.views") / stamp

@@ -240,7 +240,8 @@ def _regions(source: _Source) -> bytes:
     array, (count, slots, patches) = source.arrays["region"], source.arrays["region"].shape
     region = array.rows(0, count)
     if array.kind == "f":
-        region = np.rint(region * 255.0)
+        with np.errstate(over="ignore", invalid="ignore"):  # refused below
+            region = np.rint(region * 255.0)
     if not ((region >= 0) & (region <= 255)).all():
         wanted = "in [0, 1], or 0 to 255 as an integer"
         raise TokensError(f"{source.path}: a region is not {wanted}; mend or leave them out")

@@ -152,7 +152,7 @@ def build(top: Path, *, results: bool = True, anew: bool = False) -> Path:
             unfinished.rename(place)
         finished = place / ".git/results"
         if results and not finished.exists():
-            _call([sys.executable, "-m", "dvc", "repro"], place)
+            _call([sys.executable, "-m", "avcil.workshop.repro"], place)
             _git(place, "add", "--all")
             _git(place, "commit", "--quiet", "--message", "Its results")
             finished.touch()

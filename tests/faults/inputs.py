@@ -46,30 +46,29 @@ def _outcome(reader: Reader, folder: Path, file: Path, sound: str, forged: bool)
     return ("silent" if reader.checked and not forged else "other"), ""
 
 
-def _serve(reader: Reader, number: int, inputs: range, seed: int, pipe: int) -> None:
+def _serve(reader: Reader, number: int, inputs: range, seed: int, pipe: int, scratch: str) -> None:
     """In a process of its own: a line an input."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what imports print
     grown = psutil.Process().memory_info().vms + MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (grown, grown))
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as scratch:
-        # the sound files come back before each input: some readers write beside them
-        sound_folder, folder = Path(scratch, "sound"), Path(scratch, "tried")
-        sound_folder.mkdir()
-        files = [file.relative_to(sound_folder) for file in reader.make(sound_folder)]
+    # the sound files come back before each input: some readers write beside them
+    sound_folder, folder = Path(scratch, "sound"), Path(scratch, "tried")
+    sound_folder.mkdir()
+    files = [file.relative_to(sound_folder) for file in reader.make(sound_folder)]
+    shutil.copytree(sound_folder, folder)
+    sound = _value(reader, folder)
+    assert _value(reader, folder) == sound, f"{reader.name}: not the same twice"
+    os.write(pipe, b'[-1, "ready", ""]\n')
+    for i in inputs:
+        rng = np.random.default_rng((seed, number, i))
+        shutil.rmtree(folder)
         shutil.copytree(sound_folder, folder)
-        sound = _value(reader, folder)
-        assert _value(reader, folder) == sound, f"{reader.name}: not the same twice"
-        os.write(pipe, b'[-1, "ready", ""]\n')
-        for i in inputs:
-            rng = np.random.default_rng((seed, number, i))
-            shutil.rmtree(folder)
-            shutil.copytree(sound_folder, folder)
-            file = folder / files[rng.integers(len(files))]
-            content, forged = damaged(file.read_bytes(), file.name, rng)
-            file.write_bytes(content)
-            outcome, words = _outcome(reader, folder, file, sound, forged)
-            os.write(pipe, (json.dumps([i, outcome, f"{file.name}: {words}" if words else ""]) + "\n").encode())
+        file = folder / files[rng.integers(len(files))]
+        content, forged = damaged(file.read_bytes(), file.name, rng)
+        file.write_bytes(content)
+        outcome, words = _outcome(reader, folder, file, sound, forged)
+        os.write(pipe, (json.dumps([i, outcome, f"{file.name}: {words}" if words else ""]) + "\n").encode())
 
 
 def _ends(child: int, pipe: int) -> Iterator[list]:
@@ -103,13 +102,14 @@ def tried(number: int, inputs: range, seed: int) -> tuple[Counter, list[list]]:
     first = inputs.start
     while first < inputs.stop:
         campaign, (ours, theirs) = os.getpid(), os.pipe()
+        scratch = tempfile.TemporaryDirectory(dir="/dev/shm")  # the child may not live to clear it away
         child = os.fork()
         if not child:
             status = 1
             try:
                 end_with(campaign)
                 os.close(ours)
-                _serve(reader, number, range(first, inputs.stop), seed, theirs)
+                _serve(reader, number, range(first, inputs.stop), seed, theirs, scratch.name)
                 status = 0
             finally:
                 os._exit(status)
@@ -130,6 +130,7 @@ def tried(number: int, inputs: range, seed: int) -> tuple[Counter, list[list]]:
             if line[1] in ("crashed", "hung", "silent"):
                 wrong.append(line)
         os.close(ours)
+        scratch.cleanup()
     return counts, wrong
 
 

@@ -3,10 +3,12 @@
 Then it is run again: it has to go on by itself and end with the files of a run that nobody broke.
 """
 
+import ctypes
 import json
 import os
 import random
 import resource
+import shutil
 import signal
 import sys
 import tempfile
@@ -34,6 +36,7 @@ from avcil.params.learning import Method, Training, chain
 from avcil.tokens.manifest import Media
 from avcil.tokens.tokens import Tokens
 from avcil.workshop import import_tokens as importer
+from avcil.workshop import smoke
 from avcil.workshop.explore.rows import LiveRun
 from conftest import ROOT, toy_dataset
 
@@ -52,12 +55,14 @@ HOW = ("parent", "worker", "group", "Ctrl-C")
 
 
 class Work(NamedTuple):
-    """name; given: what is there before, in a folder; do: the work in another folder, from the first one."""
+    """name; given: what is there before, in a folder; do: the work in another folder, from the first one; results: the
+    files there that have to be those of an unbroken run, all if left out."""
 
     name: str
     share: int
     given: Callable[[Path], None]
     do: Callable[[Path, Path], None]
+    results: tuple[str, ...] = ("",)
 
 
 def _films(given: Path) -> None:
@@ -127,26 +132,66 @@ def _play(given: Path, to: Path) -> None:
     (to / "results").write_text(json.dumps(results))
 
 
+def _project(given: Path) -> None:
+    """A repository with the real pipeline up to its sweep: one seed, two tasks of three classes, two rows."""
+    smoke.TRAIN_CLIPS, smoke.TEST_CLIPS, smoke.EPOCHS, smoke.ROWS = 4, 2, 2, ("lll_prior", "replay")
+    smoke.LEFT_OUT += ("ablations",)
+    few = smoke.parameters
+
+    def fewer(raw: dict) -> dict:
+        small = few(raw)
+        small["protocols"][small["benchmark"]]["settings"] = {"standard": {}}
+        return small
+
+    smoke.parameters = fewer
+    smoke._write(ROOT, given / "project")
+
+
+def _pipeline(given: Path, to: Path) -> None:
+    """What `make repro` calls, in the place of this process."""
+    project = to / "project"
+    if not project.exists():
+        shutil.copytree(given / "project", to / "begun", symlinks=True)
+        (to / "begun").rename(project)
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: it ends with the campaign, as the others do
+    os.chdir(project)
+    place = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | {"PATH": place, "PYTHONPATH": str(project), "DVC_NO_ANALYTICS": "1"}
+    os.execve(sys.executable, [sys.executable, "-m", "avcil.workshop.repro", "--quiet"], environment)
+
+
+# artifacts/sweep tells seconds
+RESULTS = tuple(
+    f"project/{name}"
+    for name in (
+        "data",
+        "dvc.lock",
+        *(f"artifacts/{name}" for name in ("splits", "features", "runs", "live", "notebooks")),
+    )
+)
 WORKS = [
-    Work("extraction", 4, _films, _extract),
-    Work("tasks", 5, _nothing, _tasks),
-    Work("sweep", 1, _imported, _sweep),
-    Work("import", 5, _tokens, _import),
-    Work("learner", 5, _nothing, _learn),
-    Work("playground's training", 1, _nothing, _play),
+    Work("extraction", 9, _films, _extract),
+    Work("tasks", 15, _nothing, _tasks),
+    Work("sweep", 4, _imported, _sweep),
+    Work("import", 12, _tokens, _import),
+    Work("learner", 12, _nothing, _learn),
+    Work("playground's training", 4, _nothing, _play),
+    Work("pipeline", 2, _project, _pipeline, RESULTS),
 ]
 
 
 def _begun(work: Work, given: Path, to: Path, log: Path) -> int:
     """The id of a process that does it, leader of a group of its own."""
+    log.write_text("")
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs in the background ignores it
     campaign, child = os.getpid(), os.fork()
     if child:
+        os.setpgid(child, child)  # here and there: whoever comes first
         return child
     status = 1
     try:
+        os.setpgid(0, 0)
         end_with(campaign)
-        os.setsid()
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs in the background ignores it
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(descriptor, 1)
@@ -164,22 +209,26 @@ def _ended(child: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def _contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+def _contents(folder: Path, names: tuple[str, ...] = ("",)) -> dict[str, bytes]:
+    """Files of those names in it, and those below folders of those names; not .gitignore, whose lines have no order."""
+    places = [place for name in names for place in (folder / name, *(folder / name).rglob("*"))]
+    files = [place for place in places if place.is_file() and place.name != ".gitignore"]
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
 
-def _kill(child: int, how: str, dice: random.Random) -> list[psutil.Process]:
-    """Returns the processes that have to be gone soon."""
+def _kill(child: int, how: str, dice: random.Random) -> tuple[str, list[psutil.Process]]:
+    """Returns how, for there may be no worker, and the processes that have to be gone soon."""
     process = psutil.Process(child)
     below = process.children(recursive=True)
     if how == "worker" and below:
         dice.choice(below).kill()
-        return []
+        return how, []
     if how in ("group", "Ctrl-C"):
         os.killpg(child, signal.SIGKILL if how == "group" else signal.SIGINT)
     else:
+        how = "parent"
         process.kill()
-    return below
+    return how, below
 
 
 def killed(work: Work, given: Path, sound: dict[str, bytes], seconds: float, seed: str) -> dict:
@@ -189,16 +238,18 @@ def killed(work: Work, given: Path, sound: dict[str, bytes], seconds: float, see
     with tempfile.TemporaryDirectory(dir="/dev/shm") as scratch:
         to, log = Path(scratch, "to"), Path(scratch, "log")
         child = _begun(work, given, to, log)
-        time.sleep(dice.uniform(0, seconds))
-        if os.waitpid(child, os.WNOHANG)[0]:
-            return {"how": "too late"}
-        below = _kill(child, how, dice)
+        began, moment = time.monotonic(), dice.uniform(0, seconds)
+        while (passed := time.monotonic() - began) < moment:
+            if os.waitpid(child, os.WNOHANG)[0]:
+                return {"how": "too late", "seconds": passed}
+            time.sleep(min(0.05, moment - passed))
+        how, below = _kill(child, how, dice)
         _ended(child)
         orphans = [one.pid for one in psutil.wait_procs(below, GONE)[1]]
         first = log.read_text().strip().split("\n")[-1]
         half = len(_contents(to)) if to.exists() else 0
         status = _ended(_begun(work, given, to, log))
-        again = _contents(to)
+        again = _contents(to, work.results)
         differ = sorted(name for name in again.keys() | sound.keys() if again.get(name) != sound.get(name))
         words = log.read_text().strip().split("\n")[-1] if status else ""
         return {"how": how, "orphans": orphans, "files": half, "status": status, "differ": differ[:5], "words": words,
@@ -220,12 +271,13 @@ def campaign(total: int, seed: int, only: list[str] | None) -> None:
             began = time.monotonic()
             if _ended(_begun(work, given, to, Path(scratch, "log"))):
                 sys.exit(f"{work.name}, unbroken: {Path(scratch, 'log').read_text()}")
-            seconds, sound = time.monotonic() - began, _contents(to)
+            seconds, sound = time.monotonic() - began, _contents(to, work.results)
             number = len(mine)
             while missing:
                 one = {"work": work.name, "seed": seed, "number": number}
                 one |= killed(work, given, sound, seconds, f"{seed} {work.name} {number}")
                 number, missing = number + 1, missing - (one["how"] != "too late")
+                seconds = min(seconds, one.get("seconds", seconds))  # the machine may have been busy
                 with (table.KEPT / "kills.jsonl").open("a") as file:
                     file.write(json.dumps(one) + "\n")
                 if one["how"] != "too late" and (one["orphans"] or one["status"] or one["differ"]):

@@ -1,5 +1,6 @@
 """Every file that avcil reads: a sound one, small, and what reads it as commands do."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -51,10 +52,14 @@ class Reader(NamedTuple):
 
 
 def plain(value: object) -> object:
-    """Tensors, arrays and tables as what JSON can hold."""
+    """Tensors and arrays by their digest, and tables, as what JSON can hold."""
     if isinstance(value, Stored):
         return plain(value.read()) if value.dtype is not None else "objects"
-    if isinstance(value, torch.Tensor | np.ndarray):
+    if isinstance(value, torch.Tensor):
+        value = value.numpy()
+    if isinstance(value, np.ndarray) and value.dtype != object:
+        return [str(value.dtype), value.shape, hashlib.sha256(np.ascontiguousarray(value)).hexdigest()]
+    if isinstance(value, np.ndarray):
         return value.tolist()
     if isinstance(value, pd.DataFrame):
         return value.to_dict("list")

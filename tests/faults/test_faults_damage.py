@@ -7,6 +7,7 @@ import subprocess
 import numpy as np
 import pandas as pd
 import pytest
+import readers
 import torch
 
 from avcil.base import files
@@ -124,6 +125,13 @@ def test_a_bit_in_a_store_is_noticed_before_its_tokens_are_used(store, name, roo
     assert refused > 100
 
 
+@pytest.mark.parametrize("shards", [7, [["a"]], ["a"], "a", None])
+def test_an_index_of_another_form_is_refused(store, shards):
+    write_sealed(store / "index.json", {"shards": shards, "quarantined": {}})
+    with pytest.raises(StoreError, match=r"index\.json: lists other shards than those of the header; delete it"):
+        read_store(store)
+
+
 @pytest.mark.parametrize("name", ["00000.safetensors", "00000.json"])
 def test_a_damaged_shard_is_made_again(store, name):
     assert stale_shards(store, ["source"]) == {}
@@ -165,6 +173,24 @@ def test_a_digest_is_never_older_than_its_file(tmp_path, monkeypatch):
     with pytest.raises(ZeroDivisionError):  # killed once the file is written
         write_orders(path, {0: ["b"]})
     assert read_orders(path) == {0: ["b"]}
+
+
+@pytest.mark.slow
+def test_bits_of_an_h5_end_in_one_line_or_not_at_all(tmp_path):
+    """It has no digest of its own: some change a value. What HDF5 stumbles over is named."""
+    (tmp_path / "in").mkdir()
+    file, *_ = readers._official(tmp_path / "in")
+    whole, refused = file.read_bytes(), 0
+    for place in range(0, len(whole), len(whole) // 300):
+        changed = bytearray(whole)
+        changed[place] ^= 1 << place % 7
+        file.write_bytes(changed)
+        try:
+            readers._import_official(tmp_path / "in")
+        except ValueError as error:
+            assert str(error).startswith(f"{file}: ") and str(error).isprintable()
+            refused += 1
+    assert refused > 10
 
 
 def test_regions_are_compared_with_the_checksums_of_their_file(tmp_path):

@@ -94,6 +94,16 @@ def test_what_stands_beside_params_is_refused_by_its_name(tmp_path):
         assert message in str(error.value) and "\n" not in str(error.value)
 
 
+def test_an_offence_in_search_names_its_file(tmp_path):
+    for name in ("params.yaml", "search.yaml"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "protocols", tmp_path / "protocols")
+    path = tmp_path / "search.yaml"
+    path.write_text(path.read_text().replace("seeds:", "seed:", 1))
+    with pytest.raises(ParameterError, match=r"^search\.yaml: search: no key `seed` \(did you mean `seeds`\?\)"):
+        load(tmp_path / "params.yaml")
+
+
 def test_params_that_are_not_there_are_one_line(tmp_path):
     with pytest.raises(ParameterError, match=r"params\.yaml: cannot be read .*; take it from git"):
         load(tmp_path / "params.yaml")

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 import torch
 from media import tone, write
@@ -11,6 +12,7 @@ from media import tone, write
 from avcil.encoders.base import Reading
 from avcil.encoders.mini import Mini
 from avcil.extraction import features
+from avcil.extraction.clips import ClipError, read_clip
 from avcil.params.extraction import FeatureConfig
 from avcil.tokens.manifest import ManifestError, media, read_manifest, write_manifest
 from avcil.tokens.store import read_store
@@ -29,8 +31,6 @@ def test_folders_and_clips_of_any_name_are_extracted_and_read(params, tmp_path):
     folder.mkdir()
     for name in NAMES:
         (folder / f"{name}.mp4").write_bytes(source.read_bytes())
-    import pandas as pd
-
     rows = [(f"{split} {n}", f"{name}.mp4", name, split) for split in ("train", "test") for n, name in enumerate(NAMES)]
     table = pd.DataFrame(rows, columns=["clip_id", "path", "label", "split"])
     table["start"] = [0.0] * len(NAMES) + [0.01] * len(NAMES)
@@ -42,10 +42,19 @@ def test_folders_and_clips_of_any_name_are_extracted_and_read(params, tmp_path):
     assert not content.quarantined and content.tokens.visual.flatten(1).any(1).all()
 
 
-def test_a_link_out_of_the_folder_is_the_users_and_a_path_out_of_it_is_not(tmp_path):
+def test_a_path_out_of_the_folder_is_refused_and_a_link_out_of_it_is_followed(params, tmp_path):
     (tmp_path / "manifest.csv").write_text("clip_id,path,label,split\na,../a.mp4,cat,train\nb,b.mp4,cat,test\n")
     with pytest.raises(ManifestError, match=r"row 2: clip `a` has the path `\.\./a\.mp4`; give one below the folder"):
         read_manifest(tmp_path / "manifest.csv")
+    (tmp_path / "below").mkdir()
+    write(tmp_path / "a.mp4", [k / 4 for k in range(8)], sound=tone(440, 2, 16000))
+    for name, target in {"a": "../a.mp4", "gone": "../nowhere.mp4", "loop": "loop.mp4"}.items():
+        (tmp_path / f"below/{name}.mp4").symlink_to(target)
+    reading = params.film.model_dump()
+    assert read_clip(tmp_path / "below/a.mp4", **reading).frames is not None
+    for name in ("gone", "loop"):
+        with pytest.raises(ClipError, match=rf"below/{name}\.mp4: no such file; restore it or drop its row"):
+            read_clip(tmp_path / f"below/{name}.mp4", **reading)
 
 
 @pytest.mark.slow

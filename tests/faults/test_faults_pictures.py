@@ -1,4 +1,4 @@
-"""Pictures whose crop takes gigabytes, and playlists that pass for films."""
+"""Pictures whose crop and sound whose rate take gigabytes or minutes, and playlists that pass for films."""
 
 import time
 
@@ -37,6 +37,28 @@ def test_a_strip_is_not_blown_up(tmp_path, width, height, resize):
 def test_a_panorama_is_cropped(tmp_path):
     path = _strip(tmp_path / "wide.mp4", 640, 32)
     assert read_clip(path, fit="crop", streams=("visual",), **READ).frames.shape == (8, 96, 96, 3)
+
+
+@pytest.mark.parametrize(
+    ("rate", "message"),
+    [
+        (1, "sound of 1 samples a second; restore it"),
+        (101, None),
+        (999_983, r"audio track of 0\.03 s where 2\.00 s are wanted"),
+        (1_408_188_032, "sound of 1408188032 samples a second; restore it"),
+    ],
+)
+def test_sound_of_an_absurd_rate_is_refused_at_once(tmp_path, rate, message):
+    path = write(tmp_path / "a.wav", None, sound=tone(440, 2, 16000))
+    content = path.read_bytes()
+    path.write_bytes(content[:24] + rate.to_bytes(4, "little") + content[28:])
+    begun = time.perf_counter()
+    if message is None:
+        assert read_clip(path, streams=("audio",), **READ).waveform.shape == (32000,)
+    else:
+        with pytest.raises(ClipError, match=message):
+            read_clip(path, streams=("audio",), **READ)
+    assert time.perf_counter() - begun < 5
 
 
 @pytest.mark.parametrize("name", ["list.mp4", "list.ffconcat"])

@@ -2,12 +2,15 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
+from avcil.learn.attention import Features
 from avcil.learn.checkpoint import EMPTY
 from avcil.learn.evaluate import predict, restore, solved_head
 from avcil.learn.hooks import check
 from avcil.learn.methods.frozen_sources import SOURCES
 from avcil.learn.methods.product_ridge import ProductRidge
+from avcil.learn.methods.scaled_ridge import ScaledRidge
 from avcil.learn.train import run_task
 from avcil.params import load
 from avcil.params.learning import chain
@@ -83,19 +86,25 @@ def test_a_source_left_out_is_not_believed(params):
     assert len(checkpoint.readout["gram"]) == 2
 
 
-def test_it_is_the_product_ridge_of_lowest_score(params):
+def test_it_is_the_product_ridge_of_the_source_whose_streams_score_lowest(params):
     data = scenes(similarity="true", synchronous=True)
     row, checkpoint, model, _ = learnt(params, data)
     head = solved_head(row, params.training, checkpoint.readout)
     features = predict(model, data.tokens, torch.arange(len(data.labels))).features
-    heads = []
-    for position in range(len(SOURCES)):
-        state = {name: value[position] for name, value in checkpoint.readout.items() if name != "believed"}
-        heads.append(ProductRidge(50, 0.1, state))
-    best = min(range(len(heads)), key=lambda position: heads[position].score)
-    pictures = features._replace(visual=features.visual.chunk(len(SOURCES), 1)[best])
-    assert torch.equal(head.logits(features), heads[best].logits(pictures))
-    assert torch.equal(head.leverage(features), heads[best].leverage(pictures))
+    pictures = [features._replace(visual=part) for part in features.visual.chunk(len(SOURCES), 1)]
+    streams, products = [ScaledRidge() for _ in SOURCES], [ProductRidge(50, 0.1) for _ in SOURCES]
+    for task in range(len(TASKS)):
+        rows = data.rows("train", 2 * task, 2 * task + 2)
+        for alone, whole, picture in zip(streams, products, pictures, strict=True):
+            unit = Features(*(F.normalize(stream.double(), dim=1) for stream in picture))
+            alone.update(unit.at(rows), data.labels[rows], 2 * task + 2)
+            whole.update(picture.at(rows), data.labels[rows], 2 * task + 2)
+    scores = [one.score for one in streams]
+    best = scores.index(min(scores))
+    assert head.believed == SOURCES[best]
+    torch.testing.assert_close(products[best].without_products().solution.weight, streams[best].solution.weight)
+    assert torch.equal(head.logits(features), products[best].logits(pictures[best]))
+    assert torch.equal(head.leverage(features), products[best].leverage(pictures[best]))
 
 
 def test_synchrony_stays_what_the_first_task_made_it(params):

@@ -20,13 +20,14 @@ class Options(product_ridge.Options):
 
 
 class ChosenRidge(RecursiveRidge):
-    """The head of lowest score of generalised cross-validation (`ScaledRidge.score`); of equals, the first source's.
+    """The head of the source whose streams, sound and picture of unit length without products, a `ScaledRidge` scores
+    lowest by generalised cross-validation; of equals, the first source's.
 
     Guidance that shows what sounds makes pictures that tell classes apart, in clips that were left out as well, and
     that is what the score estimates from sums alone. So whether a similarity is worth anything is asked of the clips,
     anew after every task, and none of them is kept. It is as exact, and as independent of how clips are cut into
     tasks, as its parts are.
-    State: theirs, with K in front, and the position of the one believed, so that it alone is solved later on.
+    State: theirs, with K in front, and the position of the source believed.
     Source: ours; the score as in `gcv` (Golub, Heath & Wahba, Technometrics 21, 1979).
     """
 
@@ -34,14 +35,13 @@ class ChosenRidge(RecursiveRidge):
         super().__init__(0.0, state)
         self.options = options
 
+    @property
+    def believed(self) -> Source:
+        return self.solution[1]
+
     def _head(self, position: int) -> ProductRidge:
         state = {name: value[position] for name, value in self.state.items() if name != "believed"}
         return ProductRidge(self.options.products, self.options.variance, state)
-
-    @property
-    def believed(self) -> Source:
-        """The source."""
-        return self.solution[1]
 
     def _picture(self, features: Features, source: Source) -> Features:
         """The features with the picture of one source."""
@@ -51,14 +51,14 @@ class ChosenRidge(RecursiveRidge):
         heads = [self._head(position) for position in range(len(self.options.sources))]
         for source, head in zip(self.options.sources, heads, strict=True):
             head.update(self._picture(features, source), labels, classes)
-        best = min(range(len(heads)), key=lambda position: heads[position].score)
-        self.state = {name: torch.stack([head.state[name] for head in heads]) for name in heads[best].state}
-        self.state["believed"] = torch.tensor(best)
-        self._solution = heads[best], self.options.sources[best]
+        scores = [head.without_products().score for head in heads]
+        self.state = {name: torch.stack([head.state[name] for head in heads]) for name in heads[0].state}
+        self.state["believed"] = torch.tensor(scores.index(min(scores)))
+        self._solution = None
 
     def _solve(self) -> tuple[ProductRidge, Source]:
-        best = int(self.state["believed"])
-        return self._head(best), self.options.sources[best]
+        position = int(self.state["believed"])
+        return self._head(position), self.options.sources[position]
 
     def logits(self, features: Features) -> Tensor:
         head, source = self.solution

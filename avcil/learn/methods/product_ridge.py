@@ -69,9 +69,11 @@ class ProductRidge(ScaledRidge):
         first, second = self._projections(audio.shape[1], visual.shape[1])
         return audio, visual, (audio @ first) * (visual @ second)
 
-    @property
-    def score(self) -> float:
-        return self.solution.centred.score
+    def without_products(self) -> ScaledRidge:
+        """Of the same sums, those of sound and picture alone."""
+        streams = [*range(int(self.state["channels"][:2].sum())), -1]
+        gram, cross = self.state["gram"][streams][:, streams], self.state["cross"][streams]
+        return ScaledRidge({"gram": gram, "cross": cross, "channels": self.state["channels"][:2]})
 
     def _solve(self) -> Any:
         sizes = self.state["channels"].tolist()

@@ -106,7 +106,7 @@ class ScaledRidge(RecursiveRidge):
 
     @property
     def score(self) -> float:
-        """What the chosen λ scores; among heads of the same clips, lower is better."""
+        """What λ scores; of heads of the same clips, the lower is the better."""
         return self.solution.score
 
     def _solve(self) -> Any:

@@ -147,7 +147,12 @@ class Results(Panel):
                 draw(self.classes, None)
                 self.more.value = line(f"`dvc repro` adds: accuracy by class and confusion between tasks ({method})")
                 return
-            results, learnt = list(map(load_result, folders)), self.params.tasks
+            try:
+                results, learnt = list(map(load_result, folders)), self.params.tasks
+            except ValueError as error:  # a pipeline that runs takes it away and makes it anew
+                draw(self.classes, None)
+                self.more.value = line(str(error), wrong=True)
+                return
         self.more.value = ""
         table = read_manifest(self.places.corpus / "manifest.csv")
         order = class_order(table, seed)
