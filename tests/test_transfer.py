@@ -220,11 +220,11 @@ def test_products_are_of_centred_streams_as_if_all_clips_were_at_hand():
             ]
         )
 
-    got = head.logits(test).numpy()
-    expected = Ridge(head.solution.penalty).fit(regressors(x), np.eye(4)[labels]).predict(regressors(test))
+    got, penalty = head.logits(test).numpy(), head.solution.centred.solution.penalty
+    expected = Ridge(penalty).fit(regressors(x), np.eye(4)[labels]).predict(regressors(test))
     np.testing.assert_allclose(got, expected, atol=1e-6)
     fitted, asked = regressors(x), regressors(test)
-    inverse = np.linalg.inv(fitted.T @ fitted + head.solution.penalty * np.eye(fitted.shape[1]))
+    inverse = np.linalg.inv(fitted.T @ fitted + penalty * np.eye(fitted.shape[1]))
     leverage = 1 / 120 + np.einsum("nm,mk,nk->n", asked, inverse, asked)
     np.testing.assert_allclose(head.leverage(test), leverage, rtol=1e-6)
 
