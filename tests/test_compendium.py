@@ -127,7 +127,7 @@ def test_what_dvc_shows_are_the_same_metrics(params):
     )
     summary = summary.set_index("method")
     shown = json.loads((metrics / "headline.json").read_text())
-    assert set(shown) == {"lll_prior", "lll_analytic", "replay", "joint_guided"}
+    assert set(shown) == {"lll_prior", "lll_closed", "replay", "joint_guided"}
     for method, measures in shown.items():
         line = summary.loc[method]
         assert measures == {"last": line.last_accuracy, "forgetting": line.forgetting_last}

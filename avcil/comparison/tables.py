@@ -27,7 +27,7 @@ MAIN = ["average_accuracy", "last_accuracy", "forgetting_mean", "forgetting_last
 MEASURES = [
     *MAIN, "retention", "backward_transfer", "rise", "localisation_hit_first_task", "localisation_change_first_task",
 ]  # fmt: skip
-HEADLINE = ("lll_prior", "lll_analytic", "replay", "joint_guided")
+HEADLINE = ("lll_prior", "lll_closed", "replay", "joint_guided")
 
 Key = tuple[str, str, int]
 
