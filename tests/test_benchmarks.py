@@ -7,9 +7,12 @@ import os
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 import torch
 
+from avcil.comparison.sweep import Done, write_run
+from avcil.learn.evaluate import TaskResult
 from conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -162,3 +165,20 @@ def test_what_a_gpu_gave_is_written_and_a_failed_step_fails(tmp_path, monkeypatc
     with pytest.raises(SystemExit) as ended:
         gpu.main()
     assert ended.value.code == 2 and "torch sees no GPU" in capsys.readouterr().err
+
+
+def test_the_collection_keeps_its_lines_of_rows_that_were_not_learnt_again(tmp_path):
+    transfer = importlib.import_module("transfer")
+
+    def result(right):
+        return TaskResult(0, [right], [10], None, None, {}, 0, 0)
+
+    file = tmp_path / "runs/DEV-C/table/lll_closed/seed0.json"
+    file.parent.mkdir(parents=True)
+    write_run(file, Done([result(0.5), result(0.9)], 1.0), {})
+    lines = [("DEV-C", "table", "lll_closed", 40.0, 40.0, 1), ("DEV-C", "table", "ridge", 70.0, 80.0, 1)]
+    known = pd.DataFrame(lines, columns=["collection", "part", "row", "average", "last", "seeds"])
+    table = transfer.table(tmp_path, known).set_index("row")
+    assert table.loc["lll_closed", ["average", "last"]].tolist() == [70.0, 90.0]
+    assert table.loc["ridge", ["average", "last"]].tolist() == [70.0, 80.0]
+    assert table["rank"].to_dict() == {"lll_closed": 1.0, "ridge": 2.0}
