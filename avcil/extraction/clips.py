@@ -161,7 +161,7 @@ def _decode(path: Path, start: float, eye: _Eye | None, ear: _Ear | None) -> flo
                 seen = eye.see(frame)
             elif isinstance(frame, av.AudioFrame) and ear is not None and not heard:
                 if frame.sample_rate not in _RATES:
-                    raise ClipError(f"{path}: sound of {frame.sample_rate} samples a second; restore it or drop its row")
+                    raise ClipError(f"{path}: sound of {frame.sample_rate} samples a second; drop its row")
                 heard = ear.hear(frame)
             if seen and heard:
                 break
