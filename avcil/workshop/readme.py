@@ -214,14 +214,14 @@ def machines(folder: Path) -> str:
     wide = {True: "yes", False: "no", None: "not recorded"}
     rows = [[one["name"], wide[one["instruction_sets"]["avx512_f"]], one["versions"]["torch"]] for one in records]
     made_on = json.loads((folder / "made_on.json").read_text()).values()
-    makers = sorted({made["processor"] for made in made_on if made["processor"]})
+    makers = sorted({one for made in made_on for one in (made["processor"], *made.get("lines_of", ())) if one})
     (operations, portable, own), (steps, portable_steps, own_steps) = alike("operations"), alike("whole")
     return (
         f"{markdown('| processor | AVX-512 | torch |', 'lll', rows)}\n\n"
         f"Of {operations} operations (`python -m avcil.workshop.probe`) {portable} give the same bytes on all of them "
         f"in portable arithmetic, and {own} in each one's own; of {steps} steps from clips to the checkpoints of "
         f"`lll_prior` and `ridge`, {portable_steps} and {own_steps}. The tables in git were made on "
-        f"{', '.join(makers)}."
+        f"{', '.join(makers)}; a row's lines stay until it is learnt again."
     )
 
 

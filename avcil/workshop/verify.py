@@ -17,7 +17,8 @@ The interval is of the committed mean, not of the difference of two: with *other
 be outside. Rounding, where training amplifies it, is about as strong as that (LOG.md).
 
 ``metrics/made_on.json`` keeps, by a table's path, the sha256 of its bytes (measured seconds left out) and the processor
-that made it (null: not known), whether arithmetic was portable, threads and versions.
+that made it (null: not known), whether arithmetic was portable, threads and versions; and ``lines_of``, the processors
+that made it before, for rows that were not asked for keep their lines.
 """
 
 import argparse
@@ -203,8 +204,8 @@ def read_made_on(folder: Path) -> dict[str, dict[str, Any]]:
 def record(folder: Path, here: Files) -> list[str]:
     """Write what the tables that stand ``here`` were made on. Returns those of which something new was written.
 
-    A table with the same bytes keeps its record. One with others was made here; so was one that nobody was known to
-    have made, if it `ran` here.
+    A table with the same bytes keeps its record. One with others was made here, but for lines of before; so was one
+    that nobody was known to have made, if it `ran` here.
     """
     old, new = read_made_on(folder), {}
     mine = {
@@ -219,7 +220,9 @@ def record(folder: Path, here: Files) -> list[str]:
             new[name] = before
         else:
             changed = before["sha256"] not in (None, now)
-            new[name] = {"sha256": now, **(mine if changed or ran(folder, name) else {"processor": None})}
+            earlier = {before["processor"], *before.get("lines_of", ())} - {None, mine["processor"]}
+            made = mine | {"lines_of": sorted(earlier)} if changed or ran(folder, name) else {"processor": None}
+            new[name] = {"sha256": now, **made}
     write_json(folder / MADE_ON, new)
     return [name for name in new if new[name] != old.get(name)]
 

@@ -239,7 +239,7 @@ def test_what_each_table_was_made_on_is_recorded_beside_it(project):
     assert first["metrics/seeds.csv"] == {
         "sha256": hashlib.sha256(seeds(lll_prior="0.7", replay="0.6", acil="0.7").encode()).hexdigest(),
         "processor": portable.processor(), "portable": portable.in_force(), "threads": torch.get_num_threads(),
-        "versions": probe.versions(),
+        "versions": probe.versions(), "lines_of": [],
     }  # fmt: skip
     # nothing tells that this one was made here
     assert first["metrics/search.csv"]["processor"] is None and len(first) == 5
@@ -256,6 +256,7 @@ def test_same_bytes_keep_their_record_and_other_bytes_make_a_new_one(project, mo
     said = project.verify("--record")[2]
     second = made_on(project)
     assert second["metrics/summary.csv"]["processor"] == "another"
+    assert second["metrics/summary.csv"]["lines_of"] == [first["metrics/summary.csv"]["processor"]]
     assert second["metrics/summary.csv"]["sha256"] != first["metrics/summary.csv"]["sha256"]
     assert all(second[f"metrics/{name}.csv"] == first[f"metrics/{name}.csv"] for name in ("seeds", "cost", "prior"))
     assert "metrics/made_on.json: metrics/summary.csv" in said
