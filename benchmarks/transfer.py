@@ -171,7 +171,8 @@ def table(work: Path, known: pd.DataFrame) -> pd.DataFrame:
     place = ["collection", "part", "row"]
     means = pd.concat([means.reset_index(), known]).drop_duplicates(place).sort_values(place, ignore_index=True)
     means["rank"] = means.groupby(["collection", "part"])["last"].rank(ascending=False)
-    complete = means.groupby(["part", "row"]).collection.transform("count") == means.collection.nunique()
+    everywhere = means.groupby("part").collection.transform("nunique")
+    complete = means.groupby(["part", "row"]).collection.transform("count") == everywhere
     means["mean_rank"] = means.groupby(["part", "row"])["rank"].transform("mean").where(complete)
     return means.round(2)
 
