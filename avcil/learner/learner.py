@@ -11,7 +11,7 @@ from time import perf_counter
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
@@ -313,7 +313,8 @@ class Learner:
                 encoder.weights = folder / folders.ENCODER
             if encoder:
                 encoder.device = device
-            checkpoint = Checkpoint(model, readout, config["classes"], config["memory"], config["origin"])
+            classes = TypeAdapter(list[str]).validate_python(config["classes"], strict=True)
+            checkpoint = Checkpoint(model, readout, classes, config["memory"], config["origin"])
             learner = cls._of(method, training, encoder, checkpoint, config["by_class"])
             learner.__dict__ |= {"device": device} | {name: config[name] for name in MEASURED}
         parts = {label: folders.below(tensors, f"part{number}.") for number, label in enumerate(learner.classes)}
@@ -368,6 +369,6 @@ def _this_version(file: str, way_out: str) -> Iterator[None]:
     """Raises LearnerError for what is read in it and lacks a key, or has a value that is none any more."""
     try:
         yield
-    except (KeyError, ValidationError) as error:
+    except (KeyError, ValidationError, OSError) as error:  # OSError: of a method's name too long for a file's
         reason = " ".join(str(error).split())[:150]
         raise LearnerError(f"{file}: of another version ({reason}); {way_out}") from None

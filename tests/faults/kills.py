@@ -240,7 +240,16 @@ def killed(work: Work, given: Path, sound: dict[str, bytes], seconds: float, see
         child = _begun(work, given, to, log)
         began, moment = time.monotonic(), dice.uniform(0, seconds)
         while (passed := time.monotonic() - began) < moment:
-            if os.waitpid(child, os.WNOHANG)[0]:
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended and status:
+                return {
+                    "how": "not at all",
+                    "orphans": [],
+                    "status": status,
+                    "differ": [],
+                    "words": log.read_text()[-300:],
+                }
+            if ended:
                 return {"how": "too late", "seconds": passed}
             time.sleep(min(0.05, moment - passed))
         how, below = _kill(child, how, dice)

@@ -175,6 +175,20 @@ def test_a_digest_is_never_older_than_its_file(tmp_path, monkeypatch):
     assert read_orders(path) == {0: ["b"]}
 
 
+@pytest.mark.parametrize("change", [{"classes": ["a", {}]}, {"classes": True}, {"fusion": 300 * "a"}], ids=str)
+def test_a_forged_learner_is_refused_in_one_line(tmp_path, change):
+    """Its digest fits, its values do not."""
+    readers._learner(tmp_path)
+    file = tmp_path / "learner/config.json"
+    config = read_sealed(file)
+    part = config["method"] if "fusion" in change else config
+    part |= change
+    write_sealed(file, config)
+    with pytest.raises(ValueError, match=r"learner/config\.json: of another version .*; save it anew") as error:
+        readers._read_learner(tmp_path)
+    assert str(error.value).isprintable()
+
+
 @pytest.mark.slow
 def test_bits_of_an_h5_end_in_one_line_or_not_at_all(tmp_path):
     """It has no digest of its own: some change a value. What HDF5 stumbles over is named."""
