@@ -9,6 +9,7 @@ kills     survived: run again, it ended with the files of an unbroken run; lost:
           which a process was still there 5 s later
 """
 
+import itertools
 import json
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -45,7 +46,8 @@ def counted() -> pd.DataFrame:
         {"kind": kind, "what": what, "tried": some["tried"]} | {name: some[name] for name in OUTCOMES[kind]}
         for (kind, what), some in sorted(counts.items())
     ]
-    whole = pd.DataFrame(rows)
+    columns = ["kind", "what", "tried", *itertools.chain.from_iterable(OUTCOMES.values())]
+    whole = pd.DataFrame(rows, columns=columns)
     return whole.astype(dict.fromkeys(whole.columns.drop(["kind", "what"]), "Int64"))
 
 
