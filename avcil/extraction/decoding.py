@@ -8,14 +8,15 @@ import math
 import multiprocessing
 import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from itertools import pairwise
 from multiprocessing.connection import Connection
 from pathlib import Path
-from threading import Lock
 
 import av
 import numpy as np
@@ -28,7 +29,7 @@ from avcil.tokens.manifest import Media
 AHEAD = 4  # clips that wait for the encoder, for each process
 LOOKED_AT = 100  # clips whose length is asked for before extraction
 TRIES = 2  # a process may also die because another one took the machine's memory
-_STARTING = Lock()
+_STARTING = threading.Lock()
 
 
 def usable(media: Media, reading: dict) -> Clip | str:
@@ -45,8 +46,8 @@ def usable(media: Media, reading: dict) -> Clip | str:
 
 def _serve(parent: int, requests: Connection, reading: dict) -> None:
     """What a process does: decode what it is sent, until it is killed."""
-    end_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this one
+    end_with(parent)
     torch.set_num_threads(1)
     while True:
         media = requests.recv()
@@ -55,6 +56,22 @@ def _serve(parent: int, requests: Connection, reading: dict) -> None:
         except Exception as error:  # raised again in the parent
             answer = error
         requests.send(answer)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Ctrl-C waits. What libraries do around a fork swallows it otherwise, and may keep a lock for ever (filelock)."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    waiting: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: waiting.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before or signal.SIG_DFL)
+    if waiting:
+        signal.raise_signal(signal.SIGINT)
 
 
 class _Decoder:
@@ -66,7 +83,7 @@ class _Decoder:
 
     def start(self) -> None:
         # one at a time: a process that is forked in between would hold a copy of the pipe's far end and hide its death
-        with _STARTING:
+        with _STARTING, _undisturbed():
             self.requests, far_end = multiprocessing.Pipe()
             arguments = (os.getpid(), far_end, self.reading)
             self.process = multiprocessing.Process(target=_serve, args=arguments, daemon=True)

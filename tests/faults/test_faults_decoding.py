@@ -117,6 +117,34 @@ def test_left_early_no_decoder_stays(tmp_path, decoders):
     assert not decoders()
 
 
+_INTERRUPTED = """
+import os, signal, sys
+from pathlib import Path
+from avcil.extraction import decoding
+from avcil.tokens.manifest import Media
+
+fork = os.getpid()
+os.register_at_fork(before=lambda: os.getpid() == fork and os.kill(fork, signal.SIGINT))
+try:
+    list(decoding.decode([Media(Path(sys.argv[1]))], {"silence": 0.0}, 1))
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere decoders are not forked")
+def test_ctrl_c_while_a_decoder_is_forked_is_not_swallowed(tmp_path):
+    """By Python, which ignores what is raised around a fork."""
+    done = subprocess.run(
+        [sys.executable, "-c", _INTERRUPTED, str(tmp_path / "a.mp4")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout == "interrupted\n" and "Exception ignored" not in done.stderr
+
+
 _PARENT = """
 import sys, time
 from pathlib import Path
