@@ -167,7 +167,7 @@ def test_experiments_are_a_table_of_what_changed_and_what_came_of_it(tmp_path):
     (tmp_path / "learn.py").write_text(
         "import json, pathlib, yaml\n"
         "n = yaml.safe_load(open('params.yaml'))['methods']['lll_prior']['exemplars']\n"
-        "last = {'lll_prior': n, 'lll_analytic': 1, 'replay': 2 * n, 'joint_guided': 1}\n"
+        "last = {'lll_prior': n, 'lll_closed': 1, 'replay': 2 * n, 'joint_guided': 1}\n"
         "measures = {row: {'last': value, 'forgetting': value} for row, value in last.items()}\n"
         "pathlib.Path('headline.json').write_text(json.dumps(measures))\n"
         "pathlib.Path('artifacts').mkdir(exist_ok=True)\n"
@@ -184,7 +184,9 @@ def test_experiments_are_a_table_of_what_changed_and_what_came_of_it(tmp_path):
     }
     (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
     shell = subprocess.run(
-        ["make", "-n", "-f", ROOT / "Makefile", "experiments", "EXPERIMENTS=--md"], capture_output=True, text=True
+        ["make", "-n", "--no-print-directory", "-f", ROOT / "Makefile", "experiments", "EXPERIMENTS=--md"],
+        capture_output=True,
+        text=True,
     ).stdout.partition("\n")[2]
     dvc = f"{sys.executable} -m dvc"
     commands = f"""

@@ -123,6 +123,7 @@ from pathlib import Path
 from avcil.extraction import decoding
 from avcil.tokens.manifest import Media
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs in the background ignores it
 fork = os.getpid()
 os.register_at_fork(before=lambda: os.getpid() == fork and os.kill(fork, signal.SIGINT))
 try:

@@ -42,10 +42,10 @@ def test_a_panorama_is_cropped(tmp_path):
 @pytest.mark.parametrize(
     ("rate", "message"),
     [
-        (1, "sound of 1 samples a second; drop its row"),
+        (1, "sound of 1 samples a second; restore it or drop its row"),
         (101, None),
         (999_983, r"audio track of 0\.03 s where 2\.00 s are wanted"),
-        (1_408_188_032, "sound of 1408188032 samples a second; drop its row"),
+        (1_408_188_032, "sound of 1408188032 samples a second; restore it or drop its row"),
     ],
 )
 def test_sound_of_an_absurd_rate_is_refused_at_once(tmp_path, rate, message):
