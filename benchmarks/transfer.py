@@ -38,9 +38,9 @@ from avcil.results.plots import PALETTE, use_style
 from avcil.tokens.dataset import Dataset, load_datasets
 from avcil.tokens.manifest import class_order, read_manifest
 from avcil.workshop.import_tokens import import_tokens
+from development import imported
 
 TABLE = Path("benchmarks/results/development.csv")
-NAMES = {"clip_id": "vid", "order": "classes"}
 FORMS = {
     "none": {"feature_distillation": 0.0, "logit_distillation": 0.0},
     "logit": {"feature_distillation": 0.0},
@@ -77,7 +77,7 @@ COLLECTIONS = {
 }
 
 
-def imported(data: Dataset, streams: dict[str, Tensor], folder: Path) -> None:
+def import_with(data: Dataset, streams: dict[str, Tensor], folder: Path) -> None:
     """The clips of a data set with other tokens, as an import in ``folder``."""
     split = np.empty(len(data.labels), int)
     for number, rows in enumerate(data.splits.values()):
@@ -91,19 +91,15 @@ def imported(data: Dataset, streams: dict[str, Tensor], folder: Path) -> None:
 
 def still(path: Path, folder: Path) -> None:
     """A file of tokens as an import in ``folder``, its slots averaged."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        import_tokens(path, folder / "slots", names=NAMES)
-    write_json(folder / "slots/orders.json", {"0": json.loads((folder / "slots/order.json").read_text())})
-    data = load_datasets(*(folder / "slots" / f for f in ("manifest.csv", "orders.json", "features/imported")), [0])[0]
-    imported(
-        data, {name: stream.float().mean(1, keepdim=True) for name, stream in data.tokens._asdict().items()}, folder
-    )
+    data = imported(path, folder / "slots")
+    streams = {name: stream.float().mean(1, keepdim=True) for name, stream in data.tokens._asdict().items()}
+    import_with(data, streams, folder)
 
 
 def without_similarity(clips: Source, folder: Path) -> None:
     """The clips as an import in ``folder``, where the encoder's similarity is withheld."""
     data = load_datasets(clips.manifest, clips.orders, clips.store, [0])[0]
-    imported(data, {"visual": data.tokens.visual, "audio": data.tokens.audio}, folder)
+    import_with(data, {"visual": data.tokens.visual, "audio": data.tokens.audio}, folder)
 
 
 def source(collection: Collection, development: Path | None, work: Path) -> Source | None:

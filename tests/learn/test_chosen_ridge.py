@@ -99,7 +99,7 @@ def test_it_is_the_product_ridge_of_the_source_whose_streams_score_lowest(params
             unit = Features(*(F.normalize(stream.double(), dim=1) for stream in picture))
             alone.update(unit.at(rows), data.labels[rows], 2 * task + 2)
             whole.update(picture.at(rows), data.labels[rows], 2 * task + 2)
-    scores = [one.score for one in streams]
+    scores = [one.solution.score for one in streams]
     best = scores.index(min(scores))
     assert head.believed == SOURCES[best]
     torch.testing.assert_close(products[best].without_products().solution.weight, streams[best].solution.weight)

@@ -51,7 +51,7 @@ class ChosenRidge(RecursiveRidge):
         heads = [self._head(position) for position in range(len(self.options.sources))]
         for source, head in zip(self.options.sources, heads, strict=True):
             head.update(self._picture(features, source), labels, classes)
-        scores = [head.without_products().score for head in heads]
+        scores = [head.without_products().solution.score for head in heads]
         self.state = {name: torch.stack([head.state[name] for head in heads]) for name in heads[0].state}
         self.state["believed"] = torch.tensor(scores.index(min(scores)))
         self._solution = None

@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from avcil.learn.attention import AttendedVisual, Attention, Features, unit_spread
+from avcil.learn.attention import AttendedVisual, Attention, Features, FrozenAttention
 from avcil.learn.methods.scaled_guided import TAU
 from avcil.tokens.guidance import synchrony
 from avcil.tokens.tokens import Tokens, frame_audio
@@ -22,8 +22,10 @@ and all patches alike."""
 
 
 class FrozenSources(Attention):
-    """Features: audio, the mean audio token; visual, for each source's m of `unit_spread` the mean of patches under
-    softmax_s(τ m) with τ = 1.5, beside one another, [B,K·V]; fused, audio and the picture of the source believed.
+    """`FrozenAttention` as `frozen_scaled` with τ = 1.5, for each source of guidance.
+
+    Features: audio, the mean audio token; visual, the sources' pictures beside one another, [B,K·V]; fused, audio and
+    the picture of the source believed.
 
     Buffers: ``form`` [V,A] of `synchrony`, zero until it is estimated; ``believed``, the position in ``SOURCES`` of the
     source whose map is shown. Under a source of equal numbers all patches count alike.
@@ -35,6 +37,7 @@ class FrozenSources(Attention):
 
     def __init__(self, channels: tuple[int, int]):
         super().__init__()
+        self.attention = FrozenAttention(channels[0], "frozen_scaled", TAU)
         self.channels = channels[0]
         self.register_buffer("form", torch.zeros(channels))
         self.register_buffer("believed", torch.zeros((), dtype=torch.long))
@@ -42,17 +45,17 @@ class FrozenSources(Attention):
     def forward(self, tokens: Tokens, centre: Tensor | None, *, maps: bool = False) -> AttendedVisual:
         slots = frame_audio(tokens.audio, tokens.visual.shape[1])
         sources = (tokens.similarity, synchrony(tokens.visual, slots, self.form), torch.zeros_like(tokens.similarity))
-        spatial = torch.stack([(TAU * unit_spread(similarity)).softmax(-1) for similarity in sources])
-        pictures = torch.einsum("kbls,blsv->bkv", spatial, tokens.visual) / tokens.visual.shape[1]
-        temporal = slots.new_full(slots.shape[:2], 1 / slots.shape[1])
-        return AttendedVisual(pictures, self._of_believed(spatial, 0), temporal, slots.new_zeros(slots.shape[0]))
+        attended = [self.attention(tokens._replace(similarity=similarity), None) for similarity in sources]
+        pictures = torch.stack([one.feature for one in attended], 1)
+        spatial = torch.stack([one.spatial for one in attended], 1)
+        return attended[0]._replace(feature=pictures, spatial=self._of_believed(spatial))
 
     def fuse(self, visual: Tensor, audio: Tensor) -> Features:
-        return Features(visual.flatten(1), audio, torch.cat([audio, self._of_believed(visual, 1)], 1))
+        return Features(visual.flatten(1), audio, torch.cat([audio, self._of_believed(visual)], 1))
 
-    def _of_believed(self, sources: Tensor, dim: int) -> Tensor:
-        """Indexed in a way that torch.export traces, too."""
-        return sources.index_select(dim, self.believed[None]).squeeze(dim)
+    def _of_believed(self, sources: Tensor) -> Tensor:
+        """Of [B,K,...], indexed in a way that torch.export traces, too."""
+        return sources.index_select(1, self.believed[None]).squeeze(1)
 
 
 build = FrozenSources

@@ -62,7 +62,8 @@ def gcv(modes: Spectrum, squares: Tensor, clips: int, penalties: Tensor) -> Tens
 
 
 class Solution(NamedTuple):
-    """weight [E+1,C] for streams as they come; ``scale`` [E] of what was solved, its spectrum, λ, and λ's score."""
+    """weight [E+1,C] for streams as they come; ``scale`` [E] of what was solved, its spectrum, λ, and λ's score: of
+    heads of the same clips the lower is the better."""
 
     weight: Tensor
     scale: Tensor
@@ -103,11 +104,6 @@ class ScaledRidge(RecursiveRidge):
     def update(self, features: Features, labels: Tensor, classes: int) -> None:
         super().update(features, labels, classes)
         self.state["channels"] = torch.tensor([stream.shape[1] for stream in self.streams(features.at(slice(0)))])
-
-    @property
-    def score(self) -> float:
-        """What λ scores; of heads of the same clips, the lower is the better."""
-        return self.solution.score
 
     def _solve(self) -> Any:
         gram, cross = self.state["gram"], self.state["cross"]
