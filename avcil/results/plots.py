@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib import font_manager
 from matplotlib.figure import Figure
 
 from avcil.results.names import short_name_of
@@ -23,7 +24,12 @@ _COLOURS = {
 
 def use_style() -> None:
     """Call once a notebook."""
-    sns.set_theme(context="notebook", style="ticks", font_scale=0.9)
+    sns.set_theme(context="notebook", style="ticks", font_scale=0.9, font="DejaVu Sans")
+    # the fonts that come with matplotlib alone: those of the system, and the cache of its user, are others elsewhere
+    own = font_manager.findSystemFonts([f"{matplotlib.get_data_path()}/fonts/ttf"])
+    font_manager.fontManager.ttflist.clear()
+    for path in sorted(own):
+        font_manager.fontManager.addfont(path)
     matplotlib.rcParams |= {
         "axes.spines.top": False,
         "axes.spines.right": False,

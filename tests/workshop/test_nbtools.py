@@ -55,7 +55,10 @@ def test_tasks_that_do_not_divide_the_classes_are_one_line_before_a_notebook_sta
         done = _papermill("n.ipynb", "out.ipynb", cwd=tmp_path)
         assert done.returncode == code and (tmp_path / "out.ipynb").exists() == (not code), done.stderr
         refusal = "protocols.sounding_objects.settings.tasks_10: 20 classes do not divide into tasks of 3; change"
-        assert done.stderr.startswith(refusal * code) and done.stderr.count("\n") == code
+        if code:
+            assert done.stderr.startswith(refusal) and done.stderr.count("\n") == 1
+        else:  # jupyter_client interrupts a kernel that ends, and a kernel that is still busy then says so
+            assert refusal not in done.stderr
 
 
 def test_normalise_drops_clocks_and_keeps_tags(tmp_path):
