@@ -26,10 +26,11 @@ import torch
 from torch import Tensor
 
 from avcil.base.files import write_json
+from avcil.learn.attention import Features
 from avcil.learn.evaluate import predict
 from avcil.learn.methods.scaled_ridge import ScaledRidge
 from avcil.learn.metrics import attention_hit
-from avcil.learn.model import Features, IncrementalClassifier
+from avcil.learn.model import IncrementalClassifier
 from avcil.tokens.dataset import Dataset, load_datasets
 from avcil.tokens.guidance import change_sums, explained_change, synchrony, synchrony_form
 from avcil.tokens.manifest import class_order, read_manifest

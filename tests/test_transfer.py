@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from sklearn.linear_model import Ridge
 
+from avcil.learn.attention import Features
 from avcil.learn.checkpoint import EMPTY
 from avcil.learn.heads import CarriedRidge
 from avcil.learn.hooks import check
@@ -14,7 +15,6 @@ from avcil.learn.methods.residual_ridge import ResidualRidge
 from avcil.learn.methods.scaled_guided import ScaledGuided, common_scale
 from avcil.learn.methods.scaled_ridge import ScaledRidge
 from avcil.learn.methods.subspace_distillation import subspace_distillation
-from avcil.learn.model import Features
 from avcil.learn.train import run_task, run_tasks
 from avcil.params import load
 from avcil.params.learning import chain

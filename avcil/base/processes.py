@@ -40,12 +40,12 @@ def each(
     workers = min(workers or os.cpu_count() or 1, len(items))
     os.environ["OMP_NUM_THREADS"] = "1"  # workers read it when they import torch
     try:
-        processes = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin, (workers, device))
+        processes = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), end_with, (os.getpid(),))
     except OSError as error:  # a lock that they share cannot be made
         what = f"{error.strerror}; processes that work side by side keep locks there: make it writable"
         raise OSError(error.errno, what, "/dev/shm") from None
     with processes as pool:
-        futures = {pool.submit(function, item): number for number, item in enumerate(items)}
+        futures = {pool.submit(_work, function, item, 1 / workers, device): number for number, item in enumerate(items)}
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
@@ -67,10 +67,8 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _begin(workers: int, device: torch.device) -> None:
-    """One thread; and a worker whose parent was killed ends too, instead of waiting for work for ever."""
+def _work(function: Callable[[Item], Result], item: Item, share: float, device: torch.device) -> Result:
+    """What a worker does. It watches its parent since before torch, which takes seconds, was imported for this."""
     torch.set_num_threads(1)
-    parent = multiprocessing.parent_process()
-    if parent is not None and parent.pid:
-        end_with(parent.pid)
-    take(1 / workers, device)
+    take(share, device)
+    return function(item)

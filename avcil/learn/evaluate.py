@@ -1,4 +1,4 @@
-"""From a checkpoint to what is reported: restore the model, predict, measure accuracy and attention.
+"""From a checkpoint to what is reported: restore the model, predict, read out, measure accuracy and attention.
 
 Dimension letters: ``N`` clips, ``C`` classes seen, ``L`` slots, ``S`` patches of a slot.
 """
@@ -13,11 +13,11 @@ from torch import Tensor
 
 from avcil.base.device import named
 from avcil.learn import metrics
-from avcil.learn.attention import frozen_features
+from avcil.learn.attention import Features, frozen_features
 from avcil.learn.checkpoint import Checkpoint
 from avcil.learn.heads import CarriedRidge, Head, NearestMean, RecursiveRidge
 from avcil.learn.methods import find, options
-from avcil.learn.model import Features, IncrementalClassifier, Output
+from avcil.learn.model import IncrementalClassifier, Output
 from avcil.params.learning import Method, Task, Training, attends
 from avcil.tokens.dataset import Dataset
 from avcil.tokens.tokens import ClipSource, TokenSource
@@ -38,6 +38,17 @@ class TaskResult(NamedTuple):
     predictions: dict[str, int]
     memory_bytes: int
     trained_parameters: int
+
+
+class Readout(NamedTuple):
+    """What a checkpoint says of clips. output: the model's; head: the solved one, None where the trained classifier is
+    the read-out; features: what the read-out reads; logits [N,C]: what it says."""
+
+    model: IncrementalClassifier
+    output: Output
+    head: Head | None
+    features: Features
+    logits: Tensor
 
 
 def build(method: Method, training: Training, channels: tuple[int, int]) -> IncrementalClassifier:
@@ -130,6 +141,33 @@ def solved_features(method: Method, tokens: TokenSource, rows: Tensor, features:
     return features._replace(fused=torch.cat([torch.cat(parts), features.fused], 1))
 
 
+@torch.no_grad()
+def read_out(
+    checkpoint: Checkpoint,
+    method: Method,
+    training: Training,
+    tokens: TokenSource,
+    rows: Tensor | None = None,
+    *,
+    maps: bool = True,
+    device: torch.device | str = "cpu",
+) -> Readout:
+    """Of the clips at ``rows``, all if left out. ``tokens``: those that the method looks at (`tokens_of`); ``device``:
+    where the model is; a solved head is on the CPU.
+
+    Raises ValueError for a device that is not there, and RuntimeError for tokens of other channels than the checkpoint
+    has learnt from.
+    """
+    rows = torch.arange(tokens.shape[0]) if rows is None else rows
+    model = restore(checkpoint, method, training, tokens.channels).to(named(device))
+    output = predict(model, tokens, rows, maps=maps)
+    head = solved_head(method, training, checkpoint.readout)
+    if head is None:
+        return Readout(model, output, None, output.features, output.logits)
+    features = solved_features(method, tokens, rows, output.features)
+    return Readout(model, output, head, features, head.logits(features))
+
+
 def evaluate(
     data: Dataset,
     method: Method,
@@ -150,13 +188,8 @@ def evaluate(
 
     # of coarser patches it is not known what they show
     share = data.share if attends(method.fusion) and method.patches is None else None
-    model = restore(checkpoint, method, training, data.tokens.channels).to(named(device))
-    output = predict(model, data.tokens, rows, maps=share is not None)
-    head = solved_head(method, training, checkpoint.readout)
-    logits = output.logits
-    if head is not None:
-        logits = head.logits(solved_features(method, data.tokens, rows, output.features))
-    predicted = logits.argmax(1)
+    read = read_out(checkpoint, method, training, data.tokens, rows, maps=share is not None, device=device)
+    model, output, predicted = read.model, read.output, read.logits.argmax(1)
 
     hit = auc = None
     if share is not None:

@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from avcil.learn.attention import Attention, FrozenAttention, GuidedAttention, MeanPooling
-from avcil.learn.attention import Features as Features
+from avcil.learn.attention import Attention, Features, FrozenAttention, GuidedAttention, MeanPooling
 from avcil.learn.methods import find
 from avcil.params.learning import CLASSIFIERS, FROZEN, FUSIONS
 from avcil.tokens.tokens import Tokens

@@ -14,13 +14,14 @@ from avcil.base.device import named
 from avcil.base.files import read_sealed, write_sealed
 from avcil.base.progress import progress
 from avcil.learn import parallel
+from avcil.learn.attention import Features
 from avcil.learn.checkpoint import EMPTY, Checkpoint, load_checkpoint, save_checkpoint
 from avcil.learn.evaluate import TaskResult, evaluate, predict, restore, solved_features, solved_head, tokens_of
 from avcil.learn.feed import Feed
 from avcil.learn.heads import CarriedRidge, Head
 from avcil.learn.hooks import Learning, hooks_of
 from avcil.learn.memory import quota, select
-from avcil.learn.model import Features, Output
+from avcil.learn.model import Output
 from avcil.learn.optimise import optimise
 from avcil.params.learning import Method, Task, Training, attends
 from avcil.params.section import Precision

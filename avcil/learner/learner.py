@@ -23,7 +23,7 @@ from avcil.learner import folders
 from avcil.learner.clips import ClipEncoder, Clips, LearnerError, tokens_of
 from avcil.learner.export import Predictor, export, looked_at
 from avcil.learner.predictions import Cost, Prediction
-from avcil.learner.readout import Readout, read_out, unknown
+from avcil.learner.unknown import unknown
 from avcil.params import Params, load, project
 from avcil.params.learning import FROZEN, Method, Training
 from avcil.params.section import nearest
@@ -240,12 +240,12 @@ class Learner:
         self.accuracy = float(right.mean())
         return right
 
-    def _read_out(self, tokens: Tokens) -> Readout:
+    def _read_out(self, tokens: Tokens) -> evaluate.Readout:
         if not self.classes:
             raise LearnerError("it knows no class yet; fit it first")
         with _fitting(tokens):
             looked = looked_at(tokens, self.method)
-            return read_out(self.checkpoint, self.method, self.training, looked, device=self.device)
+            return evaluate.read_out(self.checkpoint, self.method, self.training, looked, device=self.device)
 
     # ---- keeping
 
@@ -253,10 +253,8 @@ class Learner:
         """What makes logits [B,C] of tokens, for B clips, as a .pt2 file (`avcil.learner.export`). ``clips``: examples
         of what it will be given, two at least."""
         tokens = tokens_of(clips, self.encoder)
-        self._read_out(tokens)  # raises for what it cannot predict
-        model = evaluate.restore(self.checkpoint, self.method, self.training, tokens.channels)
-        head = evaluate.solved_head(self.method, self.training, self.checkpoint.readout)
-        export(Predictor(model, self.method, head), tokens, self.classes, Path(path))
+        read = self._read_out(tokens)
+        export(Predictor(read.model.cpu(), self.method, read.head), tokens, self.classes, Path(path))
 
     @classmethod
     def from_run(cls, folder: str | Path) -> "Learner":

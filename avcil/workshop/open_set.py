@@ -1,7 +1,7 @@
 """`python -m avcil.workshop.open_set`, after `make repro`: how well each solved row knows what it does not know.
 
 Learns the rows again, task by task, and scores the test clips of classes that are yet to come against those of classes
-learnt, by `avcil.learner.readout`. Writes benchmarks/results/open_set.csv, a line a row, seed and task; the table in
+learnt, by `avcil.learner.unknown`. Writes benchmarks/results/open_set.csv, a line a row, seed and task; the table in
 docs/results.md is made of it by `python -m avcil.workshop.readme`.
 """
 
@@ -15,7 +15,7 @@ from avcil.base.progress import progress
 from avcil.learn import evaluate
 from avcil.learn.checkpoint import EMPTY
 from avcil.learn.train import run_task
-from avcil.learner.readout import by_leverage, read_out, unknown
+from avcil.learner.unknown import by_leverage, unknown
 from avcil.params import load
 from avcil.params.learning import Method, Task, Training
 from avcil.tokens.dataset import Dataset, load_datasets
@@ -39,7 +39,9 @@ def measure(
         checkpoint, _, _ = run_task(data, method, training, tasks, task.id, seed, checkpoint, device=device)
         seen = len(checkpoint.classes)
         known, coming, held_out = (
-            unknown(read_out(checkpoint, method, training, data.tokens, data.rows(*part), device=device)).double()
+            unknown(
+                evaluate.read_out(checkpoint, method, training, data.tokens, data.rows(*part), device=device)
+            ).double()
             for part in (("test", 0, seen), ("test", seen, classes), ("val", 0, seen))
         )
         threshold = held_out.quantile(ACCEPT)

@@ -53,9 +53,16 @@ def test_a_notebook_ends_with_the_dvc_that_runs_it(tmp_path, shell):
     assert not psutil.wait_procs(below, 5)[1]
 
 
-def test_workers_end_with_the_process_that_started_them(tmp_path):
+def test_workers_watch_before_they_import_torch():
+    """Which takes seconds, and on a busy machine half a minute."""
+    seen = "import sys, avcil.base.parent; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", seen], capture_output=True, text=True).stdout == "False\n"
+
+
+@pytest.mark.parametrize("after", [0, 1, 4])
+def test_workers_end_with_the_process_that_started_them(tmp_path, after):
     with subprocess.Popen([sys.executable, "-c", _WORKERS], cwd=ROOT) as sweep:
         below = _started(psutil.Process(sweep.pid), 3)  # and multiprocessing's own
-        time.sleep(3)  # until they watch
+        time.sleep(after)  # seconds
         sweep.kill()
     assert not psutil.wait_procs(below, 5)[1]

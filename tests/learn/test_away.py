@@ -10,10 +10,9 @@ from toys import TRAINING
 
 from avcil.base import device as devices
 from avcil.learn import capacity, train
-from avcil.learn.evaluate import TaskResult
+from avcil.learn.evaluate import TaskResult, read_out
 from avcil.learn.feed import Feed
 from avcil.learner.learner import Learner
-from avcil.learner.readout import read_out
 from avcil.params import load
 from avcil.params.learning import chain
 from avcil.workshop.explore.rows import LiveRun

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from avcil.kernels import channelwise_attention, logit_distillation, remember_attention, separated_cross_entropy
+from avcil.learn.attention import Features
 from avcil.learn.evaluate import predict
 from avcil.learn.feed import Feed
 from avcil.learn.heads import NearestMean
@@ -25,7 +26,7 @@ from avcil.learn.memory import herding, select
 from avcil.learn.methods.afc import held_features, importance, importance_distillation, nca
 from avcil.learn.methods.av_cil import channel_attention_distillation, class_contrast, instance_contrast
 from avcil.learn.methods.icarl import sigmoid_distillation
-from avcil.learn.model import Features, IncrementalClassifier, Output
+from avcil.learn.model import IncrementalClassifier, Output
 from avcil.tokens.tokens import Tokens
 
 pytestmark = pytest.mark.arithmetic

@@ -8,6 +8,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import Ridge
 from toys import TASKS, TRAINING
 
+from avcil.learn.attention import Features
 from avcil.learn.checkpoint import EMPTY
 from avcil.learn.heads import NearestMean, RecursiveRidge
 from avcil.learn.memory import herding, quota, select
@@ -19,7 +20,6 @@ from avcil.learn.methods.mmal import Options as mmal_options
 from avcil.learn.methods.ranpac import SEED, RanPac
 from avcil.learn.methods.ranpac import Options as ranpac_options
 from avcil.learn.methods.slda import Slda
-from avcil.learn.model import Features
 from avcil.learn.train import run_task
 from avcil.params import load
 from avcil.results.names import about, name_of

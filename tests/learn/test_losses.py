@@ -7,12 +7,12 @@ import torch
 import torch.nn.functional as F
 
 from avcil.kernels import feature_distillation, logit_distillation, separated_cross_entropy
+from avcil.learn.attention import Features
 from avcil.learn.methods.afc import importance_distillation, nca
 from avcil.learn.methods.attention_distillation import attention_distillation
 from avcil.learn.methods.av_cil import channel_attention_distillation, class_contrast, instance_contrast
 from avcil.learn.methods.der import dark_replay
 from avcil.learn.methods.icarl import sigmoid_distillation
-from avcil.learn.model import Features
 
 pytestmark = pytest.mark.arithmetic
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from sklearn.linear_model import Ridge, RidgeCV
 
+from avcil.learn.attention import Features
 from avcil.learn.methods.scaled_ridge import PENALTIES, ScaledRidge, gcv, spectrum
-from avcil.learn.model import Features
 
 pytestmark = pytest.mark.arithmetic
 CLASSES, AUDIO, VISUAL = 6, 5, 9

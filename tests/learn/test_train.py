@@ -10,6 +10,7 @@ from toys import TASKS, TRAINING, digest, row
 
 from avcil.kernels import separated_cross_entropy
 from avcil.learn import train
+from avcil.learn.attention import Features
 from avcil.learn.checkpoint import EMPTY, CheckpointError, load_checkpoint, save_checkpoint
 from avcil.learn.evaluate import build, predict, restore, solved_features, tokens_of
 from avcil.learn.feed import Feed
@@ -20,7 +21,7 @@ from avcil.learn.methods import av_cil, channelwise
 from avcil.learn.methods.afc import importance, importance_distillation, imprint
 from avcil.learn.methods.proxies import PROXIES
 from avcil.learn.methods.weight_aligning import WeightAligning
-from avcil.learn.model import Classifier, Features, IncrementalClassifier
+from avcil.learn.model import Classifier, IncrementalClassifier
 from avcil.learn.optimise import batches as epoch_of_batches
 from avcil.params import load
 from avcil.params.learning import Method, attends

@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from avcil.learn.checkpoint import Checkpoint, CheckpointError, load_checkpoint
-from avcil.learn.evaluate import tokens_of
-from avcil.learner.readout import read_out
+from avcil.learn.evaluate import read_out, tokens_of
 from avcil.params.learning import Method, Training, attends
 from avcil.tokens.dataset import Dataset
 from avcil.workshop.explore.playback import Attention
@@ -54,11 +53,11 @@ def answer_of(
     checkpoint: Checkpoint, method: Method, training: Training, data: Dataset, *, device: str = "cpu"
 ) -> Answer:
     """What it says of the first clip of ``data``, with the read-out that `evaluate` uses."""
-    output, head, _, logits = read_out(checkpoint, method, training, tokens_of(data, method), device=device)
-    scores = logits.softmax(1) if head is None else logits
+    read = read_out(checkpoint, method, training, tokens_of(data, method), device=device)
+    scores = read.logits.softmax(1) if read.head is None else read.logits
     slots, patches = data.tokens.shape[1:3]
     if attends(method.fusion):
-        attention = Attention(_spread(output.spatial[0], patches), output.temporal[0].numpy())
+        attention = Attention(_spread(read.output.spatial[0], patches), read.output.temporal[0].numpy())
     else:
         attention = Attention(np.full((slots, patches), 1 / patches), np.full(slots, 1 / slots), learnt=False)
     return Answer(pd.Series(scores[0].numpy(), index=checkpoint.classes), attention)
