@@ -39,10 +39,8 @@ def measure(
         checkpoint, _, _ = run_task(data, method, training, tasks, task.id, seed, checkpoint, device=device)
         seen = len(checkpoint.classes)
         known, coming, held_out = (
-            unknown(
-                evaluate.read_out(checkpoint, method, training, data.tokens, data.rows(*part), device=device)
-            ).double()
-            for part in (("test", 0, seen), ("test", seen, classes), ("val", 0, seen))
+            unknown(evaluate.read_out(checkpoint, method, training, data.tokens, rows, device=device)).double()
+            for rows in (data.rows("test", 0, seen), data.rows("test", seen, classes), data.rows("val", 0, seen))
         )
         threshold = held_out.quantile(ACCEPT)
         lines.append(
