@@ -132,35 +132,24 @@ def test_little_shared_memory_is_enough_and_none_is_one_line(given, sound, tmp_p
     assert little == dict.fromkeys(WORKS, "") and kills._contents(tmp_path / "out") == sound
 
 
-def test_no_home_no_scratch_another_locale_and_an_odd_folder(given, sound, tmp_path):
+def test_odd_surroundings_all_at_once(given, sound, tmp_path):
+    """No home, no scratch, another locale, a folder of an odd name; clips, and the folder that is written, are links to
+    other places; a clock that jumps by decades, back and forth, and files of the past and of the future."""
     bare = {"PATH": os.defpath, "HOME": "/nowhere", "TMPDIR": "/nowhere", "LC_ALL": "C", "LANG": "tr_TR.ISO-8859-9"}
-    to = tmp_path / "-odd folder\n\u2602 %s $(x) '\""
-    assert _done(given, to, environment=bare) == [dict.fromkeys(WORKS, "")]
-    assert kills._contents(to) == sound
-
-
-def test_links_to_other_places_are_followed(given, sound, tmp_path):
-    """Of clips, and of the folders that are written."""
-    (tmp_path / "given").mkdir()
+    odd, elsewhere = tmp_path / "-odd folder\n\u2602 %s $(x) '\"", tmp_path / "elsewhere"
     for name in WORKS:
-        (tmp_path / "given" / name).mkdir()
+        (odd / "given" / name).mkdir(parents=True)
         for file in (given / name).iterdir():
-            (tmp_path / "given" / name / file.name).symlink_to(file)
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "to").symlink_to("elsewhere")
-    assert _done(tmp_path / "given", tmp_path / "to") == [dict.fromkeys(WORKS, "")]
-    assert kills._contents(tmp_path / "elsewhere") == sound
-
-
-def test_a_clock_that_jumps(given, sound, tmp_path):
-    """By decades, back and forth, and files of the past and of the future: nothing is made again."""
-    to = tmp_path / "to"
-    assert _done(given, to, "a clock that jumps") == [dict.fromkeys(WORKS, "")]
-    shards = {file: file.stat().st_ino for file in to.rglob("*.safetensors")}
-    for number, file in enumerate(sorted(to.rglob("*.*"))):
+            (odd / "given" / name / file.name).symlink_to(file)
+    elsewhere.mkdir()
+    (odd / "to").symlink_to(elsewhere)
+    everything = odd / "given", odd / "to", "a clock that jumps"
+    assert _done(*everything, environment=bare) == [dict.fromkeys(WORKS, "")]
+    shards = {file: file.stat().st_ino for file in elsewhere.rglob("*.safetensors")}
+    for number, file in enumerate(sorted(elsewhere.rglob("*.*"))):
         os.utime(file, (number % 2 * 2**32, number % 2 * 2**32))
-    assert _done(given, to, "a clock that jumps") == [dict.fromkeys(WORKS, "")]
-    assert kills._contents(to) == sound
+    assert _done(*everything, environment=bare) == [dict.fromkeys(WORKS, "")]
+    assert kills._contents(elsewhere) == sound
     again = {file for file, inode in shards.items() if file.stat().st_ino != inode}
     assert all("import" in file.parts for file in again), "made anew"
 
