@@ -42,6 +42,7 @@ class Encoder(Protocol):
     ``encode`` takes frames [B,F,H,W,3] uint8 and waveform [B,N] float32, both as `reading` says and on any device, and
     gives Tokens as `layout` says on the encoder's own device. Either may be None: its stream is absent, and one zero
     token stands for it. The same clips give the same tokens, however they are batched (up to rounding).
+    Extraction takes the similarity of another encoder, ``guide``, where `avcil.encoders.load` made that a part of it.
     """
 
     revision: str

@@ -50,11 +50,26 @@ def check_weights(config: EncoderConfig) -> None:
             raise WeightsError(f"{message} ({error}); {way_out}") from None
 
 
-def load_published(config: EncoderConfig, device: str) -> Encoder:
-    """The encoder with its weights, on ``device``, in the precision that its entry asks for.
+def load_published(config: EncoderConfig, device: str, guide: EncoderConfig | None = None) -> Encoder:
+    """The encoder with its weights, on ``device``, in the precision that its entry asks for; with ``guide``, another
+    one as a part of it, for whose patches and moments the similarity is (`avcil.extraction.features.make_shards`).
 
-    Raises WeightsError or ImportError with the way out where weights or packages are missing.
+    Raises WeightsError or ImportError with the way out where weights or packages are missing, and WeightsError where a
+    patch of the encoder is not the patch of its guide.
     """
+    encoder = _load(config, device)
+    if guide is not None:
+        other = _load(guide, device)
+        grids = [(e.layout.slots, e.layout.patches, e.reading.seconds, e.reading.fit) for e in (encoder, other)]
+        if grids[0] != grids[1]:
+            ours, theirs = (f"{frames} x {patches} patches in {s:g} s ({fit})" for frames, patches, s, fit in grids)
+            message = f"{config.kind} has {ours}, {config.similarity}, whose similarity it is to take, {theirs}"
+            raise WeightsError(f"{message}; set frames, seconds and patches alike")
+        encoder.add_module("guide", other)
+    return encoder
+
+
+def _load(config: EncoderConfig, device: str):
     check_weights(config)
     try:
         # one family at a time: each imports packages that take seconds

@@ -6,7 +6,7 @@ transformer; not T5, the rankers, the span predictor, CLIP's text tower and the 
 out of memory (issues 24, 83 and 99 of its repository).
 
 - Patches are the tower's tokens before its attention pooling. They share no space with sound: similarity is zero
-  everywhere, and guidance is learnt from nothing.
+  everywhere, and guidance is learnt from nothing, unless the entry takes another encoder's (`similarity: pe_av`).
 - The states that are read are our choice: the flow at time 1, where no noise is left, with the whole mixture as target
   and nothing as residual; prompted by the whole frames, without text, with the null anchor of the published processor.
 - Checked on small random-weight instances of the same classes; the published weights were not at hand.

@@ -28,14 +28,14 @@ PRIORS = Path("prior")
 def load_encoder(name: str, params: Params, priors: Path = PRIORS) -> Encoder:
     """The encoder of that name, on `compute.device`; `mini`, `mini-1` and so on are the released priors.
 
-    Raises ParameterError for an unknown name, WeightsError or ImportError where weights or packages are missing.
+    Raises ParameterError for an unknown name, WeightsError or ImportError as `load_published` does.
     """
     if name in params.own_encoders:
         encoder, _ = load_prior(released(name, priors), params.encoder)
         return encoder.watching(Reading(**params.film.model_dump()))
     if name not in params.encoders:
         raise ParameterError(f"encoders: no `{name}`{nearest(name, [*params.own_encoders, *params.encoders])}")
-    return load_published(params.encoders[name], params.compute.device)
+    return load_published(params.encoders[name], params.compute.device, params.guide_of(name))
 
 
 def extract(

@@ -94,6 +94,28 @@ def make_shard(
     return shard, bad
 
 
+def make_shards(
+    encoder: Encoder, shards: list[list[str]], media: dict[str, Media], header: Header, batch: int, workers: int
+) -> Iterator[tuple[dict[str, torch.Tensor], dict[str, str]]]:
+    """`make_shard` of each of ``shards``, with clips decoded ahead. The similarity is that of the encoder's ``guide``,
+    if it has one and there are sound and picture; what that one cannot use cannot be used."""
+    clips = [media[clip] for ids in shards for clip in ids]
+    decoded, guide, theirs = decode(clips, header.reading, workers), getattr(encoder, "guide", None), iter(())
+    if header.reading["streams"] != list(STREAMS):
+        guide = None
+    if guide is not None:
+        theirs = decode(clips, header.reading | guide.reading._asdict(), workers)
+    for ids in shards:
+        tensors, bad = make_shard(encoder, ids, header.layout, decoded, batch)
+        if guide is not None:
+            other, missed = make_shard(guide, ids, guide.layout, theirs, batch)
+            bad, tensors["similarity"] = missed | bad, other["similarity"]
+            unusable = [clip in bad for clip in ids]
+            for stream in tensors.values():
+                stream[unusable] = 0
+        yield tensors, bad
+
+
 def _encode(encoder: Encoder, clips: list[Clip]) -> Tokens:
     def stack(parts: list[np.ndarray | None]) -> torch.Tensor | None:
         there = [part for part in parts if part is not None]
@@ -115,11 +137,9 @@ class Work(NamedTuple):
 
 def make_here(encoder: Encoder, work: Work) -> Iterator[int]:
     """Write the shards in this process, decoding ahead of the encoder; gives the number of each one that is there."""
-    shards = work.header.shards
-    ahead = [work.media[clip] for number in work.stale for clip in shards[number]]
-    decoded = decode(ahead, work.header.reading, work.workers)
-    for number, source in work.stale.items():
-        tensors, bad = make_shard(encoder, shards[number], work.header.layout, decoded, work.batch)
+    shards = [work.header.shards[number] for number in work.stale]
+    made = make_shards(encoder, shards, work.media, work.header, work.batch, work.workers)
+    for (number, source), (tensors, bad) in zip(work.stale.items(), made, strict=True):
         write_shard(work.store, number, tensors, bad, source)
         yield number
 

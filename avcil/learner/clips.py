@@ -12,8 +12,7 @@ from avcil.encoders.base import Encoder, Reading
 from avcil.encoders.load import load_published
 from avcil.encoders.prior import load_prior, released
 from avcil.extraction.clips import ClipError
-from avcil.extraction.decoding import decode
-from avcil.extraction.features import checksum, header_of, make_shard
+from avcil.extraction.features import checksum, header_of, make_shards
 from avcil.params import ParameterError, Params
 from avcil.params.encoders import EncoderConfig
 from avcil.params.extraction import FeatureConfig
@@ -44,6 +43,7 @@ class ClipEncoder(Section):
     mini: MiniConfig | None = None
     film: Film | None = None
     published: EncoderConfig | None = None
+    guide: EncoderConfig | None = None
     digest: str | None = None
     weights: Path | None = Field(None, exclude=True)
     device: str = Field("cpu", exclude=True)
@@ -59,7 +59,8 @@ class ClipEncoder(Section):
             return cls(name=name, features=features, device=device, mini=own, film=params.film, weights=weights)
         if name not in params.encoders:
             raise ParameterError(f"encoders: no `{name}`{nearest(name, [*params.own_encoders, *params.encoders])}")
-        return cls(name=name, features=features, device=device, published=params.encoders[name])
+        published, guide = params.encoders[name], params.guide_of(name)
+        return cls(name=name, features=features, device=device, published=published, guide=guide)
 
     @property
     def licence(self) -> str:
@@ -72,7 +73,7 @@ class ClipEncoder(Section):
         """Raises LearnerError if its weights are not those that the learner has learnt with."""
         if self._encoder is None:
             if self.published is not None:
-                encoder = load_published(self.published, self.device)
+                encoder = load_published(self.published, self.device, self.guide)
             else:
                 assert self.mini and self.film and self.weights
                 mini, _ = load_prior(self.weights, self.mini)
@@ -89,10 +90,10 @@ class ClipEncoder(Section):
         media = [file if isinstance(file, Media) else Media(Path(file)) for file in files]
         if missing := [str(clip.path) for clip in media if not clip.path.is_file()]:
             raise ClipError(f"{missing[0]}: no such file; correct its path or leave it out")
-        names = [str(clip.path) for clip in media]
+        names = [f"{clip.path}, from {clip.start:g} s on" for clip in media]
         header = header_of(self.encoder, self.name, names, self.features)
-        decoded = decode(media, header.reading, 0)
-        tensors, unusable = make_shard(self.encoder, names, header.layout, decoded, self.features.batch)
+        clips = dict(zip(names, media, strict=True))
+        [(tensors, unusable)] = make_shards(self.encoder, [names], clips, header, self.features.batch, 0)
         if unusable:
             raise ClipError(next(iter(unusable.values())))
         return Tokens(**tensors)

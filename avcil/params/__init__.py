@@ -97,6 +97,11 @@ class Params(Section):
             if (other := first_of[row.about.name]) != name:
                 raise ValueError(f"methods.{name}: is named as `{other}` is; give it an `about` of its own")
             _check(row.tokens, [*self.own_encoders, *self.encoders], f"methods.{name}: no encoder")
+        for name, encoder in self.encoders.items():
+            if (guide := encoder.similarity) is not None:
+                _check(guide, self.encoders, f"encoders.{name}.similarity: no encoder")
+                if self.encoders[guide].similarity is not None:
+                    raise ValueError(f"encoders.{name}.similarity: `{guide}` takes that of another; name whose it is")
         for name in self.rows if isinstance(self.rows, list) else []:
             _check(name, self.methods, "rows: no method")
         for name, protocol in self.protocols.items():
@@ -110,6 +115,11 @@ class Params(Section):
     def own_encoders(self) -> list[str]:
         """Names of the encoders whose weights stand in prior/."""
         return ["mini", *(f"mini-{seed}" for seed in self.prior.seeds if seed), "random"]
+
+    def guide_of(self, encoder: str) -> EncoderConfig | None:
+        """Of whom that entry of `encoders` takes the similarity of sound and patches, if not its own."""
+        guide = self.encoders[encoder].similarity
+        return None if guide is None else self.encoders[guide]
 
     def method(self, name: str) -> Row:
         """The row of that name; raises ParameterError naming the nearest one."""

@@ -16,6 +16,7 @@ class Pretrained(Section):
     seconds: float = Field(gt=0, description="of each clip that are read")
     patches: int | None = Field(None, gt=0, description="average each slot's patches to this many a side; null: all")
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    similarity: str | None = Field(None, description="that of another entry of `encoders`, of the same grid, is taken")
 
 
 class PeAvConfig(Pretrained):

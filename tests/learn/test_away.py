@@ -145,7 +145,7 @@ def calls(source: str) -> set[tuple[str, bool]]:
         name = getattr(node.func, "attr", getattr(node.func, "id", "")) if isinstance(node, ast.Call) else ""
         if name in NAMES:
             by_name = bool({"device", None} & {keyword.arg for keyword in node.keywords})
-            found.add((name, by_name or (name == "load_published" and len(node.args) == 2)))
+            found.add((name, by_name or (name == "load_published" and len(node.args) >= 2)))
     return found
 
 

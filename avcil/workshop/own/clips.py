@@ -127,7 +127,8 @@ def extract_tokens(
     the same bits whatever clips it came with.
     """
     own = encoder in params.own_encoders
-    config = [params.encoder, params.film] if own else [params.encoders[encoder]]
+    published = [] if own else [params.encoders[encoder], params.guide_of(encoder)]
+    config = [params.encoder, params.film] if own else [part for part in published if part]
     code = digest(code_of(("encoders/*.py", "extraction/*.py")))
     how = [section.model_dump() for section in config], params.features.silence, code
     clips = media(table, folder)

@@ -135,8 +135,10 @@ def run(
     params = load(root / "params.yaml")
     seeds = seeds or params.seeds
     methods = {row: params.method(row).model_copy(update={"tokens": encoder}) for row in rows}
-    if published := ClipEncoder.of_params(encoder, params, priors / "prior").published:
-        check_weights(published)
+    reader = ClipEncoder.of_params(encoder, params, priors / "prior")
+    for published in (reader.published, reader.guide):
+        if published:
+            check_weights(published)
 
     with alone([to]):
         table, drawn = read_clips(labels)

@@ -1,0 +1,116 @@
+"""The similarity of another encoder, on small random-weight instances of PE-AV's own classes."""
+
+import pytest
+import torch
+from media import tone, write
+
+from avcil import Learner
+from avcil.encoders.base import WeightsError
+from avcil.extraction import extract, features
+from avcil.params import ParameterError, parse
+from avcil.tokens.manifest import Media
+from avcil.tokens.store import read_store
+
+pytestmark = [pytest.mark.arithmetic, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    from tiny_pe_av import tiny  # transformers takes seconds to import
+
+    folder, model = tmp_path_factory.mktemp("weights"), tiny()
+    model.save_pretrained(folder / "one")
+    for parameter in model.parameters():
+        parameter.data.mul_(1.1)
+    model.save_pretrained(folder / "other")
+    return folder
+
+
+@pytest.fixture
+def given(raw_params, weights):
+    """Parameters with encoders `one` and `other`, and `both`: the tokens of `one` with the similarity of `other`."""
+
+    def make(**changes):
+        entry = {
+            "kind": "pe_av",
+            "frames": 4,
+            "seconds": 2.0,
+            "patches": 2,
+            "joint": False,
+            "weights": f"{weights}/one",
+        }
+        entries = {
+            "one": entry,
+            "other": entry | {"weights": f"{weights}/other"},
+            "both": entry | {"similarity": "other"},
+        }
+        entries = {name: entry | changes.get(name, {}) for name, entry in entries.items()}
+        compute = raw_params["compute"] | {"workers": 1}
+        return parse(raw_params | {"encoders": raw_params["encoders"] | entries, "compute": compute})
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clips")
+    times = [k / 4 for k in range(8)]
+    files = [write(folder / f"{n}.mp4", times, sound=tone(300 + 99 * n, 2, 16000)) for n in range(4)]
+    return {file.stem: Media(file) for file in files}
+
+
+def test_tokens_are_the_encoders_own_and_the_similarity_is_its_guides(given, clips, tmp_path):
+    params = given()
+    for name in ("one", "other", "both"):
+        extract.extract(name, clips, params, tmp_path / name)
+    one, other, both = (read_store(tmp_path / name) for name in ("one", "other", "both"))
+    assert torch.equal(both.tokens.visual, one.tokens.visual) and torch.equal(both.tokens.audio, one.tokens.audio)
+    assert torch.equal(both.tokens.similarity, other.tokens.similarity)
+    assert not torch.equal(one.tokens.similarity, other.tokens.similarity)
+    assert len({one.header.checksum, other.header.checksum, both.header.checksum}) == 3
+
+
+def test_a_clip_that_the_guide_cannot_use_cannot_be_used(given, clips, tmp_path, monkeypatch):
+    params, make_shard = given(), features.make_shard
+
+    def guide_misses_the_second(encoder, ids, *rest):
+        tensors, bad = make_shard(encoder, ids, *rest)
+        return tensors, bad if hasattr(encoder, "guide") else bad | {ids[1]: "too short for the guide"}
+
+    monkeypatch.setattr(features, "make_shard", guide_misses_the_second)
+    with pytest.raises(ValueError, match="1 unusable clips, 0 allowed"):
+        extract.extract("both", clips, params, tmp_path / "both")
+    tolerant = params.model_copy(update={"features": params.features.model_copy(update={"quarantine_share": 0.5})})
+    extract.extract("both", clips, tolerant, tmp_path / "both")
+    made = read_store(tmp_path / "both")
+    assert made.quarantined == {list(clips)[1]: "too short for the guide"}
+    assert [bool(tokens.any()) for tokens in made.tokens.visual] == [True, False, True, True]
+
+
+def test_a_learner_reads_files_so_and_keeps_whose_similarity_it_is(given, clips, tmp_path):
+    params, files = given(), [clip.path for clip in clips.values()]
+    learner = Learner(params=params, encoder="both")
+    learner.fit(files, ["a", "b", "a", "b"])
+    extract.extract("both", clips, params, tmp_path / "both")
+    stored, read = read_store(tmp_path / "both").tokens, learner.encoder(files)
+    assert torch.equal(read.similarity.float(), stored.similarity)
+    learner.save(tmp_path / "kept")
+    again = Learner.load(tmp_path / "kept")
+    assert [one.label for one in again.predict(files)] == [one.label for one in learner.predict(files)]
+    assert again.encoder.guide.weights == params.encoders["other"].weights
+
+
+def test_grids_that_differ_and_guides_that_are_not_there_are_one_line(given, clips, tmp_path):
+    with pytest.raises(
+        WeightsError, match=r"4 x 4 patches in 2 s \(stretch\).* other, .* 4 x 16 patches in 2 s"
+    ) as said:
+        extract.extract("both", clips, given(other={"patches": 4}), tmp_path / "s")
+    assert "set frames, seconds and patches alike" in str(said.value) and not (tmp_path / "s").exists()
+    with pytest.raises(
+        ParameterError, match=r"encoders\.both\.similarity: no encoder `othre` \(did you mean `other`\?\)"
+    ):
+        given(both={"similarity": "othre"})
+    with pytest.raises(
+        ParameterError, match=r"encoders\.other\.similarity: `both` takes that of another; name whose it is"
+    ):
+        given(other={"similarity": "both"})
