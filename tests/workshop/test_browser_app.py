@@ -19,7 +19,7 @@ from conftest import CHROMIUM, FLAGS, ROOT
 sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright; pip install -e '.[test]' brings it")
 pytestmark = MARKS
 SHOTS = ROOT / "build" / "app"
-DRAWN = "() => [...document.querySelectorAll('.widget-image')].filter(i => i.naturalWidth > 100).length"
+FIGURE = "svg.marks"  # as Vega draws them
 
 
 def _command(port: int) -> tuple[list[str], dict[str, str]]:
@@ -66,7 +66,7 @@ def page(address, asked):
         page.set_default_timeout(MINUTE)
         page.on("request", lambda request: asked.append(request.url))
         page.goto(address)
-        page.wait_for_function(f"({DRAWN})() >= 1", timeout=3 * MINUTE)
+        page.locator(FIGURE).first.wait_for(timeout=3 * MINUTE)
         page.screenshot(path=SHOTS / "first.png")
         page.locator("video").first.wait_for(timeout=2 * MINUTE)
         yield page
@@ -74,7 +74,7 @@ def page(address, asked):
 
 
 def test_the_panels_come_up_by_themselves_with_their_controls(page):
-    assert page.evaluate(DRAWN) >= 3
+    assert page.locator(FIGURE).count() >= 5 and page.locator("video").count() == 1
     for name in ("Train", "Stop"):
         assert page.get_by_role("button", name=name).count() == 1
     assert page.locator("text=Traceback").count() == 0 and "Error displaying widget" not in page.content()
@@ -85,9 +85,10 @@ def test_controls_stand_beside_what_they_change_on_one_screen(page):
     assert len(panels) == 3
     for number, panel in enumerate(panels):
         panel.evaluate("panel => panel.scrollIntoView()")
-        panel.locator("img, video").first.wait_for()
+        shown = panel.locator(f"{FIGURE}, video").first
+        shown.wait_for()
         page.screenshot(path=SHOTS / f"panel{number}.png")
-        shown = panel.locator("img, video").first.bounding_box()
+        shown = shown.bounding_box()
         control = panel.locator("select, input").first.bounding_box()
         assert control["x"] + control["width"] <= shown["x"] and control["width"] <= 330
         assert shown["x"] + shown["width"] <= 1440 and shown["y"] + shown["height"] <= 900
@@ -113,9 +114,43 @@ def test_no_name_is_cut(page):
         assert panel.evaluate(CUT) == []
 
 
+def test_figures_answer_the_pointer(page):
+    """Values under it; a click on a name hides a row; Ctrl and the wheel zoom, and the wheel alone scrolls the page."""
+    figure, paths = page.locator(FIGURE).first, ".role-mark.mark-symbol path"
+    figure.evaluate("figure => figure.scrollIntoView()")
+    points, ticks = figure.locator(paths), figure.locator(".role-axis-label text")
+    points.last.hover()
+    page.locator("#vg-tooltip-element.visible").wait_for()
+    value = page.locator("#vg-tooltip-element tr", has_text="accuracy").locator("td.value").inner_text()
+    label = points.last.get_attribute("aria-label")
+    assert f"accuracy: {value}; worst seed" in label
+    page.screenshot(path=SHOTS / "hover.png")
+    count, name = points.count(), figure.locator(".role-legend-label text").last
+    for left in (count * 3 // 4, count):
+        name.click()
+        page.wait_for_function(
+            f"left => document.querySelector('{FIGURE}').querySelectorAll('{paths}').length == left",
+            arg=left,
+        )
+    points.last.hover()
+    before = ticks.all_text_contents()
+    page.mouse.wheel(0, 100)
+    page.wait_for_timeout(500)
+    assert ticks.all_text_contents() == before
+    points.last.hover()
+    page.keyboard.down("Control")
+    page.mouse.wheel(0, -300)
+    page.keyboard.up("Control")
+    page.wait_for_function(
+        f"old => [...document.querySelector('{FIGURE}').querySelectorAll('.role-axis-label text')]"
+        ".map(one => one.textContent).join() != old",
+        arg=",".join(before),
+    )
+
+
 def test_two_rows_are_compared_in_three_clicks(page):
     panel = page.locator(".avcil-panel").first
-    panel.get_by_role("button", name="none").click()
+    panel.get_by_role("button", name="none", exact=True).click()
     panel.get_by_text("visual only", exact=True).first.click()
     panel.get_by_text("ridge, frozen", exact=True).first.click()
     page.wait_for_function(

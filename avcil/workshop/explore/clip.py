@@ -23,7 +23,7 @@ from avcil.tokens.regions import patch_share
 from avcil.tokens.tokens import Tokens
 from avcil.workshop.explore.answers import Answer, answer, answer_of, prior_attention
 from avcil.workshop.explore.faces import Faces, Regions
-from avcil.workshop.explore.panel import WIDE, Checks, Panel, Places, beside, draw, line, picture, side_by_side
+from avcil.workshop.explore.panel import WIDE, Checks, Panel, Places, beside, line, picture, png, side_by_side
 from avcil.workshop.explore.playback import film
 from avcil.workshop.explore.rows import LiveRun, LiveRuns
 from avcil.world.separation import Scenes, separate, si_sdr
@@ -92,12 +92,14 @@ class ClipView(Panel):
         shown = [side_by_side(self.video, self.words), side_by_side(mixture, separated), self.sound, self.picture]
         super().__init__(
             f"Watch and listen: {len(self.test)} test clips",
-            self.picture,
             [beside([*controls, self.note, self.style], shown)],
         )
         self._list()
         if self.live.runs:
             self._take_live()
+
+    def _picture(self) -> bytes:
+        return self.picture.value
 
     def _moments(self) -> list[tuple[str, str]]:
         return [("prior", ALONE), *((f"task {t}", f"after task {t}") for t in range(len(self.params.tasks)))]
@@ -247,7 +249,7 @@ class ClipView(Panel):
         moments = self.frames[:: len(self.frames) // slots][:slots]  # a picture for each slot
         maps = {name: look.spatial for name, look in self.looks.items() if look.learnt} or {ALONE: self.prior.spatial}
         title = f"{self.name}: where to look (outlined: what sounds)"
-        draw(self.picture, plots.attention_over_tasks(moments, maps, self.share, title=title))
+        self.picture.value = png(plots.attention_over_tasks(moments, maps, self.share, title=title))
         self.words.value = self._table()
         self._separate()
 
