@@ -54,7 +54,8 @@ app: setup
 	  --progressive_rendering=True $(APP) notebooks/explore.ipynb
 
 lab: setup
-	.venv/bin/python -m avcil.base.portable jupyter lab --LabApp.default_url=/lab/tree/explore.ipynb $(LAB) notebooks/explore.ipynb
+	.venv/bin/python -m avcil.base.portable jupyter lab --LabApp.default_url=/lab/tree/explore.ipynb \
+	  --LabApp.extra_labextensions_path=avcil/workshop/app/lab $(LAB) notebooks/explore.ipynb
 
 # deps, which have a slash in their names, are no result, and all experiments have a `rows` of their own
 experiments: setup

@@ -68,7 +68,7 @@ def _curves(table: pd.DataFrame, names: dict[str, str], *, tasks: int, title: st
     return {
         "data": _data(table),
         "transform": SHOWN,
-        "description": "accuracy after each task", "title": title, "width": 430, "height": 260,
+        "description": "accuracy after each task", "title": title, "width": 400, "height": 260,
         "encoding": {"x": x, "color": colour},
         "layer": [
             {"mark": {"type": "area", "opacity": 0.13, "clip": True, "tooltip": None},
@@ -109,7 +109,7 @@ def forgetting_plasticity(measures: pd.DataFrame, names: dict[str, str]) -> dict
     return {
         "description": "forgetting and plasticity", "title": "Learning without forgetting is up and to the left",
         "data": _data(points), "transform": SHOWN,
-        "width": 380, "height": 260, "encoding": {"color": _colours(names)},
+        "width": 340, "height": 260, "encoding": {"color": _colours(names)},
         "layer": [
             {"mark": bar, "encoding": across}, {"mark": bar, "encoding": along},
             {"mark": {"type": "point", "filled": True, "size": 90, "clip": True},
@@ -249,7 +249,7 @@ def live_losses(losses: pd.DataFrame) -> dict:
                      "tooltip": _tooltip("task", "epoch", validation_accuracy="validation accuracy")},
     }  # fmt: skip
     return {
-        "description": "losses by epoch", "title": "Losses", "width": 380, "height": 260,
+        "description": "losses by epoch", "title": "Losses", "width": 340, "height": 260,
         "data": _data(table), "encoding": {"x": x},
         "layer": [starts, lines, *([scored] if "validation_accuracy" in losses else [])],
         "resolve": {"scale": {"y": "independent"}},

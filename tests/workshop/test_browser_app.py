@@ -4,15 +4,13 @@ Screenshots go to build/app/. The tests skip where there is no Chromium or no pl
 """
 
 import os
-import shlex
 import shutil
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from browser import MARKS, MINUTE, free_port, served
+from browser import MARKS, MINUTE, free_port, recipe, served
 
 from conftest import CHROMIUM, FLAGS, ROOT
 
@@ -22,23 +20,12 @@ SHOTS = ROOT / "build" / "app"
 FIGURE = "svg.marks"  # as Vega draws them
 
 
-def _command(port: int) -> tuple[list[str], dict[str, str]]:
-    """What `make app` starts, with the Python of this test, and its environment."""
-    options = f"APP=--no-browser --port={port}"
-    recipe = subprocess.run(
-        ["make", "--no-print-directory", "-n", "app", options], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout
-    variable, python, *arguments = shlex.split(recipe.replace("\\\n", "").splitlines()[-1])
-    assert python == ".venv/bin/python"
-    return [sys.executable, *arguments], dict([variable.split("=")])
-
-
 @pytest.fixture(scope="module")
 def address():
     shutil.rmtree(SHOTS, ignore_errors=True)
     SHOTS.mkdir(parents=True)
     port = free_port()
-    command, variables = _command(port)
+    command, variables = recipe("app", f"APP=--no-browser --port={port}")
     more = variables | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),  # the kernel starts in notebooks/

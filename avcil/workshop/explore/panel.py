@@ -48,9 +48,14 @@ class Places(NamedTuple):
 
 
 def print_hint() -> None:
-    """In a notebook, what to do where there are no controls. An application comes up with them."""
-    if not os.environ.get("SERVER_SOFTWARE", "").startswith("voila/"):
-        print("No controls below? Run > Run All Cells, also after a reload of the page. `make app` needs neither.")
+    """How controls come up, and what a reload of the page does."""
+    if os.environ.get("SERVER_SOFTWARE", "").startswith("voila/"):
+        print("A reload of this page starts over: what you chose and trained ends with it.")
+    else:
+        print(
+            "`make lab` brings the controls up by itself, and after a reload as you left them; elsewhere, and in a new "
+            "kernel, Run > Run All Cells does."
+        )
 
 
 # ---- pictures and words

@@ -1,0 +1,46 @@
+// JupyterLab runs nothing when a notebook is opened, and forgets its widgets with the page. Here explore.ipynb comes up by
+// itself: a kernel that has the panels is asked for them, so that they are as they were, and any other runs the notebook.
+
+async function bringUp(app, { content, context, sessionContext }) {
+  await Promise.all([context.ready, sessionContext.ready]);
+  if (!sessionContext.session?.kernel) return;
+  const cells = [...content.model.cells].filter((cell) => cell.type === "code");
+  const panels = new Map(cells.map((cell) => [cell.sharedModel.source.match(/^(\w+)$\s*(?![\s\S])/m)?.[1], cell]));
+  panels.delete(undefined);
+  const expressions = Object.fromEntries([...panels.keys()].map((name) => [name, name]));
+  const asked = { code: "", silent: true, user_expressions: expressions };
+  const { content: reply } = await sessionContext.session.kernel.requestExecute(asked).done;
+  const heading = [...content.model.cells].indexOf([...panels.values()][0]) - 1;
+  const place = Number(sessionStorage.getItem("avcil-playground") ?? heading);
+  if (Object.values(reply.user_expressions).every((answer) => answer.status === "ok")) {
+    for (const [name, cell] of panels) {
+      const { data, metadata } = reply.user_expressions[name];
+      cell.trusted = true;
+      cell.outputs.fromJSON([{ output_type: "display_data", data, metadata }]);
+    }
+  } else {
+    await app.commands.execute("notebook:run-all-cells");
+  }
+  context.model.dirty = false; // looking changes no file
+  content.activeCellIndex = place;
+  await content.scrollToItem(place);
+  content.widgets[place].node.scrollIntoView();
+  content.activeCellChanged.connect(() => sessionStorage.setItem("avcil-playground", content.activeCellIndex));
+}
+
+const plugin = {
+  id: "avcil-playground:plugin",
+  autoStart: true,
+  activate: (app) => {
+    const known = new WeakSet();
+    app.shell.currentChanged.connect((_, { newValue: widget }) => {
+      if (/(^|\/)explore\.ipynb$/.test(widget?.context?.path) && widget.content.model && !known.has(widget)) {
+        known.add(widget);
+        app.shell.collapseLeft();
+        bringUp(app, widget);
+      }
+    });
+  },
+};
+
+(window._JUPYTERLAB ??= {})["avcil-playground"] = { init: () => {}, get: async () => () => ({ __esModule: true, default: plugin }) };
