@@ -146,6 +146,24 @@ def test_two_rows_are_compared_in_three_clicks(page):
     )
 
 
+def test_a_picture_of_a_class_sounds_when_pressed(page):
+    page.locator("button[title]:has(img)").nth(1).press("Enter")
+    page.wait_for_function("() => [...document.querySelectorAll('audio[title]')].some(one => one.currentTime > 0)")
+
+
+def test_a_clip_of_ones_own_is_uploaded_or_refused_in_a_line(page, tmp_path):
+    """Larger than a message may be that nobody has told the server to take."""
+    clip = next((ROOT / "corpus/sounding_objects/clips").glob("test-*.mp4")).read_bytes()
+    (tmp_path / "mine.mp4").write_bytes(clip + bytes(12_000_000))
+    (tmp_path / "notes.mp4").write_text("no video")
+    for name, answer in (("mine.mp4", "an own clip, mine.mp4"), ("notes.mp4", "notes.mp4: damaged")):
+        with page.expect_file_chooser() as chooser:
+            page.get_by_role("button", name="upload").press("Enter")
+        chooser.value.set_files(tmp_path / name)
+        page.get_by_text(answer).wait_for()
+    page.screenshot(path=SHOTS / "own.png")
+
+
 def test_nothing_is_wider_than_a_phone(page):
     page.set_viewport_size({"width": 390, "height": 844})
     page.wait_for_timeout(1000)

@@ -35,10 +35,9 @@ from avcil.tokens.manifest import class_index, class_order, read_manifest
 from avcil.workshop import explore
 from avcil.workshop.explore import training
 from avcil.workshop.explore.answers import answer, prior_attention
-from avcil.workshop.explore.clip import wav
 from avcil.workshop.explore.faces import cut_out
 from avcil.workshop.explore.panel import VEGA, Checks
-from avcil.workshop.explore.playback import Attention, film
+from avcil.workshop.explore.playback import Attention, film, wav
 from avcil.workshop.explore.results import class_accuracy, measures_over_seeds, task_confusion
 from avcil.workshop.explore.rows import LiveRun
 from avcil.workshop.explore.training import Trainer
@@ -669,12 +668,49 @@ def test_classes_have_pictures_of_their_own(places, params):
     assert {panel.table.loc[clip].label for clip in panel.clip.options} == {labels[2]}
 
 
+def test_every_picture_of_a_class_sounds(places, params):
+    """All that are on screen; the sound is that of the clip which the picture is of."""
+    panel = explore.ClipView(places, params)
+    panel.of_task.value = 2
+    faces, other = panel.faces, panel.table.label[panel.other.value]
+    for label in (*panel.of_class.options, other):
+        assert f'<audio title="{label}" src="{faces.sounds[label]}">' in panel.voices.value
+        assert f'title="{label}"' in faces.html(label) and f"hear {label}" in faces.html(label)
+    with wave.open(io.BytesIO(base64.b64decode(faces.sounds[other].split(",")[1]))) as file:
+        sound = np.frombuffer(file.readframes(file.getnframes()), "<i2") / 32767
+    clips = panel.table[(panel.table.label == other) & (panel.table.split == "train")].clip_id
+    waves = [read_clip(panel._file(clip), **panel.reading).waveform for clip in clips]
+    assert min(np.abs(sound - wave).max() for wave in waves) < 1e-4
+
+
+def _uploaded(panel, name: str, content: bytes) -> None:
+    """As the page sends it."""
+    file = {"name": name, "type": "video/mp4", "size": len(content), "content": memoryview(content)}
+    panel.upload.set_state({"value": [file | {"last_modified": 0}]})
+
+
+def test_a_clip_of_ones_own_is_uploaded(places, params):
+    panel = explore.ClipView(places, params)
+    film, content = panel.video.value, (places.corpus / "clips/test-007-003.mp4").read_bytes()
+    _uploaded(panel, "mine.mp4", content)
+    mine = panel.video.value
+    assert mine != film and panel.label is None and "an own clip, mine.mp4" in panel.words.value
+    _uploaded(panel, "notes.mp4", b"no video")
+    assert ">notes.mp4: damaged" in panel.note.value and panel.video.value == mine
+    _uploaded(panel, "mine.mp4", content)  # a second time
+    assert "damaged" not in panel.note.value and panel.video.value == mine
+    panel.clip.value = panel.clip.options[1]
+    assert panel.label == panel.of_class.value
+    panel.own.value = str(places.corpus / "clips/test-007-003.mp4")
+    assert panel.video.value == mine
+
+
 def test_a_clip_of_ones_own_is_watched_by_its_path(places, params, tmp_path):
     panel = explore.ClipView(places, params)
     film, own = panel.video.value, tmp_path / "mine.mp4"
     shutil.copy(places.corpus / "clips/test-007-003.mp4", own)
     panel.own.value = str(own)
-    assert panel.video.value != film and panel.label is None and "an own clip" in panel.words.value
+    assert panel.video.value != film and panel.label is None and "an own clip, mine.mp4" in panel.words.value
     assert panel.name == "mine.mp4" and not panel.share.any() and panel.gain
     kept = panel.video.value
     for path, reason in ((tmp_path / "none.mp4", "no such file"), (ROOT / "README.md", "damaged")):
