@@ -57,8 +57,9 @@ app: setup
 	  --progressive_rendering=True --Voila.tornado_settings=$(UPLOADS) $(APP) notebooks/explore.ipynb
 
 lab: setup
-	.venv/bin/python -m avcil.base.portable jupyter lab --LabApp.default_url=/lab/tree/explore.ipynb \
-	  --LabApp.extra_labextensions_path=avcil/workshop/app/lab --ServerApp.tornado_settings=$(UPLOADS) $(LAB) notebooks/explore.ipynb
+	JUPYTER_PATH=avcil/workshop/app .venv/bin/python -m avcil.base.portable jupyter lab \
+	  --LabApp.default_url=/lab/tree/explore.ipynb --ServerApp.tornado_settings=$(UPLOADS) \
+	  $(LAB) notebooks/explore.ipynb
 
 # deps, which have a slash in their names, are no result, and all experiments have a `rows` of their own
 experiments: setup

@@ -67,7 +67,7 @@ class ClipView(Panel):
             accept="video/*",
             description="upload",
             tooltip=f"a video of at most {UPLOAD}",
-            layout=widgets.Layout(width="96px"),
+            layout=widgets.Layout(width="112px"),
         )
         own = widgets.HBox([self.own, self.upload], layout=WIDE["layout"])
         self.other = widgets.Dropdown(description="mixed with", **WIDE)

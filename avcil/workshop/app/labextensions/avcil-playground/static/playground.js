@@ -1,3 +1,5 @@
+// An extension of JupyterLab and of Voilà as they load it, without a build.
+//
 // JupyterLab runs nothing when a notebook is opened, and forgets its widgets with the page. Here explore.ipynb comes up by
 // itself: a kernel that has the panels is asked for them, so that they are as they were, and any other runs the notebook.
 
@@ -28,12 +30,25 @@ async function bringUp(app, { content, context, sessionContext }) {
   content.activeCellChanged.connect(() => sessionStorage.setItem("avcil-playground", content.activeCellIndex));
 }
 
+// Pictures and sliders get names for screen readers.
+function nameThem() {
+  for (const image of document.querySelectorAll(".widget-image:not([alt])")) {
+    const name = [...image.classList].find((one) => one.startsWith("alt-"));
+    if (name) image.alt = name.slice(4).replaceAll("-", " ");
+  }
+  for (const handle of document.querySelectorAll(".noUi-handle:not([aria-label])")) {
+    const label = handle.closest(".widget-inline-hbox")?.querySelector("label");
+    if (label?.innerText) handle.ariaLabel = label.innerText;
+  }
+}
+
 const plugin = {
   id: "avcil-playground:plugin",
   autoStart: true,
   activate: (app) => {
+    new MutationObserver(nameThem).observe(document, { childList: true, subtree: true });
     const known = new WeakSet();
-    app.shell.currentChanged.connect((_, { newValue: widget }) => {
+    app.shell.currentChanged?.connect((_, { newValue: widget }) => {
       if (/(^|\/)explore\.ipynb$/.test(widget?.context?.path) && widget.content.model && !known.has(widget)) {
         known.add(widget);
         app.shell.collapseLeft();
