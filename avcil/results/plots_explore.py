@@ -23,11 +23,10 @@ CONFIG = {
     "font": "sans-serif", "axis": LABELS, "title": {"fontSize": 13}, "view": {"stroke": None},
     "legend": LABELS | {"title": None, "orient": "bottom", "columns": 4, "symbolLimit": 0, "symbolOpacity": 1},
 }  # fmt: skip
-SHARE = {"type": "quantitative", "scale": {"domain": [0, 1], "scheme": "cividis"}, "legend": None}
 
 
 def _colours(names: dict[str, str]) -> dict:
-    """A colour for each row that `plots` has one for, and others, all different, for the rest; names: by row."""
+    """A colour for each row; those that are grey in `plots`, as most are, differ. names: by row."""
     rest = [row for row in names if colour_of(row) == PALETTE[7]]
     others = dict(zip(rest, sns.husl_palette(len(rest), l=0.5), strict=True)) | {LIVE: "black", PAST: "gray"}
     colours = [to_hex(others.get(row) or colour_of(row)) for row in names]
@@ -64,12 +63,10 @@ def _curves(table: pd.DataFrame, names: dict[str, str], *, tasks: int, title: st
     dashed = [name for row, name in names.items() if row.startswith("joint") or name == PAST]
     dash = {"condition": {"test": {"field": "row", "oneOf": dashed}, "value": [5, 4]}, "value": [1, 0]}
     tips = _tooltip("row", "task", accuracy="accuracy", least="worst seed", greatest="best seed")
-    colour = _colours(names)
     return {
-        "data": _data(table),
-        "transform": SHOWN,
+        "data": _data(table), "transform": SHOWN,
         "description": "accuracy after each task", "title": title, "width": 400, "height": 260,
-        "encoding": {"x": x, "color": colour},
+        "encoding": {"x": x, "color": _colours(names)},
         "layer": [
             {"mark": {"type": "area", "opacity": 0.13, "clip": True, "tooltip": None},
              "encoding": {"y": y | {"field": "least"}, "y2": {"field": "greatest"}}},
@@ -148,16 +145,17 @@ def ranking(measures: pd.DataFrame, names: dict[str, str]) -> dict:
     }  # fmt: skip
 
 
-def _cells(table: pd.DataFrame, x: str, y: str, value: str, *, cell: int, tooltip: list[dict], **more) -> dict:
+def _cells(x: str, y: str, value: str, *, cell: int, tooltip: list[dict], **more) -> dict:
     """A heatmap of shares with their values written in them; more: of the channel y."""
     across = {"field": x, "type": "ordinal", "axis": {"labelAngle": 0, "title": x}}
     light = {"condition": {"test": f"datum['{value}'] < 0.5", "value": "white"}, "value": "black"}
     text = {"field": value, "type": "quantitative", "format": ".2f"}
+    colour = {"type": "quantitative", "scale": {"domain": [0, 1], "scheme": "cividis"}, "legend": None}
     return {
         "encoding": {"x": across, "y": {"field": y, "type": "ordinal", "sort": None} | more, "tooltip": tooltip},
         "width": {"step": cell}, "height": {"step": min(cell, 26)},
         "layer": [
-            {"mark": {"type": "rect", "stroke": "white"}, "encoding": {"color": {"field": value} | SHARE}},
+            {"mark": {"type": "rect", "stroke": "white"}, "encoding": {"color": {"field": value} | colour}},
             {"mark": {"type": "text", "fontSize": 10}, "encoding": {"text": text, "color": light}},
         ],
     }  # fmt: skip
@@ -180,26 +178,33 @@ def matrices(matrix: pd.DataFrame, names: dict[str, str]) -> dict:
         "data": _data(table),
         "facet": {"field": "row", "sort": list(names.values()), "title": None, "header": {"labelLimit": 150}},
         "columns": 4 if few else 2, "spacing": 12,
-        "spec": _cells(table, "on clips of task", "after task", "accuracy", cell=30, tooltip=tips),
+        "spec": _cells("on clips of task", "after task", "accuracy", cell=30, tooltip=tips),
     }  # fmt: skip
 
 
-def class_changes(accuracy: pd.DataFrame, confusion: np.ndarray, labels: list[str], *, title: str) -> dict:
+def class_changes(accuracy: pd.DataFrame, confusion: np.ndarray, faces: dict[str, str], *, title: str) -> dict:
     """Accuracy of each class (rows, in the order learnt) after each task, and which tasks' classes clips are taken for.
 
-    accuracy: classes x tasks, NaN where not learnt yet; confusion [t,t]: shares of each task's clips.
+    accuracy: classes x tasks, NaN where not learnt yet; confusion [t,t]: shares of each task's clips; faces: a picture
+    of each class by its name, in the order learnt, or "".
     """
-    by_class = accuracy.set_axis([labels[c] for c in accuracy.index]).rename_axis(index="class", columns="after task")
+    names = list(faces)
+    by_class = accuracy.set_axis([names[c] for c in accuracy.index]).rename_axis(index="class", columns="after task")
     table = by_class.stack().rename("accuracy").reset_index()
-    tasks = np.arange(len(confusion))
-    taken = pd.DataFrame(confusion, tasks, tasks).rename_axis(
-        index="clips of task", columns="taken for a class of task"
-    )
-    shares = taken.stack().rename("share").reset_index()
-    left = _cells(table, "after task", "class", "accuracy", cell=50, title=None, tooltip=_tooltip(
-        "class", "after task", accuracy="accuracy"))  # fmt: skip
-    right = _cells(shares, "taken for a class of task", "clips of task", "share", cell=50, tooltip=_tooltip(
-        "clips of task", "taken for a class of task", share="share"))  # fmt: skip
+    table["face"] = table["class"].map(faces).where(~table["class"].duplicated())
+    tasks, taken = np.arange(len(confusion)), "taken for a class of task"
+    confused = pd.DataFrame(confusion, tasks, tasks).rename_axis(index="clips of task", columns=taken)
+    shares = confused.stack().rename("share").reset_index()
+    tips = _tooltip("class", "after task", accuracy="accuracy")
+    axis = {"title": None, "labelPadding": 30}  # pictures stand there
+    left = _cells("after task", "class", "accuracy", cell=50, tooltip=tips, axis=axis)
+    left["layer"].append({
+        "transform": [{"filter": "datum.face"}],
+        "mark": {"type": "image", "width": 24, "height": 24},
+        "encoding": {"x": {"value": -16}, "url": {"field": "face"}},
+    })  # fmt: skip
+    tips = _tooltip("clips of task", taken, share="share")
+    right = _cells(taken, "clips of task", "share", cell=50, tooltip=tips)
     return {
         "description": "accuracy by class, and confusion of tasks",
         "hconcat": [

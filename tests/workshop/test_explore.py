@@ -271,6 +271,10 @@ def test_a_row_trained_live_joins_the_results(places, params):
     assert panel.numbers.last_accuracy["mine"] == 1.0 and "mine (live)" in panel.table.value
     panel.detail.value = "mine"
     assert panel.classes.outputs and panel.by_class.loc[7, 1] == 1.0 and (panel.confusion == np.eye(2)).all()
+    drawn = values(figure(panel.classes)["hconcat"][0])
+    first = drawn.drop_duplicates("class").set_index("class")
+    assert first.face.to_dict() == {label: panel.faces[label] for label in first.index}
+    assert drawn.face.notna().sum() == len(first) == 8 and (drawn.accuracy == 1).all()
     panel.source.value = "exemplars_1"
     assert "mine" not in panel.methods.value
     panel.source.value = "standard"
@@ -278,6 +282,16 @@ def test_a_row_trained_live_joins_the_results(places, params):
     assert {"mine", "another"} < {name for _, name in panel.methods.options}
     # a panel that is made later has them too
     assert "another" in explore.Results(places, params, live).methods.value
+
+
+def test_classes_without_clips_are_shown_by_their_names(places, params, tmp_path):
+    """As of tokens that were imported."""
+    shutil.copy(places.corpus / "manifest.csv", tmp_path)
+    live = explore.LiveRuns()
+    _all_right(params, live)
+    panel = explore.Results(places._replace(corpus=tmp_path), params, live)
+    panel.detail.value = "mine"
+    assert set(values(figure(panel.classes)["hconcat"][0]).face.dropna()) == {""}
 
 
 def test_a_live_run_gives_the_bits_of_the_pipeline(toy, trainer):

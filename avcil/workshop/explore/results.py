@@ -1,6 +1,7 @@
 """The results browser: curves, matrices and measures of any rows, seeds and tasks, from metrics/ alone."""
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import ipywidgets as widgets
 import numpy as np
@@ -8,12 +9,14 @@ import pandas as pd
 
 from avcil.comparison.protocol import run_folder
 from avcil.comparison.tables import MAIN, RUN, Tables, frames, mean_and_spread, percent
+from avcil.extraction.clips import ClipError
 from avcil.learn.train import load_result
 from avcil.params import Params
 from avcil.results import plots, plots_explore
 from avcil.results.names import short_name_of
 from avcil.results.runs import measures
 from avcil.tokens.manifest import class_index, class_order, read_manifest
+from avcil.workshop.explore.faces import Faces, Regions
 from avcil.workshop.explore.panel import WIDE, Checks, Panel, Places, area, beside, line, plot, png, side_by_side
 from avcil.workshop.explore.rows import LiveRuns
 
@@ -80,6 +83,11 @@ class Results(Panel):
         self._list()
         if self.live.runs:
             self._take_live()
+
+    @cached_property
+    def faces(self) -> Faces:
+        corpus = self.places.corpus
+        return Faces(corpus, read_manifest(corpus / "manifest.csv"), self.params.film, Regions(corpus / "regions.npz"))
 
     def _picture(self) -> bytes:
         runs, methods, title = self._shown
@@ -159,7 +167,7 @@ class Results(Panel):
                 self.more.value = line(str(error), wrong=True)
                 return
         self.more.value = ""
-        table = read_manifest(self.places.corpus / "manifest.csv")
+        table = self.faces.table
         order = class_order(table, seed)
         labels = pd.Series(class_index(table, order), index=table.clip_id)
         predictions = [result.predictions for result in results]
@@ -167,4 +175,8 @@ class Results(Panel):
         sizes = [task.classes for task in learnt[: len(results)]]
         self.confusion = task_confusion(predictions[-1], labels, sizes)
         title = f"{self._name(method)}, seed {seed}"
-        plot(self.classes, plots_explore.class_changes(self.by_class, self.confusion, order, title=title))
+        try:
+            faces = {label: self.faces[label] for label in order}
+        except ClipError:  # tokens were imported, without their clips
+            faces = dict.fromkeys(order, "")
+        plot(self.classes, plots_explore.class_changes(self.by_class, self.confusion, faces, title=title))
