@@ -161,10 +161,12 @@ def test_the_slider_changes_figures_and_numbers(page):
 def test_the_clip_is_seen_heard_and_looked_at_task_by_task(page):
     panel = _panel(page, 2)
     pictures = _digests(panel)
-    assert panel.locator("video").count() == 1 and panel.locator("audio").count() == 2
+    assert panel.locator("video").count() == 1 and panel.locator("audio[controls]").count() == 2
     page.wait_for_function(
         "() => [...document.querySelectorAll('video')].every(v => v.readyState >= 1 && v.duration > 1)"
     )
+    panel.locator("button[title]:has(img)").first.press("Enter")
+    page.wait_for_function("() => [...document.querySelectorAll('audio[title]')].some(one => one.currentTime > 0)")
     assert len(re.findall(r"after task \d", panel.locator("table").inner_text())) == 2
     handle = _labelled(panel, "look after").locator(".noUi-handle").first
     handle.focus()

@@ -184,6 +184,12 @@ def test_what_is_stored_of_a_panel_is_one_line_and_a_picture(places, params):
     assert "application/vnd.jupyter.widget-view+json" in stored
 
 
+def test_a_trainer_beside_no_stored_row_stores_no_picture(trainer):
+    assert "image/png" in trainer._repr_mimebundle_()
+    trainer.beside.value = ()
+    assert "image/png" not in trainer._repr_mimebundle_()
+
+
 def test_one_line_says_what_a_reload_does(capsys, monkeypatch):
     monkeypatch.delenv("SERVER_SOFTWARE", raising=False)
     explore.print_hint()

@@ -81,11 +81,11 @@ def area() -> widgets.Output:
     return widgets.Output(layout=widgets.Layout(width="max-content", max_width="100%", flex="0 1 auto"))
 
 
-def plot(area: widgets.Output, figure: dict | None) -> None:
+def plot(output: widgets.Output, figure: dict | None) -> None:
     """Show a Vega-Lite figure there, or take no room for none."""
-    area.layout.display = None if figure else "none"
+    output.layout.display = None if figure else "none"
     shown = {"data": {VEGA: {"config": plots_explore.CONFIG} | (figure or {})}, "metadata": {VEGA: EMBED}}
-    area.outputs = [{"output_type": "display_data"} | shown] if figure else []
+    output.outputs = [{"output_type": "display_data"} | shown] if figure else []
 
 
 def still(content: bytes) -> bytes:
@@ -179,7 +179,7 @@ class Panel(widgets.VBox):
         self.add_class("avcil-panel")
 
     def _picture(self) -> bytes:
-        """The picture that is stored of it."""
+        """The picture that is stored of it, a .png file; empty for none."""
         raise NotImplementedError
 
     def react(self, function: Callable[[], object], *controls: widgets.Widget) -> None:
@@ -201,5 +201,6 @@ class Panel(widgets.VBox):
 
     def _repr_mimebundle_(self, **options):
         bundle = super()._repr_mimebundle_(**options)
-        bundle["image/png"] = base64.b64encode(still(self._picture())).decode()
+        if picture := self._picture():
+            bundle["image/png"] = base64.b64encode(still(picture)).decode()
         return bundle

@@ -87,9 +87,8 @@ class Trainer(Panel):
         self._draw_losses()
 
     def _picture(self) -> bytes:
-        stored = self._stored()
-        title = f"stored, seed {self.seed.value}"
-        return png(plots.accuracy_curves(stored, list(stored.method.unique()), title=title))
+        stored, title = self._stored(), f"stored, seed {self.seed.value}"
+        return b"" if stored.empty else png(plots.accuracy_curves(stored, stored.method.unique(), title=title))
 
     def _restart(self) -> None:
         """Show the choices of another row, checked once all stand."""

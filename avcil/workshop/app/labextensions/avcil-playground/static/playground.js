@@ -3,6 +3,9 @@
 // JupyterLab runs nothing when a notebook is opened, and forgets its widgets with the page. Here explore.ipynb comes up by
 // itself: a kernel that has the panels is asked for them, so that they are as they were, and any other runs the notebook.
 
+const VIEW = "application/vnd.jupyter.widget-view+json";
+const PLACE = "avcil-playground"; // the cell that was active before a reload
+
 async function bringUp(app, { content, context, sessionContext }) {
   await Promise.all([context.ready, sessionContext.ready]);
   if (!sessionContext.session?.kernel) return;
@@ -12,11 +15,10 @@ async function bringUp(app, { content, context, sessionContext }) {
   const expressions = Object.fromEntries([...panels.keys()].map((name) => [name, name]));
   const asked = { code: "", silent: true, user_expressions: expressions };
   const { content: reply } = await sessionContext.session.kernel.requestExecute(asked).done;
-  const heading = [...content.model.cells].indexOf([...panels.values()][0]) - 1;
-  const place = Number(sessionStorage.getItem("avcil-playground") ?? heading);
-  if (Object.values(reply.user_expressions).every((answer) => answer.status === "ok")) {
-    for (const [name, cell] of panels) {
-      const { data, metadata } = reply.user_expressions[name];
+  const there = Object.entries(reply.user_expressions).filter(([, answer]) => answer.data?.[VIEW]);
+  if (there.length) {
+    for (const [name, { data, metadata }] of there) {
+      const cell = panels.get(name);
       cell.trusted = true;
       cell.outputs.fromJSON([{ output_type: "display_data", data, metadata }]);
     }
@@ -24,10 +26,12 @@ async function bringUp(app, { content, context, sessionContext }) {
     await app.commands.execute("notebook:run-all-cells");
   }
   context.model.dirty = false; // looking changes no file
+  const heading = [...content.model.cells].indexOf([...panels.values()][0]) - 1;
+  const place = Number(sessionStorage.getItem(PLACE) ?? heading);
   content.activeCellIndex = place;
   await content.scrollToItem(place);
   content.widgets[place].node.scrollIntoView();
-  content.activeCellChanged.connect(() => sessionStorage.setItem("avcil-playground", content.activeCellIndex));
+  content.activeCellChanged.connect(() => sessionStorage.setItem(PLACE, content.activeCellIndex));
 }
 
 // Pictures and sliders get names for screen readers.
