@@ -49,12 +49,17 @@ test: setup
 faults: setup
 	PYTHONPATH=tests:tests/faults:. TQDM_DISABLE=1 .venv/bin/python tests/faults/campaign.py $(FAULTS)
 
+# clips of one's own reach the kernel as one message; of more than this, the servers close the connection
+UPLOADS := '{"websocket_max_message_size": 210000000}'
+
 app: setup
 	JUPYTER_PATH=avcil/workshop/app .venv/bin/python -m avcil.base.portable voila --template=avcil \
-	  --progressive_rendering=True $(APP) notebooks/explore.ipynb
+	  --progressive_rendering=True --Voila.tornado_settings=$(UPLOADS) $(APP) notebooks/explore.ipynb
 
 lab: setup
-	.venv/bin/python -m avcil.base.portable jupyter lab --LabApp.default_url=/lab/tree/explore.ipynb $(LAB) notebooks/explore.ipynb
+	JUPYTER_PATH=avcil/workshop/app .venv/bin/python -m avcil.base.portable jupyter lab \
+	  --LabApp.default_url=/lab/tree/explore.ipynb --ServerApp.tornado_settings=$(UPLOADS) \
+	  $(LAB) notebooks/explore.ipynb
 
 # deps, which have a slash in their names, are no result, and all experiments have a `rows` of their own
 experiments: setup

@@ -1,9 +1,11 @@
 """What the tests of the playground share: their marks, and a server that is there while they run."""
 
 import os
+import shlex
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import CHROMIUM
+from conftest import CHROMIUM, ROOT
 
 MARKS = [
     pytest.mark.slow,
@@ -25,6 +27,16 @@ def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]
+
+
+def recipe(target: str, options: str) -> tuple[list[str], dict[str, str]]:
+    """What `make` starts for the target, with the Python of this test, and its environment."""
+    told = ["make", "--no-print-directory", "-n", target, options]
+    lines = subprocess.run(told, cwd=ROOT, capture_output=True, text=True, check=True).stdout.replace("\\\n", "")
+    variables, command = shlex.split(lines.splitlines()[-1]), list[str]()
+    while variables[-1] != ".venv/bin/python":
+        command.insert(0, variables.pop())
+    return [sys.executable, *command], dict(variable.split("=") for variable in variables[:-1])
 
 
 @contextmanager

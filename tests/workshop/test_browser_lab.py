@@ -4,16 +4,18 @@ Screenshots go to build/lab/. The tests skip where there is no Chromium or no pl
 """
 
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
 import time
 import urllib.request
+from pathlib import Path
 
 import nbformat
 import pytest
-from browser import MARKS, MINUTE, free_port, served
+from browser import MARKS, MINUTE, free_port, recipe, served
 
 from conftest import CHROMIUM, FLAGS, ROOT
 
@@ -36,10 +38,14 @@ def server():
             cell.outputs, cell.execution_count = [], None
     nbformat.write(notebook, LAB / "explore.ipynb")
     port = free_port()
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--ServerApp.port={port}"]
-    command += ["--ServerApp.ip=127.0.0.1", "--ServerApp.port_retries=0", "--IdentityProvider.token="]
-    command += ["--LabApp.expose_app_in_browser=True"]
-    more = {
+    options = f"--no-browser --allow-root --ServerApp.port={port} --ServerApp.ip=127.0.0.1 --ServerApp.port_retries=0"
+    options += " --IdentityProvider.token= --LabApp.expose_app_in_browser=True"
+    command, variables = recipe("lab", f"LAB={options}")
+    assert command.pop() == "notebooks/explore.ipynb"
+    command.append(str(LAB / "explore.ipynb"))
+    more = variables | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),  # the kernel starts in build/lab
         "AVCIL_SANDBOX": "ready",
         "JUPYTER_CONFIG_DIR": str(LAB / "config"),
         "JUPYTERLAB_WORKSPACES_DIR": str(LAB / "workspaces"),
@@ -53,13 +59,13 @@ def server():
     def answers():
         urllib.request.urlopen(f"{address}/api/status", timeout=1).read()
 
-    with served(command, answers, log=LAB / "server.log", cwd=LAB, **more):
+    with served(command, answers, log=LAB / "server.log", cwd=ROOT, **more):
         yield address
 
 
 @pytest.fixture(scope="module")
 def page(server, tmp_path_factory):
-    """explore.ipynb, opened and run from the first cell to the last."""
+    """explore.ipynb, opened; nothing is run or clicked."""
     profile = tmp_path_factory.mktemp("profile")
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch_persistent_context(
@@ -69,18 +75,21 @@ def page(server, tmp_path_factory):
         page.set_default_timeout(MINUTE)
         page.goto(f"{server}/lab/tree/explore.ipynb?reset")
         page.wait_for_selector(".jp-Notebook", timeout=2 * MINUTE)
-        page.wait_for_function(_IDLE, timeout=2 * MINUTE)
-        page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
         page.wait_for_function(_ALL_RUN, timeout=3 * MINUTE)
         yield page
         browser.close()
 
 
 _KERNEL = "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel"
-_IDLE = f"() => {_KERNEL}?.status === 'idle'"
 _ALL_RUN = f"""() => {_KERNEL}?.status === 'idle' && [...window.jupyterapp.shell.currentWidget.content.model.cells]
   .filter(cell => cell.type === 'code')
   .every(cell => cell.executionCount !== null && cell.executionState !== 'running')"""
+
+
+_SEEN = """number => {
+  const panel = document.querySelectorAll('.avcil-panel')[number]?.getBoundingClientRect();
+  return panel && panel.width > 900 && panel.top > 0 && panel.top < 600;
+}"""
 
 
 def _panel(page, number: int):
@@ -96,13 +105,14 @@ def _labelled(panel, text: str):
 
 
 def _digests(panel) -> list[str]:
-    """What the pictures show: object URLs change with their content."""
-    script = """all => Promise.all(all.filter(one => one.src).map(async one => {
+    """What figures and pictures show: ids and object URLs differ each time."""
+    script = """all => Promise.all(all.map(async one => {
+        if (!one.src) return [...one.querySelectorAll("path")].map(path => path.getAttribute("d")).join();
         const bytes = await (await fetch(one.src)).arrayBuffer();
         const hash = await crypto.subtle.digest('SHA-256', bytes);
         return [...new Uint8Array(hash)].slice(0, 8).join('-') + ':' + bytes.byteLength;
     }))"""
-    return panel.locator("img").evaluate_all(script)
+    return panel.locator("svg.marks, img[src]").evaluate_all(script)
 
 
 def _wait_for_change(page, panel, before: list[str], seconds: float = 60) -> list[str]:
@@ -124,7 +134,8 @@ def _no_errors(page) -> None:
     assert "Error displaying widget" not in page.content()
 
 
-def test_every_cell_runs_and_shows_its_panel(page):
+def test_every_panel_comes_up_by_itself_the_first_one_first(page):
+    page.wait_for_function(_SEEN, arg=0)
     for number, words in enumerate(("up to task", "feature_distillation", "test clip")):
         panel = _panel(page, number)
         assert words in panel.inner_text()
@@ -150,10 +161,12 @@ def test_the_slider_changes_figures_and_numbers(page):
 def test_the_clip_is_seen_heard_and_looked_at_task_by_task(page):
     panel = _panel(page, 2)
     pictures = _digests(panel)
-    assert panel.locator("video").count() == 1 and panel.locator("audio").count() == 2
+    assert panel.locator("video").count() == 1 and panel.locator("audio[controls]").count() == 2
     page.wait_for_function(
         "() => [...document.querySelectorAll('video')].every(v => v.readyState >= 1 && v.duration > 1)"
     )
+    panel.locator("button[title]:has(img)").first.press("Enter")
+    page.wait_for_function("() => [...document.querySelectorAll('audio[title]')].some(one => one.currentTime > 0)")
     assert len(re.findall(r"after task \d", panel.locator("table").inner_text())) == 2
     handle = _labelled(panel, "look after").locator(".noUi-handle").first
     handle.focus()
@@ -185,15 +198,35 @@ def test_train_learns_in_the_page_and_gives_the_row(page):
     _no_errors(page)
 
 
-def test_training_stops_when_asked(page):
-    panel = _panel(page, 1)
-    epochs = _labelled(panel, "epochs").locator("input").first
+def test_a_reload_of_the_page_leaves_everything_as_it_was(page):
+    """Choices, the trained row, the panel that was looked at, and a row that is being trained; no file is written."""
+    stored = (LAB / "explore.ipynb").read_bytes()
+    trainer = _panel(page, 1)
+    epochs = _labelled(trainer, "epochs").locator("input").first
     epochs.fill("900")
     epochs.press("Tab")
-    panel.get_by_role("button", name="Train").click()
-    page.wait_for_timeout(1500)
+    trainer.get_by_role("button", name="Train").click()
+    results = _panel(page, 0)
+    results.get_by_text("visual only", exact=True).first.click()
+    table = "() => document.querySelector('.avcil-panel table').innerText"
+    page.wait_for_function(f"({table})().includes('visual only')")
+    before = page.evaluate(table)
+    clip = _panel(page, 2)
+    clip.locator(".widget-toggle-button").nth(1).click()
+    clip.locator(".widget-toggle-button.mod-active").nth(0).wait_for()
+    chosen = clip.locator(".widget-toggle-button.mod-active").inner_text()
+    page.evaluate("document.querySelectorAll('.avcil-panel')[2].scrollIntoView()")
+    page.reload()
+    page.wait_for_function(_SEEN, arg=2, timeout=2 * MINUTE)
+    page.screenshot(path=LAB / "reloaded.png")
+    assert page.evaluate(table) == before and "my_row (live)" in before
+    assert _panel(page, 2).locator(".widget-toggle-button.mod-active").inner_text() == chosen
+    trainer = _panel(page, 1)
+    trainer.get_by_text("learning task").wait_for()
     started = time.monotonic()
-    panel.get_by_role("button", name="Stop").click()
-    panel.get_by_text("stopped").wait_for(timeout=MINUTE)
+    trainer.get_by_role("button", name="Stop").click()
+    trainer.get_by_text("stopped").wait_for(timeout=MINUTE)
     assert time.monotonic() - started < 20
+    assert not page.evaluate("window.jupyterapp.shell.currentWidget.context.model.dirty")
+    assert (LAB / "explore.ipynb").read_bytes() == stored
     _no_errors(page)

@@ -1,13 +1,12 @@
 """Watch and listen: one clip, where and when rows look after each task, what they say, what the prior separates."""
 
 import html
-import io
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import ipywidgets as widgets
 import numpy as np
 import torch
-from scipy.io import wavfile
 
 from avcil.comparison.protocol import run_folder
 from avcil.encoders.prior import load_prior, released
@@ -23,21 +22,15 @@ from avcil.tokens.regions import patch_share
 from avcil.tokens.tokens import Tokens
 from avcil.workshop.explore.answers import Answer, answer, answer_of, prior_attention
 from avcil.workshop.explore.faces import Faces, Regions
-from avcil.workshop.explore.panel import WIDE, Checks, Panel, Places, beside, draw, line, picture, side_by_side
-from avcil.workshop.explore.playback import film
+from avcil.workshop.explore.panel import WIDE, Checks, Panel, Places, beside, line, picture, png, side_by_side
+from avcil.workshop.explore.playback import film, wav
 from avcil.workshop.explore.rows import LiveRun, LiveRuns
 from avcil.world.separation import Scenes, separate, si_sdr
 
 ALONE = "the prior alone"
+UPLOAD = "200 MB"  # as the Makefile tells the servers
 TOP = 3  # classes shown of what a row says
 STYLE = "<style>.avcil-said td, .avcil-said th {padding: 1px 5px; line-height: 1.25; text-align: center}</style>"
-
-
-def wav(waveform: np.ndarray, rate: int) -> bytes:
-    """A waveform in [-1, 1] as a .wav file of 16 bits; louder ones are made as loud as fits."""
-    content = io.BytesIO()
-    wavfile.write(content, rate, (waveform / max(1.0, np.abs(waveform).max()) * 32767).astype("<i2"))
-    return content.getvalue()
 
 
 class ClipView(Panel):
@@ -68,36 +61,46 @@ class ClipView(Panel):
         self.of_class = widgets.ToggleButtons(layout=WIDE["layout"], style={"button_width": "60px"})
         self.of_class.add_class("avcil-faces")
         self.clip = widgets.Dropdown(description="test clip", **WIDE)
-        hint = "path of a video, then Enter"
-        self.own = widgets.Text(description="own clip", placeholder=hint, continuous_update=False, **WIDE)
+        hint, narrow = "its path, then Enter", WIDE | {"layout": widgets.Layout(flex="1 1 0", min_width="0")}
+        self.own = widgets.Text(description="own clip", placeholder=hint, continuous_update=False, **narrow)
+        self.upload = widgets.FileUpload(
+            accept="video/*",
+            description="upload",
+            tooltip=f"a video of at most {UPLOAD}",
+            layout=widgets.Layout(width="112px"),
+        )
+        own = widgets.HBox([self.own, self.upload], layout=WIDE["layout"])
         self.other = widgets.Dropdown(description="mixed with", **WIDE)
         self.note = widgets.HTML(layout=WIDE["layout"])
-        controls = [self.methods, self.seed, self.task, self.of_task, self.of_class, self.clip, self.own, self.other]
+        controls = [self.methods, self.seed, self.task, self.of_task, self.of_class, self.clip, own, self.other]
 
         fixed = widgets.Layout(max_width="100%", height="auto", flex="0 0 auto", align_self="flex-start")
         self.video = widgets.Video(format="mp4", autoplay=False, loop=True, layout=fixed)
         self.mixture, self.separated = (widgets.Audio(format="wav", autoplay=False, loop=False) for _ in range(2))
         self.picture = picture("where it is looked, slot by slot")
-        self.words, self.sound, self.style = (widgets.HTML() for _ in range(3))
+        self.words, self.sound, self.style, self.voices = (widgets.HTML() for _ in range(4))
         mixture = widgets.VBox([widgets.HTML("mixture"), self.mixture])
         separated = widgets.VBox([widgets.HTML("what belongs to where it looks"), self.separated])
 
         self.react(self._list, self.seed, self.of_task)
         self.react(self._list_clips, self.of_class)
         self.react(self._leave_own, self.clip)
-        self.react(self._read, self.own)
+        self.react(self._read_path, self.own)
+        self.react(self._read_upload, self.upload)
         self.react(self._look, self.methods, self.task)
         self.react(self._separate, self.other)
         self.live.observe(lambda _: self._take_live(), "runs")
         shown = [side_by_side(self.video, self.words), side_by_side(mixture, separated), self.sound, self.picture]
         super().__init__(
             f"Watch and listen: {len(self.test)} test clips",
-            self.picture,
-            [beside([*controls, self.note, self.style], shown)],
+            [beside([*controls, self.note, self.style, self.voices], shown)],
         )
         self._list()
         if self.live.runs:
             self._take_live()
+
+    def _picture(self) -> bytes:
+        return self.picture.value
 
     def _moments(self) -> list[tuple[str, str]]:
         return [("prior", ALONE), *((f"task {t}", f"after task {t}") for t in range(len(self.params.tasks)))]
@@ -157,12 +160,25 @@ class ClipView(Panel):
     def _leave_own(self) -> None:
         with self.quiet():
             self.own.value = ""
-        self._read()
+        self._read(None)
 
-    def _read(self) -> None:
-        """Decode the clip: that of the path, if there is one, else the chosen one."""
-        own = self.own.value.strip()
-        file = Path(own).expanduser() if own else self._file(self.clip.value)
+    def _read_path(self) -> None:
+        path = self.own.value.strip()
+        self._read(Path(path).expanduser() if path else None)
+
+    def _read_upload(self) -> None:
+        (file,) = self.upload.value
+        with self.quiet():
+            self.upload.value = ()
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / Path(file.name).name
+            path.write_bytes(file.content)
+            self._read(path)
+            self.note.value = self.note.value.replace(f"{folder}/", "")
+
+    def _read(self, own: Path | None) -> None:
+        """Decode one's own clip, or else the chosen one."""
+        file = own or self._file(self.clip.value)
         try:
             now = read_clip(file, **self.reading)
         except ClipError as error:
@@ -171,7 +187,7 @@ class ClipView(Panel):
         assert now.frames is not None and now.waveform is not None  # only a clip read for one stream lacks the other
         self.now, self.frames, self.waveform = now, now.frames, now.waveform
         self.label = None if own else self.table.label[self.clip.value]
-        self.name = Path(own).name if own else self.clip.value
+        self.name = own.name if own else self.clip.value
         longer = unread([Media(file)], self.params.film.frames / self.params.film.fps) if own else ""
         self.longer = longer and line(f"mini {longer}")
         self.tokens: dict[str, Tokens] = {}
@@ -247,14 +263,15 @@ class ClipView(Panel):
         moments = self.frames[:: len(self.frames) // slots][:slots]  # a picture for each slot
         maps = {name: look.spatial for name, look in self.looks.items() if look.learnt} or {ALONE: self.prior.spatial}
         title = f"{self.name}: where to look (outlined: what sounds)"
-        draw(self.picture, plots.attention_over_tasks(moments, maps, self.share, title=title))
+        self.picture.value = png(plots.attention_over_tasks(moments, maps, self.share, title=title))
         self.words.value = self._table()
         self._separate()
 
     def _table(self) -> str:
         """The likeliest classes after each task, in pictures; what is true has a green frame."""
         rows = self.methods.value
-        truth = "an own clip" if self.label is None else self.faces.html(self.label, size=64) + html.escape(self.label)
+        own = f"an own clip, {html.escape(self.name)}"
+        truth = own if self.label is None else self.faces.html(self.label, size=64) + html.escape(self.label)
         heads = "".join(f"<th colspan={TOP}>{html.escape(short_name_of(row))}</th>" for row in rows)
         lines = []
         for _, after in self.task.options[1:]:
@@ -287,3 +304,4 @@ class ClipView(Panel):
         self.sound.value = f"mixed in: {mixed} " + line(
             f"SI-SDR of this clip's sound: {before:.1f} dB in the mixture, {after:.1f} dB separated"
         )
+        self.voices.value = self.faces.voices()

@@ -1,4 +1,4 @@
-"""A class is shown by a picture of one of its clips: names such as `object_002` mean nothing to a reader."""
+"""A class is shown by a picture and a sound of a clip: names such as `object_002` mean nothing to a reader."""
 
 import base64
 import html
@@ -11,6 +11,7 @@ from PIL import Image
 
 from avcil.extraction.clips import read_clip
 from avcil.params.world import Film
+from avcil.workshop.explore.playback import wav
 
 
 class Regions:
@@ -42,10 +43,14 @@ def cut_out(picture: np.ndarray, grid: np.ndarray) -> np.ndarray:
 
 
 class Faces(dict):
-    """By class, a JPEG of 64 pixels as a data URI: what sounds in that of its training clips where it shows most."""
+    """By class, a JPEG of 64 pixels as a data URI: what sounds in that of its training clips where it shows most.
+
+    ``sounds``: that clip's sound, as a .wav file, likewise.
+    """
 
     def __init__(self, folder: Path, table: pd.DataFrame, film: Film, regions: Regions):
         super().__init__()
+        self.sounds: dict[str, str] = {}
         self.folder, self.table, self.film, self.regions = folder, table, film, regions
 
     def __missing__(self, label: str) -> str:
@@ -53,8 +58,9 @@ class Faces(dict):
         grids = {clip: self.regions.of_clip(clip) for clip in clips.index}
         middle = {clip: grid[len(grid) // 2] for clip, grid in grids.items()}
         best = max(middle, key=lambda clip: middle[clip].sum())
-        frames = read_clip(self.folder / clips.path[best], **self.film.model_dump()).frames
-        assert frames is not None  # only a clip read for its sound alone has none
+        frames, waveform, _, rate = read_clip(self.folder / clips.path[best], **self.film.model_dump())
+        assert frames is not None and waveform is not None  # only a clip read for one stream lacks the other
+        self.sounds[label] = "data:audio/wav;base64," + base64.b64encode(wav(waveform, rate)).decode()
         face = Image.fromarray(cut_out(frames[len(frames) // 2], middle[best])).resize((64, 64))
         content = io.BytesIO()
         face.save(content, "jpeg", quality=80)
@@ -62,11 +68,19 @@ class Faces(dict):
         return self[label]
 
     def html(self, label: str, *, size: int = 40, right: bool = False) -> str:
-        """The picture; its name shows under the pointer. right: with a green frame."""
+        """The picture, to be pressed for its sound; its name shows under the pointer. right: with a green frame."""
         frame = "3px solid #1b9e3e" if right else "3px solid transparent"
         name = html.escape(label)
-        style = f"width: {size}px; height: {size}px; border: {frame}; box-sizing: border-box; vertical-align: middle"
-        return f'<img src="{self[label]}" alt="{name}" title="{name}" style="{style}">'
+        style = f"width: {size}px; height: {size}px; border: {frame}; padding: 0; background: none; cursor: pointer"
+        press = "[...document.querySelectorAll('audio')].find((one) => one.title === this.title).play()"
+        inside = f'<img src="{self[label]}" alt="hear {name}" style="width: 100%; height: 100%; display: block">'
+        return f'<button title="{name}" onclick="{press}" style="{style}; vertical-align: middle">{inside}</button>'
+
+    def voices(self) -> str:
+        """The sounds of all pictures that were shown so far, unseen, for these to play."""
+        return "".join(
+            f'<audio title="{html.escape(label)}" src="{uri}"></audio>' for label, uri in self.sounds.items()
+        )
 
     def buttons(self, name: str, labels: list[str]) -> str:
         """The style that shows the labels of ToggleButtons of CSS class ``name`` as pictures."""

@@ -15,12 +15,20 @@ import traitlets
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from avcil.results import plots_explore
+
 COLUMN = 330  # pixels that controls are wide
 WIDE = {
     "style": {"description_width": "initial"},  # as wide as its text: all the rest is for the names to choose from
     "layout": widgets.Layout(width=f"{COLUMN - 6}px", max_width="98%"),
 }
 ALIGNED = WIDE | {"style": {"description_width": "150px"}}  # one below another, controls begin at the same place
+VEGA = "application/vnd.vegalite.v5+json"
+EMBED = {"embed_options": {"renderer": "svg", "actions": False}}
+STYLE = """<style>
+.avcil-panel .widget-output :is(.jp-OutputArea-child, .jp-OutputArea-output) {display: block; width: auto}
+.avcil-panel svg.marks {max-width: 100%; height: auto}
+</style>"""  # figures are as wide as they are drawn, but no wider than a phone
 STILL = "A picture of the panel, without its controls: Run > Run All Cells brings them"
 
 
@@ -40,40 +48,44 @@ class Places(NamedTuple):
 
 
 def print_hint() -> None:
-    """In a notebook, what to do where there are no controls. An application comes up with them."""
-    if not os.environ.get("SERVER_SOFTWARE", "").startswith("voila/"):
-        print("No controls below? Run > Run All Cells, also after a reload of the page. `make app` needs neither.")
+    """How controls come up, and what a reload of the page does."""
+    if os.environ.get("SERVER_SOFTWARE", "").startswith("voila/"):
+        print("A reload of this page starts over: what you chose and trained ends with it.")
+    else:
+        print(
+            "`make lab` brings the controls up by itself, and after a reload as you left them; elsewhere, and in a new "
+            "kernel, Run > Run All Cells does."
+        )
 
 
 # ---- pictures and words
 
 
-def picture(caption: str, *, beside_another: bool = False) -> widgets.Image:
-    """An empty picture, shown as large as it is drawn where the page is wide enough.
-
-    caption: in place of it. beside_another: smaller, down to 360 pixels, where both would not fit side by side.
-    """
-    size = {"flex": "1 1 360px", "min_width": "0"} if beside_another else {"flex": "0 0 auto"}
-    image = widgets.Image(format="png", layout=widgets.Layout(align_self="flex-start", max_width="100%", **size))
+def picture(caption: str) -> widgets.Image:
+    """An empty picture, shown as large as it is drawn where the page is wide enough; caption: in place of it."""
+    layout = widgets.Layout(align_self="flex-start", max_width="100%", flex="0 0 auto")
     # ipywidgets has no alternative text for it: the application's page (avcil/workshop/app) takes it from here
-    return image.add_class(f"alt-{caption.replace(' ', '-')}")
+    return widgets.Image(format="png", layout=layout).add_class(f"alt-{caption.replace(' ', '-')}")
 
 
-def draw(image: widgets.Image, figure: Figure | None, *, live: bool = False) -> None:
-    """Put the figure there, at most as wide as it was drawn, or take no room for none. It is closed, so that a notebook
-    shows it once, in its panel.
-
-    live: for a picture that is drawn over and over: always of the same size, in less time.
-    """
-    if figure is None:
-        image.value, image.layout.display = b"", "none"
-        return
+def png(figure: Figure) -> bytes:
+    """The figure is closed, so that a notebook shows it once, in its panel."""
     content = io.BytesIO()
-    with plt.rc_context({"savefig.bbox": "standard"} if live else {}):
-        figure.savefig(content, format="png", dpi=80, metadata={"Software": None})
+    figure.savefig(content, format="png", dpi=80, metadata={"Software": None})
     plt.close(figure)
-    image.value, image.layout.display = content.getvalue(), None
-    image.layout.max_width = f"min(100%, {Image.open(content).width}px)"
+    return content.getvalue()
+
+
+def area() -> widgets.Output:
+    """Room for a figure, as wide as that is where the page is wide enough."""
+    return widgets.Output(layout=widgets.Layout(width="max-content", max_width="100%", flex="0 1 auto"))
+
+
+def plot(output: widgets.Output, figure: dict | None) -> None:
+    """Show a Vega-Lite figure there, or take no room for none."""
+    output.layout.display = None if figure else "none"
+    shown = {"data": {VEGA: {"config": plots_explore.CONFIG} | (figure or {})}, "metadata": {VEGA: EMBED}}
+    output.outputs = [{"output_type": "display_data"} | shown] if figure else []
 
 
 def still(content: bytes) -> bytes:
@@ -156,15 +168,19 @@ class Checks(widgets.VBox):
 
 
 class Panel(widgets.VBox):
-    """A column of widgets. A stored notebook, which has no widgets, keeps its first picture, marked as
-    such, and one line of text."""
+    """A column of widgets. A stored notebook, which has no widgets, keeps a picture, marked as such,
+    and one line of text."""
 
     _quiet = False
 
-    def __init__(self, summary: str, picture: widgets.Image, children: list[widgets.Widget]):
-        self._summary, self._picture = summary, picture
-        super().__init__(children)
+    def __init__(self, summary: str, children: list[widgets.Widget]):
+        self._summary = summary
+        super().__init__([*children, widgets.HTML(STYLE)])
         self.add_class("avcil-panel")
+
+    def _picture(self) -> bytes:
+        """The picture that is stored of it, a .png file; empty for none."""
+        raise NotImplementedError
 
     def react(self, function: Callable[[], object], *controls: widgets.Widget) -> None:
         """Call the function whenever one of the controls changes, but not meanwhile in `quiet`."""
@@ -185,6 +201,6 @@ class Panel(widgets.VBox):
 
     def _repr_mimebundle_(self, **options):
         bundle = super()._repr_mimebundle_(**options)
-        if self._picture.value:
-            bundle["image/png"] = base64.b64encode(still(self._picture.value)).decode()
+        if picture := self._picture():
+            bundle["image/png"] = base64.b64encode(still(picture)).decode()
         return bundle

@@ -1,6 +1,7 @@
 """The results browser: curves, matrices and measures of any rows, seeds and tasks, from metrics/ alone."""
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import ipywidgets as widgets
 import numpy as np
@@ -8,13 +9,15 @@ import pandas as pd
 
 from avcil.comparison.protocol import run_folder
 from avcil.comparison.tables import MAIN, RUN, Tables, frames, mean_and_spread, percent
+from avcil.extraction.clips import ClipError
 from avcil.learn.train import load_result
 from avcil.params import Params
 from avcil.results import plots, plots_explore
 from avcil.results.names import short_name_of
 from avcil.results.runs import measures
 from avcil.tokens.manifest import class_index, class_order, read_manifest
-from avcil.workshop.explore.panel import WIDE, Checks, Panel, Places, beside, draw, line, picture, side_by_side
+from avcil.workshop.explore.faces import Faces, Regions
+from avcil.workshop.explore.panel import WIDE, Checks, Panel, Places, area, beside, line, plot, png, side_by_side
 from avcil.workshop.explore.rows import LiveRuns
 
 MATRICES = 4  # of the chosen rows, so many fit beside one another
@@ -61,27 +64,34 @@ class Results(Panel):
         self.task = widgets.IntSlider(last, 0, last, description="up to task", **WIDE)
         self.detail = widgets.Dropdown(description="classes of row", **WIDE)
         self.table, self.note, self.more = widgets.HTML(), *(widgets.HTML(layout=WIDE["layout"]) for _ in range(2))
-        captions = "accuracy after each task", "forgetting and plasticity"
-        self.curves, self.balance = (picture(caption, beside_another=True) for caption in captions)
-        self.matrices, self.classes = picture("accuracy matrices"), picture("accuracy by class, and confusion of tasks")
+        self.curves, self.balance, self.matrices, self.ranking, self.classes = (area() for _ in range(5))
         self.react(self._list, self.source)
         self.react(self._update, self.methods, self.seeds, self.task)
         self.react(self._update_classes, self.detail)
         self.live.observe(lambda _: self._take_live(), "runs")
         first = self.runs[self.runs.setting == settings[0]]
         count, seeds, tasks = first.method.nunique(), first.seed.nunique(), first.task.nunique()
+        lines, tables = side_by_side(self.curves, self.balance), side_by_side(self.matrices, self.ranking)
         controls = [self.source, self.methods, self.seeds, self.task, self.note]
         super().__init__(
             f"Results: {count} rows, {seeds} seeds, {tasks} tasks of {params.benchmark}",
-            self.curves,
             [
-                beside(controls, [side_by_side(self.curves, self.balance), self.table, self.matrices]),
+                beside(controls, [lines, self.table, tables]),
                 beside([self.detail, self.more], [self.classes]),
             ],
         )
         self._list()
         if self.live.runs:
             self._take_live()
+
+    @cached_property
+    def faces(self) -> Faces:
+        corpus = self.places.corpus
+        return Faces(corpus, read_manifest(corpus / "manifest.csv"), self.params.film, Regions(corpus / "regions.npz"))
+
+    def _picture(self) -> bytes:
+        runs, methods, title = self._shown
+        return png(plots.accuracy_curves(runs, methods, title=title))
 
     def _take_live(self) -> None:
         """Rows trained in this session join those of the first setting; the last one is ticked."""
@@ -121,9 +131,12 @@ class Results(Panel):
         )
         title = f"{setting}, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
         self.numbers = measures_over_seeds(runs, matrix).loc[methods]
-        draw(self.curves, plots.accuracy_curves(runs, methods, title=title))
-        draw(self.matrices, plots.accuracy_matrices(matrix, methods[:MATRICES]))
-        draw(self.balance, plots.forgetting_plasticity(self.numbers.reset_index(), methods))
+        names, few = {name: self._name(name) for name in methods}, methods[:MATRICES]
+        plot(self.curves, plots_explore.curves(runs, names, title=title))
+        plot(self.balance, plots_explore.forgetting_plasticity(self.numbers, names))
+        plot(self.matrices, plots_explore.matrices(matrix[matrix.method.isin(few)], {n: names[n] for n in few}))
+        plot(self.ranking, plots_explore.ranking(self.numbers, names))
+        self._shown = runs, methods, title
         cut = f"matrices: the first {MATRICES} of {len(methods)} rows" if len(methods) > MATRICES else ""
         self.note.value = line(cut)
         cells = {name: [*map(percent, self.numbers[name], self.numbers[f"{name}_std"])] for name in MAIN}
@@ -144,17 +157,17 @@ class Results(Panel):
         else:
             folders = [run_folder(self.places.artifacts, method, task, seed, setting) for task in range(until)]
             if not all((folder / "result.json").exists() for folder in folders):
-                draw(self.classes, None)
+                plot(self.classes, None)
                 self.more.value = line(f"`dvc repro` adds: accuracy by class and confusion between tasks ({method})")
                 return
             try:
                 results, learnt = list(map(load_result, folders)), self.params.tasks
             except ValueError as error:  # a pipeline that runs takes it away and makes it anew
-                draw(self.classes, None)
+                plot(self.classes, None)
                 self.more.value = line(str(error), wrong=True)
                 return
         self.more.value = ""
-        table = read_manifest(self.places.corpus / "manifest.csv")
+        table = self.faces.table
         order = class_order(table, seed)
         labels = pd.Series(class_index(table, order), index=table.clip_id)
         predictions = [result.predictions for result in results]
@@ -162,4 +175,8 @@ class Results(Panel):
         sizes = [task.classes for task in learnt[: len(results)]]
         self.confusion = task_confusion(predictions[-1], labels, sizes)
         title = f"{self._name(method)}, seed {seed}"
-        draw(self.classes, plots_explore.class_changes(self.by_class, self.confusion, order, title=title))
+        try:
+            faces = {label: self.faces[label] for label in order}
+        except ClipError:  # tokens were imported, without their clips
+            faces = dict.fromkeys(order, "")
+        plot(self.classes, plots_explore.class_changes(self.by_class, self.confusion, faces, title=title))

@@ -1,7 +1,7 @@
 """Live training: choose a row's parts, press Train, watch it beside the stored runs, take the row with you.
 
-Learning goes on in a thread of its own; everything is drawn by the event loop of the notebook, between its cells,
-because neither pyplot nor widgets are made for several threads.
+Learning goes on in a thread of its own; everything is shown by the event loop of the notebook, between its cells,
+because widgets are not made for several threads.
 """
 
 import asyncio
@@ -14,15 +14,14 @@ import pandas as pd
 from avcil.comparison import sweep
 from avcil.params import ParameterError, Params
 from avcil.params.learning import Method, Training
-from avcil.results import plots_explore
+from avcil.results import plots, plots_explore
 from avcil.results.names import short_name_of
 from avcil.tokens.dataset import Dataset
-from avcil.workshop.explore.panel import ALIGNED, Checks, Panel, Places, beside, draw, line, picture, side_by_side
+from avcil.workshop.explore.panel import ALIGNED, Checks, Panel, Places, area, beside, line, plot, png, side_by_side
 from avcil.workshop.explore.rows import LiveRun, LiveRuns, command, control, parse_row, row_text
 
 SHARED = ("temperature", "learning_rate", "later_learning_rate", "batch")  # those of training that are not folded away
-LOOK, DRAW = 0.1, 0.5  # seconds between two looks at a run, and at least between two drawings of it
-REST = 19  # times as long as a drawing took nothing is drawn: nineteen twentieths of the time are learning's own
+LOOK, DRAW = 0.1, 1.0  # seconds between two looks at a run, and at least between two drawings of it
 CODE = "white-space: pre-wrap; line-height: 1.3; background: rgba(128, 128, 128, 0.12); padding: 6px"
 
 
@@ -61,8 +60,7 @@ class Trainer(Panel):
         self.stop = widgets.Button(description="Stop", icon="stop", disabled=True)
         self.bar = widgets.FloatProgress(value=0.0, min=0.0, max=1.0, layout=widgets.Layout(flex="0 1 420px"))
         self.status, self.saved = widgets.HTML(), widgets.HTML()
-        captions = "accuracy after each task", "losses by epoch"
-        self.curves, self.losses = (picture(caption, beside_another=True) for caption in captions)
+        self.curves, self.losses = area(), area()
 
         self.react(self._restart, self.base)
         self.react(self._check, self.name, self.tasks, self.epochs, *self.parts.values(), *self.shared.values())
@@ -83,12 +81,14 @@ class Trainer(Panel):
             widgets.Accordion([side_by_side(*folded) for folded in rest], titles=titles),
         ]
         run = [self.base, self.name, self.seed, self.tasks, self.epochs, *(self.shared[key] for key in SHARED)]
-        super().__init__(
-            f"Train a row: {len(self.parts)} choices, {tasks} tasks", self.curves, [beside([*run, self.beside], shown)]
-        )
+        super().__init__(f"Train a row: {len(self.parts)} choices, {tasks} tasks", [beside([*run, self.beside], shown)])
         self._check()
         self._draw()
         self._draw_losses()
+
+    def _picture(self) -> bytes:
+        stored, title = self._stored(), f"stored, seed {self.seed.value}"
+        return b"" if stored.empty else png(plots.accuracy_curves(stored, stored.method.unique(), title=title))
 
     def _restart(self) -> None:
         """Show the choices of another row, checked once all stand."""
@@ -178,11 +178,10 @@ class Trainer(Panel):
             self.bar.value = run.share
             self.status.value = line(f"learning task {task.id} of 0 to {last}, epoch {epochs} of {task.epochs} …")
             if now != drawn and time.monotonic() >= due:
-                began = time.thread_time()
                 self._draw_losses()
                 if now[0] != drawn[0]:
                     self._draw()
-                drawn, due = now, time.monotonic() + max(DRAW, REST * (time.thread_time() - began))
+                drawn, due = now, time.monotonic() + DRAW
             await asyncio.wait([work], timeout=LOOK)
 
     def _outcome(self, run: LiveRun) -> str:
@@ -202,9 +201,8 @@ class Trainer(Panel):
         run = self.learning
         self.numbers = run.accuracy() if run else pd.DataFrame(columns=["task", "accuracy", "past_accuracy"])
         title = f"{self.name.value}, seed {run.seed if run else self.seed.value}"
-        figure = plots_explore.live(self.numbers, self._stored(), tasks=len(self.params.tasks), title=title)
-        draw(self.curves, figure, live=True)
+        plot(self.curves, plots_explore.live(self.numbers, self._stored(), tasks=len(self.params.tasks), title=title))
 
     def _draw_losses(self) -> None:
         losses = list(self.learning.losses) if self.learning else []
-        draw(self.losses, plots_explore.live_losses(pd.DataFrame(losses)) if losses else None, live=True)
+        plot(self.losses, plots_explore.live_losses(pd.DataFrame(losses)) if losses else None)
