@@ -57,8 +57,7 @@ def _tooltip(*fields: str, **values: str) -> list[dict]:
 
 def _curves(table: pd.DataFrame, names: dict[str, str], *, tasks: int, title: str) -> dict:
     """table: row, task, accuracy, and the least and greatest over seeds, of rows of those names."""
-    steps = {"grid": False, "tickMinStep": 1, "format": "d"}
-    x = _axis("task", "task", domain=[-0.2, tasks - 0.8]) | {"axis": steps}
+    x = _axis("task", "task", domain=[-0.2, tasks - 0.8]) | {"axis": {"grid": False, "values": [*range(tasks)]}}
     y = _axis("accuracy", "accuracy on all classes seen", domain=[0, 1.02])
     dashed = [name for row, name in names.items() if row.startswith("joint") or name == PAST]
     dash = {"condition": {"test": {"field": "row", "oneOf": dashed}, "value": [5, 4]}, "value": [1, 0]}
