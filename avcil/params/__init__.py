@@ -109,7 +109,8 @@ class Params(Section):
     @property
     def own_encoders(self) -> list[str]:
         """Names of the encoders whose weights stand in prior/."""
-        return ["mini", *(f"mini-{seed}" for seed in self.prior.seeds if seed), "random"]
+        further = [*(seed for seed in self.prior.seeds if seed), *self.prior.variants]
+        return ["mini", *(f"mini-{name}" for name in further), "random"]
 
     def method(self, name: str) -> Row:
         """The row of that name; raises ParameterError naming the nearest one."""

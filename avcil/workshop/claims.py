@@ -30,6 +30,7 @@ MEASURES = {
     "forgetting_last": ("less forgetting (last)", -1),
     "plasticity": ("plasticity", 1),
     "rise": ("accuracy, last task minus first", 1),
+    "localisation_hit_first_task": ("attention hit on task 0's clips after the last task", 1),
     "localisation_change_first_task": ("attention hit on task 0's clips, last task minus first", 1),
 }
 
@@ -51,7 +52,7 @@ SOLVED = "lll_analytic"
 WITHOUT_BOTH, WITHOUT_LOGIT, WITHOUT_FEATURE = (
     f"{SOLVED}_without_{part}" for part in ("both_levels", "logit_level", "feature_level")
 )
-ATTENTION = "localisation_change_first_task"
+HIT, ATTENTION = "localisation_hit_first_task", "localisation_change_first_task"
 CLAIMS = {
     "prior": [Claim("its tokens help", "paper", "lll_prior", "without_prior")],
     "guidance": [
@@ -91,6 +92,7 @@ CLAIMS = {
     "attention kept": [
         Claim("finds what sounds", "paper", "lll_prior", None, ATTENTION, least=-MARGIN),
         Claim("distillation keeps it", "paper", "lll_prior", "without_both_levels", ATTENTION),
+        Claim("more than the prior alone", "both", "lll_prior", "acil_guided", HIT),
     ],
     "better than the field": [
         Claim("than all as published", "paper", "lll_prior", PUBLISHED, setting=STANDARD),
@@ -177,6 +179,30 @@ def table(folder: Path) -> str:
         before = part
     head = "| | claim | term | setting | rows compared | difference | verdict |"
     return f"{markdown(head, 'lllllrl', rows)}\n\n{NOTE}"
+
+
+def attention(folder: Path) -> str:
+    """What of *attention kept* is a constant: hits of the prior's own attention, beside those of learnt ones.
+
+    The former is that of `acil_guided`, softmax_s(τ m).
+    """
+    comparable, rows = Comparable.of(folder), []
+    cells = [
+        (HIT, "acil_guided"), (HIT, "lll_prior"), (ATTENTION, "lll_prior"), (HIT, "lll_prior", "acil_guided"),
+        (HIT, "lll"), (ATTENTION, "lll"),
+    ]  # fmt: skip
+    for setting in (WORLDS, STANDARD):
+        leads = [lead(comparable, setting, *cell) for cell in cells]
+        rows.append([SETTINGS[setting].format(leads[0].seeds), *map(points, leads)])
+    head = (
+        "| | prior alone | LLL, prior-guided | its change since task 0 | it minus the prior alone "
+        "| LLL, the paper's text | its change since task 0 |"
+    )
+    return (
+        f"{markdown(head, 'lrrrrrr', rows)}\n\nAttention's hits on task 0's test clips after the last task, in "
+        "percent, with 95 % intervals over seeds. *Prior alone*: softmax of τ m over the patches of a moment, all "
+        "moments alike, with the τ of closed forms."
+    )
 
 
 def summary(folder: Path) -> str:

@@ -304,6 +304,7 @@ def updated(texts: dict[str, str], folder: Path) -> dict[str, str]:
         "headline": headline(folder),
         "holds": claims.summary(folder),
         "claims": claims.table(folder),
+        "attention": claims.attention(folder),
         "field": field(folder),
         "methods": methods(),
         "field_reading": field_reading(folder),
