@@ -15,7 +15,6 @@ from conftest import ROOT
 def small():
     raw = whole(ROOT / "params.yaml")
     raw["prior"] |= {"scenes": 12, "steps": 6, "batch": 4}
-    raw["prior"]["variants"] = {"frames": {"matching": "frames"}}
     raw["prior"]["world"] |= {"classes": 16, "timbres": 8}
     return parse(raw)
 
@@ -145,7 +144,7 @@ def test_the_outcome_is_told_beside_what_is_released(small, tmp_path):
 
 def test_every_released_prior_is_there_and_differs(params):
     names = params.own_encoders
-    assert names == ["mini", "mini-1", "mini-2", "random"]
+    assert names == ["mini", "mini-1", "mini-2", "mini-frames", "random"]
     encoders = {name: prior.load_prior(prior.released(name, ROOT / "prior"), params.encoder)[0] for name in names}
     weights = {name: encoder.visual.out.weight for name, encoder in encoders.items()}
     assert not any(torch.equal(weights[a], weights[b]) for a in names for b in names if a < b)
