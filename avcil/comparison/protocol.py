@@ -89,7 +89,7 @@ def jobs(
                 continue
             method = _adapted(row, params.methods[row], protocol, setting)
             epochs = protocol.epochs_of.get(row, protocol.epochs)
-            tokens, timbres = protocol.tokens or method.tokens, params.world.timbres
+            tokens, timbres = setting.tokens or protocol.tokens or method.tokens, params.world.timbres
             sources = {at: _source(at[0], tokens, protocol, setting, timbres, at[1]) for at in set(where.values())}
             for seed, at in where.items():
                 classes = pd.read_csv(sources[at].manifest, dtype=str).label.nunique()

@@ -3,8 +3,8 @@
     python -m avcil.extraction.extract BENCHMARK ENCODER [--sound-only]
 
 for a benchmark in imports/ (avcil/workshop/builders) and an encoder of params.yaml: `mini`, `mini-1`, `mini-2`,
-`random`, or one of `encoders`. It writes imports/BENCHMARK/features/ENCODER; a protocol reads them with ``tokens:
-ENCODER``. Killed, it goes on after its last whole shard.
+`mini-frames`, `random`, or one of `encoders`. It writes imports/BENCHMARK/features/ENCODER; a protocol reads them with
+``tokens: ENCODER``. Killed, it goes on after its last whole shard.
 """
 
 import argparse

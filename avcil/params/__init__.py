@@ -114,7 +114,8 @@ class Params(Section):
     @property
     def own_encoders(self) -> list[str]:
         """Names of the encoders whose weights stand in prior/."""
-        return ["mini", *(f"mini-{seed}" for seed in self.prior.seeds if seed), "random"]
+        further = [*(seed for seed in self.prior.seeds if seed), *self.prior.variants]
+        return ["mini", *(f"mini-{name}" for name in further), "random"]
 
     def guide_of(self, encoder: str) -> EncoderConfig | None:
         """Of whom that entry of `encoders` takes the similarity of sound and patches, if not its own."""

@@ -35,6 +35,7 @@ class Setting(Section):
     rows: list[str] | None = Field(None, description="rows to run; all rows of the protocol if left out")
     classes_per_task: int | None = Field(None, gt=0)
     exemplars: int | None = Field(None, ge=0, description="for rows that keep any")
+    tokens: str | None = Field(None, description="of every row, as the protocol's")
     keep: Literal["last", "best_all", "best_new"] | None = None
     seeds: Seeds | None = Field(None, min_length=1, description="a part of the protocol's")
     twins: bool = Field(True, description="false: classes that share a sound are one class, so that sound tells all")
@@ -80,6 +81,8 @@ class Protocol(Section):
                 raise ValueError(f"settings.{name}: seed {foreign[0]} is not among the protocol's {self.seeds}")
             if (setting.worlds or not setting.twins) and self.class_order == "official":
                 raise ValueError(f"settings.{name}: drawn worlds and merged classes have no official order")
+            if setting.worlds and setting.tokens:
+                raise ValueError(f"settings.{name}: drawn worlds have a prior each; leave out `tokens`")
         return self
 
     def chosen(self, rows: Literal["headline", "all"] | list[str]) -> dict[str, list[str]]:

@@ -1,8 +1,12 @@
 """The rendered world: format of a clip, its classes, the embedded benchmark, the `mini` encoder and its prior."""
 
-from pydantic import Field
+from typing import Literal
 
-from avcil.params.section import Section, Seeds
+from pydantic import Field, ValidationError, model_validator
+
+from avcil.params.section import Section, Seeds, offence
+
+Matching = Literal["regions", "frames"]
 
 
 class Film(Section):
@@ -56,4 +60,25 @@ class PriorConfig(Section):
     weight_decay: float = Field(ge=0)
     separation_weight: float = Field(ge=0)
     naming_weight: float = Field(ge=0)
-    patch_weight: float = Field(ge=0)
+    patch_weight: float = Field(ge=0, description="of matching")
+    matching: Matching = Field("regions", description="frames: by clip and moment, without the sounding patches")
+    variants: dict[str, dict[str, object]] = Field(
+        {}, description="further priors, of seed 0, and the keys above that they change"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        for name in self.variants:
+            try:
+                self.variant(name)
+            except ValidationError as error:
+                raise ValueError(f"variants.{name}: {offence(error)}") from None
+        return self
+
+    def variant(self, name: str) -> tuple["PriorConfig", int]:
+        """Settings and seed of the prior of that name: a seed, or one of ``variants``. Raises ValueError otherwise."""
+        if name in self.variants:
+            return PriorConfig(**self.model_dump() | {"variants": {}} | self.variants[name]), 0
+        if not name.isdecimal():
+            raise ValueError(f"prior: no seed and no variant `{name}`; prior.variants has {list(self.variants)}")
+        return self, int(name)

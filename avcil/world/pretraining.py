@@ -11,10 +11,14 @@ timbre sound at once. Three losses:
    both sounds and another clip's sound the model predicts the share of each time-frequency bin that belongs to the
    prompted object: binary cross-entropy against the ideal ratio mask, weighted by log(1 + 10 |mixture|).
 2. **Naming.** Cross-entropy of the tokens under an object against the names of all classes of the pre-training world,
-   and of the mean audio token against the names of all timbres: the place that captions have in PE-AV.
-3. **Patch matching.** For each slot, cross-entropy of the audio token against the patches of that slot, the
-   patches under the sounding object being right: the renderer's own knowledge of where that is. This is what guidance
-   starts from.
+   and of the mean audio token against the names of all timbres: the place that captions have in PE-AV. With ``matching:
+   frames`` the name is the frame's: a class scores by the log-sum-exp of its scores over all patches.
+3. **Matching**, which is what guidance starts from. Of *patches* (``matching: regions``): for each slot, cross-entropy
+   of the audio token against the patches of that slot, the patches under the sounding object being right: the
+   renderer's own knowledge of where that is. Or of *frames* (``matching: frames``), where nothing says which patches.
+
+The prompt of separation is an object's region in either case, as a user's click would be. With ``frames`` nothing else
+reads regions.
 
 Dimension letters as in avcil/encoders/mini.py; ``O`` = 2 sounding objects.
 """
@@ -38,7 +42,7 @@ from avcil.base.progress import progress
 from avcil.encoders.mini import Mini
 from avcil.encoders.prior import Separator, save_prior
 from avcil.params import Params, load
-from avcil.params.world import PriorConfig, World
+from avcil.params.world import Matching, PriorConfig, World
 from avcil.tokens.tokens import frame_audio
 from avcil.world.separation import Scenes, prompt_tokens, render_scenes
 
@@ -70,11 +74,33 @@ class PriorLearner(nn.Module):
 class PriorLoss(NamedTuple):
     separation: Tensor
     naming: Tensor
-    patches: Tensor
+    patches: Tensor  # or frames
 
 
-def prior_loss(learner: PriorLearner, scenes: Scenes) -> PriorLoss:
-    """The three losses of the module docstring on a batch of scenes."""
+def frame_matching(encoder: Mini, visual: Tensor, audio: Tensor, loud: Tensor) -> Tensor:
+    r"""To which clip, and to which moment of it, does a sound belong? Nothing says where in the picture it comes from.
+
+    With s_{il,jm} = log Σ_p exp(k cos(u_il, v_jmp)), over patches p of slot m of clip j, for the audio token u_il of
+    slot l of clip i and the encoder's scale k: the mean over i and l, weighted by ``loud``, of
+
+        − log softmax_j s_{il,jl} at j = i  − log softmax_m s_{il,im} at m = l.
+
+    visual [B,L,S,D], audio [B,A,D], loud [B,L]; gives a scalar.
+
+    Source: clips told apart by their best patches: EZ-VSL, Mo & Morgado, ECCV 2022, arXiv 2203.09324; moments of one
+    clip told apart: Korbar et al., NeurIPS 2018, arXiv 1807.00230.
+    Deviation: log-sum-exp over patches where EZ-VSL takes the maximum, so that all patches learn.
+    """
+    heard, seen = F.normalize(frame_audio(audio, visual.shape[1]), dim=-1), F.normalize(visual, dim=-1)
+    scale = encoder.log_scale.exp()
+    clips = (scale * torch.einsum("ild,jlpd->iljp", heard, seen)).logsumexp(-1).log_softmax(2)
+    moments = (scale * torch.einsum("ild,impd->ilmp", heard, seen)).logsumexp(-1).log_softmax(2)
+    right = clips.diagonal(dim1=0, dim2=2).T + moments.diagonal(dim1=1, dim2=2)
+    return -(right * loud).sum() / loud.sum()
+
+
+def prior_loss(learner: PriorLearner, scenes: Scenes, matching: Matching = "regions") -> PriorLoss:
+    """The three losses of the module docstring on a batch of scenes; the last is of ``matching``."""
     encoder, separator, namer = learner.encoder, learner.separator, learner.namer
     rows = torch.arange(len(scenes.frames))
     visual = encoder.visual(scenes.frames)
@@ -95,18 +121,24 @@ def prior_loss(learner: PriorLearner, scenes: Scenes) -> PriorLoss:
     separation = (F.binary_cross_entropy_with_logits(mask, ideal, reduction="none") * weight).sum() / weight.sum()
 
     # 2. naming
-    shown, heard = F.normalize(prompt, dim=-1), F.normalize(clean.mean(1), dim=-1)
+    heard = F.normalize(clean.mean(1), dim=-1)
     right = scenes.classes[rows, target]
     scale = namer.log_scale.exp()
-    naming = F.cross_entropy((namer.looks(shown) * scale).flatten(0, 1), right.repeat_interleave(visual.shape[1]))
+    if matching == "frames":
+        looks = (namer.looks(F.normalize(visual, dim=-1)) * scale).logsumexp(2)
+    else:
+        looks = namer.looks(F.normalize(prompt, dim=-1)) * scale
+    naming = F.cross_entropy(looks.flatten(0, 1), right.repeat_interleave(visual.shape[1]))
     naming = naming + F.cross_entropy(namer.sounds(heard) * scale, right % namer.sounds.out_features)
 
-    # 3. patch matching, where the object shows, and more where it is loud
+    # 3. matching, more where it is loud
+    loud = frame_audio(alone.mean(1)[..., None], visual.shape[1])[..., 0]
+    if matching == "frames":
+        return PriorLoss(separation, naming, frame_matching(encoder, visual, clean, loud))
     share = scenes.regions[rows, target]
     visible = share.sum(-1) > 0
     score = encoder.similarity(visual, clean)
     log_right = (score + torch.log(share.clamp_min(1e-6))).logsumexp(-1) - score.logsumexp(-1)
-    loud = frame_audio(alone.mean(1)[..., None], visual.shape[1])[..., 0]
     weight = visible * loud
     patches = -(log_right * weight).sum() / weight.sum()
     return PriorLoss(separation, naming, patches)
@@ -155,7 +187,7 @@ def pretrain(
             part.load_state_dict(saved[name])
     for step in progress(range(first, config.steps), desc=f"prior {seed}", initial=first, total=config.steps):
         rows = torch.randperm(len(scenes.frames), generator=generator)[: config.batch]
-        losses = prior_loss(learner, Scenes(*(field[rows] for field in scenes)))
+        losses = prior_loss(learner, Scenes(*(field[rows] for field in scenes)), config.matching)
         optimiser.zero_grad()
         (torch.stack(losses) * weights).sum().backward()
         optimiser.step()
@@ -177,18 +209,18 @@ def standardise(encoder: Mini, scenes: Scenes) -> None:
     encoder.standardise(visual, audio)
 
 
-def train_prior(params: Params, seed: int, folder: Path) -> None:
-    """Render the scenes of a seed, train, and write ``mini-SEED.safetensors`` and ``history-SEED.csv``; a training that
-    was stopped goes on from ``unfinished-SEED.pt``."""
-    config = params.prior
+def train_prior(params: Params, name: str, folder: Path) -> None:
+    """Render the scenes of a prior, a seed or one of ``prior.variants``, train, and write ``mini-NAME.safetensors`` and
+    ``history-NAME.csv``; a training that was stopped goes on from ``unfinished-NAME.pt``."""
+    config, seed = params.prior.variant(name)
     scenes = render_scenes(config.world, params.film, seed, config.scenes)
     torch.manual_seed(seed)
     learner = PriorLearner(params)
-    history = pretrain(config, seed, learner, scenes, folder / f"unfinished-{seed}.pt")
+    history = pretrain(config, seed, learner, scenes, folder / f"unfinished-{name}.pt")
     standardise(learner.encoder, Scenes(*(field[:STANDARDISED] for field in scenes)))
     table = pd.DataFrame(history).round(4).to_csv(index=False)
-    write_bytes(folder / f"history-{seed}.csv", table.encode())
-    save_prior(folder / f"mini-{seed}.safetensors", learner.encoder, learner.separator)
+    write_bytes(folder / f"history-{name}.csv", table.encode())
+    save_prior(folder / f"mini-{name}.safetensors", learner.encoder, learner.separator)
 
 
 def untrained(params: Params, folder: Path) -> None:
@@ -212,18 +244,25 @@ def _comparison(folder: Path, released: Path) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m avcil.world.pretraining", description="Train the priors again.")
-    parser.add_argument("seeds", nargs="*", type=int, help="those of params.yaml if left out; half an hour each")
+    parser.add_argument(
+        "names", nargs="*", help="seeds, or names of prior.variants; all of params.yaml if left out; half an hour each"
+    )
     parser.add_argument("--folder", type=Path, default=Path("build/prior"), help="where weights and half-done work go")
     asked = parser.parse_args(arguments)
     params = load()
     torch.set_num_threads(1)
+    known = [*map(str, params.prior.seeds), *params.prior.variants]
+    for name in (names := asked.names or known):
+        try:
+            params.prior.variant(name)
+        except ValueError as error:
+            parser.error(str(error))
     # processes side by side: each computes on one thread
-    seeds = asked.seeds or params.prior.seeds
     with (
         alone([asked.folder]),
-        ProcessPoolExecutor(min(len(seeds), os.cpu_count() or 1), multiprocessing.get_context("spawn")) as pool,
+        ProcessPoolExecutor(min(len(names), os.cpu_count() or 1), multiprocessing.get_context("spawn")) as pool,
     ):
-        jobs = [pool.submit(train_prior, params, seed, asked.folder) for seed in seeds]
+        jobs = [pool.submit(train_prior, params, name, asked.folder) for name in names]
         jobs.append(pool.submit(untrained, params, asked.folder))
         for job in jobs:
             job.result()

@@ -158,6 +158,11 @@ def test_no_exemplars_turn_the_memory_off(jobs, tmp_path, in_process):
     assert [result.memory_bytes for result in sweep._run(found["lll_prior"]).results] == [0, 0, 0]
 
 
+def test_a_setting_may_have_tokens_of_its_own(jobs, tmp_path):
+    found = jobs(tmp_path, rows=["ridge"], seeds=[0], settings={"standard": {}, "other": {"tokens": "mini-1"}})
+    assert {job.name[0]: job.source.store.name for job in found} == {"standard": "official", "other": "mini-1"}
+
+
 def test_classes_that_do_not_divide_are_one_clear_line(jobs, tmp_path):
     for wrong in (4, [4, 3]):
         with pytest.raises(

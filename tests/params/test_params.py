@@ -147,6 +147,17 @@ def test_a_protocol_takes_the_rest_from_the_one_that_it_is_like(tmp_path):
         ("protocols.sounding_objects.headline", ["lwff"], "protocols.sounding_objects: no method `lwff`"),
         ("protocols.sounding_objects.settings.no_twins.seeds", [9], "settings.no_twins: seed 9 is not among"),
         ("protocols.ave.settings.standard.worlds", True, "settings.standard: drawn worlds .* have no official order"),
+        (
+            "protocols.sounding_objects.settings.worlds.tokens",
+            "mini-frames",
+            "settings.worlds: drawn worlds have a prior each",
+        ),
+        (
+            "prior.variants.frames",
+            {"matching": "frame"},
+            "prior: variants.frames: matching: Input should be 'regions' or",
+        ),
+        ("prior.variants.frames", {"step": 3}, "prior: variants.frames: no key `step` .did you mean `steps`"),
         ("methods.lwf.logit_blocks", "tasks", "Input should be 'past' or 'task'"),
         ("benchmark", "sounding_object", "no protocol `sounding_object` .did you mean `sounding_objects`"),
     ],
