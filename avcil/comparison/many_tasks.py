@@ -62,8 +62,8 @@ def jobs(settings: ManyTasks, params: Params, folder: Path) -> list[Job]:
         Job((cut, row), sources[world], _with_memory(params.methods[row], settings), params.training,
             chain(sizes, settings.epochs), world, file=folder / "runs" / f"{row}-{world}-{cut}.json",
             device=params.compute.device)
-        for rows in (settings.rows, settings.trained)
-        for world in settings.worlds
+        for rows, chosen in ((settings.rows, settings.worlds), (settings.trained, settings.trained_worlds))
+        for world in chosen
         for row in rows
         for cut, sizes in cuts.items()
     ]  # fmt: skip

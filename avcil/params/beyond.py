@@ -23,9 +23,12 @@ class ManyTasks(Section):
     moments: int = Field(gt=0, description="at which accuracy is measured, evenly spread over the tasks")
     rows: list[str] = Field(min_length=1)
     trained: list[str] = Field([], description="rows that learn by gradients, and so take the time")
+    trained_worlds: Seeds = Field([], description="of the worlds, those in which they learn")
 
     @model_validator(mode="after")
-    def _divides(self):
+    def _consistent(self):
+        if foreign := sorted(set(self.trained_worlds) - set(self.worlds)):
+            raise ValueError(f"trained_worlds: {foreign[0]} is not among the worlds {self.worlds}")
         if self.classes % (self.classes_per_task * self.moments):
             raise ValueError(f"{self.classes} classes are not {self.moments} times a number of tasks; change `moments`")
         return self
