@@ -1,14 +1,11 @@
 """Figures of docs/beyond.md. As in avcil/results/plots.py: data in, Figure out."""
 
-import textwrap
-
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
 from avcil.results.names import short_name_of
-from avcil.results.plots import label_ends
 
 
 def many_tasks(moments: pd.DataFrame) -> Figure:
@@ -43,21 +40,20 @@ def missing(table: pd.DataFrame, names: dict[str, str]) -> Figure:
 
     table: row, seed, sense, train, test, last_accuracy. names: of rows.
     """
-    senses = list(dict.fromkeys(table.sense))
-    figure, axes = plt.subplots(1, 2 * len(senses), figsize=(4.4 * 2 * len(senses), 4.2), sharey=True)
+    senses = ("sound", "picture")
+    figure, axes = plt.subplots(1, 2 * len(senses), figsize=(3.6 * 2 * len(senses), 4), sharey=True)
     colours = dict(zip(names, sns.color_palette("colorblind", len(names)), strict=True))
     panels = [(sense, vary) for vary in ("test", "train") for sense in senses]
     for axis, (sense, vary) in zip(axes, panels, strict=True):
         other = "train" if vary == "test" else "test"
         mine = table[(table.sense == sense) & (table[other] == 0)]
-        curves = mine.groupby(["row", vary]).last_accuracy.mean()
-        for row, colour in colours.items():
-            axis.plot(100 * curves[row].index, 100 * curves[row], color=colour, marker="o", markersize=3)
-        if axis is axes[-1]:
-            ends = [(100 * curves[row].iloc[-1], textwrap.fill(name, 30), colours[row]) for row, name in names.items()]
-            label_ends(axis, ends, 103, 6.5, "x-small")
+        curves = 100 * mine.groupby(["row", vary]).last_accuracy.mean()
+        for depth, (row, colour) in enumerate(colours.items()):  # the first in front
+            x = 100 * curves[row].index
+            axis.plot(x, curves[row], color=colour, marker="o", markersize=4, label=names[row], zorder=9 - depth)
         clips = "test" if vary == "test" else "training"
         axis.set(title=f"no {sense}", xlabel=f"% of {clips} clips", xticks=range(0, 101, 25), ylim=(0, 100))
     axes[0].set_ylabel("last accuracy, %")
-    figure.tight_layout()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="lower center", ncols=3, frameon=False, fontsize="small")
+    figure.tight_layout(rect=(0, 0.13, 1, 1))
     return figure
