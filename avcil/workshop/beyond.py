@@ -77,16 +77,17 @@ def many_tasks(folder: Path) -> str:
         "one task. s: processor seconds a task, the last ones; MB: what the next task starts from; power: b where they "
         f"grow as tasks^b. {_distinct(distinct)}"
     )
-    return f"**{_of_many_tasks(runs, moments)}**\n\n{markdown(head, 'lrrrrrrrrr', lines)}\n\n{note}"
+    text = f"**{_of_many_tasks(runs, moments)}**\n\n{markdown(head, 'lrrrrrrrrr', lines)}\n\n{note}"
+    return text.replace("one seed", "one world")
 
 
 def _of_many_tasks(runs: pd.DataFrame, moments: pd.DataFrame) -> str:
     twin, nearest = left_to_gain(runs, OURS), min(published(runs), key=lambda row: lead(runs, row).low)
     ahead, cost, size = lead(runs, nearest), *(_power(runs, OURS, kind) for kind in ("seconds", "bytes"))
     return (
-        f"After {moments.tasks.max()} tasks in {twin.seeds} worlds, {short_name_of(OURS)} is {_points(twin)} "
-        f"below its joint twin (wanted: at most {100 * JOINT:.0f}; {GOAL[outcome(_less(twin), -JOINT)]}) and "
-        f"{verdict(ahead)} of the nearest of {len(published(runs))} published rows, {short_name_of(nearest)} (wanted: "
+        f"After {moments.tasks.max()} tasks, in {twin.seeds} world{'s' * (twin.seeds > 1)}, {short_name_of(OURS)} is "
+        f"{_points(twin)} below its joint twin (wanted: at most {100 * JOINT:.0f}; {GOAL[outcome(_less(twin), -JOINT)]}) "
+        f"and {verdict(ahead)} of the nearest of {len(published(runs))} published rows, {short_name_of(nearest)} (wanted: "
         f"{100 * AHEAD:.0f}; {GOAL[outcome(ahead, AHEAD)]}). Its seconds a task grow as tasks to the power of {cost}, "
         f"what it keeps to that of {size}."
     )
@@ -94,7 +95,7 @@ def _of_many_tasks(runs: pd.DataFrame, moments: pd.DataFrame) -> str:
 
 def _points(interval: Interval) -> str:
     if np.isnan(interval.low):
-        return f"{100 * interval.mean:.1f} points, in each of them,"
+        return f"{100 * interval.mean:.1f} points, in each world,"
     return f"{points(interval)} points"
 
 
@@ -114,12 +115,12 @@ def _power(runs: pd.DataFrame, row: str, kind: str) -> str:
 def _distinct(table: pd.DataFrame) -> str:
     """What the renderer has to tell so many classes apart by."""
     parts = [
-        f"of {classes} classes {100 * line.sound:.0f} and {100 * line.picture:.0f} %"
+        f"{classes} classes: {100 * line.sound:.0f} and {100 * line.picture:.0f} %"
         for classes, line in table.groupby("classes").mean().iterrows()
     ]
     return (
-        "What the renderer tells so many classes apart by: sound alone names the timbre, and the guided picture alone "
-        f"a class beside its twin, in {', '.join(parts)} of test clips."
+        "What so many classes are told apart by, in test clips whose timbre the sound alone names and those that the "
+        f"guided picture alone tells from their twin: {', '.join(parts)}."
     )
 
 
