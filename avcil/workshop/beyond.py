@@ -84,12 +84,13 @@ def many_tasks(folder: Path) -> str:
 def _of_many_tasks(runs: pd.DataFrame, moments: pd.DataFrame) -> str:
     twin, nearest = left_to_gain(runs, OURS), min(published(runs), key=lambda row: lead(runs, row).low)
     ahead, cost, size = lead(runs, nearest), *(_power(runs, OURS, kind) for kind in ("seconds", "bytes"))
+    within, lead_of = GOAL[outcome(_less(twin), -JOINT)], GOAL[outcome(ahead, AHEAD)]
+    worlds = f"{twin.seeds} world{'s' * (twin.seeds > 1)}"
     return (
-        f"After {moments.tasks.max()} tasks, in {twin.seeds} world{'s' * (twin.seeds > 1)}, {short_name_of(OURS)} is "
-        f"{_points(twin)} below its joint twin (wanted: at most {100 * JOINT:.0f}; {GOAL[outcome(_less(twin), -JOINT)]}) "
-        f"and {verdict(ahead)} of the nearest of {len(published(runs))} published rows, {short_name_of(nearest)} (wanted: "
-        f"{100 * AHEAD:.0f}; {GOAL[outcome(ahead, AHEAD)]}). Its seconds a task grow as tasks to the power of {cost}, "
-        f"what it keeps to that of {size}."
+        f"After {moments.tasks.max()} tasks, in {worlds}, {short_name_of(OURS)} is {_points(twin)} below its joint twin "
+        f"(wanted: at most {100 * JOINT:.0f}; {within}) and {verdict(ahead)} of the nearest of {len(published(runs))} "
+        f"published rows, {short_name_of(nearest)} (wanted: {100 * AHEAD:.0f}; {lead_of}). Its seconds a task grow as "
+        f"tasks to the power of {cost}, what it keeps to that of {size}."
     )
 
 
