@@ -87,7 +87,7 @@ def _of_many_tasks(runs: pd.DataFrame, moments: pd.DataFrame) -> str:
     within, lead_of = GOAL[outcome(_less(twin), -JOINT)], GOAL[outcome(ahead, AHEAD)]
     worlds = f"{twin.seeds} world{'s' * (twin.seeds > 1)}"
     return (
-        f"After {moments.tasks.max()} tasks, in {worlds}, {short_name_of(OURS)} is {_points(twin)} below its joint twin "
+        f"After {moments.tasks.max()} tasks in {worlds}, {short_name_of(OURS)} is {_points(twin)} below its joint twin "
         f"(wanted: at most {100 * JOINT:.0f}; {within}) and {verdict(ahead)} of the nearest of {len(published(runs))} "
         f"published rows, {short_name_of(nearest)} (wanted: {100 * AHEAD:.0f}; {lead_of}). Its seconds a task grow as "
         f"tasks to the power of {cost}, what it keeps to that of {size}."
