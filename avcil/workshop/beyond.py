@@ -82,13 +82,15 @@ def many_tasks(folder: Path) -> str:
 
 
 def _of_many_tasks(runs: pd.DataFrame, moments: pd.DataFrame) -> str:
-    twin, nearest = left_to_gain(runs, OURS), min(published(runs), key=lambda row: lead(runs, row).low)
-    ahead, cost, size = lead(runs, nearest), *(_power(runs, OURS, kind) for kind in ("seconds", "bytes"))
+    twin, leads = left_to_gain(runs, OURS), {row: lead(runs, row) for row in published(runs)}
+    # of one world there is no interval
+    nearest = min(leads, key=lambda row: np.nan_to_num(leads[row].low, nan=leads[row].mean))
+    ahead, cost, size = leads[nearest], *(_power(runs, OURS, kind) for kind in ("seconds", "bytes"))
     within, lead_of = GOAL[outcome(_less(twin), -JOINT)], GOAL[outcome(ahead, AHEAD)]
     worlds = f"{twin.seeds} world{'s' * (twin.seeds > 1)}"
     return (
         f"After {moments.tasks.max()} tasks in {worlds}, {short_name_of(OURS)} is {_points(twin)} below its joint twin "
-        f"(wanted: at most {100 * JOINT:.0f}; {within}) and {verdict(ahead)} of the nearest of {len(published(runs))} "
+        f"(wanted: at most {100 * JOINT:.0f}; {within}) and {verdict(ahead)} of the nearest of {len(leads)} "
         f"published rows, {short_name_of(nearest)} (wanted: {100 * AHEAD:.0f}; {lead_of}). Its seconds a task grow as "
         f"tasks to the power of {cost}, what it keeps to that of {size}."
     )
@@ -101,8 +103,8 @@ def _points(interval: Interval) -> str:
 
 
 def _less(interval: Interval) -> Interval:
-    """Of the negative. Of worlds that agree to the digit, which say nothing of luck, the value itself."""
-    if np.isnan(interval.low):
+    """Of the negative; no difference at all, in any world, has no luck in it."""
+    if np.isnan(interval.low) and not interval.mean:
         interval = interval._replace(low=interval.mean, high=interval.mean)
     return interval._replace(mean=-interval.mean, low=-interval.high, high=-interval.low)
 
