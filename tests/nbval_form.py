@@ -26,7 +26,7 @@ from avcil.base import portable
 from avcil.params import project
 
 # what needs no result of the small project, which takes minutes
-SMALL = {"01_splits", "02_prior", "12_your_own"}
+SMALL = {"01_splits", "02_prior", "12_your_own", "13_beyond"}
 # runs for longest, and its process builds the small project while the other one does what needs none
 FIRST = {"11_experiments"}
 # what extracts and learns anew; the others show what the sandbox holds, or take too long to be run twice

@@ -6,6 +6,7 @@ and seen by the released prior number ``s`` modulo how many there are; under `ra
 
 import json
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,5 +60,8 @@ def drawn(seed: int, worlds: Path, params: Params, tokens: tuple[str, ...] = ("m
         store = folder / "features" / name
         if (folder / "clips").exists() or not (store / "index.json").exists():
             extract(prior_of(seed, params) if name == "mini" else name, clips, params, store)
-    shutil.rmtree(folder / "clips", ignore_errors=True)
+    read = folder / "read"
+    with suppress(FileNotFoundError):  # nothing is extracted from a part of them, if this is killed while they go
+        (folder / "clips").rename(read)
+    shutil.rmtree(read, ignore_errors=True)
     return Place(folder, folder / "features")

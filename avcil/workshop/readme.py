@@ -13,7 +13,7 @@ from avcil.comparison.intervals import ALPHA, Interval, over_seeds, points, sign
 from avcil.comparison.tables import Comparable, markdown, percent
 from avcil.results import names
 from avcil.results.names import families, name_of, of_family, short_name_of
-from avcil.workshop import claims, probe
+from avcil.workshop import beyond, claims, probe
 
 HEADLINE = ["joint_guided", "lll_closed", "lll_prior", "lll", "replay", "naive_fusion", "ridge", "finetune"]
 
@@ -344,6 +344,8 @@ def updated(texts: dict[str, str], folder: Path) -> dict[str, str]:
         "kernels": kernels(benchmarks),
         "development": development(benchmarks),
         "parity": parity(benchmarks),
+        "many_tasks": beyond.many_tasks(folder),
+        "missing": beyond.missing(folder),
     }
     for name, content in sections.items():
         begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"

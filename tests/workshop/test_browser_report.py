@@ -36,7 +36,7 @@ DESKTOP, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
 @pytest.fixture(scope="module")
 def project(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("project")
-    for name in ("README.md", "CITATION.cff", "params.yaml", "search.yaml", "dvc.yaml", "dvc.lock"):
+    for name in ("README.md", "CITATION.cff", "params.yaml", "search.yaml", "beyond.yaml", "dvc.yaml", "dvc.lock"):
         shutil.copy(ROOT / name, folder / name)
     for name in ("docs", "protocols", "metrics", "figures", "notebooks", "benchmarks/results"):
         shutil.copytree(ROOT / name, folder / name)

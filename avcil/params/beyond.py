@@ -1,0 +1,88 @@
+"""What is measured beyond the paper's own limits: beyond.yaml, beside params.yaml, read by `make beyond` alone."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from avcil.params import ParameterError, Params, mapping
+from avcil.params.learning import Method
+from avcil.params.section import Section, Seeds, nearest, offence
+
+
+class ManyTasks(Section):
+    """Worlds of many classes in tasks of few."""
+
+    worlds: Seeds = Field(min_length=1, description="of worlds, their scenes and class orders; 1 or more")
+    classes: int = Field(ge=4)
+    timbres: int = Field(ge=1)
+    clips_per_class: dict[str, int]
+    classes_per_task: int = Field(gt=0)
+    epochs: int = Field(gt=0)
+    exemplars: int = Field(ge=0, description="in all")
+    moments: int = Field(gt=0, description="at which accuracy is measured, evenly spread over the tasks")
+    rows: list[str] = Field(min_length=1)
+    trained: list[str] = Field([], description="rows that learn by gradients, and so take the time")
+    trained_worlds: Seeds = Field([], description="of the worlds, those in which they learn")
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        if foreign := sorted(set(self.trained_worlds) - set(self.worlds)):
+            raise ValueError(f"trained_worlds: {foreign[0]} is not among the worlds {self.worlds}")
+        if self.classes % (self.classes_per_task * self.moments):
+            raise ValueError(f"{self.classes} classes are not {self.moments} times a number of tasks; change `moments`")
+        return self
+
+
+class MissingRow(Section):
+    """A row of params.yaml with changes, and what stands for a stream that a clip lacks."""
+
+    name: str
+    of: str
+    changes: dict[str, object] = Field({}, description="keys of the row")
+    fill: Literal["zeros", "means"] = Field("zeros", description="means: those of the training clips that have it")
+    quarantine: bool = Field(False, description="leave training clips out that lack a stream")
+
+
+class Missing(Section):
+    """Clips without sound or without picture."""
+
+    shares: list[float] = Field(min_length=2, description="of clips that lack it")
+    compared: float = Field(gt=0, description="the share at which rows are compared clip by clip, beside 0")
+    rows: dict[str, MissingRow]
+
+    @model_validator(mode="after")
+    def _compared(self):
+        if not {0.0, self.compared} <= set(self.shares):
+            raise ValueError(f"shares: 0.0 and {self.compared}, at which rows are compared, belong to them")
+        return self
+
+
+class Beyond(Section):
+    """The whole of beyond.yaml."""
+
+    many_tasks: ManyTasks
+    missing: Missing
+
+    def method(self, params: Params, name: str) -> Method:
+        """A row of `missing`."""
+        row = self.missing.rows[name]
+        return Method(**params.method(row.of).model_dump() | row.changes)
+
+
+def load_beyond(params: Params, path: Path = Path("beyond.yaml")) -> Beyond:
+    """beyond.yaml, checked; raises ParameterError naming the key and the way out."""
+    try:
+        beyond = Beyond.model_validate(mapping(path.read_text("utf-8"), path.name))
+        for name in (*beyond.many_tasks.rows, *beyond.many_tasks.trained):
+            params.method(name)
+        for name, row in beyond.missing.rows.items():
+            if unknown := sorted(row.changes.keys() - Method.model_fields.keys()):
+                hint = nearest(unknown[0], Method.model_fields)
+                raise ParameterError(f"{path.name}: missing.rows.{name}: no key `{unknown[0]}` of a row{hint}")
+            beyond.method(params, name)
+    except OSError as error:
+        raise ParameterError(f"{path}: cannot be read ({error}); take it from git") from None
+    except ValidationError as error:
+        raise ParameterError(f"{path.name}: {offence(error)}") from None
+    return beyond

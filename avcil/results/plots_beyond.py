@@ -1,0 +1,59 @@
+"""Figures of docs/beyond.md. As in avcil/results/plots.py: data in, Figure out."""
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from avcil.results.names import short_name_of
+
+
+def many_tasks(moments: pd.DataFrame) -> Figure:
+    """Accuracy on all classes seen, seconds a task and bytes kept, by the number of tasks: mean over worlds.
+
+    moments: row, world, tasks, accuracy, seconds, bytes.
+    """
+    figure, axes = plt.subplots(1, 3, figsize=(13, 4.2))
+    rows = list(dict.fromkeys(moments.row))
+    colours = dict(zip(rows, sns.color_palette("husl", len(rows)), strict=True))
+    means = moments.groupby(["row", "tasks"])[["accuracy", "seconds", "bytes"]].mean()
+    for axis, column, factor, label in (
+        (axes[0], "accuracy", 1, "accuracy on all classes seen"),
+        (axes[1], "seconds", 1, "seconds a task"),
+        (axes[2], "bytes", 1e-6, "megabytes kept"),
+    ):
+        for row in rows:
+            curve = factor * means.loc[row][column]
+            axis.plot(curve, color=colours[row], marker="o", markersize=3, label=short_name_of(row))
+        axis.set(xlabel="tasks", ylabel=label)
+        if column != "accuracy":
+            axis.set(xscale="log", yscale="log")
+    axes[0].set_ylim(bottom=0)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="lower center", ncols=4, frameon=False, fontsize="small")
+    figure.tight_layout(rect=(0, 0.06 + 0.05 * (len(rows) > 4), 1, 1))
+    return figure
+
+
+def missing(table: pd.DataFrame, names: dict[str, str]) -> Figure:
+    """Last accuracy by the share of clips that lack a sense: of test clips, with whole training clips, and of training
+    clips, with whole test clips; a column a sense. Mean over seeds.
+
+    table: row, seed, sense, train, test, last_accuracy. names: of rows.
+    """
+    senses = ("sound", "picture")
+    figure, axes = plt.subplots(1, 2 * len(senses), figsize=(3.6 * 2 * len(senses), 4), sharey=True)
+    colours = dict(zip(names, sns.color_palette("colorblind", len(names)), strict=True))
+    panels = [(sense, vary) for vary in ("test", "train") for sense in senses]
+    for axis, (sense, vary) in zip(axes, panels, strict=True):
+        other = "train" if vary == "test" else "test"
+        mine = table[(table.sense == sense) & (table[other] == 0)]
+        curves = 100 * mine.groupby(["row", vary]).last_accuracy.mean()
+        for depth, (row, colour) in enumerate(colours.items()):  # the first in front
+            x = 100 * curves[row].index
+            axis.plot(x, curves[row], color=colour, marker="o", markersize=4, label=names[row], zorder=9 - depth)
+        clips = "test" if vary == "test" else "training"
+        axis.set(title=f"no {sense}", xlabel=f"% of {clips} clips", xticks=range(0, 101, 25), ylim=(0, 100))
+    axes[0].set_ylabel("last accuracy, %")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="lower center", ncols=3, frameon=False, fontsize="small")
+    figure.tight_layout(rect=(0, 0.13, 1, 1))
+    return figure
