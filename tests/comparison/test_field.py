@@ -272,6 +272,14 @@ def test_each_seed_of_a_setting_with_worlds_learns_in_its_own(field, twins, tmp_
     assert not made
 
 
+def _killed(*_, **__):
+    raise KeyboardInterrupt
+
+
+def _again(*_, **__):
+    raise AssertionError("it was there")
+
+
 def test_a_world_is_made_once_and_another_seed_s_has_other_clips(params, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     tiny = params.model_copy(
@@ -281,7 +289,13 @@ def test_a_world_is_made_once_and_another_seed_s_has_other_clips(params, tmp_pat
             "compute": params.compute.model_copy(update={"workers": 0}),
         }
     )
-    one = worlds.drawn(1, tmp_path, tiny)
+    with monkeypatch.context() as patched:
+        patched.setattr(worlds.shutil, "rmtree", _killed)  # while it deletes the clips
+        with pytest.raises(KeyboardInterrupt):
+            worlds.drawn(1, tmp_path, tiny)
+    with monkeypatch.context() as patched:
+        patched.setattr(worlds, "extract", _again)
+        one = worlds.drawn(1, tmp_path, tiny)
     two = worlds.drawn(2, tmp_path, tiny, ("random",))
     stores = {place.folder.name[0]: read_store(place.stores / "random") for place in (one, two)}
     # the same names, heard and seen by the same encoder, and yet none is the same clip
@@ -291,12 +305,9 @@ def test_a_world_is_made_once_and_another_seed_s_has_other_clips(params, tmp_pat
     assert read_store(one.stores / "mini").header.encoder == "mini-1"
     assert not (one.folder / "clips").exists() and read_manifest(one.folder / "manifest.csv").label.nunique() == 4
 
-    def again(*_, **__):
-        raise AssertionError("it was there")
-
     with monkeypatch.context() as patched:
-        patched.setattr(worlds, "write_corpus", again)
-        patched.setattr(worlds, "extract", again)
+        patched.setattr(worlds, "write_corpus", _again)
+        patched.setattr(worlds, "extract", _again)
         assert worlds.drawn(1, tmp_path, tiny) == one
         # other scenes are another world, and the old one goes
         with pytest.raises(AssertionError, match="it was there"):
