@@ -90,15 +90,15 @@ def _of_many_tasks(runs: pd.DataFrame, moments: pd.DataFrame) -> str:
     worlds = f"{twin.seeds} world{'s' * (twin.seeds > 1)}"
     return (
         f"After {moments.tasks.max()} tasks in {worlds}, {short_name_of(OURS)} is {_points(twin)} below its joint twin "
-        f"(wanted: at most {100 * JOINT:.0f}; {within}) and {verdict(ahead)} of the nearest of {len(leads)} "
-        f"published rows, {short_name_of(nearest)} (wanted: {100 * AHEAD:.0f}; {lead_of}). Its seconds a task grow as "
-        f"tasks to the power of {cost}, what it keeps to that of {size}."
+        f"(wanted: at most {100 * JOINT:.0f}; {within}), and against the nearest of {len(leads)} published rows, "
+        f"{short_name_of(nearest)}, {verdict(ahead)}; wanted: ahead by {100 * AHEAD:.0f} ({lead_of}). Its seconds a "
+        f"task grow as tasks to the power of {cost}, what it keeps to that of {size}."
     )
 
 
 def _points(interval: Interval) -> str:
     if np.isnan(interval.low):
-        return f"{100 * interval.mean:.1f} points, in each world,"
+        return f"{100 * interval.mean:.1f} points{', in each world,' * (interval.seeds > 1)}"
     return f"{points(interval)} points"
 
 
