@@ -126,7 +126,9 @@ def jobs(beyond: Beyond, params: Params, source: Source, folder: Path) -> list[J
             tasks = chain([sum(task.classes for task in tasks)], 1)
         for seed in params.seeds:
             file = folder / f"{name}-{seed}.json"
-            listed.append(Job((name,), source, method, params.training, tasks, seed, file=file))
+            listed.append(
+                Job((name,), source, method, params.training, tasks, seed, file=file, device=params.compute.device)
+            )
     return listed
 
 
@@ -172,7 +174,9 @@ def learn(job: Job, beyond: Beyond) -> Done:
 def _last(data: Dataset, method: Method, job: Job) -> TaskResult:
     checkpoint, result = EMPTY, None
     for task in job.tasks:
-        checkpoint, result, _ = run_task(data, method, job.training, job.tasks, task.id, job.seed, checkpoint)
+        checkpoint, result, _ = run_task(
+            data, method, job.training, job.tasks, task.id, job.seed, checkpoint, device=job.device
+        )
     assert result is not None
     return result
 

@@ -1,4 +1,4 @@
-"""Beyond the paper's limits: the answers and tables of docs/beyond.md, from metrics/beyond_*.csv."""
+"""Beyond the paper's limits: the answers and tables of docs/beyond.md, from ``metrics/beyond_*.csv``."""
 
 from pathlib import Path
 

@@ -50,8 +50,7 @@ def parameters(raw: dict) -> dict:
     used = {*ROWS, *(trial["of"] for trial in trials.values())}
     small["methods"] = {name: row for name, row in raw["methods"].items() if name in used}
     embedded = small["protocols"][small["benchmark"]]
-    # AV-CIL's epochs are ten times as long as another row's
-    embedded |= {"rows": list(ROWS), "headline": list(ROWS), "epochs_of": {"avcil": 2}}
+    embedded |= {"rows": list(ROWS), "headline": list(ROWS)}
     few = {"rows": ["lll_analytic", "replay"]}
     embedded["settings"] = {
         "standard": {},
