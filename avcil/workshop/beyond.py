@@ -11,7 +11,7 @@ from avcil.comparison.tables import markdown
 from avcil.params import load, project
 from avcil.params.beyond import load_beyond
 from avcil.results.names import family_of, name_of, short_name_of
-from avcil.workshop.claims import PUBLISHED, outcome
+from avcil.workshop.claims import PUBLISHED, negative, outcome
 
 OURS, JOINT, AHEAD = "lll_closed", 0.03, 0.10  # goals: within so much of the joint twin, ahead of what is published
 HALF, NOTHING = 0.5, 0.005  # of clips that lack a sense; what may be lost where none does
@@ -106,7 +106,7 @@ def _less(interval: Interval) -> Interval:
     """Of the negative; no difference at all, in any world, has no luck in it."""
     if np.isnan(interval.low) and not interval.mean:
         interval = interval._replace(low=interval.mean, high=interval.mean)
-    return interval._replace(mean=-interval.mean, low=-interval.high, high=-interval.low)
+    return negative(interval)
 
 
 def _power(runs: pd.DataFrame, row: str, kind: str) -> str:

@@ -117,12 +117,14 @@ CLAIMS = {
 }
 
 
+def negative(interval: Interval) -> Interval:
+    return interval._replace(mean=-interval.mean, low=-interval.high, high=-interval.low)
+
+
 def lead(comparable: Comparable, setting: str, measure: str, first: str, second: str | None = None) -> Interval:
     """`Comparable.lead` with more being better: forgetting counts with the other sign."""
     interval = comparable.lead(setting, measure, first, second)
-    if MEASURES[measure][1] > 0:
-        return interval
-    return interval._replace(mean=-interval.mean, low=-interval.high, high=-interval.low)
+    return interval if MEASURES[measure][1] > 0 else negative(interval)
 
 
 def nearest_rival(comparable: Comparable, first: str, families: tuple[str, ...]) -> tuple[str, int, Interval]:
