@@ -16,7 +16,7 @@ import psutil
 from dvc.exceptions import DvcException
 from dvc.lock import Lock, LockError
 from dvc.schema import COMPILED_LOCKFILE_SCHEMA, COMPILED_SINGLE_STAGE_SCHEMA
-from dvc.utils import strictyaml
+from dvc.utils.strictyaml import load
 
 from avcil.params import project
 
@@ -59,7 +59,7 @@ def _lives(pid: int) -> bool:
 
 def _whole(file: Path, schema) -> bool:
     try:
-        return bool(strictyaml.load(str(file), schema))
+        return bool(load(str(file), schema))
     except DvcException:
         return False
 
