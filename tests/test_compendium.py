@@ -15,8 +15,7 @@ import pytest
 import yaml
 from test_rooms import imports
 
-from avcil.comparison import search
-from avcil.params import ParameterError, parse
+from avcil.params import parse
 from avcil.workshop import smoke
 from conftest import ROOT
 
@@ -25,13 +24,6 @@ MODULES = sorted((ROOT / "avcil").rglob("*.py"))
 
 
 # ---- files at the top level
-
-
-def test_search_trials_are_checked(params):
-    assert list(search.trials(params)) == ["lll_prior", *params.search.trials]
-    wrong = params.model_copy(update={"search": params.search.model_copy(update={"trials": {"x": {"exemplar": 3}}})})
-    with pytest.raises(ParameterError, match=r"search\.trials\.x\.exemplar: .*did you mean `exemplars`"):
-        search.trials(wrong)
 
 
 @pytest.fixture(scope="module")

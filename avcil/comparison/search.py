@@ -1,50 +1,97 @@
-"""The validation-only search for hyper-parameters: a trial overrides keys of a row or of the shared training."""
+"""The search for hyper-parameters: every row as it ships, and beside it trials that change some of its keys, on
+validation clips of development worlds, which no table reports."""
 
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
 
-from avcil.comparison import tables
-from avcil.comparison.sweep import Job, Source, run
+from avcil.comparison import protocol, tables
+from avcil.comparison.sweep import Job, run
 from avcil.params import ParameterError, Params
+from avcil.params.comparison import Setting
 from avcil.params.learning import Method, Training
 from avcil.params.section import nearest
 
+SHIPPED = "as it ships"  # the trial that changes nothing
+SEPARATOR = ": "
+MEASURES = ["average_accuracy", "last_accuracy", "forgetting_last", "plasticity"]
 
-def trials(params: Params) -> dict[str, tuple[Method, Training]]:
-    """Name to method and training of each trial, `lll_prior` as it stands first.
 
-    A trial names the row it is `of` (by default lll_prior) and keys of that row or of `training` to change. Raises
-    ParameterError for a key of neither.
+def trials(params: Params) -> dict[tuple[str, str], tuple[Method, Training]]:
+    """Method and training by (row, trial), the row as it ships first; a trial is named by what it changes.
+
+    An entry of a row is a grid: every combination of its keys' values. A key is of the row, of `training`, or, with
+    dots, an option within. Raises ParameterError for a key that is neither.
     """
-    named: dict[str, tuple[Method, Training]] = {"lll_prior": (params.methods["lll_prior"], params.training)}
-    for name, changes in params.search.trials.items():
-        row = params.method(str(changes.get("of", "lll_prior"))).model_dump()
-        shared = params.training.model_dump()
-        for key, value in changes.items():
-            if key == "of":
-                continue
-            if key not in row and key not in shared:
-                hint = nearest(key, [*row, *shared])
-                raise ParameterError(f"search.trials.{name}.{key}: neither of a row nor of `training`{hint}")
-            (row if key in row else shared)[key] = value
-        named[name] = (Method(**row), Training(**shared))
+    named = {}
+    for name, grids in params.search.trials.items():
+        row = Method(**params.method(name).model_dump())
+        named[name, SHIPPED] = row, params.training
+        for grid in grids:
+            for values in product(*grid.values()):
+                changes = dict(zip(grid, values, strict=True))
+                trial = ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in changes.items())
+                changed = _changed(row, params.training, changes, f"search.trials.{name}")
+                if changed not in named.values():
+                    named[name, trial] = changed
     return named
 
 
-def scores(params: Params, source: Source, seeds: list[int], folder: Path) -> pd.DataFrame:
-    """Mean over ``seeds`` of each trial's measures on validation clips. ``folder`` keeps finished runs."""
-    jobs = [
-        Job(
-            (name,), source, method, training, params.tasks, seed, "val", folder / name / f"seed{seed}.json",
-            device=params.compute.device,
-        )
-        for name, (method, training) in trials(params).items()
-        for seed in seeds
-    ]  # fmt: skip
-    results = {
-        ("search", name, seed): done.results
-        for ((name,), seed), done in run(jobs, engine=params.compute.engine).items()
-    }
-    summary = tables.summarise(tables.per_seed(tables.frames(results)))
-    return summary.set_index("method")[tables.MAIN].rename_axis("trial")
+def _changed(row: Method, training: Training, changes: dict, place: str) -> tuple[Method, Training]:
+    sections = row.model_dump(), training.model_dump()
+    for key, value in changes.items():
+        first, *within = key.split(".")
+        section = next((section for section in sections if first in section), None)
+        if section is None:
+            hint = nearest(first, [*sections[0], *sections[1]])
+            raise ParameterError(f"{place}.{key}: neither of a row nor of `training`{hint}")
+        for name in [first, *within][:-1]:
+            section = section.setdefault(name, {})
+        section[[first, *within][-1]] = value
+    return Method(**sections[0]), Training(**sections[1])
+
+
+def jobs(params: Params, folder: Path) -> list[Job]:
+    """A run for each trial and development world, world by world; worlds are drawn below ``folder``, and finished runs
+    kept there."""
+    named = {SEPARATOR.join(name): changed for name, changed in trials(params).items()}
+    methods = {name: method for name, (method, _) in named.items()}
+    setting = Setting(worlds=True, seeds=params.search.worlds)
+    alone = {"settings": {"search": setting}, "rows": [*named], "headline": []}
+    made = protocol.jobs(
+        protocol.place_of(params.benchmark)._replace(chained=False),
+        params.model_copy(update={"methods": methods}),
+        params.protocol().model_copy(update=alone),
+        "all",
+        folder,
+    )
+    scored = [job._replace(training=named[job.name[1]][1], split="val", folder=None) for job in made]
+    return sorted(scored, key=lambda job: job.seed)
+
+
+def scores(params: Params, folder: Path) -> pd.DataFrame:
+    """Columns row, trial, world, `MEASURES`: a line a run, on validation clips; ``folder`` keeps what is finished."""
+    done = run(jobs(params, folder), engine=params.compute.engine)
+    seeds = tables.per_seed(
+        tables.frames({("search", name, seed): finished.results for ((_, name), seed), finished in done.items()})
+    )
+    names = seeds.method.str.split(SEPARATOR, expand=True).set_axis(["row", "trial"], axis=1)
+    table = names.assign(world=seeds.seed, **seeds[MEASURES].round(4))
+    return table.set_index(["row", "trial"]).loc[[*trials(params)]].reset_index()
+
+
+def compared(table: pd.DataFrame) -> pd.DataFrame:
+    """A line a row of what `scores` gives: how many trials it had, its mean last accuracy as it ships, the best trial,
+    and by how much that one is ahead in each world, [worlds].
+
+    The best of many is ahead by luck too, the more trials the more so: a lead is a reason to look, no finding.
+    """
+    lines = []
+    for row, runs in table.groupby("row", sort=False):
+        wide = runs.pivot(index="world", columns="trial", values="last_accuracy")
+        shipped = wide.pop(SHIPPED)
+        best = wide.mean().idxmax() if len(wide.columns) else None
+        ahead = [] if best is None else (wide[best] - shipped).tolist()
+        lines.append((row, len(wide.columns), shipped.mean(), best, ahead))
+    return pd.DataFrame(lines, columns=["row", "trials", "shipped", "best", "ahead"])

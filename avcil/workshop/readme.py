@@ -4,13 +4,18 @@ What stands between two markers is never edited by hand, and a test compares it 
 """
 
 import json
+import math
 import re
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from avcil.comparison.intervals import ALPHA, Interval, over_seeds, points, sign, verdict
-from avcil.comparison.tables import Comparable, markdown, percent
+from avcil.comparison.search import compared
+from avcil.comparison.tables import PARTS, Comparable, markdown, percent, worth
+from avcil.params import load
+from avcil.params.comparison import Protocol
 from avcil.results import names
 from avcil.results.names import families, name_of, of_family, short_name_of
 from avcil.workshop import beyond, claims, probe
@@ -178,6 +183,19 @@ def priors(folder: Path) -> str:
     )
 
 
+def knobs(folder: Path, protocol: Protocol) -> str:
+    """What guidance and distillation are worth where one thing is turned, of the protocol's `knobs`."""
+    rows = []
+    for (knob, value), lines in worth(Comparable.of(folder), protocol).groupby(["knob", "value"], sort=False):
+        seeds = protocol.settings[protocol.knobs[knob][value]].seeds or protocol.seeds
+        leads = [Interval(line.mean, line.low, line.high, math.nan, len(seeds)) for line in lines.itertuples()]
+        rows.append([knob, value, str(len(seeds)), *map(verdict, leads)])
+    head = f"| | | seeds | {' | '.join(PARTS)} |"
+    without = ", ".join(f"{part}: minus {short_name_of(row)}" for part, (_, row) in PARTS.items())
+    table = markdown(head, "llrll", rows)
+    return f"{table}\n\nLast accuracy of LLL, prior-guided, in points, with 95 % intervals; {without}."
+
+
 def _harder(folder: Path) -> str:
     """What fewer exemplars change, and what is left to tell where sound alone tells the class."""
     comparable = Comparable.of(folder)
@@ -315,6 +333,21 @@ def open_set(file: Path) -> str:
     )
 
 
+def search(file: Path) -> str:
+    """Of each row, how it does as it ships and in the best of its trials, on validation clips of development worlds."""
+    table, rows = pd.read_csv(file), []
+    for line in compared(table).itertuples():
+        ahead = [f"{100 * lead:+.1f}" for lead in (np.mean(line.ahead or [np.nan]), *line.ahead)]
+        best = [line.best, f"{ahead[0]} ({', '.join(ahead[1:])})"] if line.trials else ["", ""]
+        rows.append([f"`{line.row}`", str(line.trials), f"{100 * line.shipped:.1f}", *best])
+    head = "| row | trials | as it ships | best trial | ahead by |"
+    return (
+        f"{markdown(head, 'lrrlr', rows)}\n\nLast accuracy on validation clips, in percent, mean over development "
+        f"worlds {', '.join(map(str, table.world.unique()))}; points ahead: mean, and world by world. The best of many "
+        "trials is ahead by luck too."
+    )
+
+
 def parity(benchmarks: Path) -> str:
     """The conditions and the table of means; by task, and costs, are read there."""
     return (benchmarks / "parity.md").read_text().split("\n", 2)[2].split("Accuracy on all classes seen")[0].strip()
@@ -335,12 +368,14 @@ def updated(texts: dict[str, str], folder: Path) -> dict[str, str]:
         "claims": claims.table(folder),
         "attention": claims.attention(folder),
         "priors": priors(folder),
+        "knobs": knobs(folder, load(folder.parent / "params.yaml").protocol()),
         "field": field(folder),
         "methods": methods(),
         "field_reading": field_reading(folder),
         "settings": settings(folder),
         "processors": machines(folder),
         "open_set": open_set(benchmarks / "open_set.csv"),
+        "search": search(folder / "search.csv"),
         "kernels": kernels(benchmarks),
         "development": development(benchmarks),
         "parity": parity(benchmarks),

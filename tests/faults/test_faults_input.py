@@ -99,8 +99,8 @@ def test_an_offence_in_search_names_its_file(tmp_path):
         shutil.copy(ROOT / name, tmp_path)
     shutil.copytree(ROOT / "protocols", tmp_path / "protocols")
     path = tmp_path / "search.yaml"
-    path.write_text(path.read_text().replace("seeds:", "seed:", 1))
-    with pytest.raises(ParameterError, match=r"^search\.yaml: search: no key `seed` \(did you mean `seeds`\?\)"):
+    path.write_text(path.read_text().replace("worlds:", "world:", 1))
+    with pytest.raises(ParameterError, match=r"^search\.yaml: search: no key `world` \(did you mean `worlds`\?\)"):
         load(tmp_path / "params.yaml")
 
 

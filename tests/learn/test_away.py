@@ -161,18 +161,16 @@ def test_whatever_learns_or_predicts_says_on_which_device():
 
 
 def test_runs_of_a_protocol_and_trials_of_a_search_are_on_compute_device(params, tmp_path, monkeypatch):
-    from avcil.comparison import protocol, search
+    from avcil.comparison import protocol, search, sweep
 
     elsewhere = params.model_copy(update={"compute": params.compute.model_copy(update={"device": "cuda:1"})})
-    asked = []
-    monkeypatch.setattr(search, "run", lambda jobs, **options: asked.extend(jobs) or {})
-    with pytest.raises(KeyError):  # nothing was learnt
-        search.scores(elsewhere, search.Source(tmp_path, tmp_path, tmp_path), [0], tmp_path)
-    assert asked and {job.device for job in asked} == {"cuda:1"}
     place, prescribed = protocol.place_of("sounding_objects"), elsewhere.protocol()
     alone = prescribed.model_copy(update={"settings": {"standard": prescribed.settings["standard"]}})
-    there = search.Source(ROOT / "corpus/sounding_objects/manifest.csv", tmp_path, tmp_path)
+    there = sweep.Source(ROOT / "corpus/sounding_objects/manifest.csv", tmp_path, tmp_path)
     monkeypatch.setattr(protocol, "_source", lambda *_: there)
+    monkeypatch.setattr(protocol.worlds, "drawn", lambda *_: place)
+    asked = search.jobs(elsewhere, tmp_path)
+    assert asked and {job.device for job in asked} == {"cuda:1"}
     made = protocol.jobs(place, elsewhere, alone, ["ridge"], tmp_path)
     assert made and {job.device for job in made} == {"cuda:1"}
 
