@@ -46,7 +46,7 @@ def write_clip(
     options of x264; ``bit_rate``: of the sound, None for FFmpeg's own."""
     with av.open(to, "w", format="mp4") as container:
         video = container.add_stream("libx264", rate=fps)
-        video.height, video.width, video.pix_fmt = *frames[0].shape[:2], "yuv420p"
+        (video.height, video.width), video.pix_fmt = frames[0].shape[:2], "yuv420p"
         video.options = {**quality, **SAME_BYTES}
         audio = container.add_stream("aac", rate=sample_rate)
         audio.layout = "mono"

@@ -147,10 +147,6 @@ def _arrays(path: Path, names: dict[str, str]) -> dict[str, _Array]:
     return arrays
 
 
-def _column(array: _Array) -> list[Any]:
-    return [str(value) if array.dtype.kind == "U" else int(value) for value in array[:]]
-
-
 def _table(path: Path, columns: dict[str, list[Any]]) -> tuple[pd.DataFrame, list[str]]:
     """The manifest and the class order. Raises TokensError for the first clip or class that contradicts another."""
     order = columns.pop("order")
@@ -192,7 +188,7 @@ def open_tokens(path: Path, *, names: dict[str, str] | None = None, scale: float
         raise TokensError(f"{path}: no integers are there that a scale would be for; leave out --scale")
     if scale is None and "scale" in arrays:
         scale = float(np.asarray(arrays["scale"]))
-    table, order = _table(path, {name: _column(arrays[name]) for name in KINDS})
+    table, order = _table(path, {name: arrays[name][:].tolist() for name in KINDS})
     if integers and not (scale and 0 < scale < math.inf):
         raise TokensError(
             f"{path}: {integers[0]} holds integers, scale is {scale}; give --scale, the value of one step"
