@@ -5,7 +5,7 @@ Decoding and encoding are PyAV's (the FFmpeg libraries). Nothing here knows abou
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import BinaryIO, Literal, NamedTuple
 
 import av
 import numpy as np
@@ -35,16 +35,23 @@ class Clip(NamedTuple):
 
 # of x264: its rate control in AVX sums by what lies behind its arrays, and gives one clip other bytes each time
 SAME_BYTES = {"threads": "1", "x264-params": "cpu-independent=1"}
+STORED = {"crf": "25", "preset": "medium"}
 
 
-def write_clip(path: Path, frames: np.ndarray, waveform: np.ndarray, fps: int, sample_rate: int) -> None:
-    """Write frames [F,H,W,3] uint8 and waveform [N] float32 as H.264 (4:2:0) and AAC in an .mp4 file."""
-    with av.open(str(path), "w") as container:
+def write_clip(
+    to: Path | BinaryIO, frames: Sequence[np.ndarray] | np.ndarray, waveform: np.ndarray, fps: int, sample_rate: int, *,
+    quality: dict[str, str] = STORED, bit_rate: int | None = 32_000,
+) -> None:  # fmt: skip
+    """Write frames [F,H,W,3] uint8 and waveform [N] float32 as H.264 (4:2:0) and AAC in an .mp4 file; ``quality``:
+    options of x264; ``bit_rate``: of the sound, None for FFmpeg's own."""
+    with av.open(to, "w", format="mp4") as container:
         video = container.add_stream("libx264", rate=fps)
-        video.height, video.width, video.pix_fmt = *frames.shape[1:3], "yuv420p"
-        video.options = {"crf": "25", "preset": "medium", **SAME_BYTES}
+        (video.height, video.width), video.pix_fmt = frames[0].shape[:2], "yuv420p"
+        video.options = {**quality, **SAME_BYTES}
         audio = container.add_stream("aac", rate=sample_rate)
-        audio.layout, audio.bit_rate = "mono", 32_000
+        audio.layout = "mono"
+        if bit_rate is not None:
+            audio.bit_rate = bit_rate
         for pixels in frames:
             container.mux(video.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(video.encode())

@@ -22,8 +22,7 @@ from avcil.learn.heads import RecursiveRidge
 from avcil.learner import folders
 from avcil.learner.clips import ClipEncoder, Clips, LearnerError, tokens_of
 from avcil.learner.export import Predictor, export, looked_at
-from avcil.learner.predictions import Cost, Prediction
-from avcil.learner.unknown import unknown
+from avcil.learner.predictions import Cost, Prediction, unknown
 from avcil.params import Params, load, project
 from avcil.params.learning import FROZEN, Method, Training
 from avcil.params.section import nearest

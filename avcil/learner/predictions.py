@@ -1,12 +1,15 @@
-"""What a learner says: of a clip, and of what learning took.
+"""What a learner says: of a clip, how unlike all that was learnt it is among that, and of what learning took.
 
-Dimension letters: ``L`` temporal slots, ``S`` patches of a slot.
+Dimension letters: ``N`` clips, ``L`` temporal slots, ``S`` patches of a slot.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 from torch import Tensor
+
+from avcil.learn.evaluate import Readout
+from avcil.learn.heads import Head, RecursiveRidge
 
 
 class Prediction(NamedTuple):
@@ -43,3 +46,19 @@ def auroc(known: Sequence[Prediction], unknown: Sequence[Prediction]) -> float:
 
     truth = [False] * len(known) + [True] * len(unknown)
     return float(roc_auc_score(truth, [one.unknown for one in (*known, *unknown)]))
+
+
+def by_leverage(head: Head | None) -> TypeGuard[RecursiveRidge]:
+    """Whether `unknown` scores by the head's leverage: a ridge knows all that it has learnt from as G = Σ xxᵀ."""
+    return isinstance(head, RecursiveRidge)
+
+
+def unknown(readout: Readout) -> Tensor:
+    """Scores [N] for "none of these", higher where a clip is less like what was learnt.
+
+    That of a ridge is the leverage; of all other heads, and of a trained classifier, minus the largest logit (Vaze et
+    al., ICLR 2022, arXiv 2110.06207).
+    """
+    if by_leverage(readout.head):
+        return readout.head.leverage(readout.features)
+    return -readout.logits.max(1).values

@@ -80,11 +80,6 @@ class Run:
     def seeds(self) -> list[int]:
         return self.measures.index.tolist()
 
-    @property
-    def by_task(self) -> pd.DataFrame:
-        """Accuracy on all classes seen, on new and on past ones, and attention: a row a seed and task."""
-        return self.tables.runs.drop(columns=["setting", "method"]).set_index(["seed", "task"])
-
     def accuracy(self, seed: int) -> pd.DataFrame:
         """R [T,T] of one seed: rows are tasks learnt, columns the tasks whose clips are classified; NaN above the
         diagonal. Raises KeyError naming the seeds there are."""

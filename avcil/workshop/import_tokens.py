@@ -60,12 +60,18 @@ KINDS = {"clip_id": "U", "order": "U", "label": "iuU", "split": "iuU"}  # NumPy'
 CHUNK = 16  # clips whose change over slots stands in memory as float64
 
 
-class _Array(NamedTuple):
-    """An array, of which ``rows(start, stop)`` gives a part. kind, as in NumPy: f, i, u, U or another."""
+class _Slices:
+    """A tensor of a .safetensors file, read in parts, as NumPy has them: bfloat16 as float32."""
 
-    shape: tuple[int, ...]
-    kind: str
-    rows: Callable[[int, int], np.ndarray]
+    def __init__(self, part):
+        self.part, self.shape = part, tuple(part.get_shape())
+        self.dtype = np.dtype({"F": "f4", "B": "f4", "I": "i8", "U": "u8"}[part.get_dtype()[0]])  # B: bfloat16
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        return (self.part[rows].float() if self.dtype.kind == "f" else self.part[rows]).numpy()
+
+
+_Array = np.ndarray | _Slices
 
 
 class _Source(NamedTuple):
@@ -85,30 +91,19 @@ class _Source(NamedTuple):
         return "\n".join([*lines, f"clips: {clips}; {len(self.order)} classes", cost(self.layout, len(self.table))])
 
 
-def _whole(values: np.ndarray) -> _Array:
-    return _Array(values.shape, values.dtype.kind, lambda first, last: np.atleast_1d(values)[first:last])
-
-
 def _reader(path: Path) -> tuple[list[str], Callable[[str], _Array]]:
     """The names of the file's arrays, and what opens one of them."""
     if path.suffix == ".npz":
         archive = np.load(path)
-        return archive.files, lambda name: _whole(archive[name])
+        return archive.files, archive.__getitem__
     file = safe_open(path, framework="pt")
     texts = file.metadata() or {}
 
     def opened(name: str) -> _Array:
         if name in texts:
-            return _whole(np.array(json.loads(texts[name])))
+            return np.array(json.loads(texts[name]))
         part = file.get_slice(name)
-        if not part.get_shape():
-            return _whole(file.get_tensor(name).float().numpy())
-        kind = {"F": "f", "B": "f", "I": "i", "U": "u"}[part.get_dtype()[0]]  # B: bfloat16
-
-        def rows(first: int, last: int) -> np.ndarray:
-            return (part[first:last].float() if kind == "f" else part[first:last]).numpy()
-
-        return _Array(tuple(part.get_shape()), kind, rows)
+        return _Slices(part) if part.get_shape() else file.get_tensor(name).float().numpy()
 
     return [*file.keys(), *texts], opened
 
@@ -137,9 +132,9 @@ def _arrays(path: Path, names: dict[str, str]) -> dict[str, _Array]:
         except Exception as error:
             raise TokensError(f"{path}: `{theirs}`: {error}; write it again, as a plain array") from None
         wanted = KINDS.get(name, "fiu")
-        if array.kind not in wanted:
+        if array.dtype.kind not in wanted:
             kinds = " or ".join(wanted)
-            raise TokensError(f"{path}: `{theirs}` is of kind {array.kind}, not of {kinds} (NumPy's letters)")
+            raise TokensError(f"{path}: `{theirs}` is of kind {array.dtype.kind}, not of {kinds} (NumPy's letters)")
         if name == "audio" and len(array.shape) == 2:
             letters = "nE"
         pairs = list(zip(letters, array.shape, strict=False))
@@ -150,10 +145,6 @@ def _arrays(path: Path, names: dict[str, str]) -> dict[str, _Array]:
                 f"{path}: `{theirs}` is of shape {list(array.shape)}, not [{','.join(letters)}] ({known})"
             )
     return arrays
-
-
-def _column(array: _Array) -> list[Any]:
-    return [str(value) if array.kind == "U" else int(value) for value in array.rows(0, array.shape[0])]
 
 
 def _table(path: Path, columns: dict[str, list[Any]]) -> tuple[pd.DataFrame, list[str]]:
@@ -192,12 +183,12 @@ def open_tokens(path: Path, *, names: dict[str, str] | None = None, scale: float
     path = Path(path)
     arrays = _arrays(path, names or {})
     visual, audio = arrays["visual"], arrays["audio"]
-    integers = [name for name in ("visual", "audio") if arrays[name].kind != "f"]
+    integers = [name for name in ("visual", "audio") if arrays[name].dtype.kind != "f"]
     if scale is not None and not integers:
         raise TokensError(f"{path}: no integers are there that a scale would be for; leave out --scale")
     if scale is None and "scale" in arrays:
-        scale = float(arrays["scale"].rows(0, 1)[0])
-    table, order = _table(path, {name: _column(arrays[name]) for name in KINDS})
+        scale = float(np.asarray(arrays["scale"]))
+    table, order = _table(path, {name: arrays[name][:].tolist() for name in KINDS})
     if integers and not (scale and 0 < scale < math.inf):
         raise TokensError(
             f"{path}: {integers[0]} holds integers, scale is {scale}; give --scale, the value of one step"
@@ -217,8 +208,8 @@ def _shard(source: _Source, first: int, last: int) -> tuple[dict[str, Tensor], d
     unusable: dict[str, str] = {}
     for name in [name for name in ("visual", "audio", "similarity", "loudness") if name in source.arrays]:
         array = source.arrays[name]
-        part = array.rows(first, last).astype(np.float32)
-        if name in ("visual", "audio") and array.kind != "f":
+        part = array[first:last].astype(np.float32)
+        if name in ("visual", "audio") and array.dtype.kind != "f":
             part *= source.scale
         unusable |= {ids[row]: f"{name}: {BEYOND}" for row in np.flatnonzero(~within_half(part))}
         values[name] = torch.from_numpy(part)
@@ -238,8 +229,8 @@ def _shard(source: _Source, first: int, last: int) -> tuple[dict[str, Tensor], d
 def _regions(source: _Source) -> bytes:
     """regions.npz, as avcil/tokens/regions.py reads it. Raises TokensError for shares outside of their range."""
     array, (count, slots, patches) = source.arrays["region"], source.arrays["region"].shape
-    region = array.rows(0, count)
-    if array.kind == "f":
+    region = array[:]
+    if array.dtype.kind == "f":
         with np.errstate(over="ignore", invalid="ignore"):  # refused below
             region = np.rint(region * 255.0)
     if not ((region >= 0) & (region <= 255)).all():

@@ -24,7 +24,6 @@ Source: Pian et al., Audio-Visual Class-Incremental Learning, ICCV 2023 (arXiv 2
 
 import argparse
 import math
-import re
 import sys
 from collections import Counter
 from collections.abc import Mapping
@@ -41,7 +40,7 @@ from torch import Tensor
 from avcil.base.files import write_json
 from avcil.base.refusal import Refusal
 from avcil.tokens.tokens import Layout, coarse_grid
-from avcil.workshop.builders.annotation import Annotation, Clip, read_avcil
+from avcil.workshop.builders.annotation import Annotation, read_avcil
 from avcil.workshop.builders.report import Report, lacking, select, summarise
 from avcil.workshop.builders.vggsound import RENAMED
 from avcil.workshop.imports import BEYOND, TokensError, within_half, write_import
@@ -76,18 +75,11 @@ def _features(folder: Path, stream: str) -> tuple[Path, Mapping] | None:
         raise TokensError(f"{path}: cannot be read ({error}); download it again") from None
 
 
-def _video(clip: str) -> str:
-    """VGGSound's ids are <YouTube id>_<start second>; all others are those of a video."""
-    match = re.fullmatch(r"([\w-]{11})_\d{6}", clip, re.ASCII)
-    return match[1] if match else clip
-
-
 def _open(folder: Path, video_disjoint: bool = False) -> _Source:
     released = read_avcil(folder)
     if released is None:
         raise TokensError(f"{folder}: no all_classId_vid_dict.npy; give a folder like data/AVE of the released data")
-    annotated = [Clip(clip, label, split, _video(clip), ()) for clip, label, split in released[0]]
-    clips, fields = select(Annotation(folder, annotated, released[1], RENAMED), video_disjoint=video_disjoint)
+    clips, fields = select(Annotation(folder, *released, RENAMED), video_disjoint=video_disjoint)
     features = {stream: opened for stream in FEATURES if (opened := _features(folder, stream))}
     missing: set[str] = set()
     for path, arrays in features.values():

@@ -1,24 +1,24 @@
 """`python -m avcil.workshop.open_set`, after `make repro`: how well each solved row knows what it does not know.
 
 Learns the rows again, task by task, and scores the test clips of classes that are yet to come against those of classes
-learnt, by `avcil.learner.unknown`. Writes benchmarks/results/open_set.csv, a line a row, seed and task; the table in
-docs/results.md is made of it by `python -m avcil.workshop.readme`.
+learnt, by `avcil.learner.predictions.unknown`. Writes benchmarks/results/open_set.csv, a line a row, seed and task; the
+table in docs/results.md is made of it by `python -m avcil.workshop.readme`.
 """
 
-import argparse
 from pathlib import Path
 
 import pandas as pd
 import torch
 
 from avcil.base.progress import progress
+from avcil.comparison import sweep
 from avcil.learn import evaluate
 from avcil.learn.checkpoint import EMPTY
 from avcil.learn.train import run_task
-from avcil.learner.unknown import by_leverage, unknown
+from avcil.learner.predictions import by_leverage, unknown
 from avcil.params import load
 from avcil.params.learning import Method, Task, Training
-from avcil.tokens.dataset import Dataset, load_datasets
+from avcil.tokens.dataset import Dataset
 
 # two minutes
 ROWS = ["lll_closed", "ridge_guided", "scaled_ridge_guided", "ridge", "slda", "fecam", "ncm", "scaled_ridge"]
@@ -58,30 +58,19 @@ def measure(
     return lines
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Raises ParameterError for an unknown row, and ManifestError or StoreError where `make repro` was not run."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", nargs="+", default=ROWS, help="rows of params.yaml")
-    parser.add_argument("--to", type=Path, default=Path("benchmarks/results/open_set.csv"))
-    given = parser.parse_args(arguments)
-    params = load()
-    methods = {row: params.method(row) for row in given.rows}
-    manifest, orders = Path("artifacts/splits/manifest.csv"), Path("artifacts/splits/orders.json")
-    data = {
-        name: load_datasets(manifest, orders, Path("artifacts/features") / name, params.seeds)
-        for name in {method.tokens for method in methods.values()}
-    }
+def main() -> None:
+    """Raises ManifestError or StoreError where `make repro` was not run."""
+    params, file, lines = load(), Path("benchmarks/results/open_set.csv"), []
     torch.set_num_threads(1)
-    lines = []
-    given.to.parent.mkdir(parents=True, exist_ok=True)
-    for row, method in progress(methods.items(), desc="rows"):
+    for row in progress(ROWS, desc="rows"):
+        method, splits = params.method(row), Path("artifacts/splits")
+        store = Path("artifacts/features") / method.tokens
+        data = sweep.datasets(sweep.Source(splits / "manifest.csv", splits / "orders.json", store))
         for seed in params.seeds:
-            measured = measure(
-                data[method.tokens][seed], method, params.training, params.tasks, seed, params.compute.device
-            )
+            measured = measure(data[seed], method, params.training, params.tasks, seed, params.compute.device)
             lines += [{"row": row, **line} for line in measured]
         # what is learnt is kept should a later row fail
-        pd.DataFrame(lines).round(4).to_csv(given.to, index=False)
+        pd.DataFrame(lines).round(4).to_csv(file, index=False)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 import torch
@@ -101,16 +101,6 @@ def ran(folder: Path, table: str) -> bool:
 # ---- row by row
 
 
-class Row(NamedTuple):
-    """A line of the table: last accuracy in percent, committed with half its interval, and here."""
-
-    name: str
-    committed: str
-    here: str
-    outcome: str
-    reason: str = ""
-
-
 def half_interval(line: Line, measure: str) -> float:
     """How far from a committed mean is within: the larger of t(0.975, n − 1) s / √n and `FLOOR`."""
     seeds, spread = int(line["seeds"]), line[f"{measure}_std"]
@@ -144,51 +134,46 @@ def _lines(files: Files, table: str) -> dict[str, list[Line]]:
     return lines
 
 
-def _compare(before: Files, here: Files, run_here: set[str]) -> list[Row]:
+def asked_here(folder: Path) -> set[str]:
+    """The rows that params.yaml asks for, where they were run here."""
+    params = load(folder / "params.yaml")
+    chosen = params.protocol().chosen(params.rows) if ran(folder, SUMMARY) else {}
+    return {f"{setting} / {row}" for setting, rows in chosen.items() for row in rows}
+
+
+def outcomes(before: Files, here: Files, run_here: set[str]) -> dict[str, tuple[str, str]]:
+    """Of each row of metrics/summary.csv, in its order, new ones last, the outcome, and why it is outside."""
     (old, old_seeds), (new, new_seeds) = (
         [_lines(files, name) for name in (SUMMARY, SEEDS)] for files in (before, here)
     )
-    rows = []
+    rows = {}
     for name in old | new:
-        was, now = (lines[name][0] if name in lines else None for lines in (old, new))
-        reason = ""
-        if was is None or now is None:
-            outcome, reason = OUTSIDE, "not among the committed rows" if was is None else "committed, but not here"
+        if name not in old or name not in new:
+            rows[name] = OUTSIDE, "committed, but not here" if name in old else "not among the committed rows"
         elif old[name] == new[name] and old_seeds.get(name) == new_seeds.get(name):
-            outcome = SAME if name in run_here else NOT_RUN
+            rows[name] = SAME if name in run_here else NOT_RUN, ""
         else:
-            reason = _why_outside(was, now)
-            outcome = OUTSIDE if reason else WITHIN
-        left = f"{_percent(was)} ± {100 * half_interval(was, 'last_accuracy'):.1f}" if was else "-"
-        rows.append(Row(name, left, _percent(now) if now else "-", outcome, reason))
+            reason = _why_outside(old[name][0], new[name][0])
+            rows[name] = OUTSIDE if reason else WITHIN, reason
     return rows
 
 
-def _percent(line: Line) -> str:
-    return f"{100 * float(line['last_accuracy']):.1f}"
-
-
-def verify(folder: Path, before: Files, here: Files) -> list[Row]:
-    """The rows of metrics/summary.csv, in its order, new ones last. Raises ValueError if it cannot be compared."""
-    params = load(folder / "params.yaml")
-    chosen = params.protocol().chosen(params.rows) if ran(folder, SUMMARY) else {}
-    run_here = {f"{setting} / {row}" for setting, rows in chosen.items() for row in rows}
-    try:
-        return _compare(before, here, run_here)
-    except (KeyError, ValueError) as error:
-        raise ValueError(f"{SUMMARY} cannot be compared ({error!r}); git checkout it, or make it again") from None
-
-
-def table(rows: list[Row]) -> str:
-    """Plain text: a line a row, reasons under rows outside; one line if nothing was run here."""
-    shown = [row for row in rows if row.outcome != NOT_RUN]
+def table(rows: dict[str, tuple[str, str]], before: Files, here: Files) -> str:
+    """Plain text: a line a row, last accuracy committed with half its interval, and here; reasons under rows outside;
+    one line if nothing was run here."""
+    shown = {name: row for name, row in rows.items() if row[0] != NOT_RUN}
     if not shown:
         return f"{SUMMARY}: {NOT_RUN}, {len(rows)} rows as committed"
-    wide = max(len(row.name) for row in rows)
+    old, new = (_lines(files, SUMMARY) for files in (before, here))
+    wide = max(map(len, rows))
     lines = [f"{SUMMARY}, last accuracy in percent", f"{'':{wide}}  {'committed':>12}  {'here':>5}"]
-    for row in shown:
-        lines.append(f"{row.name:{wide}}  {row.committed:>12}  {row.here:>5}  {row.outcome}")
-        lines += [f"    {row.reason}"] if row.reason else []
+    for name, (outcome, reason) in shown.items():
+        was, now = (
+            f"{100 * float(some[name][0]['last_accuracy']):.1f}" if name in some else "-" for some in (old, new)
+        )
+        was += f" ± {100 * half_interval(old[name][0], 'last_accuracy'):.1f}" if name in old else ""
+        lines.append(f"{name:{wide}}  {was:>12}  {now:>5}  {outcome}")
+        lines += [f"    {reason}"] if reason else []
     return "\n".join(lines)
 
 
@@ -255,11 +240,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--record", action="store_true", help=f"keep what tables were made on, in {MADE_ON}")
     asked, folder = parser.parse_args(arguments), Path()
     try:
-        before, here = committed(folder), standing(folder)
-        rows = verify(folder, before, here)
-        counts = Counter(row.outcome for row in rows)
+        before, here, run_here = committed(folder), standing(folder), asked_here(folder)
+        try:
+            rows = outcomes(before, here, run_here)
+            shown = table(rows, before, here)
+        except (KeyError, ValueError) as error:
+            raise ValueError(f"{SUMMARY} cannot be compared ({error!r}); git checkout it, or make it again") from None
+        counts = Counter(outcome for outcome, _ in rows.values())
         changed = git(folder, "status", "--porcelain", "--", "metrics", "figures").decode().splitlines()
-        print(table(rows), end="\n\n")
+        print(shown, end="\n\n")
         print(
             f"{len(rows)} rows:", ", ".join(f"{counts[o]} {o}" for o in (SAME, WITHIN, OUTSIDE, NOT_RUN) if counts[o])
         )

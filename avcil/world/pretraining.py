@@ -24,10 +24,9 @@ Dimension letters as in avcil/encoders/mini.py; ``O`` = 2 sounding objects.
 """
 
 import argparse
+import io
 import json
-import multiprocessing
-import os
-from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +37,7 @@ from torch import Tensor, nn
 
 from avcil.base.alone import alone
 from avcil.base.files import digest, write_bytes
+from avcil.base.processes import each
 from avcil.base.progress import progress
 from avcil.encoders.mini import Mini
 from avcil.encoders.prior import Separator, save_prior
@@ -157,13 +157,6 @@ def _unfinished(path: Path | None, made_from: str) -> dict:
     return state if state.get("made_from") == made_from else {}
 
 
-def _save(path: Path, state: dict) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".part")
-    torch.save(state, temporary)
-    temporary.replace(path)
-
-
 def pretrain(
     config: PriorConfig, seed: int, learner: PriorLearner, scenes: Scenes, unfinished: Path | None = None
 ) -> list[dict]:
@@ -196,7 +189,9 @@ def pretrain(
             history.append({"step": step} | {name: loss.item() for name, loss in losses._asdict().items()})
         if unfinished is not None and (step + 1) % SAVED_EVERY == 0:
             state = {name: part.state_dict() for name, part in parts.items()} | {"generator": generator.get_state()}
-            _save(unfinished, state | {"step": step + 1, "history": json.dumps(history), "made_from": made_from})
+            content = io.BytesIO()
+            torch.save(state | {"step": step + 1, "history": json.dumps(history), "made_from": made_from}, content)
+            write_bytes(unfinished, content.getvalue())
     return history
 
 
@@ -242,6 +237,10 @@ def _comparison(folder: Path, released: Path) -> str:
     return "\n".join(lines)
 
 
+def _train(name: str | None, params: Params, folder: Path) -> None:
+    untrained(params, folder) if name is None else train_prior(params, name, folder)
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m avcil.world.pretraining", description="Train the priors again.")
     parser.add_argument(
@@ -250,22 +249,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--folder", type=Path, default=Path("build/prior"), help="where weights and half-done work go")
     asked = parser.parse_args(arguments)
     params = load()
-    torch.set_num_threads(1)
     known = [*map(str, params.prior.seeds), *params.prior.variants]
     for name in (names := asked.names or known):
         try:
             params.prior.variant(name)
         except ValueError as error:
             parser.error(str(error))
-    # processes side by side: each computes on one thread
-    with (
-        alone([asked.folder]),
-        ProcessPoolExecutor(min(len(names), os.cpu_count() or 1), multiprocessing.get_context("spawn")) as pool,
-    ):
-        jobs = [pool.submit(train_prior, params, name, asked.folder) for name in names]
-        jobs.append(pool.submit(untrained, params, asked.folder))
-        for job in jobs:
-            job.result()
+    with alone([asked.folder]):
+        for _ in each(partial(_train, params=params, folder=asked.folder), [*names, None]):
+            pass
     print(_comparison(asked.folder, Path("prior")))
 
 

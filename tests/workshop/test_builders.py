@@ -134,7 +134,7 @@ def test_a_report_names_all_that_is_wrong(ave_set, tmp_path):
     assert f"missing: {lost}" in str(found) and f"{both}: ['Church bell', 'Cat']" in str(found)
 
 
-def test_class_order_comes_from_a_file_or_a_seed(ave_set, tmp_path):
+def test_class_order_comes_from_a_file(ave_set, tmp_path):
     np.save(tmp_path / "category_encode_dict.npy", {"Cat": 1, "Bus, red": 0, "Church bell": 2})
     (tmp_path / "part.json").write_text('["Cat", "Bus, red"]')
     given = [str(p) for p in (*ave_set, tmp_path / "out")]
@@ -143,11 +143,6 @@ def test_class_order_comes_from_a_file_or_a_seed(ave_set, tmp_path):
     assert json.loads(order.read_text()) == ["Bus, red", "Cat", "Church bell"]
     main(["ave", *given, "--classes", str(tmp_path / "part.json")])
     assert json.loads(order.read_text()) == ["Cat", "Bus, red"] and set(_table(tmp_path / "out").label) == set(CATS[1:])
-    orders = set()
-    for seed in range(6):
-        main(["ave", *given, "--order-seed", str(seed)])
-        orders.add(tuple(json.loads(order.read_text())))
-    assert len(orders) > 1
 
 
 # ---- AV-CIL's dictionaries
@@ -607,11 +602,6 @@ def test_options_out_of_range_are_refused(capsys):
         assert f"argument {option}: invalid" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         main(["fsc89", "a", "b", "--shots", "0"])
-
-
-def test_an_order_that_has_tasks_is_not_drawn(tmp_path):
-    _fsc89(tmp_path)
-    assert "leave out --order-seed" in _refused(["fsc89", tmp_path, tmp_path, "--order-seed", "1"])
 
 
 # ---- the real annotation files, where they are at hand

@@ -27,7 +27,7 @@ BUILDERS: dict[str, Callable[..., Annotation]] = {
     "fsc89": fsd.read_fsc89,
     "folder": folder.read,
 }
-SHARED = ("order_seed", "split_seed", "video_disjoint")  # options of `build`
+SHARED = ("split_seed", "video_disjoint")  # options of `build`
 
 
 def _share(text: str) -> float:
@@ -45,7 +45,6 @@ def _count(text: str) -> int:
 OPTIONS: dict[str, dict[str, Any]] = {
     "classes": dict(type=Path, metavar="FILE", help="classes to keep, in the order in which they are learnt: a JSON "
         "list or AV-CIL's category_encode_dict.npy"),
-    "order_seed": dict(type=int, metavar="N", help="draw the class order from this seed"),
     "split_seed": dict(type=int, default=0, metavar="N", help="of what the files leave open (default: 0)"),
     "val_share": dict(type=_share, metavar="S", help="of each class's train clips, drawn as val"),
     "video_disjoint": dict(action="store_true", help="no train or val clip of a video that has a test clip"),

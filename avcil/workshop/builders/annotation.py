@@ -2,6 +2,7 @@
 
 import csv
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,12 +45,18 @@ class Clip(NamedTuple):
     video: str
     places: tuple[tuple[str, float], ...]
 
+    @classmethod
+    def of(cls, clip_id: str, label: str, split: str) -> "Clip":
+        """A clip in a file of its own name; one named <YouTube id>_<start second>, as in VGGSound, is of that video."""
+        timed = re.fullmatch(r"([\w-]{11})_\d{6}", clip_id, re.ASCII)
+        return cls(clip_id, label, split, timed[1] if timed else clip_id, ((clip_id, 0.0),))
+
 
 @dataclass(frozen=True)
 class Annotation:
     """All that a data set's own files say.
 
-    classes: those to keep, in the order in which they are learnt; None: all, in an order that a seed draws.
+    classes: those to keep, in the order in which they are learnt; None: all, in an order drawn from seed 0.
     renamed: official names of labels that some files spell otherwise. redraw: for a split that the files leave open,
     the shares of the splits to draw from it. shots: how many training clips to keep of a class.
     files: .json files that belong beside the manifest, by name. notes: what the report adds.
@@ -125,9 +132,9 @@ def read_classes(path: Path) -> list[str]:
     return sorted(ids, key=lambda name: ids[name])
 
 
-def read_avcil(folder: Path, val_share: float | None = None) -> tuple[list[tuple[str, str, str]], list[str]] | None:
-    """Clip, label and split as AV-CIL's authors released them (data/AVE and others), and the labels in their order;
-    None if ``folder`` is none of theirs. Raises BuilderError if another share of val clips is wanted."""
+def read_avcil(folder: Path, val_share: float | None = None) -> tuple[list[Clip], list[str]] | None:
+    """The clips as AV-CIL's authors released them (data/AVE and others), and the labels in their order; None if
+    ``folder`` is none of theirs. Raises BuilderError if another share of val clips is wanted."""
     path = folder / "all_classId_vid_dict.npy"
     if not path.is_file():
         return None
@@ -137,7 +144,7 @@ def read_avcil(folder: Path, val_share: float | None = None) -> tuple[list[tuple
     try:
         for split in SPLITS:
             for class_id, ids in _BY_CLASS.validate_python(members[split], strict=True).items():
-                clips += [(clip, labels[class_id], split) for clip in ids]
+                clips += [Clip.of(clip, labels[class_id], split) for clip in ids]
     except (ValidationError, LookupError) as error:
         reason = str(error)
         if isinstance(error, ValidationError):

@@ -21,7 +21,7 @@ def read(annotations: Path, *, classes: Path | None = None) -> Annotation:
     """
     order = read_classes(classes) if classes else None
     if released := read_avcil(annotations):
-        return Annotation(annotations, [_clip(*row) for row in released[0]], order or released[1])
+        return Annotation(annotations, released[0], order or released[1])
     rows = read_rows(annotations / "Annotations.txt", COLUMNS, headless=True, delimiter="&")
     known = {(row["Category"], row["VideoID"]): place for place, (_, row) in enumerate(rows)}
     clips = []
@@ -31,9 +31,5 @@ def read(annotations: Path, *, classes: Path | None = None) -> Annotation:
             if (label, video) not in known:
                 what = f"`{video}` of `{label}` is not in Annotations.txt"
                 raise BuilderError(f"{where}: {what}; take all four files from one download")
-            clips.append((known[label, video], _clip(video, label, split)))
+            clips.append((known[label, video], Clip.of(video, label, split)))
     return Annotation(annotations, [clip for _, clip in sorted(clips)], order)
-
-
-def _clip(video: str, label: str, split: str) -> Clip:
-    return Clip(video, label, split, video, ((video, 0.0),))

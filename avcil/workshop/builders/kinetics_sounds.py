@@ -46,8 +46,7 @@ def read(annotations: Path, *, classes: Path | None = None, val_share: float | N
     names = read_classes(classes) if classes else CLASSES
     notes = {"class list": f"the {len(names)} of {classes or 'AV-CIL'}"}
     if released := read_avcil(annotations, val_share):
-        clips = [Clip(video, label, split, video, ((video, 0.0),)) for video, label, split in released[0]]
-        return Annotation(annotations, clips, names if classes else released[1], RENAMED, notes=notes)
+        return Annotation(annotations, released[0], names if classes else released[1], RENAMED, notes=notes)
     clips, unlabelled = [], 0
     for path in sorted(annotations.glob("*.csv")) if annotations.is_dir() else [annotations]:
         for where, row in read_rows(path, ("youtube_id", "time_start", "time_end", "split")):

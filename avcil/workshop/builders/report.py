@@ -97,18 +97,14 @@ def _tidy(labels: pd.Series, renamed: dict[str, str]) -> tuple[pd.Series, dict[s
     return tidy, dict(zip(labels[changed], tidy[changed], strict=True))
 
 
-def _order(annotation: Annotation, labels: set[str], seed: int | None) -> list[str]:
+def _order(annotation: Annotation, labels: set[str]) -> list[str]:
     """The classes in the order in which they are learnt. Raises BuilderError for one without clips."""
     order = [annotation.renamed.get(name, name) for name in annotation.classes or sorted(labels)]
     if unknown := [f"`{name}`{nearest(name, labels)}" for name in order if name not in labels]:
         raise BuilderError(f"{annotation.source}: no clip of {', '.join(unknown)}; correct or drop these classes")
     if twice := [name for i, name in enumerate(order) if name in order[:i]]:
         raise BuilderError(f"{annotation.source}: `{twice[0]}` is listed under two names; drop one from the classes")
-    if annotation.classes and seed is None:
-        return order
-    if "tasks.json" in annotation.files:
-        raise BuilderError(f"{annotation.source}: has tasks of its own, in order; leave out --order-seed")
-    return class_order(pd.DataFrame({"label": order}), seed or 0)
+    return order if annotation.classes else class_order(pd.DataFrame({"label": order}), 0)
 
 
 def _unique(clips: pd.DataFrame) -> tuple[pd.DataFrame, dict]:
@@ -125,9 +121,7 @@ def _unique(clips: pd.DataFrame) -> tuple[pd.DataFrame, dict]:
     return clips[~torn].drop_duplicates("clip_id", keep="last"), fields
 
 
-def select(
-    annotation: Annotation, *, order_seed: int | None = None, split_seed: int = 0, video_disjoint: bool = False
-) -> tuple[pd.DataFrame, dict]:
+def select(annotation: Annotation, *, split_seed: int = 0, video_disjoint: bool = False) -> tuple[pd.DataFrame, dict]:
     """The clips to look for, as a table of `Clip`, and what `Report` says of the annotation. Arguments as of `build`.
 
     Raises BuilderError for an annotation without clips, or classes that are unknown.
@@ -136,7 +130,7 @@ def select(
         raise BuilderError(f"{annotation.source}: no clips; --help shows what is expected")
     clips = pd.DataFrame(annotation.clips, columns=Clip._fields)
     clips["label"], mended = _tidy(clips.label, annotation.renamed)
-    order = _order(annotation, set(clips.label), order_seed)
+    order = _order(annotation, set(clips.label))
     clips, fields = _unique(clips[clips.label.isin(order)])
     clips = clips.assign(split=draw.split(clips, annotation.redraw, split_seed))
     tested = clips.video[clips.split == "test"]
@@ -199,21 +193,19 @@ def build(
     media: Path,
     destination: Path,
     *,
-    order_seed: int | None = None,
     split_seed: int = 0,
     video_disjoint: bool = False,
 ) -> Report:
     """Write the benchmark of the annotated clips that are in ``media``. The same input gives the same bytes.
 
     Args:
-        order_seed: draw the order of classes from it, even if the annotation has one.
         split_seed: of what the annotation leaves open.
         video_disjoint: leave out train and val clips whose video also has a test clip.
 
     Raises BuilderError, before anything is written, for classes that are unknown or lack training or test clips, media
     that are not there, or a destination in use.
     """
-    clips, fields = select(annotation, order_seed=order_seed, split_seed=split_seed, video_disjoint=video_disjoint)
+    clips, fields = select(annotation, split_seed=split_seed, video_disjoint=video_disjoint)
     clips, missing = _locate(clips, media)
     if what := lacking(clips, fields["order"]):
         why = f"{len(missing)} clips have no medium: get theirs" if missing else "annotate some"

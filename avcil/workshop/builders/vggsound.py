@@ -39,7 +39,7 @@ def read(
     order = read_classes(classes) if classes else None
     redraw, notes = {}, {}
     if released := read_avcil(annotations, val_share):
-        clips, order = [_clip(*row) for row in released[0]], order or released[1]
+        clips, order = released[0], order or released[1]
     else:
         share = val_share or 0.1
         clips, redraw = [], {"train": {"train": 1 - share, "val": share}}
@@ -48,15 +48,11 @@ def read(
         for where, row in read_rows(annotations, columns, headless=True):
             begin = int(time(where, row["start seconds"]))
             split = one_of(where, row["train/test split"], ("train", "test"))
-            clips.append(_clip(f"{row['YouTube ID']}_{begin:06d}", row["label"], split))
+            clips.append(Clip.of(f"{row['YouTube ID']}_{begin:06d}", row["label"], split))
     files: dict[str, object] = {}
     if vggsounder:
         files[MULTILABEL], notes["VGGSounder"] = _multilabel(vggsounder, clips, order)
     return Annotation(annotations, clips, order, RENAMED, redraw, files=files, notes=notes)
-
-
-def _clip(clip_id: str, label: str, split: str) -> Clip:
-    return Clip(clip_id, label, split, clip_id.rpartition("_")[0], ((clip_id, 0.0),))
 
 
 def _multilabel(path: Path, clips: list[Clip], order: list[str] | None) -> tuple[dict[str, list[str]], str]:

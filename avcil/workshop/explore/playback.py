@@ -8,14 +8,13 @@ Dimension letters: ``F`` pictures of a clip, ``L`` temporal slots, ``S`` patches
 import io
 from typing import NamedTuple
 
-import av
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from scipy.io import wavfile
 
-from avcil.extraction.clips import SAME_BYTES, Clip
+from avcil.extraction.clips import Clip, write_clip
 from avcil.results.plots import PALETTE, overlay
 
 SMOOTH = 16  # positions of the playhead a second, at least
@@ -86,25 +85,6 @@ def timeline(mel: np.ndarray, moments: list[np.ndarray], seconds: float, width: 
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def _encoded(pictures: list[np.ndarray], waveform: np.ndarray, fps: int, sample_rate: int, how: dict) -> bytes:
-    """An .mp4 file as `write_clip` writes them, but for ``how`` pictures are encoded."""
-    content = io.BytesIO()
-    with av.open(content, "w", format="mp4") as container:
-        video = container.add_stream("libx264", rate=fps)
-        video.height, video.width, video.pix_fmt = *pictures[0].shape[:2], "yuv420p"
-        video.options = {**how, **SAME_BYTES}
-        audio = container.add_stream("aac", rate=sample_rate)
-        audio.layout = "mono"
-        for picture in pictures:
-            container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(video.encode())
-        sound = av.AudioFrame.from_ndarray(waveform[None].astype(np.float32), format="fltp", layout="mono")
-        sound.sample_rate, sound.pts = sample_rate, 0
-        container.mux(audio.encode(sound))
-        container.mux(audio.encode())
-    return content.getvalue()
-
-
 def film(
     clip: Clip, looks: dict[str, Attention], share: np.ndarray, mel: np.ndarray, how: dict = QUICK
 ) -> tuple[bytes, int]:
@@ -130,4 +110,6 @@ def film(
             picture = whole.copy()
             picture[-TIMELINE - FOOT : -FOOT, at - 1 : at + 2] = (0, 220, 255)
             pictures.append(picture)
-    return _encoded(pictures, clip.waveform, round(clip.fps * steps), clip.sample_rate, how), head.shape[1]
+    content = io.BytesIO()
+    write_clip(content, pictures, clip.waveform, round(clip.fps * steps), clip.sample_rate, quality=how, bit_rate=None)
+    return content.getvalue(), head.shape[1]

@@ -12,6 +12,8 @@ from avcil.params import ParameterError, load
 from avcil.params.section import nearest
 from avcil.workshop.builders import vggsound
 
+SHOWN = ("average_accuracy", "last_accuracy", "forgetting_last")
+
 
 def run(benchmark: str, rows: list[str] | None = None) -> str:
     """Learn what the protocol prescribes, or those of its rows; returns the table. Raises ValueError in one line."""
@@ -29,18 +31,16 @@ def run(benchmark: str, rows: list[str] | None = None) -> str:
     sweep.run(protocol.jobs(place, params, prescribed, chosen, results), engine=params.compute.engine)
     found = tables.read(results, prescribed, chosen)
     tables.write(results / "metrics", found, prescribed)
-    lines = ["| setting | row | average | last | forgetting |", "|---|---|---:|---:|---:|"]
     summary = tables.summarise(tables.per_seed(tables.frames(found.results)))
-    for _, row in summary.sort_values(["setting", "last_accuracy"], ascending=False).iterrows():
-        measures = ("average_accuracy", "last_accuracy", "forgetting_last")
-        cells = " | ".join(tables.percent(row[name], row[f"{name}_std"]) for name in measures)
-        lines.append(f"| {row.setting} | {row.method} | {cells} |")
+    lines = [
+        [row.setting, row.method, *(tables.percent(row[name], row[f"{name}_std"]) for name in SHOWN)]
+        for _, row in summary.sort_values(["setting", "last_accuracy"], ascending=False).iterrows()
+    ]
+    table = tables.markdown("| setting | row | average | last | forgetting |", "llrrr", lines)
     if (place.folder / vggsound.MULTILABEL).exists():
         several = tables.multilabel_accuracy(found, vggsound.read_multilabel(place.folder))
         several.round(4).to_csv(results / "metrics/multilabel.csv", index=False)
-    return "\n".join(
-        [*lines, "", f"Test clips, in percent: mean ± standard deviation over seeds. Tables: {results}/metrics"]
-    )
+    return f"{table}\n\nTest clips, in percent: mean ± standard deviation over seeds. Tables: {results}/metrics"
 
 
 def add(subparsers) -> None:

@@ -32,6 +32,7 @@ from avcil.tokens.manifest import write_manifest, write_orders
 from avcil.tokens.store import Header, load_header
 from avcil.workshop.builders import folder
 from avcil.workshop.own.clips import begun, classes_by_task, digest_of, drop_unusable, extract_tokens, link, read_clips
+from avcil.workshop.own.protocol import SHOWN
 
 ROWS = ["joint_guided", "lll_closed", "lll_analytic", "lll_prior", "replay", "ridge"]
 FEW = 30  # test clips
@@ -101,13 +102,11 @@ def table_of(results: dict, test: pd.Series) -> tuple[pd.DataFrame, str]:
     right = (table.last_accuracy * count).round().astype(int)
     spans = [binomtest(k, count).proportion_ci(method="wilson") for k in right]
     table = table.assign(test_clips=count, low=[span.low for span in spans], high=[span.high for span in spans])
-    lines = ["| row | average | last | 95 % | forgetting |", "|---|---:|---:|---:|---:|"]
+    cells = []
     for _, row in table.iterrows():
-        average, last, forgetting = (
-            tables.percent(row[m], row[f"{m}_std"]) for m in ("average_accuracy", "last_accuracy", "forgetting_last")
-        )
-        span = f"{100 * row.low:.0f} to {100 * row.high:.0f}"
-        lines.append(f"| {row.row} | {average} | {last} | {span} | {forgetting} |")
+        average, last, forgetting = (tables.percent(row[name], row[f"{name}_std"]) for name in SHOWN)
+        cells.append([row.row, average, last, f"{100 * row.low:.0f} to {100 * row.high:.0f}", forgetting])
+    lines = [tables.markdown("| row | average | last | 95 % | forgetting |", "lrrrr", cells)]
     seeds = int(table.seeds.min())
     spread = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
     lines += [
