@@ -80,18 +80,16 @@ def jobs(
         keep = {} if setting.keep is None else {"keep": setting.keep}
         shared = Training(**params.training.model_dump() | protocol.training | keep)
         where = dict.fromkeys(setting.seeds or protocol.seeds, (place, out / name))
-        changed = params.model_copy(update={"world": params.world_of(setting)})
         if setting.worlds:
-            drawn = artifacts / "worlds" / (name if setting.world else "")
             for seed in where:
-                world = worlds.drawn(seed, drawn, changed) if seed or setting.world else place
+                world = worlds.drawn(seed, artifacts / "worlds", params) if seed else place
                 where[seed] = (world, out / name / f"world{seed}")
         for row in chosen:
             if place.chained and (name, row) == (first, "lll_prior"):
                 continue
             method = _adapted(row, params.methods[row], protocol, setting)
             epochs = protocol.epochs_of.get(row, protocol.epochs)
-            tokens, timbres = setting.tokens or protocol.tokens or method.tokens, changed.world.timbres
+            tokens, timbres = setting.tokens or protocol.tokens or method.tokens, params.world.timbres
             sources = {at: _source(at[0], tokens, protocol, setting, timbres, at[1]) for at in set(where.values())}
             for seed, at in where.items():
                 classes = pd.read_csv(sources[at].manifest, dtype=str).label.nunique()

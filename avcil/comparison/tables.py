@@ -28,8 +28,6 @@ MEASURES = [
     *MAIN, "retention", "backward_transfer", "rise", "localisation_hit_first_task", "localisation_change_first_task",
 ]  # fmt: skip
 HEADLINE = ("lll_prior", "lll_closed", "replay", "joint_guided")
-# of LLL: the row with it, and the row without
-PARTS = {"guidance": ("lll_prior", "naive_fusion"), "distillation": ("lll_prior", "without_both_levels")}
 
 Key = tuple[str, str, int]
 
@@ -297,18 +295,6 @@ class Comparable(NamedTuple):
         table["p_holm"] = holm(table.p)
         table["verdict"] = [verdict(one) for one in leads.values()]
         return table.reset_index()
-
-
-def worth(comparable: Comparable, protocol: Protocol) -> pd.DataFrame:
-    """Columns knob, value, part, mean, low, high: what each of `PARTS` adds to last accuracy in the settings of the
-    protocol's knobs in which it was left out."""
-    lines = []
-    for knob, settings in protocol.knobs.items():
-        for (value, setting), (part, rows) in product(settings.items(), PARTS.items()):
-            if set(rows) <= set(comparable.methods(setting)):
-                lead = comparable.lead(setting, "last_accuracy", *rows)
-                lines.append((knob, value, part, lead.mean, lead.low, lead.high))
-    return pd.DataFrame(lines, columns=["knob", "value", "part", "mean", "low", "high"])
 
 
 def paired(seeds: pd.DataFrame, reference: str, others: list[str]) -> pd.DataFrame:

@@ -13,7 +13,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from avcil.base.refusal import Refusal
-from avcil.params.comparison import Protocol, Row, Search, Setting
+from avcil.params.comparison import Protocol, Row, Search
 from avcil.params.encoders import EncoderConfig
 from avcil.params.extraction import Compute, FeatureConfig
 from avcil.params.learning import Task, Training, chain
@@ -109,11 +109,6 @@ class Params(Section):
             listed = [row for setting in protocol.settings.values() for row in setting.rows or []]
             for row in (*protocol.headline, *protocol.rows, *listed):
                 _check(row, self.methods, f"protocols.{name}: no method")
-            for key, setting in protocol.settings.items():
-                try:
-                    self.world_of(setting)
-                except ValidationError as error:
-                    raise ValueError(f"protocols.{name}.settings.{key}.world: {offence(error)}") from None
         return self
 
     @property
@@ -126,10 +121,6 @@ class Params(Section):
         """Of whom that entry of `encoders` takes the similarity of sound and patches, if not its own."""
         guide = self.encoders[encoder].similarity
         return None if guide is None else self.encoders[guide]
-
-    def world_of(self, setting: Setting) -> World:
-        """The world of a setting that draws its own: `world` with what the setting changes."""
-        return World(**self.world.model_dump() | setting.world)
 
     def method(self, name: str) -> Row:
         """The row of that name; raises ParameterError naming the nearest one."""
@@ -150,10 +141,9 @@ class Params(Section):
         protocol = self.protocols[benchmark]
         for name in protocol.chosen(rows):
             setting = protocol.settings[name]
-            world = self.world_of(setting)
-            there = world.classes if setting.worlds else classes
+            there = self.world.classes if setting.worlds else classes
             try:
-                protocol.sizes(setting, there if setting.twins else min(there, world.timbres))
+                protocol.sizes(setting, there if setting.twins else min(there, self.world.timbres))
             except ValueError as error:
                 raise ParameterError(f"protocols.{benchmark}.settings.{name}: {error}") from None
 

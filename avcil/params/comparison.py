@@ -40,7 +40,6 @@ class Setting(Section):
     seeds: Seeds | None = Field(None, min_length=1, description="a part of the protocol's")
     twins: bool = Field(True, description="false: classes that share a sound are one class, so that sound tells all")
     worlds: bool = Field(False, description="true: each seed has a world of its own (avcil/comparison/worlds.py)")
-    world: dict[str, object] = Field({}, description="keys of `world` that its worlds change")
 
     @property
     def memory_alone(self) -> bool:
@@ -67,7 +66,6 @@ class Protocol(Section):
     changes: dict[str, dict[str, object]] = Field({}, description="keys of rows that it changes, by row; `*`: of all")
     rows: list[str] = Field(min_length=1)
     settings: dict[str, Setting]
-    knobs: dict[str, dict[str, str]] = Field({}, description="of a figure: settings by what is turned, and how far")
 
     @model_validator(mode="after")
     def _consistent(self):
@@ -83,13 +81,10 @@ class Protocol(Section):
                 raise ValueError(f"settings.{name}: seed {foreign[0]} is not among the protocol's {self.seeds}")
             if (setting.worlds or not setting.twins) and self.class_order == "official":
                 raise ValueError(f"settings.{name}: drawn worlds and merged classes have no official order")
-            if setting.world and not setting.worlds:
-                raise ValueError(f"settings.{name}: `world` changes drawn worlds alone; add `worlds: true`")
-            if setting.worlds and setting.tokens:
-                raise ValueError(f"settings.{name}: drawn worlds have a prior each; leave out `tokens`")
-        for knob, turned in self.knobs.items():
-            if unknown := sorted(set(turned.values()) - set(self.settings)):
-                raise ValueError(f"knobs.{knob}: `{unknown[0]}` is not among the settings")
+            if setting.worlds and setting.tokens not in (None, "random"):
+                raise ValueError(
+                    f"settings.{name}: drawn worlds have a prior each; leave out `tokens`, or say `random`"
+                )
         return self
 
     def chosen(self, rows: Literal["headline", "all"] | list[str]) -> dict[str, list[str]]:

@@ -160,30 +160,3 @@ def budget_curves(table: pd.DataFrame) -> Figure:
     )  # fmt: skip
     figure.tight_layout()
     return figure
-
-
-def knobs(worth: pd.DataFrame) -> Figure:
-    """Points of last accuracy that a part of LLL adds, with 95 % intervals, as one thing is turned: a panel a knob.
-
-    worth: knob, value, part, mean, low, high (fractions), as `avcil.comparison.tables.worth` gives them.
-    """
-    shown = list(worth.knob.unique())
-    figure, panels = plt.subplots(
-        1, max(1, len(shown)), figsize=(3.4 * max(1, len(shown)), 3.6), sharey=True, squeeze=False
-    )
-    for axis, knob in zip(panels[0], shown, strict=False):
-        mine = worth[worth.knob == knob]
-        values = list(mine.value.unique())
-        for number, (part, lines) in enumerate(mine.groupby("part", sort=False)):
-            x = [values.index(value) + 0.08 * (number - 0.5) for value in lines.value]
-            mean, ends = 100 * lines["mean"], 100 * lines[["low", "high"]]
-            axis.plot(x, mean, color=PALETTE[number], marker="o", markersize=5, label=part)
-            axis.vlines(x, ends.low, ends.high, color=PALETTE[number], alpha=0.6)
-        axis.axhline(0, color="0.2", linewidth=1)
-        axis.set(xticks=range(len(values)), xlabel=knob, xlim=(-0.4, len(values) - 0.6))
-        axis.set_xticklabels(values, fontsize="small")
-    panels[0, 0].set_ylabel("points of last accuracy added")
-    if shown:
-        panels[0, 0].legend(frameon=False, fontsize="small")
-    figure.tight_layout()
-    return figure

@@ -4,7 +4,6 @@ What stands between two markers is never edited by hand, and a test compares it 
 """
 
 import json
-import math
 import re
 from pathlib import Path
 
@@ -13,9 +12,7 @@ import pandas as pd
 
 from avcil.comparison.intervals import ALPHA, Interval, over_seeds, points, sign, verdict
 from avcil.comparison.search import compared
-from avcil.comparison.tables import PARTS, Comparable, markdown, percent, worth
-from avcil.params import load
-from avcil.params.comparison import Protocol
+from avcil.comparison.tables import Comparable, markdown, percent
 from avcil.results import names
 from avcil.results.names import families, name_of, of_family, short_name_of
 from avcil.workshop import beyond, claims, probe
@@ -183,19 +180,6 @@ def priors(folder: Path) -> str:
     )
 
 
-def knobs(folder: Path, protocol: Protocol) -> str:
-    """What guidance and distillation are worth where one thing is turned, of the protocol's `knobs`."""
-    rows = []
-    for (knob, value), lines in worth(Comparable.of(folder), protocol).groupby(["knob", "value"], sort=False):
-        seeds = protocol.settings[protocol.knobs[knob][value]].seeds or protocol.seeds
-        leads = [Interval(line.mean, line.low, line.high, math.nan, len(seeds)) for line in lines.itertuples()]
-        rows.append([knob, value, str(len(seeds)), *map(verdict, leads)])
-    head = f"| | | seeds | {' | '.join(PARTS)} |"
-    without = ", ".join(f"{part}: minus {short_name_of(row)}" for part, (_, row) in PARTS.items())
-    table = markdown(head, "llrll", rows)
-    return f"{table}\n\nLast accuracy of LLL, prior-guided, in points, with 95 % intervals; {without}."
-
-
 def _harder(folder: Path) -> str:
     """What fewer exemplars change, and what is left to tell where sound alone tells the class."""
     comparable = Comparable.of(folder)
@@ -294,8 +278,9 @@ def kernels(benchmarks: Path) -> str:
     return "\n\n".join([*blocks, "AV-CIL from its features to its last task. " + epochs])
 
 
-def development(benchmarks: Path) -> str:
-    """Average and last accuracy of every row on every collection of `benchmarks/transfer.py`, best mean rank first."""
+def development(benchmarks: Path, folder: Path) -> str:
+    """Average and last accuracy of every row on every collection of `benchmarks/transfer.py`, best mean rank first;
+    and what worlds say where tokens mean nothing."""
     table = pd.read_csv(benchmarks / "development.csv").query("part == 'table'")
     collections, rows = list(dict.fromkeys(table.collection)), []
     # rows that lack a collection, whose ranks are no mean of all, come last
@@ -307,8 +292,17 @@ def development(benchmarks: Path) -> str:
     counts = ", ".join(f"{name} {count}" for name, count in table.groupby("collection").seeds.max().items())
     return (
         f"{markdown(head, 'l' + 'r' * (len(collections) + 1), rows)}\n\n"
-        f"Test clips, in percent; at most so many seeds: {counts}. Ranks are of last accuracy."
+        f"Test clips, in percent; at most so many seeds: {counts}. Ranks are of last accuracy.\n\n{_untrained(folder)}"
     )
+
+
+def _untrained(folder: Path) -> str:
+    comparable = Comparable.of(folder)
+    ours, *others = comparable.methods("worlds_untrained")
+    leads = {row: comparable.lead("worlds_untrained", "last_accuracy", ours, row) for row in others}
+    against = "; ".join(f"{short_name_of(row)}: {verdict(lead)}" for row, lead in leads.items())
+    worlds = leads[others[0]].seeds
+    return f"On untrained tokens over {worlds} worlds instead of one, {short_name_of(ours)} against {against}."
 
 
 def open_set(file: Path) -> str:
@@ -368,7 +362,6 @@ def updated(texts: dict[str, str], folder: Path) -> dict[str, str]:
         "claims": claims.table(folder),
         "attention": claims.attention(folder),
         "priors": priors(folder),
-        "knobs": knobs(folder, load(folder.parent / "params.yaml").protocol()),
         "field": field(folder),
         "methods": methods(),
         "field_reading": field_reading(folder),
@@ -377,7 +370,7 @@ def updated(texts: dict[str, str], folder: Path) -> dict[str, str]:
         "open_set": open_set(benchmarks / "open_set.csv"),
         "search": search(folder / "search.csv"),
         "kernels": kernels(benchmarks),
-        "development": development(benchmarks),
+        "development": development(benchmarks, folder),
         "parity": parity(benchmarks),
         "many_tasks": beyond.many_tasks(folder),
         "missing": beyond.missing(folder),

@@ -49,13 +49,12 @@ def parameters(raw: dict) -> dict:
     small["methods"] = {name: row for name, row in raw["methods"].items() if name in ROWS}
     embedded = small["protocols"][small["benchmark"]]
     embedded |= {"rows": list(ROWS), "headline": list(ROWS)}
-    few = {"rows": ["lll_prior", "naive_fusion", "without_both_levels"]}
+    few = {"rows": ["lll_analytic", "replay"]}
     embedded["settings"] = {
         "standard": {},
         "exemplars_1": few | {"exemplars": 1},
         "exemplars_10": few | {"exemplars": 10},
     }
-    embedded["knobs"] = {"exemplars a class": {"1": "exemplars_1", "5": "standard", "10": "exemplars_10"}}
     small["protocols"] = {small["benchmark"]: embedded}
     return small
 

@@ -272,20 +272,6 @@ def test_each_seed_of_a_setting_with_worlds_learns_in_its_own(field, twins, tmp_
     assert not made
 
 
-def test_a_setting_s_own_world_is_drawn_for_it_alone_and_for_seed_0_too(field, twins, tmp_path, monkeypatch):
-    made = []
-    monkeypatch.setattr(worlds, "drawn", lambda *given: made.append(given) or twins)
-    own = {"worlds": True, "seeds": [0, 7], "world": {"twin_in_view": 0.25}}
-    protocol = _protocol(class_order="drawn", rows=["ridge"], tokens=None, settings={"standard": {}, "twins": own})
-    protocols.jobs(twins, field, protocol, "all", tmp_path)
-    assert [(seed, folder) for seed, folder, _ in made] == [
-        (0, tmp_path / "worlds/twins"),
-        (7, tmp_path / "worlds/twins"),
-    ]
-    assert {params.world.twin_in_view for *_, params in made} == {0.25}
-    assert {params.world.classes for *_, params in made} == {field.world.classes}
-
-
 def _killed(*_, **__):
     raise KeyboardInterrupt
 

@@ -10,17 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 from avcil.base.files import write_json, write_sealed
 from avcil.comparison import tables
-from avcil.comparison.tables import (
-    Comparable,
-    Swept,
-    accuracy_matrix,
-    correctness,
-    frames,
-    paired,
-    per_seed,
-    summarise,
-    worth,
-)
+from avcil.comparison.tables import Comparable, Swept, accuracy_matrix, correctness, frames, paired, per_seed, summarise
 from avcil.learn import metrics
 from avcil.learn.checkpoint import EMPTY
 from avcil.learn.evaluate import TaskResult
@@ -349,16 +339,3 @@ def test_a_table_of_other_columns_is_not_mixed_with_the_new_one(tmp_path):
     pd.DataFrame([("standard", "lll_prior", 0.5)], columns=["setting", "method", "old"]).to_csv(folder / "seeds.csv")
     tables.write(folder, found, protocol)
     assert (folder / "seeds.csv").read_bytes() == alone
-
-
-def test_what_a_part_is_worth_is_told_where_it_was_left_out(tmp_path):
-    rng = np.random.default_rng(0)
-    all_of_it, blind = (rng.uniform(size=(3, 50)) < share for share in (0.8, 0.5))
-    comparable = _comparable(tmp_path, {"lll_prior": all_of_it, "naive_fusion": blind})
-    shared = {"class_order": "drawn", "classes_per_task": 1, "epochs": 1, "seeds": [0], "rows": ["lll_prior"]}
-    knobs = {"exemplars": {"5": "standard", "1": "exemplars_1"}}
-    protocol = Protocol(**shared, settings={"standard": {}, "exemplars_1": {}}, knobs=knobs)
-    (line,) = worth(comparable, protocol).itertuples(index=False)  # distillation was left out in no setting
-    assert line[:3] == ("exemplars", "5", "guidance")
-    lead = comparable.lead("standard", "last_accuracy", "lll_prior", "naive_fusion")
-    assert line[3:] == pytest.approx(lead[:3]) and line.mean == pytest.approx(all_of_it.mean() - blind.mean())

@@ -153,21 +153,6 @@ def test_a_protocol_takes_the_rest_from_the_one_that_it_is_like(tmp_path):
             "settings.worlds: drawn worlds have a prior each",
         ),
         (
-            "protocols.sounding_objects.settings.standard.world",
-            {"twin_in_view": 0.5},
-            "settings.standard: `world` changes drawn worlds alone",
-        ),
-        (
-            "protocols.sounding_objects.settings.worlds_twins_0.world",
-            {"twin_in_sight": 0.5},
-            "settings.worlds_twins_0.world: no key `twin_in_sight` .did you mean `twin_in_view`",
-        ),
-        (
-            "protocols.sounding_objects.knobs.prior",
-            {"a": "prior_3"},
-            "knobs.prior: `prior_3` is not among the settings",
-        ),
-        (
             "prior.variants.frames",
             {"matching": "frame"},
             "prior: variants.frames: matching: Input should be 'regions' or",
