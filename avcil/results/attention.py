@@ -10,7 +10,7 @@ from PIL import Image
 
 from avcil.extraction.clips import read_clip
 from avcil.learn.checkpoint import load_checkpoint
-from avcil.learn.evaluate import predict, restore
+from avcil.learn.evaluate import read_out
 from avcil.learn.model import Output
 from avcil.params.learning import Method, Training
 from avcil.params.world import Film
@@ -20,8 +20,7 @@ from avcil.tokens.dataset import Dataset
 
 def _output(data: Dataset, clip: int, folder: Path, method: Method, training: Training) -> Output:
     checkpoint = load_checkpoint(folder, order=data.order)
-    model = restore(checkpoint, method, training, data.tokens.channels)
-    return predict(model, data.tokens, torch.tensor([clip]), maps=True)
+    return read_out(checkpoint, method, training, data.tokens, torch.tensor([clip])).output
 
 
 def spatial_map(data: Dataset, clip: int, folder: Path, method: Method, training: Training) -> np.ndarray:

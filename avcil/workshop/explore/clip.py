@@ -39,6 +39,7 @@ class ClipView(Panel):
 
     def __init__(self, places: Places, params: Params, live: LiveRuns | None = None):
         self.places, self.params, self.live = places, params, live or LiveRuns()
+        self.reading = params.film.model_dump()
         self.table = read_manifest(places.corpus / "manifest.csv").set_index("clip_id", drop=False)
         self.test = self.table[self.table.split == "test"]
         self.regions = Regions(places.corpus / "regions.npz")
@@ -200,10 +201,6 @@ class ClipView(Panel):
         self.mel = self.encoder.spectrogram(torch.from_numpy(now.waveform)[None])[0].numpy()
         self._look()
 
-    @property
-    def reading(self) -> dict:
-        return self.params.film.model_dump()
-
     def _file(self, clip: str) -> Path:
         return self.places.corpus / self.table.path[clip]
 
@@ -221,10 +218,17 @@ class ClipView(Panel):
 
     def _ask(self, row: str) -> dict[str, Answer]:
         """What the row's checkpoints say of the clip, task by task."""
-        if row in self.live.runs:
-            return self._ask_live(row, self.live.runs[row])
-        method, answers, device = self.params.methods[row], {}, self.params.compute.device
-        data = self._as_data(method.tokens)
+        run: LiveRun | None = self.live.runs.get(row)
+        if run and run.data.order != self.order:
+            self.note.value = line(f"{row} was trained in the class order of seed {run.seed}: choose that seed")
+            return {}
+        method = run.method if run else self.params.methods[row]
+        tokens = self._encoded(method.tokens)
+        data = Dataset([self.name], tokens, torch.tensor([0]), {}, self.order, method.tokens, None)
+        if run:
+            learnt = enumerate(run.checkpoints)
+            return {f"after task {t}": answer_of(c, method, run.training, data, device=run.device) for t, c in learnt}
+        answers, device = {}, self.params.compute.device
         for task in range(len(self.params.tasks)):
             folder = self._folder(row, task, self.seed.value)
             if folder.exists():
@@ -233,20 +237,6 @@ class ClipView(Panel):
                 except CheckpointError as error:
                     self.note.value = line(str(error), wrong=True)
         return answers
-
-    def _ask_live(self, row: str, run: LiveRun) -> dict[str, Answer]:
-        if run.data.order != self.order:
-            self.note.value = line(f"{row} was trained in the class order of seed {run.seed}: choose that seed")
-            return {}
-        data = self._as_data(run.method.tokens)
-        return {
-            f"after task {task}": answer_of(checkpoint, run.method, run.training, data, device=run.device)
-            for task, checkpoint in enumerate(run.checkpoints)
-        }
-
-    def _as_data(self, encoder: str) -> Dataset:
-        """The clip as a data set of its own."""
-        return Dataset([self.name], self._encoded(encoder), torch.tensor([0]), {}, self.order, encoder, None)
 
     def _look(self) -> None:
         """Ask the chosen rows, and show where and when they look after the chosen task, or the prior alone."""

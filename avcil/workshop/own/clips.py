@@ -17,6 +17,7 @@ from avcil.base.files import digest, file_digest, read_sealed, write_sealed
 from avcil.base.refusal import Refusal
 from avcil.comparison.sweep import code_of
 from avcil.extraction.extract import extract
+from avcil.learner.clips import ClipEncoder
 from avcil.params import Params
 from avcil.tokens.manifest import media, read_manifest
 from avcil.tokens.store import load_header, quarantined
@@ -126,11 +127,8 @@ def extract_tokens(
     Only clips that no store of this encoder has yet are decoded and encoded. One at a time: the tokens of a clip are
     the same bits whatever clips it came with.
     """
-    own = encoder in params.own_encoders
-    published = [] if own else [params.encoders[encoder], params.guide_of(encoder)]
-    config = [params.encoder, params.film] if own else [part for part in published if part]
-    code = digest(code_of(("encoders/*.py", "extraction/*.py")))
-    how = [section.model_dump() for section in config], params.features.silence, code
+    chosen = ClipEncoder.of_params(encoder, params, priors).model_dump(exclude={"features"})
+    how = chosen, params.features.silence, digest(code_of(("encoders/*.py", "extraction/*.py")))
     clips = media(table, folder)
     store = place / f"{encoder}-{digest_of(how)}" / digest_of(list(clips))
     _begin_store(store, list(clips))
