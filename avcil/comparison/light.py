@@ -25,7 +25,7 @@ from avcil.learn.methods.scaled_guided import TAU
 from avcil.learn.train import run_tasks
 from avcil.params import ParameterError, Params
 from avcil.params.beyond import Beyond, Variant
-from avcil.params.learning import Method, Task, chain
+from avcil.params.learning import chain
 from avcil.tokens.store import load_header
 from avcil.tokens.tokens import Tokens
 
@@ -137,23 +137,21 @@ def jobs(beyond: Beyond, params: Params, shipped: Source, drawn: Path, folder: P
         world: worlds.source_of(worlds.drawn(world, drawn, params), world, folder) if world else shipped
         for world in (*settings.worlds, settings.choice)
     }
-    asked = [(settings.row, name, world) for world in sources for name in settings.variants]
+    # what is solved does not depend on how clips are cut into tasks
+    solved = beyond.solved(params), chain([sum(task.classes for task in params.tasks)], 1)
+    trained = params.method(settings.trained), params.tasks
+    asked = [(settings.row, solved, name, world) for world in sources for name in settings.variants]
     asked += [
-        (settings.trained, name, world) for world in settings.trained_worlds for name in settings.trained_variants
+        (settings.trained, trained, name, world)
+        for world in settings.trained_worlds
+        for name in settings.trained_variants
     ]
     return [
-        Job((row, name), sources[world], params.methods[row], params.training, _tasks(params.methods[row], params),
-            world, split="val" if world == settings.choice else "test",
+        Job((row, name), sources[world], method, params.training, tasks, world,
+            split="val" if world == settings.choice else "test",
             file=folder / f"{row}-{name}-{world}.json", device=params.compute.device)
-        for row, name, world in asked
+        for row, (method, tasks), name, world in asked
     ]  # fmt: skip
-
-
-def _tasks(method: Method, params: Params) -> list[Task]:
-    """What is solved does not depend on how clips are cut into tasks, but for synchrony, which the first one estimates:
-    all other classes are a second one."""
-    first, *others = (task.classes for task in params.tasks)
-    return chain([first, sum(others)], 1) if method.fusion == "frozen_sources" and others else params.tasks
 
 
 def learn(job: Job, beyond: Beyond) -> Done:

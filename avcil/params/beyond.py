@@ -112,11 +112,14 @@ class Light(Section):
 
     worlds: Seeds = Field(min_length=2, description="on whose test clips variants are compared; 0 is the shipped one")
     choice: int = Field(gt=0, description="the world on whose validation clips `claimed` was chosen")
-    row: str = Field(description="that is learnt from every variant")
+    row: str = Field(description="that is learnt from every variant, solved over frozen attention")
+    changes: dict[str, object] = Field({}, description="keys of the row")
     trained: str = Field(description="that learns by gradients, and so takes the time")
     trained_worlds: Seeds = Field([], description="of the worlds, those in which it learns")
     trained_variants: list[str]
     claimed: str = Field(description="the variant that the answer is about")
+    share: float = Field(gt=0, lt=1, description="goal: of whole tokens' bytes")
+    loss: float = Field(ge=0, lt=1, description="goal: what may be lost of last accuracy")
     variants: dict[str, Variant]
 
     @model_validator(mode="after")
@@ -145,6 +148,10 @@ class Beyond(Section):
         row = self.missing.rows[name]
         return Method(**params.method(row.of).model_dump() | row.changes)
 
+    def solved(self, params: Params) -> Method:
+        """The row of `light`."""
+        return Method(**params.method(self.light.row).model_dump() | self.light.changes)
+
 
 def load_beyond(params: Params, path: Path = Path("beyond.yaml")) -> Beyond:
     """beyond.yaml, checked; raises ParameterError naming the key and the way out."""
@@ -153,11 +160,14 @@ def load_beyond(params: Params, path: Path = Path("beyond.yaml")) -> Beyond:
         light = beyond.light
         for name in (*beyond.many_tasks.rows, *beyond.many_tasks.trained, light.row, light.trained):
             params.method(name)
-        for name, row in beyond.missing.rows.items():
-            if unknown := sorted(row.changes.keys() - Method.model_fields.keys()):
+        changes = {f"missing.rows.{name}": row.changes for name, row in beyond.missing.rows.items()}
+        for where, changed in (changes | {"light": light.changes}).items():
+            if unknown := sorted(changed.keys() - Method.model_fields.keys()):
                 hint = nearest(unknown[0], Method.model_fields)
-                raise ParameterError(f"{path.name}: missing.rows.{name}: no key `{unknown[0]}` of a row{hint}")
+                raise ParameterError(f"{path.name}: {where}: no key `{unknown[0]}` of a row{hint}")
+        for name in beyond.missing.rows:
             beyond.method(params, name)
+        beyond.solved(params)
     except OSError as error:
         raise ParameterError(f"{path}: cannot be read ({error}); take it from git") from None
     except ValidationError as error:
