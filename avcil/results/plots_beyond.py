@@ -5,6 +5,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from avcil.params.beyond import Light
 from avcil.results.names import short_name_of
@@ -80,6 +81,7 @@ def light(table: pd.DataFrame, settings: Light) -> Figure:
     kinds = list(dict.fromkeys(variant.kept for variant in settings.variants.values()))
     colours = dict(zip(kinds, sns.color_palette("colorblind", len(kinds)), strict=True))
     marks = {"float16": "o", "int8_token": "s", "int8_channel": "^"}
+    ring = {"marker": "o", "markersize": 13, "markerfacecolor": "none", "markeredgecolor": "black"}
     figure, axes = plt.subplots(1, 3, figsize=(13, 4.8), sharey=True)
     for axis, (column, label) in zip(axes, MEASURED.items(), strict=True):
         ordered = pd.DataFrame({"share": shares[column], "points": gained}).sort_values(["share", "points"])
@@ -88,7 +90,6 @@ def light(table: pd.DataFrame, settings: Light) -> Figure:
         for name, variant in settings.variants.items():
             style = {"marker": marks[variant.numbers], "color": colours[variant.kept], "markersize": 6}
             axis.plot(shares[column][name], gained[name], **style, zorder=3)
-        ring = {"marker": "o", "markersize": 13, "markerfacecolor": "none", "markeredgecolor": "black"}
         axis.plot(shares[column][settings.claimed], gained[settings.claimed], **ring, zorder=4)
         axis.set_xscale("log", base=2)
         axis.xaxis.set_major_formatter(lambda share, _: f"{share:g}" if share >= 1 else f"1/{1 / share:g}")
@@ -97,10 +98,12 @@ def light(table: pd.DataFrame, settings: Light) -> Figure:
     axes[0].fill_between([low, settings.share], -100 * settings.loss, top, color="0.92", zorder=0)
     axes[0].set(xlim=(low, None), ylim=(None, top), ylabel="last accuracy less whole tokens', points")
     entries = [Line2D([], [], marker="o", linestyle="", color=colours[kind], label=kind) for kind in kinds]
+    entries += [Line2D([], [], linestyle="", **ring | {"markersize": 9}, label="named beforehand")]
+    entries += [Patch(color="0.92", label="the goal")]
     entries += [
         Line2D([], [], marker=mark, linestyle="", color="0.4", label=kind.replace("_", " by "))
         for kind, mark in marks.items()
     ]
-    figure.legend(handles=entries, loc="lower center", ncols=5, frameon=False, fontsize="small")
-    figure.tight_layout(rect=(0, 0.11, 1, 1))
+    figure.legend(handles=entries, loc="lower center", ncols=4, frameon=False, fontsize="small")
+    figure.tight_layout(rect=(0, 0.15, 1, 1))
     return figure
