@@ -77,8 +77,10 @@ def light(table: pd.DataFrame, settings: Light) -> Figure:
     tested = table[(table.row == settings.row) & (table.split == "test")]
     means = tested.groupby("variant")[["last_accuracy", "bytes", "flops", "time_ratio"]].mean()
     shares = means / means.loc["whole"]
-    gained = 100 * (means.last_accuracy - means.last_accuracy["whole"])
-    kinds = list(dict.fromkeys(variant.kept for variant in settings.variants.values()))
+    wide = tested.pivot(index="world", columns="variant", values="last_accuracy")
+    gained = 100 * wide.sub(wide["whole"], axis=0).mean()
+    variants = {name: variant for name, variant in settings.variants.items() if name in means.index}
+    kinds = list(dict.fromkeys(variant.kept for variant in variants.values()))
     colours = dict(zip(kinds, sns.color_palette("colorblind", len(kinds)), strict=True))
     marks = {"float16": "o", "int8_token": "s", "int8_channel": "^"}
     ring = {"marker": "o", "markersize": 13, "markerfacecolor": "none", "markeredgecolor": "black"}
@@ -87,7 +89,7 @@ def light(table: pd.DataFrame, settings: Light) -> Figure:
         ordered = pd.DataFrame({"share": shares[column], "points": gained}).sort_values(["share", "points"])
         front = ordered[ordered.points > ordered.points.cummax().shift(fill_value=-100)]
         axis.step(front.share, front.points, where="post", color="0.6", linewidth=1, zorder=1)
-        for name, variant in settings.variants.items():
+        for name, variant in variants.items():
             style = {"marker": marks[variant.numbers], "color": colours[variant.kept], "markersize": 6}
             axis.plot(shares[column][name], gained[name], **style, zorder=3)
         axis.plot(shares[column][settings.claimed], gained[settings.claimed], **ring, zorder=4)

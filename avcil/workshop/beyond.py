@@ -229,9 +229,9 @@ def best(table: pd.DataFrame, settings: Light) -> str:
     goal's share and leave more than one patch a slot, so that there is something to attend to; of equals the smallest.
     """
     scored = table[table.split == "val"].set_index("variant")
-    more = [name for name, variant in settings.variants.items() if variant.patches != 1]
-    scored = scored.loc[more][scored.bytes[more] <= settings.share * scored.bytes["whole"]]
-    return scored.sort_values(["last_accuracy", "bytes"], ascending=[False, True]).index[0]
+    several = [settings.variants[name].patches != 1 for name in scored.index]
+    fitting = scored[several & (scored.bytes <= settings.share * scored.bytes["whole"])]
+    return fitting.sort_values(["last_accuracy", "bytes"], ascending=[False, True]).index[0]
 
 
 def light(folder: Path) -> str:
@@ -239,29 +239,32 @@ def light(folder: Path) -> str:
     root = project.root()
     settings = load_beyond(load(root / "params.yaml"), root / "beyond.yaml").light
     table = pd.read_csv(folder / "beyond_light.csv")
-    means = table[(table.row == settings.row) & (table.split == "test")].groupby("variant").mean(numeric_only=True)
+    tested = table[(table.row == settings.row) & (table.split == "test")].groupby("variant")
+    means, worlds = tested.mean(numeric_only=True), tested.size()
     shares, lines = means / means.loc["whole"], []
     for name, variant in settings.variants.items():
-        lines.append(
-            [
-                f"**{variant.name}**" if name == settings.claimed else variant.name,
-                f"{means.bytes[name]:,.0f}",
-                *(_part(shares[measure][name]) for measure in ("bytes", "flops")),
-                f"{means.time_ratio[name]:.2f}",
-                f"{100 * means.last_accuracy[name]:.1f}",
-                "" if name == "whole" else points(gain(table, settings.row, name)),
-            ]
-        )
-    head = "| stored of a clip | bytes | of whole | FLOPs | milliseconds | last | less whole |"
+        if name in means.index:  # else it is not run yet
+            lines.append(
+                [
+                    f"**{variant.name}**" if name == settings.claimed else variant.name,
+                    str(worlds[name]),
+                    f"{means.bytes[name]:,.0f}",
+                    *(_part(shares[measure][name]) for measure in ("bytes", "flops")),
+                    f"{means.time_ratio[name]:.2f}",
+                    f"{100 * means.last_accuracy[name]:.1f}",
+                    "" if name == "whole" else points(gain(table, settings.row, name)),
+                ]
+            )
+    head = "| stored of a clip | worlds | bytes | of whole | FLOPs | milliseconds | last | less whole |"
     whole = means.loc["whole"]
     note = (
-        f"{short_name_of(settings.row)}: test clips of {len(settings.worlds)} worlds, in percent; differences in "
-        "points, 95 % intervals of Student's t over worlds, each variant by itself. FLOPs of the attention and "
+        f"{short_name_of(settings.row)}: test clips, in percent; differences in points, paired by world, with 95 % "
+        "intervals of Student's t over worlds, each variant by itself. FLOPs of the attention and "
         f"milliseconds of a processor from store to picture, of whole tokens' {whole.flops / 1e6:.2f} million and "
         f"{whole.milliseconds:.2f} ms a clip."
     )
-    blocks = [f"**{_of_light(table, settings)}**", markdown(head, "lrrrrrr", lines), note, _guided(table, settings)]
-    return "\n\n".join([*blocks, _trained(table, settings)])
+    blocks = [f"**{_of_light(table, settings)}**", markdown(head, "lrrrrrrr", lines), note, _guided(table, settings)]
+    return "\n\n".join([*blocks, _trained(table, settings)]).replace("one seed", "one world")
 
 
 def _part(share: float) -> str:
@@ -284,10 +287,11 @@ def _of_light(table: pd.DataFrame, settings: Light) -> str:
 
 def _guided(table: pd.DataFrame, settings: Light) -> str:
     """The most similar patches against as many that are chosen or made otherwise."""
-    names, rows = {variant: name for name, variant in settings.variants.items()}, []
-    for name, variant in settings.variants.items():
+    run = {settings.variants[name]: name for name in table.variant[table.split == "test"].unique()}
+    rows = []
+    for variant, name in run.items():
         if variant.by == "guidance" and variant.patches and not variant.slots:
-            others = [names.get(variant.model_copy(update={"by": by})) for by in ("random", "grid")]
+            others = [run.get(variant.model_copy(update={"by": by})) for by in ("random", "grid")]
             rows.append([variant.name, *(verdict(gain(table, settings.row, name, o)) if o else "" for o in others)])
     return markdown("| | over as many random ones | over as many means |", "lll", [row for row in rows if any(row[1:])])
 
@@ -304,4 +308,4 @@ def _trained(table: pd.DataFrame, settings: Light) -> str:
         if name != "whole"
     ]
     where = f"in {len(worlds)} world{'s' * (len(worlds) > 1)}"
-    return f"{short_name_of(row)}, which is trained, {where}: {'; '.join(parts)}.".replace("one seed", "one world")
+    return f"{short_name_of(row)}, which is trained, {where}: {'; '.join(parts)}."

@@ -45,7 +45,7 @@ def test_settings_are_checked(params, tmp_path):
         ),
         ("claimed: slots", "claimed: slot", "light: variants: no `slot_4_best_16_int8.*did you mean `slots_"),
         ("choice: 10 ", "choice: 9 ", "light: choice: 9 is among the worlds"),
-        ("trained_worlds: [0", "trained_worlds: [11", "light: trained_worlds: 11 is not among"),
+        ("trained_worlds: []", "trained_worlds: [11]", "light: trained_worlds: 11 is not among"),
         ("{patches: 4, by: grid}", "{patches: 5, by: grid}", "light.variants.grid_4: patches: 5 are no square grid"),
         ("{patches: 1, by: attention}", "{patches: 2, by: attention}", "light.variants.attended: patches: 2, but"),
         ("{patches: 32, by: random}", "{by: random}", "light.variants.random_32: patches: by random"),
