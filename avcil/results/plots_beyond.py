@@ -1,8 +1,11 @@
 """Figures of docs/beyond.md. As in avcil/results/plots.py: data in, Figure out."""
 
+from typing import Any
+
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -83,7 +86,7 @@ def light(table: pd.DataFrame, settings: Light) -> Figure:
     kinds = list(dict.fromkeys(variant.kept for variant in variants.values()))
     colours = dict(zip(kinds, sns.color_palette("colorblind", len(kinds)), strict=True))
     marks = {"float16": "o", "int8_token": "s", "int8_channel": "^"}
-    ring = {"marker": "o", "markersize": 13, "markerfacecolor": "none", "markeredgecolor": "black"}
+    ring: dict[str, Any] = {"marker": "o", "markersize": 13, "markerfacecolor": "none", "markeredgecolor": "black"}
     figure, axes = plt.subplots(1, 3, figsize=(13, 4.8), sharey=True)
     for axis, (column, label) in zip(axes, MEASURED.items(), strict=True):
         ordered = pd.DataFrame({"share": shares[column], "points": gained}).sort_values(["share", "points"])
@@ -99,7 +102,9 @@ def light(table: pd.DataFrame, settings: Light) -> Figure:
     low, top = axes[0].get_xlim()[0], axes[0].get_ylim()[1]
     axes[0].fill_between([low, settings.share], -100 * settings.loss, top, color="0.92", zorder=0)
     axes[0].set(xlim=(low, None), ylim=(None, top), ylabel="last accuracy less whole tokens', points")
-    entries = [Line2D([], [], marker="o", linestyle="", color=colours[kind], label=kind) for kind in kinds]
+    entries: list[Artist] = [
+        Line2D([], [], marker="o", linestyle="", color=colours[kind], label=kind) for kind in kinds
+    ]
     entries += [Line2D([], [], linestyle="", **ring | {"markersize": 9}, label="named beforehand")]
     entries += [Patch(color="0.92", label="the goal")]
     entries += [
