@@ -5,7 +5,6 @@ same row with all classes in one task, so that there is nothing to forget.
 """
 
 import time
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -26,7 +25,6 @@ from avcil.params import Params
 from avcil.params.beyond import ManyTasks
 from avcil.params.learning import Method, chain
 from avcil.tokens.dataset import Dataset
-from avcil.tokens.manifest import class_order, read_manifest, write_orders
 
 MEASURING = "comparison/many_tasks.py"
 
@@ -53,9 +51,7 @@ def jobs(settings: ManyTasks, params: Params, folder: Path) -> list[Job]:
     sources = {}
     for world in settings.worlds:
         place = worlds.drawn(world, folder / "worlds", grown, tokens=("mini",))
-        manifest, orders = place.folder / "manifest.csv", folder / f"orders{world}.json"
-        write_orders(orders, {world: class_order(read_manifest(manifest), world)})
-        sources[world] = Source(manifest, orders, place.stores / "mini")
+        sources[world] = worlds.source_of(place, world, folder)
     step, classes = settings.classes_per_task, settings.classes
     cuts = {"incremental": [step] * (classes // step), "joint": [classes]}
     return [
@@ -80,9 +76,8 @@ def learn(job: Job, moments: int) -> Done:
     data = sweep.datasets(job.source)[job.seed]
     stamp = sweep.stamp_of(job, data) | {"moments": moments, "measured": digest(sweep.code_of((MEASURING,)))}
     assert job.file is not None
-    with suppress(ValueError):
-        if read_sealed(job.file)["origin"] == stamp:
-            return Done(read(job.file).results, None)
+    if sweep.standing(job.file, stamp):
+        return Done(read(job.file).results, None)
     costs = run_costs(job, data, moments)
     results = [result._replace(predictions={})._asdict() for result in costs.results]
     write_sealed(job.file, {"origin": stamp, **costs._asdict(), "results": results})

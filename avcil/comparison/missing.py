@@ -9,7 +9,6 @@ Dimension letters: ``N`` clips.
 """
 
 import time
-from contextlib import suppress
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -146,9 +145,8 @@ def learn(job: Job, beyond: Beyond) -> Done:
     stamp = sweep.stamp_of(job, data) | {"missing": row.model_dump(exclude={"name"}), "shares": settings.shares}
     stamp |= {"posed": digest(sweep.code_of(("comparison/missing.py",)))}
     assert job.file is not None
-    with suppress(ValueError):
-        if read_sealed(job.file)["origin"] == stamp:
-            return Done([], None)
+    if sweep.standing(job.file, stamp):
+        return Done([], None)
     started, method = time.perf_counter(), job.method
     seen = method if method.fusion == "frozen_sources" else method.model_copy(update={"hooks": {}})
     tokens = _pooled(job.source, seen.model_copy(update={"readout_options": {}}).model_dump_json(), job.training)

@@ -100,6 +100,13 @@ def read_run(file: Path) -> tuple[Done, dict]:
         raise ValueError(f"{file}: of another version; delete it and run its sweep again") from None
 
 
+def standing(file: Path | None, stamp: dict) -> bool:
+    """Whether a job's file stands there already, whole and made from the same code, clips and choices."""
+    with suppress(ValueError):
+        return file is not None and read_sealed(file).get("origin") == stamp
+    return False
+
+
 def write_run(file: Path, done: Done, made_from: dict) -> None:
     """What `read_run` reads."""
     results = [result._asdict() for result in done.results]
@@ -117,11 +124,9 @@ def stamp_of(job: Job, data: Dataset) -> dict:
 def _run(job: Job) -> Done:
     data = datasets(job.source)[job.seed]
     stamp = stamp_of(job, data)
-    if job.file and job.file.exists():
-        with suppress(ValueError):  # damaged, or of another version: it is run again
-            done, made_from = read_run(job.file)
-            if made_from == stamp:
-                return done
+    if job.file and standing(job.file, stamp):
+        with suppress(ValueError):  # of another version: it is run again
+            return read_run(job.file)[0]
     if job.folder:
         _begin_folder(job.folder, job.seed, stamp)
     resumed = job.folder is not None and any(job.folder.glob(f"task*/seed{job.seed}/result.json"))

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from avcil.base.files import digest
-from avcil.comparison.sweep import code_of
+from avcil.comparison.sweep import Source, code_of
 from avcil.encoders.prior import released
 from avcil.extraction.extract import PRIORS, extract
 from avcil.params import Params
-from avcil.tokens.manifest import media, read_manifest
+from avcil.tokens.manifest import class_order, media, read_manifest, write_orders
 from avcil.world.sounding_objects import write_corpus
 
 MAKING = ("encoders/*.py", "extraction/*.py", "world/*.py")
@@ -65,3 +65,10 @@ def drawn(seed: int, worlds: Path, params: Params, tokens: tuple[str, ...] = ("m
         (folder / "clips").rename(read)
     shutil.rmtree(read, ignore_errors=True)
     return Place(folder, folder / "features")
+
+
+def source_of(place: Place, seed: int, folder: Path) -> Source:
+    """The `mini` tokens of a place, its classes in the order of the seed, which is written into ``folder``."""
+    manifest, orders = place.folder / "manifest.csv", folder / f"orders{seed}.json"
+    write_orders(orders, {seed: class_order(read_manifest(manifest), seed)})
+    return Source(manifest, orders, place.stores / "mini")

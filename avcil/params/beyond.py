@@ -1,5 +1,6 @@
 """What is measured beyond the paper's own limits: beyond.yaml, beside params.yaml, read by `make beyond` alone."""
 
+import math
 from pathlib import Path
 from typing import Literal
 
@@ -58,29 +59,115 @@ class Missing(Section):
         return self
 
 
+class Variant(Section):
+    """What is stored of a clip's tokens; by default all of them in float16, as a feature store does."""
+
+    patches: int | None = Field(None, gt=0, description="of each slot")
+    by: Literal["guidance", "random", "grid", "attention"] = Field(
+        "guidance", description="the most similar ones, random ones, means of a coarser grid, or the guided mean"
+    )
+    slots: int | None = Field(None, gt=0, description="evenly spread over the clip")
+    numbers: Literal["float16", "int8_token", "int8_channel"] = Field(
+        "float16", description="of both streams; int8 has a scale a token, or a channel of a clip"
+    )
+
+    @property
+    def side(self) -> int:
+        """Of a coarser grid."""
+        return math.isqrt(self.patches or 0)
+
+    @property
+    def kept(self) -> str:
+        """What of the patches and slots, in words."""
+        if self.by == "attention":
+            return "guided mean"
+        if self.slots:
+            return "best patches of fewer slots" if self.patches else "fewer slots"
+        if not self.patches:
+            return "all patches"
+        return {"guidance": "best patches", "random": "random patches", "grid": "means of a grid"}[self.by]
+
+    @property
+    def name(self) -> str:
+        """In words."""
+        count = f"{self.side} x {self.side}" if self.by == "grid" else f"{self.patches}"
+        named = {"guidance": f"{count} best patches", "random": f"{count} random patches", "grid": f"{count} means"}
+        kept = "guided mean" if self.by == "attention" else named[self.by] if self.patches else "all patches"
+        slots = f" of {self.slots} slots" if self.slots else ""
+        return f"{kept}{slots}{'' if self.numbers == 'float16' else ', int8 by ' + self.numbers[5:]}"
+
+    @model_validator(mode="after")
+    def _possible(self):
+        if self.by == "grid" and self.side**2 != self.patches:
+            raise ValueError(f"patches: {self.patches} are no square grid")
+        if self.by == "attention" and self.patches != 1:
+            raise ValueError(f"patches: {self.patches}, but the guided mean of a slot is 1")
+        if self.by == "random" and self.patches is None:
+            raise ValueError("patches: by random, but not how many")
+        return self
+
+
+class Light(Section):
+    """Fewer patches, slots and bits."""
+
+    worlds: Seeds = Field(min_length=2, description="on whose test clips variants are compared; 0 is the shipped one")
+    choice: int = Field(gt=0, description="the world on whose validation clips `claimed` was chosen")
+    row: str = Field(description="that is learnt from every variant, solved over frozen attention")
+    changes: dict[str, object] = Field({}, description="keys of the row")
+    trained: str = Field(description="that learns by gradients, and so takes the time")
+    trained_worlds: Seeds = Field([], description="of the worlds, those in which it learns")
+    trained_variants: list[str]
+    claimed: str = Field(description="the variant that the answer is about")
+    share: float = Field(gt=0, lt=1, description="goal: of whole tokens' bytes")
+    loss: float = Field(ge=0, lt=1, description="goal: what may be lost of last accuracy")
+    variants: dict[str, Variant]
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        if self.choice in self.worlds:
+            raise ValueError(f"choice: {self.choice} is among the worlds that are reported; take another one")
+        if foreign := sorted(set(self.trained_worlds) - set(self.worlds)):
+            raise ValueError(f"trained_worlds: {foreign[0]} is not among the worlds {self.worlds}")
+        for name in ("whole", self.claimed, *self.trained_variants):
+            if name not in self.variants:
+                raise ValueError(f"variants: no `{name}`{nearest(name, self.variants)}")
+        if self.variants["whole"] != Variant():
+            raise ValueError("variants: `whole` is what all are compared with; write whole: {}")
+        return self
+
+
 class Beyond(Section):
     """The whole of beyond.yaml."""
 
     many_tasks: ManyTasks
     missing: Missing
+    light: Light
 
     def method(self, params: Params, name: str) -> Method:
         """A row of `missing`."""
         row = self.missing.rows[name]
         return Method(**params.method(row.of).model_dump() | row.changes)
 
+    def solved(self, params: Params) -> Method:
+        """The row of `light`."""
+        return Method(**params.method(self.light.row).model_dump() | self.light.changes)
+
 
 def load_beyond(params: Params, path: Path = Path("beyond.yaml")) -> Beyond:
     """beyond.yaml, checked; raises ParameterError naming the key and the way out."""
     try:
         beyond = Beyond.model_validate(mapping(path.read_text("utf-8"), path.name))
-        for name in (*beyond.many_tasks.rows, *beyond.many_tasks.trained):
+        light = beyond.light
+        for name in (*beyond.many_tasks.rows, *beyond.many_tasks.trained, light.row, light.trained):
             params.method(name)
-        for name, row in beyond.missing.rows.items():
-            if unknown := sorted(row.changes.keys() - Method.model_fields.keys()):
+        changes = {f"missing.rows.{name}": row.changes for name, row in beyond.missing.rows.items()}
+        for where, changed in (changes | {"light": light.changes}).items():
+            if unknown := sorted(changed.keys() - Method.model_fields.keys()):
                 hint = nearest(unknown[0], Method.model_fields)
-                raise ParameterError(f"{path.name}: missing.rows.{name}: no key `{unknown[0]}` of a row{hint}")
+                raise ParameterError(f"{path.name}: {where}: no key `{unknown[0]}` of a row{hint}")
+        for name in beyond.missing.rows:
             beyond.method(params, name)
+        beyond.solved(params)
     except OSError as error:
         raise ParameterError(f"{path}: cannot be read ({error}); take it from git") from None
     except ValidationError as error:

@@ -1,11 +1,23 @@
 """Figures of docs/beyond.md. As in avcil/results/plots.py: data in, Figure out."""
 
+from typing import Any
+
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
+from avcil.params.beyond import Light
 from avcil.results.names import short_name_of
+
+MEASURED = {  # columns of `light`
+    "bytes": "bytes stored",
+    "flops": "FLOPs of the attention",
+    "time_ratio": "milliseconds from store to picture",
+}
 
 
 def many_tasks(moments: pd.DataFrame) -> Figure:
@@ -56,4 +68,49 @@ def missing(table: pd.DataFrame, names: dict[str, str]) -> Figure:
     axes[0].set_ylabel("last accuracy, %")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="lower center", ncols=3, frameon=False, fontsize="small")
     figure.tight_layout(rect=(0, 0.13, 1, 1))
+    return figure
+
+
+def light(table: pd.DataFrame, settings: Light) -> Figure:
+    """Points of last accuracy lost against bytes, FLOPs and milliseconds as shares of whole tokens': means over worlds.
+    The step joins what nothing beats in both; the goal is shaded, the variant that was named beforehand ringed.
+
+    table: row, variant, world, split, last_accuracy, bytes, flops, time_ratio.
+    """
+    tested = table[(table.row == settings.row) & (table.split == "test")]
+    means = tested.groupby("variant")[["last_accuracy", "bytes", "flops", "time_ratio"]].mean()
+    shares = means / means.loc["whole"]
+    wide = tested.pivot(index="world", columns="variant", values="last_accuracy")
+    gained = 100 * wide.sub(wide["whole"], axis=0).mean()
+    variants = {name: variant for name, variant in settings.variants.items() if name in means.index}
+    kinds = list(dict.fromkeys(variant.kept for variant in variants.values()))
+    colours = dict(zip(kinds, sns.color_palette("colorblind", len(kinds)), strict=True))
+    marks = {"float16": "o", "int8_token": "s", "int8_channel": "^"}
+    ring: dict[str, Any] = {"marker": "o", "markersize": 13, "markerfacecolor": "none", "markeredgecolor": "black"}
+    figure, axes = plt.subplots(1, 3, figsize=(13, 4.8), sharey=True)
+    for axis, (column, label) in zip(axes, MEASURED.items(), strict=True):
+        ordered = pd.DataFrame({"share": shares[column], "points": gained}).sort_values(["share", "points"])
+        front = ordered[ordered.points > ordered.points.cummax().shift(fill_value=-100)]
+        axis.step(front.share, front.points, where="post", color="0.6", linewidth=1, zorder=1)
+        for name, variant in variants.items():
+            style = {"marker": marks[variant.numbers], "color": colours[variant.kept], "markersize": 6}
+            axis.plot(shares[column][name], gained[name], **style, zorder=3)
+        axis.plot(shares[column][settings.claimed], gained[settings.claimed], **ring, zorder=4)
+        axis.set_xscale("log", base=2)
+        axis.xaxis.set_major_formatter(lambda share, _: f"{share:g}" if share >= 1 else f"1/{1 / share:g}")
+        axis.set(xlabel=f"{label}, of whole tokens'")
+    low, top = axes[0].get_xlim()[0], axes[0].get_ylim()[1]
+    axes[0].fill_between([low, settings.share], -100 * settings.loss, top, color="0.92", zorder=0)
+    axes[0].set(xlim=(low, None), ylim=(None, top), ylabel="last accuracy less whole tokens', points")
+    entries: list[Artist] = [
+        Line2D([], [], marker="o", linestyle="", color=colours[kind], label=kind) for kind in kinds
+    ]
+    entries += [Line2D([], [], linestyle="", **ring | {"markersize": 9}, label="named beforehand")]
+    entries += [Patch(color="0.92", label="the goal")]
+    entries += [
+        Line2D([], [], marker=mark, linestyle="", color="0.4", label=kind.replace("_", " by "))
+        for kind, mark in marks.items()
+    ]
+    figure.legend(handles=entries, loc="lower center", ncols=4, frameon=False, fontsize="small")
+    figure.tight_layout(rect=(0, 0.15, 1, 1))
     return figure

@@ -9,7 +9,7 @@ from avcil.comparison.intervals import Interval, over_seeds, over_seeds_and_clip
 from avcil.comparison.missing import SENSES
 from avcil.comparison.tables import markdown
 from avcil.params import load, project
-from avcil.params.beyond import load_beyond
+from avcil.params.beyond import Light, load_beyond
 from avcil.results.names import family_of, name_of, short_name_of
 from avcil.workshop.claims import PUBLISHED, negative, outcome
 
@@ -212,3 +212,109 @@ def _leads(found: dict[str, Interval]) -> str:
         f"{markdown(f'| | {head} |', 'lllll', rows)}\n\nAgainst leaving out the training clips that lack it, where "
         f"half of the training and half of the test clips do: {learnt}."
     )
+
+
+# ---- light attention
+
+
+def gain(table: pd.DataFrame, row: str, variant: str, other: str = "whole") -> Interval:
+    """Last accuracy with a variant minus that with another one, paired by world."""
+    tested = table[(table.row == row) & (table.split == "test")]
+    wide = tested.pivot(index="world", columns="variant", values="last_accuracy")
+    return over_seeds((wide[variant] - wide[other]).dropna())
+
+
+def candidates(table: pd.DataFrame, settings: Light) -> pd.Series:
+    """Accuracy on validation clips of the world that is not reported, best first, of equals the smallest: of variants
+    that store no more than the goal's share and leave more than one patch a slot, so that there is something to attend
+    to. The first is the one to claim."""
+    scored = table[table.split == "val"].set_index("variant")
+    several = np.array([settings.variants[name].patches != 1 for name in scored.index])
+    fitting = scored[several & (scored.bytes <= settings.share * scored.bytes["whole"])]
+    return fitting.sort_values(["last_accuracy", "bytes"], ascending=[False, True]).last_accuracy
+
+
+def light(folder: Path) -> str:
+    """The answer, a line a variant, what guidance chooses against what it does not, and the row that is trained."""
+    root = project.root()
+    settings = load_beyond(load(root / "params.yaml"), root / "beyond.yaml").light
+    table = pd.read_csv(folder / "beyond_light.csv")
+    tested = table[(table.row == settings.row) & (table.split == "test")].groupby("variant")
+    means, worlds = tested.mean(numeric_only=True), tested.size()
+    shares, lines = means / means.loc["whole"], []
+    for name, variant in settings.variants.items():
+        if name in means.index:  # else it is not run yet
+            lines.append(
+                [
+                    f"**{variant.name}**" if name == settings.claimed else variant.name,
+                    str(worlds[name]),
+                    f"{means.bytes[name]:,.0f}",
+                    *(_part(shares[measure][name]) for measure in ("bytes", "flops")),
+                    f"{means.time_ratio[name]:.2f}",
+                    f"{100 * means.last_accuracy[name]:.1f}",
+                    "" if name == "whole" else points(gain(table, settings.row, name)),
+                ]
+            )
+    head = "| stored of a clip | worlds | bytes | of whole | FLOPs | milliseconds | last | less whole |"
+    whole = means.loc["whole"]
+    note = (
+        f"{short_name_of(settings.row)}: test clips, in percent; differences in points, paired by world, with 95 % "
+        "intervals of Student's t over worlds, each variant by itself. FLOPs of the attention and "
+        f"milliseconds of a processor from store to picture, of whole tokens' {whole.flops / 1e6:.2f} million and "
+        f"{whole.milliseconds:.2f} ms a clip."
+    )
+    scored = [f"{settings.variants[name].name} {100 * a:.1f}" for name, a in candidates(table, settings).items()]
+    blocks = [
+        f"**{_of_light(table, settings)}**",
+        f"The choice, on validation clips of world {settings.choice}, in percent: {'; '.join(scored)}.",
+        markdown(head, "lrrrrrrr", lines),
+        note,
+        _guided(table, settings),
+        _trained(table, settings),
+    ]
+    return "\n\n".join(filter(None, blocks)).replace("one seed", "one world")
+
+
+def _part(share: float) -> str:
+    """`1/11.8`."""
+    return f"1/{1 / share:.3g}" if share < 1 else f"{share:.3g}"
+
+
+def _of_light(table: pd.DataFrame, settings: Light) -> str:
+    name, cost = settings.variants[settings.claimed].name, negative(gain(table, settings.row, settings.claimed))
+    sizes = table[table.row == settings.row].groupby("variant").bytes.mean()
+    ours, whole = sizes[[settings.claimed, "whole"]]
+    reached = outcome(negative(cost), -settings.loss) if ours <= settings.share * whole else "does not hold"
+    wanted = f"{_part(settings.share)} for at most {100 * settings.loss:.0f}; {GOAL[reached]}"
+    return (
+        f"Stored as {name}, a clip takes {ours:,.0f} of {whole:,.0f} bytes, {_part(ours / whole)}, and "
+        f"{short_name_of(settings.row)} loses {points(cost)} points of last accuracy in {cost.seeds} worlds (wanted: "
+        f"{wanted})."
+    )
+
+
+def _guided(table: pd.DataFrame, settings: Light) -> str:
+    """The most similar patches against as many that are chosen or made otherwise."""
+    run = {settings.variants[name]: name for name in table.variant[table.split == "test"].unique()}
+    rows = []
+    for variant, name in run.items():
+        if variant.by == "guidance" and variant.patches and not variant.slots:
+            others = [run.get(variant.model_copy(update={"by": by})) for by in ("random", "grid")]
+            rows.append([variant.name, *(verdict(gain(table, settings.row, name, o)) if o else "" for o in others)])
+    rows = [row for row in rows if any(row[1:])]
+    return markdown("| | over as many random ones | over as many means |", "lll", rows) if rows else ""
+
+
+def _trained(table: pd.DataFrame, settings: Light) -> str:
+    """Of the row that is trained the last accuracy, and what each variant changes."""
+    row, worlds = settings.trained, settings.trained_worlds
+    if not worlds:
+        return f"Not run: {short_name_of(row)}, which is trained."
+    means = 100 * table[table.row == row].groupby("variant").last_accuracy.mean()
+    parts = [f"whole tokens {means['whole']:.1f}"] + [
+        f"{settings.variants[name].name} {means[name]:.1f} ({points(gain(table, row, name))})"
+        for name in settings.trained_variants
+        if name != "whole"
+    ]
+    where = f"in {len(worlds)} world{'s' * (len(worlds) > 1)}"
+    return f"{short_name_of(row)}, which is trained, {where}: {'; '.join(parts)}."

@@ -374,6 +374,7 @@ def updated(texts: dict[str, str], folder: Path) -> dict[str, str]:
         "parity": parity(benchmarks),
         "many_tasks": beyond.many_tasks(folder),
         "missing": beyond.missing(folder),
+        "light": beyond.light(folder),
     }
     for name, content in sections.items():
         begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"

@@ -38,6 +38,18 @@ def test_settings_are_checked(params, tmp_path):
         ("compared: 0.5", "compared: 0.6", "missing: shares: 0.0 and 0.6"),
         ("fill: means", "fil: means", r"rows.means: no key `fil` \(did you mean `fill`\?\)"),
         ("{readout: conditional_ridge,", "{readouts: conditional_ridge,", "did you mean `readout`"),
+        (
+            "  changes: *plain             #",
+            "  changes: {hook: {}}  #",
+            r"light: no key `hook` of a row \(did you mean `hooks`",
+        ),
+        ("claimed: slots", "claimed: slot", "light: variants: no `slot_4_best_16_int8.*did you mean `slots_"),
+        ("choice: 10 ", "choice: 9 ", "light: choice: 9 is among the worlds"),
+        ("trained_worlds: []", "trained_worlds: [11]", "light: trained_worlds: 11 is not among"),
+        ("{patches: 4, by: grid}", "{patches: 5, by: grid}", "light.variants.grid_4: patches: 5 are no square grid"),
+        ("{patches: 1, by: attention}", "{patches: 2, by: attention}", "light.variants.attended: patches: 2, but"),
+        ("{patches: 32, by: random}", "{by: random}", "light.variants.random_32: patches: by random"),
+        ("whole: {}", "whole: {slots: 4}", "light: variants: `whole` is"),
     ):
         (tmp_path / "beyond.yaml").write_text(text.replace(old, new))
         with pytest.raises(ParameterError, match=message):

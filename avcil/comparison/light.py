@@ -1,0 +1,199 @@
+"""Light attention: fewer patches, fewer slots, fewer bits of a clip's tokens, and what is lost by it.
+
+A variant stores every clip in its own way; all that is learnt and tested is what can be read again from there.
+
+Dimension letters: ``N`` clips, ``L`` slots, ``S`` patches of a slot, ``V`` and ``A`` channels of a visual and of an
+audio token.
+"""
+
+import time
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from avcil.base.files import digest, read_sealed, write_sealed
+from avcil.comparison import sweep, worlds
+from avcil.comparison.sweep import Done, Job, Source
+from avcil.learn.attention import Attention, unit_spread
+from avcil.learn.evaluate import build
+from avcil.learn.methods.scaled_guided import TAU
+from avcil.learn.train import run_tasks
+from avcil.params import ParameterError, Params
+from avcil.params.beyond import Beyond, Variant
+from avcil.params.learning import chain
+from avcil.tokens.store import load_header
+from avcil.tokens.tokens import Tokens
+
+MEASURING = "comparison/light.py"
+TIMED, TURNS = 100, 7  # clips whose attention is timed, and how often
+
+
+class Numbers(NamedTuple):
+    """A stream: ``values`` float16, or int8 times ``scale``, float16, one a token or one a channel of a clip."""
+
+    values: Tensor
+    scale: Tensor | None
+
+    def read(self) -> Tensor:
+        values = self.values.float()
+        return values if self.scale is None else values * self.scale.float()
+
+
+class Stored(NamedTuple):
+    """All that is stored of N clips. similarity [N,L,S], float16; places [N,L,S], uint8: which patches of the encoder's
+    grid these are; none where all are there, or means."""
+
+    visual: Numbers
+    audio: Numbers
+    similarity: Tensor
+    places: Tensor
+
+    def read(self) -> Tokens:
+        return Tokens(self.visual.read(), self.audio.read(), self.similarity.float())
+
+    @property
+    def clip_bytes(self) -> float:
+        """Of one clip."""
+        parts = (*self.visual, *self.audio, self.similarity, self.places)
+        return sum(part.numel() * part.element_size() for part in parts if part is not None) / len(self.similarity)
+
+
+def numbers(stream: Tensor, kind: str) -> Numbers:
+    """Of tokens [N,...,D], as a variant's ``numbers``.
+
+        q = round(x / s),   s = max |x| / 127
+
+    the maximum being over the channels of a token, or over the tokens of a clip by channel. Source: dynamic symmetric
+    quantisation, Gholami et al., arXiv 2103.13630, III.B and III.E.
+    """
+    if kind == "float16":
+        return Numbers(stream.half(), None)
+    over = -1 if kind == "int8_token" else tuple(range(1, stream.dim() - 1))
+    scale = (stream.abs().amax(over, keepdim=True) / 127).half().clamp_min(torch.finfo(torch.float16).tiny)
+    return Numbers((stream / scale.float()).round().clamp(-127, 127).to(torch.int8), scale)
+
+
+def stored(tokens: Tokens, variant: Variant, generator: torch.Generator) -> Stored:
+    """What a variant keeps of clips. Chosen patches stand in the order of their similarity, so that what follows a
+    patch over the slots follows the best one; with ``by: random`` ``generator`` draws them."""
+    if variant.slots:
+        slots = tokens.shape[1]
+        rows = (2 * torch.arange(variant.slots) + 1) * slots // (2 * variant.slots)
+        tokens = tokens._replace(visual=tokens.visual[:, rows], similarity=tokens.similarity[:, rows])
+    visual, similarity = tokens.visual, tokens.similarity
+    places = torch.empty(0, dtype=torch.uint8)
+    if variant.by == "grid":
+        tokens = tokens.coarse(variant.side)
+        visual, similarity = tokens.visual, tokens.similarity
+    elif variant.by == "attention":
+        weights = (TAU * unit_spread(similarity)).softmax(-1)
+        visual = torch.einsum("nls,nlsv->nlv", weights, visual)[:, :, None]
+        similarity = (weights * similarity).sum(-1, keepdim=True)
+    elif variant.patches:
+        score = similarity if variant.by == "guidance" else torch.rand(similarity.shape, generator=generator)
+        chosen = score.topk(variant.patches, -1).indices
+        visual = visual.gather(2, chosen[..., None].expand(-1, -1, -1, visual.shape[-1]))
+        similarity, places = similarity.gather(2, chosen), chosen.to(torch.uint8)
+    return Stored(numbers(visual, variant.numbers), numbers(tokens.audio, variant.numbers), similarity.half(), places)
+
+
+def flops(tokens: Tokens) -> int:
+    """Of the attention of `frozen_sources`, for one clip: 2 L V (5 S + A), two for a product and its sum.
+
+    A weighted mean of L S patches for each of three sources; of synchrony beside it, L queries through its form [V,A],
+    asked of every patch and of its mean. Softmax, means and norms are left out.
+    """
+    _, slots, patches, visual = tokens.shape
+    return 2 * slots * visual * (5 * patches + tokens.channels[1])
+
+
+@torch.no_grad()
+def milliseconds(attention: Attention, clips: list[Stored]) -> list[float]:
+    """Of a processor, for one clip of each: from what is stored to what is attended, taking turns; their medians."""
+    spent: list[list[float]] = [[] for _ in clips]
+    for _ in range(TURNS):
+        for one, seconds in zip(clips, spent, strict=True):
+            started = time.process_time()
+            attention(one.read(), None)
+            seconds.append(time.process_time() - started)
+    return [1000 * float(np.median(seconds)) / len(one.similarity) for one, seconds in zip(clips, spent, strict=True)]
+
+
+def jobs(beyond: Beyond, params: Params, shipped: Source, drawn: Path, folder: Path) -> list[Job]:
+    """Every variant in every world, named (row, variant); ``shipped``: world 0. Worlds are drawn below ``drawn`` where
+    they are not there yet. What `claimed` was chosen by is scored on validation clips. Raises ParameterError for a
+    variant of more than there is."""
+    settings, layout = beyond.light, load_header(shipped.store).layout
+    for name, variant in settings.variants.items():
+        if (variant.patches or 1) > layout.patches or (variant.slots or 1) > layout.slots:
+            there = f"{layout.patches} patches in {layout.slots} slots"
+            raise ParameterError(f"beyond.yaml: light.variants.{name}: of {there} it asks for more; take fewer")
+    sources = {
+        world: worlds.source_of(worlds.drawn(world, drawn, params), world, folder) if world else shipped
+        for world in (*settings.worlds, settings.choice)
+    }
+    # what is solved does not depend on how clips are cut into tasks
+    solved = beyond.solved(params), chain([sum(task.classes for task in params.tasks)], 1)
+    trained = params.method(settings.trained), params.tasks
+    asked = [(settings.row, solved, name, world) for world in sources for name in settings.variants]
+    asked += [
+        (settings.trained, trained, name, world)
+        for world in settings.trained_worlds
+        for name in settings.trained_variants
+    ]
+    return [
+        Job((row, name), sources[world], method, params.training, tasks, world,
+            split="val" if world == settings.choice else "test",
+            file=folder / f"{row}-{name}-{world}.json", device=params.compute.device)
+        for row, (method, tasks), name, world in asked
+    ]  # fmt: skip
+
+
+def learn(job: Job, beyond: Beyond) -> Done:
+    """Do one job, unless its file stands there already, made from the same code, clips and choices."""
+    data, variant = sweep.datasets(job.source)[job.seed], beyond.light.variants[job.name[1]]
+    stamp = sweep.stamp_of(job, data) | {"variant": variant.model_dump(), "light": digest(sweep.code_of((MEASURING,)))}
+    assert job.file is not None
+    if sweep.standing(job.file, stamp):
+        return Done([], None)
+    started, every = time.perf_counter(), data.tokens.clips(slice(None))
+    clips = stored(every, variant, torch.Generator().manual_seed(job.seed))
+    read = clips.read()
+    # the share of each patch that the sounding object has is not known of other patches
+    results = run_tasks(
+        data._replace(tokens=read, share=None), job.method, job.training, job.tasks, job.seed, None, split=job.split,
+        device=job.device,
+    )  # fmt: skip
+    some = every.clips(torch.arange(TIMED))
+    timed = [stored(some, one, torch.Generator()) for one in (variant, Variant())]
+    attention = build(job.method, job.training, every.channels).attention
+    seconds = milliseconds(attention, timed)
+    measured = {
+        "last_accuracy": float(np.average(results[-1].accuracy, weights=results[-1].clips)),
+        "bytes": clips.clip_bytes,
+        "flops": flops(read) if job.method.fusion == "frozen_sources" else None,
+        "milliseconds": seconds[0],
+        "time_ratio": seconds[0] / seconds[1],
+    }
+    write_sealed(job.file, {"origin": stamp, "measured": measured})
+    return Done(results, time.perf_counter() - started)
+
+
+def run(beyond: Beyond, params: Params, shipped: Source, drawn: Path, folder: Path) -> dict[str, pd.DataFrame]:
+    """Learn what is not learnt yet and return its table, `beyond_light`, a line a row, variant and world: last_accuracy
+    on clips of ``split``; and of one clip `bytes` that are stored, `flops` of the attention of `frozen_sources`, and
+    `milliseconds` from what is stored to what is attended, with their ratio to those of whole tokens."""
+    asked = jobs(beyond, params, shipped, drawn, folder)
+    sweep.run(asked, work=partial(learn, beyond=beyond), engine=params.compute.engine, workers=params.compute.workers)
+    lines = [
+        {"row": job.name[0], "variant": job.name[1], "world": job.seed, "split": job.split}
+        | read_sealed(job.file)["measured"]
+        for job in asked
+        if job.file
+    ]
+    return {"beyond_light": pd.DataFrame(lines)}
