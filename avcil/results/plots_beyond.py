@@ -73,27 +73,35 @@ def missing(table: pd.DataFrame, names: dict[str, str]) -> Figure:
 
 def light(table: pd.DataFrame, settings: Light) -> Figure:
     """Points of last accuracy lost against bytes, FLOPs and milliseconds as shares of whole tokens': means over worlds.
-    The step joins what nothing beats in both; the goal is shaded, the variant that was named beforehand ringed.
+    The step joins what nothing beats in both; the goal is shaded, the variant that was named beforehand ringed. Faint:
+    what has not been run on test clips yet, on validation clips.
 
     table: row, variant, world, split, last_accuracy, bytes, flops, time_ratio.
     """
-    tested = table[(table.row == settings.row) & (table.split == "test")]
-    means = tested.groupby("variant")[["last_accuracy", "bytes", "flops", "time_ratio"]].mean()
-    shares = means / means.loc["whole"]
-    wide = tested.pivot(index="world", columns="variant", values="last_accuracy")
-    gained = 100 * wide.sub(wide["whole"], axis=0).mean()
-    variants = {name: variant for name, variant in settings.variants.items() if name in means.index}
+    solved = table[table.row == settings.row]
+    shares = solved.groupby("variant")[[*MEASURED]].mean()
+    shares /= shares.loc["whole"]
+    wide = solved.pivot(index=["split", "world"], columns="variant", values="last_accuracy")
+    gains = 100 * wide.sub(wide["whole"], axis=0).groupby("split").mean()
+    tested = gains.loc["test"].dropna()
+    gained = tested.combine_first(gains.mean())
+    variants = {name: variant for name, variant in settings.variants.items() if name in gained}
     kinds = list(dict.fromkeys(variant.kept for variant in variants.values()))
     colours = dict(zip(kinds, sns.color_palette("colorblind", len(kinds)), strict=True))
     marks = {"float16": "o", "int8_token": "s", "int8_channel": "^"}
     ring: dict[str, Any] = {"marker": "o", "markersize": 13, "markerfacecolor": "none", "markeredgecolor": "black"}
     figure, axes = plt.subplots(1, 3, figsize=(13, 4.8), sharey=True)
     for axis, (column, label) in zip(axes, MEASURED.items(), strict=True):
-        ordered = pd.DataFrame({"share": shares[column], "points": gained}).sort_values(["share", "points"])
+        ordered = pd.DataFrame({"share": shares[column], "points": tested}).dropna().sort_values(["share", "points"])
         front = ordered[ordered.points > ordered.points.cummax().shift(fill_value=-100)]
         axis.step(front.share, front.points, where="post", color="0.6", linewidth=1, zorder=1)
         for name, variant in variants.items():
-            style = {"marker": marks[variant.numbers], "color": colours[variant.kept], "markersize": 6}
+            style = {
+                "marker": marks[variant.numbers],
+                "color": colours[variant.kept],
+                "markersize": 6,
+                "alpha": 1 if name in tested else 0.35,
+            }
             axis.plot(shares[column][name], gained[name], **style, zorder=3)
         axis.plot(shares[column][settings.claimed], gained[settings.claimed], **ring, zorder=4)
         axis.set_xscale("log", base=2)

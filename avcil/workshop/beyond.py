@@ -239,35 +239,40 @@ def light(folder: Path) -> str:
     root = project.root()
     settings = load_beyond(load(root / "params.yaml"), root / "beyond.yaml").light
     table = pd.read_csv(folder / "beyond_light.csv")
-    tested = table[(table.row == settings.row) & (table.split == "test")].groupby("variant")
-    means, worlds = tested.mean(numeric_only=True), tested.size()
-    shares, lines = means / means.loc["whole"], []
+    solved = table[table.row == settings.row].groupby("variant")
+    means, scores = solved.mean(numeric_only=True), table[table.row == settings.row].groupby(["split", "variant"])
+    accuracy, worlds = 100 * scores.last_accuracy.mean(), scores.size()
+    whole, lines = means.loc["whole"], []
     for name, variant in settings.variants.items():
         if name in means.index:  # else it is not run yet
+            tested = ("test", name) in accuracy
             lines.append(
                 [
                     f"**{variant.name}**" if name == settings.claimed else variant.name,
-                    str(worlds[name]),
                     f"{means.bytes[name]:,.0f}",
-                    *(_part(shares[measure][name]) for measure in ("bytes", "flops")),
+                    *(_part(means[measure][name] / whole[measure]) for measure in ("bytes", "flops")),
                     f"{means.time_ratio[name]:.2f}",
-                    f"{100 * means.last_accuracy[name]:.1f}",
-                    "" if name == "whole" else points(gain(table, settings.row, name)),
+                    f"{accuracy['val', name]:.1f}" if ("val", name) in accuracy else "",
+                    str(worlds["test", name] if tested else 0),
+                    f"{accuracy['test', name]:.1f}" if tested else "",
+                    points(gain(table, settings.row, name)) if tested and name != "whole" else "",
                 ]
             )
-    head = "| stored of a clip | worlds | bytes | of whole | FLOPs | milliseconds | last | less whole |"
-    whole = means.loc["whole"]
+    names = f"validation, world {settings.choice} | worlds | last | less whole"
+    head = f"| stored of a clip | bytes | of whole | FLOPs | milliseconds | {names} |"
     note = (
-        f"{short_name_of(settings.row)}: test clips, in percent; differences in points, paired by world, with 95 % "
-        "intervals of Student's t over worlds, each variant by itself. FLOPs of the attention and "
+        f"{short_name_of(settings.row)}: test clips of so many worlds, in percent; differences in points, paired by "
+        "world, with 95 % intervals of Student's t over worlds, each variant by itself. FLOPs of the attention and "
         f"milliseconds of a processor from store to picture, of whole tokens' {whole.flops / 1e6:.2f} million and "
         f"{whole.milliseconds:.2f} ms a clip."
     )
-    scored = [f"{settings.variants[name].name} {100 * a:.1f}" for name, a in candidates(table, settings).items()]
+    scored = [
+        f"{settings.variants[name].name} {100 * score:.1f}" for name, score in candidates(table, settings).items()
+    ]
     blocks = [
         f"**{_of_light(table, settings)}**",
         f"The choice, on validation clips of world {settings.choice}, in percent: {'; '.join(scored)}.",
-        markdown(head, "lrrrrrrr", lines),
+        markdown(head, "lrrrrrrrr", lines),
         note,
         _guided(table, settings),
         _trained(table, settings),
