@@ -92,6 +92,6 @@ def compared(table: pd.DataFrame) -> pd.DataFrame:
         wide = runs.pivot(index="world", columns="trial", values="last_accuracy")
         shipped = wide.pop(SHIPPED)
         best = wide.mean().idxmax() if len(wide.columns) else None
-        ahead = [] if best is None else (wide[best] - shipped).tolist()
+        ahead = [] if best is None else (wide[best] - shipped).round(4).tolist()
         lines.append((row, len(wide.columns), shipped.mean(), best, ahead))
     return pd.DataFrame(lines, columns=["row", "trials", "shipped", "best", "ahead"])
