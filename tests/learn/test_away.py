@@ -134,8 +134,8 @@ def test_a_learner_learns_and_predicts_there(toy, params, tmp_path):
 # ---- it reaches everything
 
 NAMES = {"run_task", "run_tasks", "read_out", "Job", "Link", "LiveRun", "answer", "answer_of", "load_published"}
-# one clip of each class, whose bytes are a part of the report
-ON_THE_CPU = {("avcil/workshop/report/clips.py", "answer")}
+# single clips, whose bytes are a part of figures and of the report
+ON_THE_CPU = {("avcil/workshop/report/clips.py", "answer"), ("avcil/results/attention.py", "read_out")}
 
 
 def calls(source: str) -> set[tuple[str, bool]]:
