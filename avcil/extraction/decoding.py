@@ -15,6 +15,7 @@ from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from itertools import pairwise
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import av
@@ -43,11 +44,18 @@ def usable(media: Media, reading: dict) -> Clip | str:
     return clip
 
 
-def _begin(parent: int) -> None:
-    """What a process does first."""
+def _serve(parent: int, requests: Connection, reading: dict) -> None:
+    """What a process does: decode what it is sent, until it is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this one
     end_with(parent)
     torch.set_num_threads(1)
+    while True:
+        media = requests.recv()
+        try:
+            answer = usable(media, reading)
+        except Exception as error:  # raised again in the parent
+            answer = error
+        requests.send(answer)
 
 
 @contextmanager
@@ -74,24 +82,37 @@ class _Decoder:
         self.start()
 
     def start(self) -> None:
-        self.pool = ProcessPoolExecutor(1, initializer=_begin, initargs=(os.getpid(),))
-        with _STARTING, _undisturbed():  # one at a time, so that it is known whose process is new
-            before = set(multiprocessing.active_children())
-            self.pool.submit(os.getpid)  # it is forked with the first thing to do
-            (self.process,) = set(multiprocessing.active_children()) - before
+        # one at a time: a process that is forked in between would hold a copy of the pipe's far end and hide its death
+        with _STARTING, _undisturbed():
+            self.requests, far_end = multiprocessing.Pipe()
+            arguments = (os.getpid(), far_end, self.reading)
+            self.process = multiprocessing.Process(target=_serve, args=arguments, daemon=True)
+            self.process.start()
+            far_end.close()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.join()
+        self.requests.close()
 
     def end(self) -> None:
         self.thread.shutdown(cancel_futures=True)  # the clip at hand is waited for
-        self.pool.shutdown()
+        self.kill()
 
     def decode(self, media: Media) -> Clip | str:
         for _ in range(TRIES):
             try:
-                return self.pool.submit(usable, media, self.reading).result()
-            except BrokenProcessPool:
-                self.pool.shutdown()
+                self.requests.send(media)
+                answer = self.requests.recv()
+            except (EOFError, OSError):
+                self.process.join(10)
+                self.kill()
                 code = self.process.exitcode
                 self.start()
+                continue
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
         how = signal.Signals(-code).name if code and code < 0 else f"exit code {code}"
         return f"{media.path}: its decoder dies of it ({how}); restore it or drop its row"
 
