@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from avcil.base.files import digest, read_sealed, write_sealed
-from avcil.comparison import sweep, worlds
+from avcil.comparison import sweep, tables, worlds
 from avcil.comparison.sweep import Done, Job, Source
 from avcil.learn.attention import Attention, unit_spread
 from avcil.learn.evaluate import build
@@ -174,7 +174,7 @@ def learn(job: Job, beyond: Beyond) -> Done:
     attention = build(job.method, job.training, every.channels).attention
     seconds = milliseconds(attention, timed)
     measured = {
-        "last_accuracy": float(np.average(results[-1].accuracy, weights=results[-1].clips)),
+        "last_accuracy": tables.accuracy_after(results[-1]),
         "bytes": clips.clip_bytes,
         "flops": flops(read) if job.method.fusion == "frozen_sources" else None,
         "milliseconds": seconds[0],

@@ -76,8 +76,8 @@ def learn(job: Job, moments: int) -> Done:
     data = sweep.datasets(job.source)[job.seed]
     stamp = sweep.stamp_of(job, data) | {"moments": moments, "measured": digest(sweep.code_of((MEASURING,)))}
     assert job.file is not None
-    if sweep.standing(job.file, stamp):
-        return Done(read(job.file).results, None)
+    if kept := sweep.standing(job.file, stamp):
+        return Done(_parsed(kept).results, None)
     costs = run_costs(job, data, moments)
     results = [result._replace(predictions={})._asdict() for result in costs.results]
     write_sealed(job.file, {"origin": stamp, **costs._asdict(), "results": results})
@@ -86,7 +86,10 @@ def learn(job: Job, moments: int) -> Done:
 
 def read(file: Path) -> Costs:
     """What `learn` left. Raises ValueError naming the file if it is damaged."""
-    kept = read_sealed(file)
+    return _parsed(read_sealed(file))
+
+
+def _parsed(kept: dict) -> Costs:
     return Costs(kept["seconds"], kept["bytes"], [TaskResult(**result) for result in kept["results"]])
 
 

@@ -41,14 +41,15 @@ def trials(params: Params) -> dict[tuple[str, str], tuple[Method, Training]]:
 def _changed(row: Method, training: Training, changes: dict, place: str) -> tuple[Method, Training]:
     sections = row.model_dump(), training.model_dump()
     for key, value in changes.items():
-        first, *within = key.split(".")
+        *path, last = key.split(".")
+        first = path[0] if path else last
         section = next((section for section in sections if first in section), None)
         if section is None:
             hint = nearest(first, [*sections[0], *sections[1]])
             raise ParameterError(f"{place}.{key}: neither of a row nor of `training`{hint}")
-        for name in [first, *within][:-1]:
+        for name in path:
             section = section.setdefault(name, {})
-        section[[first, *within][-1]] = value
+        section[last] = value
     return Method(**sections[0]), Training(**sections[1])
 
 

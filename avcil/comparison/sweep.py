@@ -93,18 +93,22 @@ def code(method: Method) -> str:
 def read_run(file: Path) -> tuple[Done, dict]:
     """What a job left in its file, and everything that determined it, by name. Raises ValueError naming the file if it
     is damaged, or of another version."""
-    kept = read_sealed(file)
+    return _parsed(file, read_sealed(file))
+
+
+def _parsed(file: Path, kept: dict) -> tuple[Done, dict]:
     try:
         return Done([TaskResult(**result) for result in kept["results"]], kept["seconds"]), kept["origin"]
     except (TypeError, KeyError):
         raise ValueError(f"{file}: of another version; delete it and run its sweep again") from None
 
 
-def standing(file: Path | None, stamp: dict) -> bool:
-    """Whether a job's file stands there already, whole and made from the same code, clips and choices."""
-    with suppress(ValueError):
-        return file is not None and read_sealed(file).get("origin") == stamp
-    return False
+def standing(file: Path | None, stamp: dict) -> dict | None:
+    """The content of a job's file that stands there already, whole and made from the same code, clips and choices."""
+    with suppress(ValueError):  # damaged: it is made again
+        if file is not None and (kept := read_sealed(file)).get("origin") == stamp:
+            return kept
+    return None
 
 
 def write_run(file: Path, done: Done, made_from: dict) -> None:
@@ -124,9 +128,9 @@ def stamp_of(job: Job, data: Dataset) -> dict:
 def _run(job: Job) -> Done:
     data = datasets(job.source)[job.seed]
     stamp = stamp_of(job, data)
-    if job.file and standing(job.file, stamp):
+    if job.file and (kept := standing(job.file, stamp)):
         with suppress(ValueError):  # of another version: it is run again
-            return read_run(job.file)[0]
+            return _parsed(job.file, kept)[0]
     if job.folder:
         _begin_folder(job.folder, job.seed, stamp)
     resumed = job.folder is not None and any(job.folder.glob(f"task*/seed{job.seed}/result.json"))

@@ -239,8 +239,8 @@ def light(folder: Path) -> str:
     root = project.root()
     settings = load_beyond(load(root / "params.yaml"), root / "beyond.yaml").light
     table = pd.read_csv(folder / "beyond_light.csv")
-    solved = table[table.row == settings.row].groupby("variant")
-    means, scores = solved.mean(numeric_only=True), table[table.row == settings.row].groupby(["split", "variant"])
+    solved = table[table.row == settings.row]
+    means, scores = solved.groupby("variant").mean(numeric_only=True), solved.groupby(["split", "variant"])
     accuracy, worlds = 100 * scores.last_accuracy.mean(), scores.size()
     whole, lines = means.loc["whole"], []
     for name, variant in settings.variants.items():

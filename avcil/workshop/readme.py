@@ -331,8 +331,10 @@ def search(file: Path) -> str:
     """Of each row, how it does as it ships and in the best of its trials, on validation clips of development worlds."""
     table, rows = pd.read_csv(file), []
     for line in compared(table).itertuples():
-        ahead = [f"{100 * lead:+.1f}" for lead in (np.mean(line.ahead or [np.nan]), *line.ahead)]
-        best = [line.best, f"{ahead[0]} ({', '.join(ahead[1:])})"] if line.trials else ["", ""]
+        best = ["", ""]
+        if line.trials:
+            mean, *each = (f"{100 * lead:+.1f}" for lead in (np.mean(line.ahead), *line.ahead))
+            best = [line.best, f"{mean} ({', '.join(each)})"]
         rows.append([f"`{line.row}`", str(line.trials), f"{100 * line.shipped:.1f}", *best])
     head = "| row | trials | as it ships | best trial | ahead by |"
     return (
