@@ -252,7 +252,7 @@ def machines(folder: Path) -> str:
         f"Of {operations} operations (`python -m avcil.workshop.probe`) {portable} give the same bytes on all of them "
         f"in portable arithmetic, and {own} in each one's own; of {steps} steps from clips to the checkpoints of "
         f"`lll_prior` and `ridge`, {portable_steps} and {own_steps}. The tables in git were made on "
-        f"{', '.join(makers)}; a row's lines stay until it is learnt again."
+        f"{', '.join(makers)}."
     )
 
 

@@ -61,6 +61,8 @@ def test_entries_of_processes_that_do_not_live_are_dropped(tmp_path):
     )
     while psutil.Process(zombie.pid).status() != psutil.STATUS_ZOMBIE:
         time.sleep(0.01)
+    while not all(psutil.Process(process.pid).cmdline() for process in (other, living)):  # empty amid its exec
+        time.sleep(0.01)
     who = {process.pid: {"pid": process.pid, "cmd": "dvc repro"} for process in (ended, zombie, other, living)}
     entries = {
         "write": {f"/out{pid}": one for pid, one in who.items()},
