@@ -33,12 +33,9 @@ def run_folder(artifacts: Path, method: str, task: int, seed: int, setting: str 
     return place / f"task{task}" / f"seed{seed}"
 
 
-def _source(place: Place, tokens: str, protocol: Protocol, setting: Setting, timbres: int, out: Path) -> Source:
-    """Write the class orders, and the manifest where classes are merged, and say where everything is."""
+def _source(place: Place, tokens: str, protocol: Protocol, setting: Setting, out: Path) -> Source:
+    """Write manifest and class orders, and say where everything is."""
     table = read_manifest(place.folder / "manifest.csv")
-    if not setting.twins:
-        labels = sorted(table.label.unique())
-        table["label"] = table.label.map({label: f"timbre {i % timbres}" for i, label in enumerate(labels)})
     write_manifest(out / "manifest.csv", table)
     seeds = setting.seeds or protocol.seeds
     if protocol.class_order == "official":
@@ -81,16 +78,20 @@ def jobs(
         shared = Training(**params.training.model_dump() | protocol.training | keep)
         where = dict.fromkeys(setting.seeds or protocol.seeds, (place, out / name))
         if setting.worlds:
+            drawn = artifacts / "worlds"
+            changed = bool(setting.world or setting.clips_per_class)
             for seed in where:
-                world = worlds.drawn(seed, artifacts / "worlds", params) if seed else place
+                shipped = not (seed or changed)
+                folder = drawn / name if changed else drawn
+                world = place if shipped else worlds.drawn(seed, folder, params.turned(setting))
                 where[seed] = (world, out / name / f"world{seed}")
         for row in chosen:
             if place.chained and (name, row) == (first, "lll_prior"):
                 continue
             method = _adapted(row, params.methods[row], protocol, setting)
             epochs = protocol.epochs_of.get(row, protocol.epochs)
-            tokens, timbres = setting.tokens or protocol.tokens or method.tokens, params.world.timbres
-            sources = {at: _source(at[0], tokens, protocol, setting, timbres, at[1]) for at in set(where.values())}
+            tokens = setting.tokens or protocol.tokens or method.tokens
+            sources = {at: _source(at[0], tokens, protocol, setting, at[1]) for at in set(where.values())}
             for seed, at in where.items():
                 classes = pd.read_csv(sources[at].manifest, dtype=str).label.nunique()
                 tasks = chain(protocol.sizes(setting, classes), epochs)

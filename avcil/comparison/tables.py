@@ -269,18 +269,20 @@ class Comparable(NamedTuple):
     def methods(self, setting: str) -> list[str]:
         return list(dict.fromkeys(self.seeds[self.seeds.setting == setting].method))
 
-    def lead(self, setting: str, measure: str, first: str, second: str | None = None) -> Interval:
+    def lead(
+        self, setting: str, measure: str, first: str, second: str | None = None, against: str | None = None
+    ) -> Interval:
         """A measure of ``first``, minus that of ``second``, by seed; last accuracy by clip too if seeds share them.
 
-        Raises KeyError for a row that was not run in that setting.
+        against: setting of ``second``, if it is another one, with the same test clips. Raises KeyError for a row that
+        was not run in its setting.
         """
-        names = [first] if second is None else [first, second]
+        names = [(setting, first)] if second is None else [(setting, first), (against or setting, second)]
         by_clip = measure == "last_accuracy" and (self.correct.setting == setting).any()
         table, column = (self.correct, "correct") if by_clip else (self.seeds, measure)
-        wide = table[table.setting == setting].pivot(index="seed", columns="method", values=column)[names].dropna()
-        values, *minus = (
-            np.array([[*digits] for digits in wide[name]] if by_clip else wide[name], float) for name in names
-        )
+        runs = table.set_index(["setting", "method", "seed"])[column].sort_index()
+        wide = pd.concat([runs.loc[name] for name in names], axis=1).dropna()
+        values, *minus = (np.array([[*digits] for digits in of] if by_clip else of, float) for _, of in wide.items())
         interval = over_seeds_and_clips if by_clip else over_seeds
         return interval(values - minus[0] if minus else values)
 
@@ -295,6 +297,26 @@ class Comparable(NamedTuple):
         table["p_holm"] = holm(table.p)
         table["verdict"] = [verdict(one) for one in leads.values()]
         return table.reset_index()
+
+
+PARTS = {"guidance": "naive_fusion", "distillation": "without_both_levels", "prior": "without_prior"}
+
+
+def worth(comparable: Comparable, protocol: Protocol, row: str = "lll_prior") -> pd.DataFrame:
+    """What ``row`` is ahead of itself less a part, in last accuracy, as one thing is turned (`Protocol.knobs`).
+
+    Columns knob, value, part, and those of `Interval`; a line for each of `PARTS` in each setting where both rows were
+    run. Less a part that a setting prescribes, as one of other tokens does, it is that of the first setting.
+    """
+    lines, first = [], next(iter(protocol.settings))
+    for knob, steps in protocol.knobs.items():
+        for (setting, value), (part, without) in product(steps.items(), PARTS.items()):
+            methods = comparable.methods(setting)
+            against = setting if without in methods or protocol.settings[setting].worlds else first
+            if row in methods and without in comparable.methods(against):
+                lead = comparable.lead(setting, "last_accuracy", row, without, against)
+                lines.append({"knob": knob, "value": value, "part": part} | lead._asdict())
+    return pd.DataFrame(lines, columns=["knob", "value", "part", *Interval._fields])
 
 
 def paired(seeds: pd.DataFrame, reference: str, others: list[str]) -> pd.DataFrame:

@@ -13,7 +13,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from avcil.base.refusal import Refusal
-from avcil.params.comparison import Protocol, Row, Search
+from avcil.params.comparison import Protocol, Row, Search, Setting
 from avcil.params.encoders import EncoderConfig
 from avcil.params.extraction import Compute, FeatureConfig
 from avcil.params.learning import Task, Training, chain
@@ -109,6 +109,11 @@ class Params(Section):
             listed = [row for setting in protocol.settings.values() for row in setting.rows or []]
             for row in (*protocol.headline, *protocol.rows, *listed):
                 _check(row, self.methods, f"protocols.{name}: no method")
+            for setting, changed in protocol.settings.items():
+                try:
+                    self.turned(changed)
+                except ValidationError as error:
+                    raise ValueError(f"protocols.{name}.settings.{setting}.world: {offence(error)}") from None
         return self
 
     @property
@@ -133,6 +138,13 @@ class Params(Section):
         _check(self.benchmark, self.protocols, "no protocol")
         return self.protocols[self.benchmark]
 
+    def turned(self, setting: Setting) -> "Params":
+        """These, with `world` and `corpus` as the worlds of a setting have them."""
+        world = World(**self.world.model_dump() | setting.world)
+        clips = setting.clips_per_class or self.corpus.clips_per_class
+        corpus = self.corpus.model_copy(update={"clips_per_class": clips})
+        return self.model_copy(update={"world": world, "corpus": corpus})
+
     def check_classes(self, benchmark: str, classes: int, rows: Literal["headline", "all"] | list[str] = "all") -> None:
         """Raises ParameterError where the ``classes`` of a benchmark do not divide into the tasks of a setting in which
         ``rows`` are learnt. One without a protocol is not asked for any tasks."""
@@ -141,9 +153,8 @@ class Params(Section):
         protocol = self.protocols[benchmark]
         for name in protocol.chosen(rows):
             setting = protocol.settings[name]
-            there = self.world.classes if setting.worlds else classes
             try:
-                protocol.sizes(setting, there if setting.twins else min(there, self.world.timbres))
+                protocol.sizes(setting, self.turned(setting).world.classes if setting.worlds else classes)
             except ValueError as error:
                 raise ParameterError(f"protocols.{benchmark}.settings.{name}: {error}") from None
 

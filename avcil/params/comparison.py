@@ -38,8 +38,9 @@ class Setting(Section):
     tokens: str | None = Field(None, description="of every row, as the protocol's")
     keep: Literal["last", "best_all", "best_new"] | None = None
     seeds: Seeds | None = Field(None, min_length=1, description="a part of the protocol's")
-    twins: bool = Field(True, description="false: classes that share a sound are one class, so that sound tells all")
     worlds: bool = Field(False, description="true: each seed has a world of its own (avcil/comparison/worlds.py)")
+    world: dict[str, object] = Field({}, description="keys of `world` that its worlds change")
+    clips_per_class: dict[str, int] | None = Field(None, description="of its worlds, as `corpus` has it")
 
     @property
     def memory_alone(self) -> bool:
@@ -66,6 +67,7 @@ class Protocol(Section):
     changes: dict[str, dict[str, object]] = Field({}, description="keys of rows that it changes, by row; `*`: of all")
     rows: list[str] = Field(min_length=1)
     settings: dict[str, Setting]
+    knobs: dict[str, dict[str, str]] = Field({}, description="settings in which one thing is turned, with its values")
 
     @model_validator(mode="after")
     def _consistent(self):
@@ -79,12 +81,17 @@ class Protocol(Section):
             foreign = sorted(set(setting.seeds or []) - set(self.seeds))
             if foreign and not setting.worlds:
                 raise ValueError(f"settings.{name}: seed {foreign[0]} is not among the protocol's {self.seeds}")
-            if (setting.worlds or not setting.twins) and self.class_order == "official":
-                raise ValueError(f"settings.{name}: drawn worlds and merged classes have no official order")
+            if setting.worlds and self.class_order == "official":
+                raise ValueError(f"settings.{name}: drawn worlds have no official order")
+            if (setting.world or setting.clips_per_class) and not setting.worlds:
+                raise ValueError(f"settings.{name}: only drawn worlds can be changed; say `worlds: true`")
             if setting.worlds and setting.tokens not in (None, "random"):
                 raise ValueError(
                     f"settings.{name}: drawn worlds have a prior each; leave out `tokens`, or say `random`"
                 )
+        for knob, steps in self.knobs.items():
+            if unknown := [step for step in steps if step not in self.settings]:
+                raise ValueError(f"knobs.{knob}: no setting `{unknown[0]}`")
         return self
 
     def chosen(self, rows: Literal["headline", "all"] | list[str]) -> dict[str, list[str]]:

@@ -30,6 +30,7 @@ class World(Section):
     timbres: int = Field(ge=1, description="class c sounds with timbre c % timbres")
     silent_objects: tuple[int, int] = Field(strict=False, description="fewest and most silent objects of a scene")
     twin_in_view: float = Field(ge=0, le=1, description="share of clips in which a silent twin is in view")
+    noise: tuple[float, float] = Field((0.003, 0.03), strict=False, description="least and most beside a clip's sound")
 
 
 class Corpus(Section):

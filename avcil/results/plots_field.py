@@ -141,6 +141,33 @@ def field_cost(table: pd.DataFrame) -> Figure:
     return figure
 
 
+def knobs(table: pd.DataFrame) -> Figure:
+    """What each part of LLL is worth as one thing is turned, with 95 % intervals: a panel a knob, a colour a part.
+
+    table: knob, value, part, mean, low, high (fractions), as `tables.worth` gives it.
+    """
+    shown = list(dict.fromkeys(table.knob))
+    figure, axes = plt.subplots(1, len(shown), figsize=(3.4 * len(shown), 3.6), sharey=True, squeeze=False)
+    parts = dict.fromkeys(table.part)
+    for axis, knob in zip(axes.flat, shown, strict=True):
+        panel = table[table.knob == knob]
+        values = list(dict.fromkeys(panel.value))
+        for number, part in enumerate(parts):
+            mine = panel[panel.part == part]
+            x = mine.value.map(values.index) + 0.12 * (number - 1)
+            spread = 100 * np.array([mine["mean"] - mine.low, mine.high - mine["mean"]])
+            axis.errorbar(
+                x, 100 * mine["mean"], np.nan_to_num(spread), color=PALETTE[number], marker="o", markersize=4,
+                linewidth=1.4, elinewidth=1, label=part,
+            )  # fmt: skip
+        axis.axhline(0, color="0.2", linewidth=1)
+        axis.set(xticks=range(len(values)), xticklabels=values, xlabel=knob, xlim=(-0.4, len(values) - 0.6))
+    axes[0, 0].set_ylabel("points of last accuracy")
+    axes[0, -1].legend(frameon=False, title="worth of")
+    figure.tight_layout()
+    return figure
+
+
 def budget_curves(table: pd.DataFrame) -> Figure:
     """Last accuracy against exemplars a class, one curve a row. table: method, exemplars, last_accuracy, by seed."""
     figure, axes = plt.subplots(figsize=(7.4, 4.2))

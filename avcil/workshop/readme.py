@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from avcil.comparison import tables
 from avcil.comparison.intervals import ALPHA, Interval, over_seeds, points, sign, verdict
 from avcil.comparison.search import compared
 from avcil.comparison.tables import Comparable, markdown, percent
+from avcil.params import load, project
 from avcil.results import names
 from avcil.results.names import families, name_of, of_family, short_name_of
 from avcil.workshop import beyond, claims, probe
@@ -148,15 +150,6 @@ def settings(folder: Path) -> str:
     return f"{markdown(head, 'l' + 'r' * len(columns), rows)}\n\n{_harder(folder)}"
 
 
-def _across(comparable: Comparable, first: tuple[str, str], second: tuple[str, str]) -> Interval:
-    """The lead in last accuracy of a (setting, row) over one of another setting with the same test clips."""
-    both = comparable.correct.assign(
-        method=comparable.correct.setting + " " + comparable.correct.method, setting=claims.STANDARD
-    )
-    across = comparable._replace(correct=both)
-    return across.lead(claims.STANDARD, "last_accuracy", " ".join(first), " ".join(second))
-
-
 def priors(folder: Path) -> str:
     """Rows on tokens of the shipped prior, and of the one that was taught without regions."""
     comparable, settings, rows = Comparable.of(folder), (claims.STANDARD, claims.UNTOLD), []
@@ -167,7 +160,7 @@ def priors(folder: Path) -> str:
             "" if row == "naive_fusion" else points(comparable.lead(setting, "last_accuracy", row, "naive_fusion"))
             for setting in settings
         ]
-        loss = points(_across(comparable, (claims.UNTOLD, row), (claims.STANDARD, row)))
+        loss = points(comparable.lead(claims.UNTOLD, "last_accuracy", row, row, claims.STANDARD))
         rows.append([short_name_of(row), *last, loss, *guidance])
     head = (
         "| last accuracy | regions | no regions | difference | regions: minus naive fusion "
@@ -184,15 +177,28 @@ def _harder(folder: Path) -> str:
     """What fewer exemplars change, and what is left to tell where sound alone tells the class."""
     comparable = Comparable.of(folder)
     leads = {
-        row: _across(comparable, ("exemplars_1", row), ("exemplars_20", row))
+        row: comparable.lead("exemplars_1", "last_accuracy", row, row, "exemplars_20")
         for row in ("lll_analytic", "lll_prior", "replay")
     }
     changes = ", ".join(f"{points(lead)} for {short_name_of(row)}" for row, lead in leads.items())
-    twins = verdict(comparable.lead("no_twins", "last_accuracy", "lll_prior", "ridge"))
+    control = {
+        row: comparable.lead("worlds_no_twins", "last_accuracy", row, "ridge") for row in ("lll_prior", "lll_closed")
+    }
+    twins = ", ".join(f"{short_name_of(row)} {verdict(lead)}" for row, lead in control.items())
     return (
-        f"From 20 exemplars a class to one, last accuracy changes by {changes}. Without twins, LLL against ridge "
-        f"regression on frozen tokens: {twins}."
+        f"From 20 exemplars a class to one, last accuracy changes by {changes}. Where sound alone tells the "
+        f"class, against ridge regression on frozen tokens: {twins}."
     )
+
+
+def worth(folder: Path) -> str:
+    """What each part of LLL is worth, as one thing is turned."""
+    table = tables.worth(Comparable.of(folder), load(project.root() / "params.yaml").protocol())
+    cells = table.assign(cell=[points(Interval(*line)) for line in table[list(Interval._fields)].values])
+    wide = cells.pivot(index=["knob", "value"], columns="part", values="cell").fillna("")
+    order = table[["knob", "value"]].drop_duplicates().itertuples(index=False, name=None)
+    rows = [[*key, *(wide.loc[key, part] for part in tables.PARTS)] for key in order]
+    return markdown(f"| | | {' | '.join(tables.PARTS)} |", "llrrr", rows)
 
 
 def field_reading(folder: Path) -> str:
@@ -368,6 +374,7 @@ def updated(texts: dict[str, str], folder: Path) -> dict[str, str]:
         "methods": methods(),
         "field_reading": field_reading(folder),
         "settings": settings(folder),
+        "worth": worth(folder),
         "processors": machines(folder),
         "open_set": open_set(benchmarks / "open_set.csv"),
         "search": search(folder / "search.csv"),

@@ -55,6 +55,7 @@ def parameters(raw: dict) -> dict:
         "exemplars_1": few | {"exemplars": 1},
         "exemplars_10": few | {"exemplars": 10},
     }
+    embedded["knobs"] = {"exemplars a class": {"standard": "5"}}
     small["protocols"] = {small["benchmark"]: embedded}
     return small
 

@@ -35,7 +35,7 @@ def _write_benchmark_clip(folder: Path, world: World, film: Film, seed: int, row
     scene = benchmark_scene(world, film, seed, *row)
     rng = np.random.default_rng((seed, BENCHMARK, SPLITS.index(row[0]), row[1], row[2], 1))
     noise = rng.normal(0, 1, film.samples)
-    waveform = scene.waveforms[0] * rng.uniform(0.4, 0.9) + noise * rng.uniform(0.003, 0.03)
+    waveform = scene.waveforms[0] * rng.uniform(0.4, 0.9) + noise * rng.uniform(*world.noise)
     write_clip(folder / f"{clip_id(*row)}.mp4", scene.frames, waveform.astype(np.float32), film.fps, film.sample_rate)
     return np.round(scene.regions[0] * 255).astype(np.uint8)
 

@@ -181,9 +181,9 @@ def test_tasks_may_differ_in_size(jobs, tmp_path):
 
 
 @pytest.fixture
-def twins(tmp_path) -> Place:
-    """Four classes with a clip in each split, two of each timbre."""
-    return _place(tmp_path / "twins")
+def four(tmp_path) -> Place:
+    """Four classes with a clip in each split."""
+    return _place(tmp_path / "four")
 
 
 def _place(folder: Path) -> Place:
@@ -191,22 +191,6 @@ def _place(folder: Path) -> Place:
     table = [(f"{s}{c}", f"{s}{c}.mp4", f"class{c}", s) for s in ("train", "val", "test") for c in range(4)]
     pd.DataFrame(table, columns=["clip_id", "path", "label", "split"]).to_csv(folder / "manifest.csv", index=False)
     return Place(folder, folder / "features")
-
-
-def test_without_twins_classes_that_share_a_sound_are_one(field, twins, tmp_path):
-    protocol = _protocol(
-        class_order="drawn", seeds=[0, 1, 2], rows=["ridge"],
-        settings={"standard": {}, "no_twins": {"twins": False, "classes_per_task": 1}},
-    )  # fmt: skip
-    two = field.model_copy(update={"world": field.world.model_copy(update={"timbres": 2})})
-    found = protocols.jobs(twins, two, protocol, "all", tmp_path / "out")
-    merged = [job for job in found if job.name[0] == "no_twins"]
-    assert [len(job.tasks) for job in found] == [2] * 6 and {t.classes for t in merged[0].tasks} == {1}
-    labels = read_manifest(merged[0].source.manifest).set_index("clip_id").label
-    assert all(labels[f"{s}{c}"] == f"timbre {c % 2}" for s in ("train", "val", "test") for c in range(4))
-    orders = json.loads(merged[0].source.orders.read_text())
-    assert all(sorted(order) == ["timbre 0", "timbre 1"] for order in orders.values()) and len(orders) == 3
-    assert read_manifest(found[0].source.manifest).label.nunique() == 4
 
 
 # ---- what a protocol says
@@ -241,7 +225,7 @@ def test_worlds_take_the_released_priors_in_turn(params):
     ]  # fmt: skip
 
 
-def test_each_seed_of_a_setting_with_worlds_learns_in_its_own(field, twins, tmp_path, monkeypatch):
+def test_each_seed_of_a_setting_with_worlds_learns_in_its_own(field, four, tmp_path, monkeypatch):
     made = []
 
     def drawn(seed, folder, params):
@@ -254,11 +238,11 @@ def test_each_seed_of_a_setting_with_worlds_learns_in_its_own(field, twins, tmp_
         settings={"standard": {}, "worlds": {"worlds": True, "seeds": [0, 7, 8]}},
     )  # fmt: skip
     out = tmp_path / "out"
-    found = protocols.jobs(twins, field, protocol, "all", out)
+    found = protocols.jobs(four, field, protocol, "all", out)
     assert made == [(7, out / "worlds", field), (8, out / "worlds", field)]
     of = {job.seed: job.source for job in found if job.name == ("worlds", "ridge")}
     assert of == {job.seed: job.source for job in found if job.name == ("worlds", "lll_prior")}
-    stores = {0: twins.folder, 7: tmp_path / "drawn7", 8: tmp_path / "drawn8"}
+    stores = {0: four.folder, 7: tmp_path / "drawn7", 8: tmp_path / "drawn8"}
     assert {seed: source.store for seed, source in of.items()} == {
         seed: folder / "features/mini" for seed, folder in stores.items()
     }
@@ -268,8 +252,24 @@ def test_each_seed_of_a_setting_with_worlds_learns_in_its_own(field, twins, tmp_
     assert all(str(seed) in json.loads(source.orders.read_text()) for seed, source in of.items())
     # of the protocol's other settings, none is drawn
     made.clear()
-    protocols.jobs(twins, field, protocol, "headline", out)
+    protocols.jobs(four, field, protocol, "headline", out)
     assert not made
+
+
+def test_worlds_that_a_setting_changes_are_apart_from_the_others(field, four, tmp_path, monkeypatch):
+    """The first seed's is drawn too: it is not the shipped one."""
+    made = []
+    monkeypatch.setattr(worlds, "drawn", lambda *drawn: made.append(drawn) or _place(tmp_path / f"drawn{len(made)}"))
+    changes = {"world": {"twin_in_view": 0.0}, "clips_per_class": {"train": 3, "val": 0, "test": 2}}
+    protocol = _protocol(
+        class_order="drawn", rows=["ridge"], tokens=None,
+        settings={"worlds_alone": {"worlds": True, "seeds": [0, 7]} | changes},
+    )  # fmt: skip
+    protocols.jobs(four, field, protocol, "all", tmp_path / "out")
+    assert [drawn[:2] for drawn in made] == [(seed, tmp_path / "out/worlds/worlds_alone") for seed in (0, 7)]
+    for _, _, params in made:
+        assert params.world == field.world.model_copy(update=changes["world"])
+        assert params.corpus.clips_per_class == changes["clips_per_class"] and params.film == field.film
 
 
 def _killed(*_, **__):

@@ -2,12 +2,14 @@
 
 import math
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
+from avcil.comparison import tables
 from avcil.comparison.intervals import (
     Interval,
     half_width,
@@ -19,6 +21,8 @@ from avcil.comparison.intervals import (
     verdict,
 )
 from avcil.comparison.tables import Comparable
+from avcil.params.comparison import Setting
+from avcil.results import plots_field
 from avcil.workshop import claims
 from conftest import ROOT
 
@@ -204,6 +208,29 @@ def test_a_lead_is_over_seeds_alone_where_they_share_no_clips():
     assert same.mean == 0 and np.isnan(same.low)  # seeds that agree to the digit tell no spread
     with pytest.raises(KeyError):
         found.lead("worlds", "last_accuracy", "a", "c")
+
+
+def test_a_part_s_worth_is_told_where_both_rows_were_run():
+    """On other tokens, the row without the prior is that of the first setting; in other worlds there is none."""
+    of = {
+        ("standard", "lll_prior"): 0.8, ("standard", "naive_fusion"): 0.5, ("standard", "without_prior"): 0.2,
+        ("other", "lll_prior"): 0.6, ("other", "naive_fusion"): 0.5, ("worlds_2", "lll_prior"): 0.9,
+    }  # fmt: skip
+    runs = [(*key, seed, mean + 0.01 * seed * (key[1] == "lll_prior")) for key, mean in of.items() for seed in (0, 2)]
+    seeds = pd.DataFrame(runs, columns=["setting", "method", "seed", "last_accuracy"])
+    found = Comparable(seeds, pd.DataFrame(columns=["setting", "method", "seed", "correct"]))
+    settings = {"standard": Setting(), "other": Setting(tokens="other"), "worlds_2": Setting(worlds=True)}
+    knobs = {"knob": {"other": "a", "standard": "b", "worlds_2": "c"}, "other knob": {"standard": "d"}}
+    protocol = SimpleNamespace(settings=settings, knobs=knobs)
+    table = tables.worth(found, protocol).set_index(["knob", "value", "part"])
+    expected = {
+        ("knob", "a", "guidance"): 0.11, ("knob", "a", "prior"): 0.41, ("knob", "b", "guidance"): 0.31,
+        ("knob", "b", "prior"): 0.61, ("other knob", "d", "guidance"): 0.31, ("other knob", "d", "prior"): 0.61,
+    }  # fmt: skip
+    assert table["mean"].to_dict() == pytest.approx(expected) and (table.seeds == 2).all()
+    figure = plots_field.knobs(table.reset_index())
+    assert [axis.get_xlabel() for axis in figure.axes] == ["knob", "other knob"]
+    assert [[text.get_text() for text in axis.get_xticklabels()] for axis in figure.axes] == [["a", "b"], ["d"]]
 
 
 def test_less_forgetting_is_a_lead():

@@ -145,8 +145,15 @@ def test_a_protocol_takes_the_rest_from_the_one_that_it_is_like(tmp_path):
         ),
         ("protocols.ave.epochs_of", {"lll_": 3}, "epochs_of: `lll_` is not among the rows"),
         ("protocols.sounding_objects.headline", ["lwff"], "protocols.sounding_objects: no method `lwff`"),
-        ("protocols.sounding_objects.settings.no_twins.seeds", [9], "settings.no_twins: seed 9 is not among"),
-        ("protocols.ave.settings.standard.worlds", True, "settings.standard: drawn worlds .* have no official order"),
+        ("protocols.sounding_objects.settings.tasks_2.seeds", [9], "settings.tasks_2: seed 9 is not among"),
+        ("protocols.sounding_objects.settings.tasks_2.world", {"noise": [0, 1]}, "settings.tasks_2: only drawn worlds"),
+        (
+            "protocols.sounding_objects.settings.worlds.world",
+            {"twins_in_view": 0.0},
+            "sounding_objects.settings.worlds.world: no key `twins_in_view` .did you mean `twin_in_view`",
+        ),
+        ("protocols.ave.knobs", {"one": {"standard": "1", "exemplars_3": "3"}}, "knobs.one: no setting `exemplars_3`"),
+        ("protocols.ave.settings.standard.worlds", True, "settings.standard: drawn worlds have no official order"),
         (
             "protocols.sounding_objects.settings.worlds.tokens",
             "mini-frames",
