@@ -1,7 +1,8 @@
 """Worlds of many classes in tasks of few: what is left after the last, and what a task costs as they grow in number.
 
 A run is learnt task by task, each timed without its evaluation, and evaluated at a few moments. Its joint twin is the
-same row with all classes in one task, so that there is nothing to forget.
+same row with all classes in one task, so that there is nothing to forget. Of rows that attend, it is followed whether
+they still look at what sounds in clips of the first tasks.
 """
 
 import time
@@ -42,16 +43,11 @@ def jobs(settings: ManyTasks, params: Params, folder: Path) -> list[Job]:
     """Every row in every world, with its twin, named (incremental or joint, row); rows that are solved first. Worlds
     are drawn below ``folder`` where they are not there yet."""
     # `random` twins of the priors are no row's tokens here
-    grown = params.model_copy(
-        update={
-            "world": params.world.model_copy(update={"classes": settings.classes, "timbres": settings.timbres}),
-            "corpus": params.corpus.model_copy(update={"clips_per_class": settings.clips_per_class}),
-        }
-    )
+    grown = params.turned({"classes": settings.classes, "timbres": settings.timbres}, settings.clips_per_class)
     sources = {}
     for world in settings.worlds:
         place = worlds.drawn(world, folder / "worlds", grown, tokens=("mini",))
-        sources[world] = worlds.source_of(place, world, folder)
+        sources[world] = worlds.source_of(place, world, folder)._replace(regions=place.folder / "regions.npz")
     step, classes = settings.classes_per_task, settings.classes
     cuts = {"incremental": [step] * (classes // step), "joint": [classes]}
     return [
@@ -169,10 +165,19 @@ def blocks(results: list[TaskResult]) -> tuple[np.ndarray, np.ndarray]:
     return matrix, clips
 
 
+def hit_of_first(results: list[TaskResult]) -> np.ndarray:
+    """[K] by moment: the share of the clips of the tasks before the first moment on which attention peaks on what
+    sounds; NaN of a row that does not attend."""
+    first = results[0].task + 1
+    hits = [[np.nan] * first if result.hit is None else result.hit[:first] for result in results]
+    return np.average(hits, axis=1, weights=results[0].clips)
+
+
 def tables(asked: list[Job]) -> dict[str, pd.DataFrame]:
     """`beyond_tasks`, a line a run and moment: accuracy on all classes seen, seconds a task since the moment before,
-    and bytes. `beyond_many_tasks`, a line a run: last accuracy, its joint twin's, forgetting, and of seconds and bytes
-    the last and the exponent by the number of tasks."""
+    bytes, and `hit_of_first`. `beyond_many_tasks`, a line a run: last accuracy, its joint twin's, forgetting, of
+    seconds and bytes the last and the exponent by the number of tasks, and the last of `hit_of_first` with its change.
+    """
     costs = {(*job.name, job.seed): read(job.file) for job in asked if job.file}
     lines, runs = [], []
     for (cut, row, world), one in costs.items():
@@ -183,7 +188,9 @@ def tables(asked: list[Job]) -> dict[str, pd.DataFrame]:
         seconds = np.array([np.mean(part) for part in np.split(np.array(one.seconds), tasks[:-1])])
         size, after = np.array(one.bytes)[tasks - 1], metrics.accuracy_after(matrix, clips)
         key = {"row": row, "world": world}
-        lines.append(pd.DataFrame(key | {"tasks": tasks, "accuracy": after, "seconds": seconds, "bytes": size}))
+        hit = hit_of_first(one.results)
+        measured = {"tasks": tasks, "accuracy": after, "seconds": seconds, "bytes": size, "hit_of_first": hit}
+        lines.append(pd.DataFrame(key | measured))
         joint = costs["joint", row, world].results[-1]
         runs.append(
             key
@@ -196,6 +203,8 @@ def tables(asked: list[Job]) -> dict[str, pd.DataFrame]:
                 "seconds_exponent": exponent((tasks + np.array([0, *tasks[:-1]]) + 1) / 2, seconds),
                 "bytes": size[-1],
                 "bytes_exponent": exponent(tasks, size),
+                "hit_of_first": hit[-1],
+                "hit_change": hit[-1] - hit[0],
             }
         )
     return {"beyond_tasks": pd.concat(lines, ignore_index=True), "beyond_many_tasks": pd.DataFrame(runs)}

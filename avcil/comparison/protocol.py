@@ -83,7 +83,11 @@ def jobs(
             for seed in where:
                 shipped = not (seed or changed)
                 folder = drawn / name if changed else drawn
-                world = place if shipped else worlds.drawn(seed, folder, params.turned(setting))
+                world = (
+                    place
+                    if shipped
+                    else worlds.drawn(seed, folder, params.turned(setting.world, setting.clips_per_class))
+                )
                 where[seed] = (world, out / name / f"world{seed}")
         for row in chosen:
             if place.chained and (name, row) == (first, "lll_prior"):

@@ -13,7 +13,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from avcil.base.refusal import Refusal
-from avcil.params.comparison import Protocol, Row, Search, Setting
+from avcil.params.comparison import Protocol, Row, Search
 from avcil.params.encoders import EncoderConfig
 from avcil.params.extraction import Compute, FeatureConfig
 from avcil.params.learning import Task, Training, chain
@@ -111,7 +111,7 @@ class Params(Section):
                 _check(row, self.methods, f"protocols.{name}: no method")
             for setting, changed in protocol.settings.items():
                 try:
-                    self.turned(changed)
+                    self.turned(changed.world, None)
                 except ValidationError as error:
                     raise ValueError(f"protocols.{name}.settings.{setting}.world: {offence(error)}") from None
         return self
@@ -138,12 +138,11 @@ class Params(Section):
         _check(self.benchmark, self.protocols, "no protocol")
         return self.protocols[self.benchmark]
 
-    def turned(self, setting: Setting) -> "Params":
-        """These, with `world` and `corpus` as the worlds of a setting have them."""
-        world = World(**self.world.model_dump() | setting.world)
-        clips = setting.clips_per_class or self.corpus.clips_per_class
-        corpus = self.corpus.model_copy(update={"clips_per_class": clips})
-        return self.model_copy(update={"world": world, "corpus": corpus})
+    def turned(self, world: dict[str, object], clips_per_class: dict[str, int] | None) -> "Params":
+        """These, with some keys of `world` changed, and with so many clips of each split, if not as they are."""
+        clips = {"clips_per_class": clips_per_class or self.corpus.clips_per_class}
+        changed = {"world": World(**self.world.model_dump() | world), "corpus": self.corpus.model_copy(update=clips)}
+        return self.model_copy(update=changed)
 
     def check_classes(self, benchmark: str, classes: int, rows: Literal["headline", "all"] | list[str] = "all") -> None:
         """Raises ParameterError where the ``classes`` of a benchmark do not divide into the tasks of a setting in which
@@ -154,7 +153,7 @@ class Params(Section):
         for name in protocol.chosen(rows):
             setting = protocol.settings[name]
             try:
-                protocol.sizes(setting, self.turned(setting).world.classes if setting.worlds else classes)
+                protocol.sizes(setting, self.turned(setting.world, None).world.classes if setting.worlds else classes)
             except ValueError as error:
                 raise ParameterError(f"protocols.{benchmark}.settings.{name}: {error}") from None
 

@@ -21,26 +21,30 @@ MEASURED = {  # columns of `light`
 
 
 def many_tasks(moments: pd.DataFrame) -> Figure:
-    """Accuracy on all classes seen, seconds a task and bytes kept, by the number of tasks: mean over worlds.
+    """Accuracy on all classes seen, attention's hits on clips of the first tasks, seconds a task and bytes kept, by the
+    number of tasks: mean over worlds.
 
-    moments: row, world, tasks, accuracy, seconds, bytes.
+    moments: row, world, tasks, accuracy, seconds, bytes, hit_of_first.
     """
-    figure, axes = plt.subplots(1, 3, figsize=(13, 4.2))
+    figure, axes = plt.subplots(1, 4, figsize=(16, 4.2))
     rows = list(dict.fromkeys(moments.row))
     colours = dict(zip(rows, sns.color_palette("husl", len(rows)), strict=True))
-    means = moments.groupby(["row", "tasks"])[["accuracy", "seconds", "bytes"]].mean()
+    means = moments.groupby(["row", "tasks"]).mean(numeric_only=True)
+    first = moments.tasks.min()
     for axis, column, factor, label in (
         (axes[0], "accuracy", 1, "accuracy on all classes seen"),
-        (axes[1], "seconds", 1, "seconds a task"),
-        (axes[2], "bytes", 1e-6, "megabytes kept"),
+        (axes[1], "hit_of_first", 1, f"attention's hits, clips of the first {first} tasks"),
+        (axes[2], "seconds", 1, "seconds a task"),
+        (axes[3], "bytes", 1e-6, "megabytes kept"),
     ):
         for row in rows:
             curve = factor * means.loc[row][column]
             axis.plot(curve, color=colours[row], marker="o", markersize=3, label=short_name_of(row))
         axis.set(xlabel="tasks", ylabel=label)
-        if column != "accuracy":
+        if column in ("seconds", "bytes"):
             axis.set(xscale="log", yscale="log")
-    axes[0].set_ylim(bottom=0)
+        else:
+            axis.set_ylim(0, 1)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="lower center", ncols=4, frameon=False, fontsize="small")
     figure.tight_layout(rect=(0, 0.06 + 0.05 * (len(rows) > 4), 1, 1))
     return figure

@@ -284,6 +284,47 @@ def kernels(benchmarks: Path) -> str:
     return "\n\n".join([*blocks, "AV-CIL from its features to its last task. " + epochs])
 
 
+VGGSOUND, DISK = 200_000, 3e9  # clips; bytes a second of an assumed disk
+
+
+def scale(benchmarks: Path) -> str:
+    """What learning takes as stores grow, and what follows for all of VGGSound."""
+    table = pd.read_csv(benchmarks / "scale.csv").sort_values(["row", "clips", "classes", "tasks", "store"])
+    rows = [
+        [
+            short_name_of(line.row), f"{line.clips:,}", str(line.classes), str(line.tasks), line.store,
+            f"{line.cpu_ms_a_clip:.2f}", f"{line.peak_gb:.2f}", f"{line.store_gb:.2f}", f"{line.read_gb:.2f}",
+            f"{line.checkpoints_mb:.0f}",
+        ]
+        for line in table.itertuples()
+    ]  # fmt: skip
+    head = "| row | clips | classes | tasks | store | ms a clip | peak GB | GB stored | GB read | checkpoints, MB |"
+    note = (
+        f"`benchmarks/scale.py` on {' and '.join(table.machine.unique())}: one epoch a task, evaluation after each "
+        "included. Milliseconds of the processor a training clip, of one thread; peak memory beside what torch takes."
+    )
+    return f"{markdown(head, 'lrrrlrrrrr', rows)}\n\n{note}\n\n{_vggsound(benchmarks)}"
+
+
+def _vggsound(benchmarks: Path) -> str:
+    """An estimate from measured parts, and which they are."""
+    steps = json.loads((benchmarks / "training_step_nvidia_h200.json").read_text())["groups"]
+    name, group = next((name, group) for name, group in steps.items() if name.startswith("LLL"))
+    batch = int(re.search(r"B(\d+)", name)[1])
+    step = next(one["ms"] for one in group["variants"] if (one["variant"], one["precision"]) == ("ours, auto", "fp32"))
+    decoded = json.loads((benchmarks / "extraction.json").read_text())["decoding"]["decode, 2 workers"]
+    learning, reading = VGGSOUND / batch * step / 1000, VGGSOUND * 2 * 16 * 64 * 1024 / DISK
+    hours = VGGSOUND / decoded["clips_per_second"] / 3600
+    return (
+        f"*All of VGGSound, by calculation; it was not run.* An epoch of {VGGSOUND:,} clips of 16 x 64 x 1024 on one "
+        f"NVIDIA H200 is {learning:.0f} s of steps ({step:.1f} ms for {batch} clips of 8 x 196 x 768, measured, which "
+        f"have more numbers), and {reading:.0f} s of reading where the store does not fit in memory and the disk gives "
+        f"{DISK / 1e9:.0f} GB a second (assumed). To decode the clips takes {hours:.1f} hours on two cores at the rate "
+        f"of our small films, and {60 * hours / 32:.0f} minutes on a Ray cluster of 64; "
+        "larger films take longer in proportion, and the encoder comes on top."
+    )
+
+
 def development(benchmarks: Path, folder: Path) -> str:
     """Average and last accuracy of every row on every collection of `benchmarks/transfer.py`, best mean rank first;
     and what worlds say where tokens mean nothing."""
@@ -379,9 +420,11 @@ def updated(texts: dict[str, str], folder: Path) -> dict[str, str]:
         "open_set": open_set(benchmarks / "open_set.csv"),
         "search": search(folder / "search.csv"),
         "kernels": kernels(benchmarks),
+        "scale": scale(benchmarks),
         "development": development(benchmarks, folder),
         "parity": parity(benchmarks),
         "many_tasks": beyond.many_tasks(folder),
+        "looked_at": beyond.looked_at(folder),
         "missing": beyond.missing(folder),
         "light": beyond.light(folder),
     }

@@ -8,8 +8,8 @@ from scipy import stats
 from toys import TASKS, TRAINING, row
 
 from avcil.comparison import many_tasks, missing
-from avcil.comparison.intervals import over_seeds_and_clips
-from avcil.comparison.many_tasks import blocks, exponent, run_costs
+from avcil.comparison.intervals import over_seeds, over_seeds_and_clips, points
+from avcil.comparison.many_tasks import blocks, exponent, hit_of_first, run_costs
 from avcil.comparison.missing import filled, lacking, pooled, posed, ranks
 from avcil.comparison.sweep import Job, Source
 from avcil.learn import metrics
@@ -79,6 +79,14 @@ def test_tasks_between_two_moments_are_one_block():
     assert clips.tolist() == [4, 4]
     assert matrix[1].tolist() == [0.75, 0.75] and matrix[0, 0] == 1 and np.isnan(matrix[0, 1])
     assert metrics.forgetting_last(matrix) == 0.25
+
+
+def test_hits_are_of_the_first_tasks_clips():
+    def result(task, hit):
+        return TaskResult(task, [1.0] * (task + 1), [1, 3, 2, 2][: task + 1], hit, None, {}, 0, 0)
+
+    assert hit_of_first([result(1, [1.0, 0.0]), result(3, [1.0, 1.0, 0.0, 0.0])]).tolist() == [0.25, 1.0]
+    assert np.isnan(hit_of_first([result(0, None), result(1, None)])).tolist() == [True, True]
 
 
 def test_a_run_is_that_of_the_loop_and_its_joint_twin_of_the_same_sums(toy, tmp_path):
@@ -203,6 +211,20 @@ def test_the_answer_on_many_tasks_is_that_of_the_tables(tmp_path):
     assert f"against the nearest of 2 published rows, ACIL, {lead}" in text and "After 20 tasks in 3 worlds" in text
     assert "1.0, the same in 3 worlds" not in text and "(wanted: at most 3; reached)" in text
     assert "50 classes: 99 and 72 %, 100 classes: 99 and 71 %." in text
+
+
+def test_what_is_looked_at_is_told_of_rows_that_attend(tmp_path):
+    hits = {"lll_prior": [0.9, 0.8, 0.85], "acil_guided": [0.9, 0.9, 0.96]}
+    lines = [(row, world, hit, -0.1 * world) for row, of in hits.items() for world, hit in enumerate(of)]
+    lines += [("ridge", world, np.nan, np.nan) for world in range(3)]
+    table = pd.DataFrame(lines, columns=["row", "world", "hit_of_first", "hit_change"])
+    table.to_csv(tmp_path / "beyond_many_tasks.csv", index=False)
+    pd.DataFrame({"tasks": [10, 100], "row": "ridge"}).to_csv(tmp_path / "beyond_tasks.csv", index=False)
+    text = beyond.looked_at(tmp_path)
+    change, apart = (over_seeds(values) for values in ([0, -0.1, -0.2], [0, -0.1, -0.11]))
+    assert f"change by: LLL, prior-guided {points(change)} points" in text and "ridge" not in text
+    assert f"| 95.0 | {points(over_seeds(hits['lll_prior']))} | {points(change)} | {points(apart)} |" in text
+    assert "guidance alone, frozen | " in text and "over 3 worlds" in text
 
 
 def test_a_difference_between_rows_is_paired_by_seed_and_clip(tmp_path):
