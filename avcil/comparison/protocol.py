@@ -78,16 +78,11 @@ def jobs(
         shared = Training(**params.training.model_dump() | protocol.training | keep)
         where = dict.fromkeys(setting.seeds or protocol.seeds, (place, out / name))
         if setting.worlds:
-            drawn = artifacts / "worlds"
             changed = bool(setting.world or setting.clips_per_class)
+            folder = artifacts / "worlds" / (name if changed else "")
+            turned = params.turned(setting.world, setting.clips_per_class)
             for seed in where:
-                shipped = not (seed or changed)
-                folder = drawn / name if changed else drawn
-                world = (
-                    place
-                    if shipped
-                    else worlds.drawn(seed, folder, params.turned(setting.world, setting.clips_per_class))
-                )
+                world = worlds.drawn(seed, folder, turned) if seed or changed else place
                 where[seed] = (world, out / name / f"world{seed}")
         for row in chosen:
             if place.chained and (name, row) == (first, "lll_prior"):
