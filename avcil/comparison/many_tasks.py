@@ -94,7 +94,7 @@ def run_costs(job: Job, data: Dataset, moments: int) -> Costs:
     data = data._replace(tokens=tokens_of(data, job.method))
     # learning ends with an evaluation: of one clip, for that of all is not to be timed
     one = data.rows("test", 0, job.tasks[0].classes)[:1]
-    timed, every = data._replace(splits=data.splits | {"test": one}), max(1, len(job.tasks) // moments)
+    timed, every = data._replace(splits=data.splits | {"test": one}, share=None), max(1, len(job.tasks) // moments)
     checkpoint, costs = EMPTY, Costs([], [], [])
     for task in (task.id for task in job.tasks):
         started = time.process_time()  # not the clock: others may work beside it

@@ -147,7 +147,7 @@ def knobs(table: pd.DataFrame) -> Figure:
     table: knob, value, part, mean, low, high (fractions), as `tables.worth` gives it.
     """
     shown = list(dict.fromkeys(table.knob))
-    figure, axes = plt.subplots(1, len(shown), figsize=(3.4 * len(shown), 3.6), sharey=True, squeeze=False)
+    figure, axes = plt.subplots(1, len(shown), figsize=(3.7 * len(shown), 3.6), sharey=True, squeeze=False)
     parts = dict.fromkeys(table.part)
     for axis, knob in zip(axes.flat, shown, strict=True):
         panel = table[table.knob == knob]
@@ -163,7 +163,7 @@ def knobs(table: pd.DataFrame) -> Figure:
         axis.axhline(0, color="0.2", linewidth=1)
         axis.set(xticks=range(len(values)), xticklabels=values, xlabel=knob, xlim=(-0.4, len(values) - 0.6))
     axes[0, 0].set_ylabel("points of last accuracy")
-    axes[0, -1].legend(frameon=False, title="worth of")
+    axes[0, -1].legend(frameon=False, title="worth of", loc="upper left")
     figure.tight_layout()
     return figure
 
