@@ -33,7 +33,7 @@ def many_tasks(moments: pd.DataFrame) -> Figure:
     first = moments.tasks.min()
     for axis, column, factor, label in (
         (axes[0], "accuracy", 1, "accuracy on all classes seen"),
-        (axes[1], "hit_of_first", 1, f"attention's hits, clips of the first {first} tasks"),
+        (axes[1], "hit_of_first", 1, f"hits of attention, first {first} tasks' clips"),
         (axes[2], "seconds", 1, "seconds a task"),
         (axes[3], "bytes", 1e-6, "megabytes kept"),
     ):

@@ -222,7 +222,7 @@ def test_what_is_looked_at_is_told_of_rows_that_attend(tmp_path):
     pd.DataFrame({"tasks": [10, 100], "row": "ridge"}).to_csv(tmp_path / "beyond_tasks.csv", index=False)
     text = beyond.looked_at(tmp_path)
     change, apart = (over_seeds(values) for values in ([0, -0.1, -0.2], [0, -0.1, -0.11]))
-    assert f"change by: LLL, prior-guided {points(change)} points" in text and "ridge" not in text
+    assert f"change by (points): LLL, prior-guided {points(change)}." in text and "ridge" not in text
     assert f"| 95.0 | {points(over_seeds(hits['lll_prior']))} | {points(change)} | {points(apart)} |" in text
     assert "guidance alone, frozen | " in text and "over 3 worlds" in text
 
