@@ -199,6 +199,9 @@ def test_one_line_says_what_a_reload_does(capsys, monkeypatch):
     assert "starts over" in capsys.readouterr().out
 
 
+TASKS = {"tasks_10": 10, "tasks_2": 2, "worlds_no_twins": 10}
+
+
 @pytest.mark.slow
 def test_results_are_browsed_setting_by_setting(places, params):
     panel = explore.Results(places, params)
@@ -216,7 +219,7 @@ def test_results_are_browsed_setting_by_setting(places, params):
             assert (panel.numbers[column] - stored[column]).abs().max() < 2e-4
         of = params.protocol().settings[setting]
         assert [seed for _, seed in panel.seeds.options] == (of.seeds or params.seeds)
-        assert panel.task.value == panel.task.max == (9 if setting == "tasks_10" else 4)
+        assert panel.task.value == panel.task.max == TASKS.get(setting, 5) - 1
     panel.methods.value, one = ("lll_prior",), figure(panel.curves)
     panel.seeds.value = (0,)
     run = pd.read_csv(ROOT / "metrics/seeds.csv").query("setting == @setting and method == 'lll_prior' and seed == 0")
@@ -230,7 +233,7 @@ def test_rows_that_a_setting_lacks_leave_the_choice(places, params):
     panel = explore.Results(places, params)
     assert "finetune" in panel.methods.value
     panel.source.value = "tasks_10"
-    assert panel.methods.value == ("lll_prior", "replay") == tuple(panel.numbers.index)
+    assert panel.methods.value == ("lll_prior", "naive_fusion", "replay") == tuple(panel.numbers.index)
 
 
 def test_what_was_not_run_cannot_be_chosen(places, params, tmp_path):
