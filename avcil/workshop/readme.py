@@ -310,7 +310,7 @@ def _vggsound(benchmarks: Path) -> str:
     """An estimate from measured parts, and which they are."""
     steps = json.loads((benchmarks / "training_step_nvidia_h200.json").read_text())["groups"]
     name, group = next((name, group) for name, group in steps.items() if name.startswith("LLL"))
-    batch = int(re.search(r"B(\d+)", name)[1])
+    batch = int(name.split(" B")[1].split()[0])
     step = next(one["ms"] for one in group["variants"] if (one["variant"], one["precision"]) == ("ours, auto", "fp32"))
     decoded = json.loads((benchmarks / "extraction.json").read_text())["decoding"]["decode, 2 workers"]
     learning, reading = VGGSOUND / batch * step / 1000, VGGSOUND * 2 * 16 * 64 * 1024 / DISK
