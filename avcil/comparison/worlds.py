@@ -38,15 +38,21 @@ def prior_of(seed: int, params: Params) -> str:
     return f"mini-{number}" if number else "mini"
 
 
+def seeded(seed: int, params: Params) -> Params:
+    """With the classes and scenes of world ``seed``."""
+    world = params.world.model_copy(update={"seed": params.world.seed + seed})
+    corpus = params.corpus.model_copy(update={"seed": params.corpus.seed + seed})
+    return params.model_copy(update={"world": world, "corpus": corpus})
+
+
 def drawn(seed: int, worlds: Path, params: Params, tokens: tuple[str, ...] = ("mini", "random")) -> Place:
     """World ``seed`` (1 or more) below ``worlds``: manifest, regions and the named tokens; `mini` is `prior_of` it.
 
     One that was made by the same code from the same parameters is taken as it is; a killed extraction goes on after its
     last shard. Clips are deleted when their tokens are there.
     """
-    world = params.world.model_copy(update={"seed": params.world.seed + seed})
-    corpus = params.corpus.model_copy(update={"seed": params.corpus.seed + seed})
-    sections = [world, corpus, params.film, params.encoder, params.features]
+    params = seeded(seed, params)
+    sections = [params.world, params.corpus, params.film, params.encoder, params.features]
     choices = json.dumps([section.model_dump(mode="json") for section in sections], sort_keys=True).encode()
     prior = released(prior_of(seed, params), PRIORS).read_bytes()
     folder = worlds / f"{seed}-{digest(code_of(MAKING) + choices + prior)[:12]}"
@@ -54,7 +60,7 @@ def drawn(seed: int, worlds: Path, params: Params, tokens: tuple[str, ...] = ("m
         if stale != folder:
             shutil.rmtree(stale)
     if not (folder / "manifest.csv").exists():  # it is written last
-        write_corpus(folder, world, params.film, corpus, workers=max(1, params.compute.workers))
+        write_corpus(folder, params.world, params.film, params.corpus, workers=max(1, params.compute.workers))
     clips = media(read_manifest(folder / "manifest.csv"), folder)
     for name in tokens:
         store = folder / "features" / name

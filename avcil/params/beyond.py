@@ -136,12 +136,51 @@ class Light(Section):
         return self
 
 
+Damage = Literal["pixel_noise", "sound_noise", "other_sound", "gain", "compression", "dropped_frames", "delay"]
+
+
+CASES = {  # what is done to a clip, in words that take its strength
+    "whole": "as it is",
+    "pixel_noise": "pixel noise of {:g}",
+    "sound_noise": "noise {:g} dB below the sound",
+    "other_sound": "a sound off screen, {:g} dB below",
+    "gain": "gain of {:+g} dB",
+    "compression": "compression, rate factor {:g}",
+    "dropped_frames": "{:.0%} of frames dropped",
+    "delay": "sound {:g} s late",
+    "two_sounds": "two objects sound",
+}
+
+
+class Robust(Section):
+    """Test clips that are damaged, and clips in which two objects sound."""
+
+    worlds: Seeds = Field(min_length=2, description="on whose test clips rows are compared; 1 or more")
+    rows: list[str] = Field(min_length=2, description="each against the first")
+    damages: dict[Damage, list[float]] = Field(description="strengths; avcil/comparison/robust.py has their units")
+
+    @property
+    def cases(self) -> list[tuple[Damage, float]]:
+        return [(damage, strength) for damage, strengths in self.damages.items() for strength in strengths]
+
+    @model_validator(mode="after")
+    def _possible(self):
+        if 0 in self.worlds:
+            raise ValueError("worlds: 0 is the shipped one, whose clips are not rendered here; take others")
+        for damage, strength in self.cases:
+            highest = {"pixel_noise": 1, "compression": 51, "dropped_frames": 1}.get(damage, math.inf)
+            if damage not in ("sound_noise", "other_sound", "gain") and not 0 < strength <= highest:
+                raise ValueError(f"damages.{damage}: {strength:g} is not above 0 and at most {highest}")
+        return self
+
+
 class Beyond(Section):
     """The whole of beyond.yaml."""
 
     many_tasks: ManyTasks
     missing: Missing
     light: Light
+    robust: Robust
 
     def method(self, params: Params, name: str) -> Method:
         """A row of `missing`."""
@@ -157,8 +196,8 @@ def load_beyond(params: Params, path: Path = Path("beyond.yaml")) -> Beyond:
     """beyond.yaml, checked; raises ParameterError naming the key and the way out."""
     try:
         beyond = Beyond.model_validate(mapping(path.read_text("utf-8"), path.name))
-        light = beyond.light
-        for name in (*beyond.many_tasks.rows, *beyond.many_tasks.trained, light.row, light.trained):
+        many, light = beyond.many_tasks, beyond.light
+        for name in (*many.rows, *many.trained, light.row, light.trained, *beyond.robust.rows):
             params.method(name)
         changes = {f"missing.rows.{name}": row.changes for name, row in beyond.missing.rows.items()}
         for where, changed in (changes | {"light": light.changes}).items():

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from avcil.params.beyond import Light
+from avcil.params.beyond import CASES, Light
 from avcil.results.names import short_name_of
 
 MEASURED = {  # columns of `light`
@@ -125,4 +125,28 @@ def light(table: pd.DataFrame, settings: Light) -> Figure:
     ]
     figure.legend(handles=entries, loc="lower center", ncols=4, frameon=False, fontsize="small")
     figure.tight_layout(rect=(0, 0.15, 1, 1))
+    return figure
+
+
+def robust(table: pd.DataFrame) -> Figure:
+    """What share of its last accuracy on whole clips each row loses by each damage: mean over worlds, and the worlds.
+
+    table: row, world, damage, strength, last_accuracy.
+    """
+    wide = table.pivot(index=["row", "world"], columns=["damage", "strength"], values="last_accuracy")
+    shares = 100 * (1 - wide.div(wide["whole", 0.0], axis=0))
+    damages = [case for case in wide.columns if case[0] not in ("whole", "two_sounds")]
+    rows = list(dict.fromkeys(table.row))
+    figure, axis = plt.subplots(figsize=(8, 0.42 * len(damages) + 1.4))
+    for place, (row, colour) in enumerate(zip(rows, sns.color_palette("colorblind", len(rows)), strict=True)):
+        heights = [at + 0.2 * (place - (len(rows) - 1) / 2) for at in range(len(damages))]
+        for world in wide.loc[row].index:
+            axis.plot(shares.loc[row, world][damages], heights, ".", color=colour, alpha=0.35, markersize=4)
+        axis.plot(shares.loc[row][damages].mean(), heights, "o", color=colour, markersize=6, label=short_name_of(row))
+    axis.axvline(0, color="0.6", linewidth=1)
+    names = [CASES[damage].format(strength) for damage, strength in damages]
+    axis.set(yticks=range(len(damages)), yticklabels=names, xlabel="share of last accuracy that is lost, %")
+    axis.invert_yaxis()
+    figure.legend(*axis.get_legend_handles_labels(), loc="lower center", ncols=len(rows), frameon=False)
+    figure.tight_layout(rect=(0, 0.05, 1, 1))
     return figure

@@ -427,6 +427,7 @@ def updated(texts: dict[str, str], folder: Path) -> dict[str, str]:
         "looked_at": beyond.looked_at(folder),
         "missing": beyond.missing(folder),
         "light": beyond.light(folder),
+        "robust": beyond.robust(folder),
     }
     for name, content in sections.items():
         begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"

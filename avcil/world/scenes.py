@@ -18,7 +18,7 @@ from avcil.tokens.manifest import SPLITS
 
 REGION_CELLS = 24
 # streams of random numbers that must not overlap
-_APPEARANCE, _TIMBRE, BENCHMARK, _PAIR = 1, 2, 3, 9
+_APPEARANCE, _TIMBRE, BENCHMARK, _PAIR, _DUET = 1, 2, 3, 9, 10
 _HARMONICS = 12
 _PROFILE_BINS = 720
 
@@ -162,7 +162,7 @@ def _centres(count: int, size: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def render(classes, world: World, film: Film, rng: np.random.Generator, *, sounding: int = 1) -> Scene:
-    """Render a scene of the given object classes, of which the first ``sounding`` sound.
+    """Render a scene of the given object classes, of which the first ``sounding`` sound, each with its own timbre.
 
     All objects move to envelopes with the temporal shape of the first one's timbre, so that the way an object
     moves does not give its class away.
@@ -170,7 +170,8 @@ def render(classes, world: World, film: Film, rng: np.random.Generator, *, sound
     size, scale = film.size, film.size / 64
     sound = timbre(world.seed, classes[0] % world.timbres)
     envelopes = np.stack([_envelope(sound, film, rng) for _ in classes])
-    waveforms = np.stack([_waveform(sound, envelopes[i], film, rng) for i in range(sounding)])
+    timbres = [timbre(world.seed, label % world.timbres) for label in classes[:sounding]]
+    waveforms = np.stack([_waveform(one, envelopes[i], film, rng) for i, one in enumerate(timbres)])
 
     y, x = np.mgrid[0:size, 0:size].astype(np.float32) / scale
     slopes = rng.uniform(0.05, 0.2, (2, 3))
@@ -206,13 +207,27 @@ def render(classes, world: World, film: Film, rng: np.random.Generator, *, sound
 def benchmark_scene(world: World, film: Film, seed: int, split: str, label: int, index: int) -> Scene:
     """Clip ``index`` of class ``label``: it sounds, 1 to 3 others are silent, a twin of it most often among them."""
     rng = np.random.default_rng((seed, BENCHMARK, SPLITS.index(split), label, index))
+    return render([label, *_silent([label], world, rng)], world, film, rng)
+
+
+def _silent(sounding: list[int], world: World, rng: np.random.Generator) -> list[int]:
+    """Objects that are silent beside those that sound: strangers, of timbres that are not heard, and most often a twin
+    of the first."""
     fewest, most = world.silent_objects
-    twins = [c for c in range(label % world.timbres, world.classes, world.timbres) if c != label]
-    strangers = [c for c in range(world.classes) if (c - label) % world.timbres]
+    heard = {label % world.timbres for label in sounding}
+    twins = [c for c in range(sounding[0] % world.timbres, world.classes, world.timbres) if c not in sounding]
+    strangers = [c for c in range(world.classes) if c % world.timbres not in heard]
     silent = list(rng.choice(strangers, rng.integers(fewest, most + 1), replace=False))
     if twins and rng.random() < world.twin_in_view:
         silent[-1] = rng.choice(twins)
-    return render([label, *silent], world, film, rng)
+    return silent
+
+
+def duet_scene(world: World, film: Film, seed: int, label: int, index: int) -> Scene:
+    """As clip ``index`` of class ``label``, but an object of another timbre sounds too, with an envelope of its own."""
+    rng = np.random.default_rng((seed, _DUET, label, index))
+    other = int(rng.choice([c for c in range(world.classes) if (c - label) % world.timbres]))
+    return render([label, other, *_silent([label, other], world, rng)], world, film, rng, sounding=2)
 
 
 def pair_scene(world: World, film: Film, seed: int, index: int) -> Scene:

@@ -3,6 +3,7 @@
 Dimension letters as in avcil/encoders/mini.py; ``O`` = 2 sounding objects.
 """
 
+import os
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from typing import NamedTuple
@@ -12,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from avcil.base.parent import end_with
 from avcil.encoders.mini import Mini
 from avcil.encoders.prior import Separator
 from avcil.params.world import Film, World
@@ -32,7 +34,7 @@ class Scenes(NamedTuple):
 def render_scenes(world: World, film: Film, seed: int, count: int, *, first: int = 0, workers: int = 2) -> Scenes:
     """Render ``count`` pair scenes of ``world``, from number ``first`` on; patches are 12 pixels wide."""
     job = partial(pair_scene, world, film, seed)
-    with ProcessPoolExecutor(workers) as pool:
+    with ProcessPoolExecutor(workers, initializer=end_with, initargs=(os.getpid(),)) as pool:
         scenes = list(pool.map(job, range(first, first + count), chunksize=16))
     regions = np.stack([s.regions for s in scenes])
     return Scenes(

@@ -14,29 +14,37 @@ the class of the sounding object.
 avcil/world/scenes.py).
 """
 
+import os
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from avcil.base.parent import end_with
 from avcil.base.progress import progress
 from avcil.extraction.clips import write_clip
 from avcil.params.world import Corpus, Film, World
 from avcil.tokens.manifest import SPLITS
-from avcil.world.scenes import BENCHMARK, benchmark_scene
+from avcil.world.scenes import BENCHMARK, Scene, benchmark_scene
 
 
 def clip_id(split: str, label: int, index: int) -> str:
     return f"{split}-{label:03d}-{index:03d}"
 
 
-def _write_benchmark_clip(folder: Path, world: World, film: Film, seed: int, row) -> np.ndarray:
+def benchmark_clip(world: World, film: Film, seed: int, row: tuple[str, int, int]) -> tuple[Scene, np.ndarray]:
+    """Scene and waveform [N] of a clip, with the noise beside its sound; ``row``: split, label and index."""
     scene = benchmark_scene(world, film, seed, *row)
     rng = np.random.default_rng((seed, BENCHMARK, SPLITS.index(row[0]), row[1], row[2], 1))
     noise = rng.normal(0, 1, film.samples)
     waveform = scene.waveforms[0] * rng.uniform(0.4, 0.9) + noise * rng.uniform(*world.noise)
-    write_clip(folder / f"{clip_id(*row)}.mp4", scene.frames, waveform.astype(np.float32), film.fps, film.sample_rate)
+    return scene, waveform.astype(np.float32)
+
+
+def _write_benchmark_clip(folder: Path, world: World, film: Film, seed: int, row) -> np.ndarray:
+    scene, waveform = benchmark_clip(world, film, seed, row)
+    write_clip(folder / f"{clip_id(*row)}.mp4", scene.frames, waveform, film.fps, film.sample_rate)
     return np.round(scene.regions[0] * 255).astype(np.uint8)
 
 
@@ -53,7 +61,7 @@ def write_corpus(folder: Path, world: World, film: Film, corpus: Corpus, *, work
         for index in range(corpus.clips_per_class[split])
     ]
     (folder / "clips").mkdir(parents=True, exist_ok=True)
-    with ProcessPoolExecutor(workers) as pool:
+    with ProcessPoolExecutor(workers, initializer=end_with, initargs=(os.getpid(),)) as pool:
         jobs = [pool.submit(_write_benchmark_clip, folder / "clips", world, film, corpus.seed, row) for row in rows]
         regions = np.stack([job.result() for job in progress(jobs, desc="clips")])
     ids = [clip_id(*row) for row in rows]
