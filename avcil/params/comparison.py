@@ -78,6 +78,8 @@ class Protocol(Section):
             if unknown := sorted(named.keys() - {*self.rows, "*"}):
                 raise ValueError(f"{key}: `{unknown[0]}` is not among the rows")
         for name, setting in self.settings.items():
+            if "classes" in setting.world and setting.classes_per_task is None:
+                raise ValueError(f"settings.{name}: other classes, in the same tasks; say its classes_per_task")
             foreign = sorted(set(setting.seeds or []) - set(self.seeds))
             if foreign and not setting.worlds:
                 raise ValueError(f"settings.{name}: seed {foreign[0]} is not among the protocol's {self.seeds}")

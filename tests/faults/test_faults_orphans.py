@@ -23,6 +23,19 @@ from avcil.base import processes
 if __name__ == "__main__":
     list(processes.each(time.sleep, [600, 600], 2))
 """
+_RENDERERS = """
+import sys
+from pathlib import Path
+from avcil.params import load
+from avcil.world.separation import render_scenes
+from avcil.world.sounding_objects import write_corpus
+
+params = load(Path("params.yaml"))
+if sys.argv[1] == "clips":
+    write_corpus(Path(sys.argv[2]), params.world, params.film, params.corpus, workers=2)
+else:
+    render_scenes(params.world, params.film, 0, 5000, workers=2)
+"""
 
 
 def _started(process: psutil.Process, count: int) -> list[psutil.Process]:
@@ -65,4 +78,13 @@ def test_workers_end_with_the_process_that_started_them(tmp_path, after):
         below = _started(psutil.Process(sweep.pid), 3)  # and multiprocessing's own
         time.sleep(after)  # seconds
         sweep.kill()
+    assert not psutil.wait_procs(below, 5)[1]
+
+
+@pytest.mark.parametrize("what", ["clips", "scenes"])
+def test_renderers_end_with_the_process_that_started_them(tmp_path, what):
+    with subprocess.Popen([sys.executable, "-c", _RENDERERS, what, tmp_path], cwd=ROOT) as render:
+        below = _started(psutil.Process(render.pid), 2)
+        time.sleep(1)
+        render.kill()
     assert not psutil.wait_procs(below, 5)[1]

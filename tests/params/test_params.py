@@ -146,6 +146,7 @@ def test_a_protocol_takes_the_rest_from_the_one_that_it_is_like(tmp_path):
         ("protocols.ave.epochs_of", {"lll_": 3}, "epochs_of: `lll_` is not among the rows"),
         ("protocols.sounding_objects.headline", ["lwff"], "protocols.sounding_objects: no method `lwff`"),
         ("protocols.sounding_objects.settings.tasks_2.seeds", [9], "settings.tasks_2: seed 9 is not among"),
+        ("protocols.sounding_objects.settings.worlds.world", {"classes": 40}, "settings.worlds: other classes, in the"),
         ("protocols.sounding_objects.settings.tasks_2.world", {"noise": [0, 1]}, "settings.tasks_2: only drawn worlds"),
         (
             "protocols.sounding_objects.settings.worlds.world",
