@@ -8,7 +8,7 @@ Dimension letters: ``F`` frames, ``H`` = ``W`` pixels of a side, ``N`` samples, 
 """
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -29,6 +29,7 @@ from avcil.learn.checkpoint import load_checkpoint
 from avcil.learn.evaluate import read_out, tokens_of
 from avcil.params import Params
 from avcil.params.beyond import CASES, Damage, Robust
+from avcil.tokens.dataset import Dataset
 from avcil.tokens.manifest import Media
 from avcil.tokens.store import read_store
 from avcil.world.scenes import duet_scene
@@ -36,6 +37,7 @@ from avcil.world.sounding_objects import benchmark_clip, clip_id
 
 MEASURING = (*worlds.MAKING, "comparison/robust.py")
 WHOLE, DUET = "whole", "two_sounds"
+COLUMNS = ["row", "world", "damage", "strength", "last_accuracy", "mean_average_precision"]
 _DRAWN = 11  # the stream of random numbers of damages
 
 
@@ -179,10 +181,14 @@ def jobs(settings: Robust, params: Params, drawn: Path, folder: Path) -> list[Jo
 
 
 def measured(asked: list[Job], settings: Robust, params: Params, folder: Path) -> list[dict]:
-    """What the jobs ``asked`` for a world say of its films, unless that stands in ``folder`` already; `tables`."""
+    """What the jobs ``asked`` for a world answer about its films, lines of the table of `run`, unless that stands in
+    ``folder`` already."""
     world, data = asked[0].seed, sweep.datasets(asked[0].source)[asked[0].seed]
     file, here = folder / f"world{world}.json", folder / "films"
-    stamp = {"settings": settings.model_dump(mode="json"), "made": digest(sweep.code_of(MEASURING))}
+    stamp: dict[str, object] = {
+        "cases": [list(case) for case in settings.cases],
+        "made": digest(sweep.code_of(MEASURING)),
+    }
     stamp |= {job.name[0]: sweep.stamp_of(job, data) for job in asked}
     if kept := sweep.standing(file, stamp):
         return kept["lines"]
@@ -190,31 +196,31 @@ def measured(asked: list[Job], settings: Robust, params: Params, folder: Path) -
     table = films(here, worlds.seeded(world, params), settings)
     clips = {name: Media(here / f"{name}.mp4") for name in table.clip_id}
     extract(worlds.prior_of(world, params), clips, params, here / "store")
-    position = {label: number for number, label in enumerate(data.order)}
-    truth = np.zeros((len(table), len(position)), int)
-    for line, labels in enumerate(table.labels):
-        truth[line, [position[f"object_{label:03d}"] for label in labels]] = 1
-    films_of = data._replace(clip_ids=list(table.clip_id), tokens=read_store(here / "store").tokens, share=None)
-    lines = []
-    for job in asked:
-        assert job.folder is not None
-        tokens = tokens_of(films_of, job.method)
-        last = load_checkpoint(job.folder / f"task{job.tasks[-1].id}" / f"seed{world}", order=data.order)
-        for damage, strength in [(WHOLE, 0.0), *settings.cases, (DUET, 0.0)]:
-            rows = np.flatnonzero((table.damage == damage) & (table.strength == strength))
-            said = read_out(
-                last, job.method, job.training, tokens, torch.from_numpy(rows), maps=False, device=job.device
-            )
-            logits, right = said.logits.numpy(), truth[rows]
-            named = right[np.arange(len(rows)), logits.argmax(1)].mean()
-            precision = average_precision_score(right, logits, average="macro")
-            lines.append(
-                {"row": job.name[0], "world": world, "damage": damage, "strength": strength}
-                | {"last_accuracy": float(named), "mean_average_precision": float(precision)}
-            )
+    shown = data._replace(clip_ids=list(clips), tokens=read_store(here / "store").tokens, share=None)
+    lines = [line for job in asked for line in _answers(job, shown, table)]
     write_sealed(file, {"origin": stamp, "lines": lines})
     shutil.rmtree(here)
     return lines
+
+
+def _answers(job: Job, shown: Dataset, table: pd.DataFrame) -> Iterator[dict]:
+    """A line a damage and strength, of what a row makes of the films of ``table`` after its last task."""
+    assert job.folder is not None
+    last = load_checkpoint(job.folder / f"task{job.tasks[-1].id}" / f"seed{job.seed}", order=shown.order)
+    tokens = tokens_of(shown, job.method)
+    position = {label: number for number, label in enumerate(shown.order)}
+    for (damage, strength), group in table.reset_index().groupby(["damage", "strength"], sort=False):
+        rows = torch.from_numpy(group["index"].to_numpy())
+        answer = read_out(last, job.method, job.training, tokens, rows, maps=False, device=job.device)
+        logits, right = answer.logits.numpy(), np.zeros(answer.logits.shape, int)
+        for line, labels in enumerate(group.labels):
+            right[line, [position[f"object_{label:03d}"] for label in labels]] = 1
+        named = right[np.arange(len(rows)), logits.argmax(1)].mean()
+        precision = average_precision_score(right, logits, average="macro")
+        yield {
+            "row": job.name[0], "world": job.seed, "damage": damage, "strength": strength,
+            "last_accuracy": float(named), "mean_average_precision": float(precision),
+        }  # fmt: skip
 
 
 def run(settings: Robust, params: Params, drawn: Path, folder: Path) -> dict[str, pd.DataFrame]:
@@ -226,5 +232,5 @@ def run(settings: Robust, params: Params, drawn: Path, folder: Path) -> dict[str
     lines = []
     for world in settings.worlds:
         lines += measured([job for job in asked if job.seed == world], settings, params, folder)
-    table = pd.DataFrame(lines)[["row", "world", "damage", "strength", "last_accuracy", "mean_average_precision"]]
+    table = pd.DataFrame(lines)[COLUMNS]
     return {"beyond_robust": table.sort_values("row", key=lambda rows: rows.map(settings.rows.index), kind="stable")}
