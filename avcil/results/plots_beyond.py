@@ -26,14 +26,14 @@ def many_tasks(moments: pd.DataFrame) -> Figure:
 
     moments: row, world, tasks, accuracy, seconds, bytes, hit_of_first.
     """
-    figure, axes = plt.subplots(1, 4, figsize=(16, 4.2))
+    figure, axes = plt.subplots(1, 4, figsize=(13.5, 3.8))
     rows = list(dict.fromkeys(moments.row))
     colours = dict(zip(rows, sns.color_palette("husl", len(rows)), strict=True))
     means = moments.groupby(["row", "tasks"]).mean(numeric_only=True)
     first = moments.tasks.min()
     for axis, column, factor, label in (
         (axes[0], "accuracy", 1, "accuracy on all classes seen"),
-        (axes[1], "hit_of_first", 1, f"hits of attention, first {first} tasks' clips"),
+        (axes[1], "hit_of_first", 1, f"hits, first {first} tasks' clips"),
         (axes[2], "seconds", 1, "seconds a task"),
         (axes[3], "bytes", 1e-6, "megabytes kept"),
     ):
@@ -46,7 +46,7 @@ def many_tasks(moments: pd.DataFrame) -> Figure:
         else:
             axis.set_ylim(0, 1)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="lower center", ncols=4, frameon=False, fontsize="small")
-    figure.tight_layout(rect=(0, 0.06 + 0.05 * (len(rows) > 4), 1, 1))
+    figure.tight_layout(rect=(0, 0.06 * (1 + len(rows) // 4), 1, 1))
     return figure
 
 
@@ -137,12 +137,12 @@ def robust(table: pd.DataFrame) -> Figure:
     shares = 100 * (1 - wide.div(wide["whole", 0.0], axis=0))
     damages = [case for case in wide.columns if case[0] not in ("whole", "two_sounds")]
     rows = list(dict.fromkeys(table.row))
-    figure, axis = plt.subplots(figsize=(8, 0.42 * len(damages) + 1.4))
+    figure, axis = plt.subplots(figsize=(7, 0.3 * len(damages) + 1.2))
     for place, (row, colour) in enumerate(zip(rows, sns.color_palette("colorblind", len(rows)), strict=True)):
         heights = [at + 0.2 * (place - (len(rows) - 1) / 2) for at in range(len(damages))]
         for world in wide.loc[row].index:
-            axis.plot(shares.loc[row, world][damages], heights, ".", color=colour, alpha=0.35, markersize=4)
-        axis.plot(shares.loc[row][damages].mean(), heights, "o", color=colour, markersize=6, label=short_name_of(row))
+            axis.plot(shares.loc[row, world][damages], heights, ".", color=colour, alpha=0.35, markersize=3)
+        axis.plot(shares.loc[row][damages].mean(), heights, "o", color=colour, markersize=5, label=short_name_of(row))
     axis.axvline(0, color="0.6", linewidth=1)
     names = [CASES[damage].format(strength) for damage, strength in damages]
     axis.set(yticks=range(len(damages)), yticklabels=names, xlabel="share of last accuracy that is lost, %")
