@@ -28,7 +28,7 @@ from avcil.extraction.extract import extract
 from avcil.learn.checkpoint import load_checkpoint
 from avcil.learn.evaluate import read_out, tokens_of
 from avcil.params import Params
-from avcil.params.beyond import CASES, Damage, Robust
+from avcil.params.beyond import CASES, DUET, WHOLE, Damage, Robust
 from avcil.tokens.dataset import Dataset
 from avcil.tokens.manifest import Media
 from avcil.tokens.store import read_store
@@ -36,19 +36,19 @@ from avcil.world.scenes import duet_scene
 from avcil.world.sounding_objects import benchmark_clip, clip_id
 
 MEASURING = (*worlds.MAKING, "comparison/robust.py")
-WHOLE, DUET = "whole", "two_sounds"
 COLUMNS = ["row", "world", "damage", "strength", "last_accuracy", "mean_average_precision"]
 _DRAWN = 11  # the stream of random numbers of damages
 
 
 class Shot(NamedTuple):
     """A test clip before it is written: frames [F,H,W,3] uint8, waveform [N] float32; other [N]: a sound of another
-    timbre."""
+    timbre; quality: options of x264."""
 
     frames: np.ndarray
     waveform: np.ndarray
     other: np.ndarray
     sample_rate: int
+    quality: dict[str, str] = STORED
 
 
 # ---- what befalls a clip, at a strength; ``rng`` draws what is drawn
@@ -82,8 +82,8 @@ def gain(shot: Shot, decibels: float, rng: np.random.Generator) -> Shot:
 
 
 def compression(shot: Shot, rate_factor: float, rng: np.random.Generator) -> Shot:
-    """Nothing here: the film is written with that rate factor of x264 (`quality`)."""
-    return shot
+    """Written with that rate factor of x264."""
+    return shot._replace(quality=shot.quality | {"crf": f"{rate_factor:g}"})
 
 
 def dropped_frames(shot: Shot, share: float, rng: np.random.Generator) -> Shot:
@@ -110,11 +110,6 @@ DAMAGES: dict[Damage, Callable[[Shot, float, np.random.Generator], Shot]] = {
     "dropped_frames": dropped_frames,
     "delay": delay,
 }
-
-
-def quality(damage: str, strength: float) -> dict[str, str]:
-    """Options of x264."""
-    return STORED | ({"crf": f"{strength:g}"} if damage == "compression" else {})
 
 
 # ---- films
@@ -144,7 +139,7 @@ def _write_films(folder: Path, params: Params, settings: Robust, row: tuple[str,
         name = f"{damage}-{strength:g}-{clip_id(*row)}"
         write_clip(
             folder / f"{name}.mp4", one.frames, one.waveform, film.fps, film.sample_rate,
-            quality=quality(damage, strength),
+            quality=one.quality,
         )  # fmt: skip
         lines.append((name, damage, strength, labels))
     return lines

@@ -139,8 +139,9 @@ class Light(Section):
 Damage = Literal["pixel_noise", "sound_noise", "other_sound", "gain", "compression", "dropped_frames", "delay"]
 
 
+WHOLE, DUET = "whole", "two_sounds"  # what is compared with damaged clips, and a second object that sounds
 CASES = {  # what is done to a clip, in words that take its strength
-    "whole": "as it is",
+    WHOLE: "as it is",
     "pixel_noise": "pixel noise of {:g}",
     "sound_noise": "noise {:g} dB below the sound",
     "other_sound": "a sound off screen, {:g} dB below",
@@ -148,7 +149,7 @@ CASES = {  # what is done to a clip, in words that take its strength
     "compression": "compression, rate factor {:g}",
     "dropped_frames": "{:.0%} of frames dropped",
     "delay": "sound {:g} s late",
-    "two_sounds": "two objects sound",
+    DUET: "two objects sound",
 }
 
 

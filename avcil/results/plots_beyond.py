@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from avcil.params.beyond import CASES, Light
+from avcil.params.beyond import CASES, DUET, WHOLE, Light
 from avcil.results.names import short_name_of
 
 MEASURED = {  # columns of `light`
@@ -134,8 +134,8 @@ def robust(table: pd.DataFrame) -> Figure:
     table: row, world, damage, strength, last_accuracy.
     """
     wide = table.pivot(index=["row", "world"], columns=["damage", "strength"], values="last_accuracy")
-    shares = 100 * (1 - wide.div(wide["whole", 0.0], axis=0))
-    damages = [case for case in wide.columns if case[0] not in ("whole", "two_sounds")]
+    shares = 100 * (1 - wide.div(wide[WHOLE, 0.0], axis=0))
+    damages = [case for case in wide.columns if case[0] not in (WHOLE, DUET)]
     rows = list(dict.fromkeys(table.row))
     figure, axis = plt.subplots(figsize=(7, 0.3 * len(damages) + 1.2))
     for place, (row, colour) in enumerate(zip(rows, sns.color_palette("colorblind", len(rows)), strict=True)):

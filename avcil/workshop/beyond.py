@@ -10,7 +10,7 @@ from avcil.comparison.intervals import Interval, over_seeds, over_seeds_and_clip
 from avcil.comparison.missing import SENSES
 from avcil.comparison.tables import markdown
 from avcil.params import load, project
-from avcil.params.beyond import CASES, Light, load_beyond
+from avcil.params.beyond import CASES, DUET, WHOLE, Light, load_beyond
 from avcil.results.names import family_of, name_of, short_name_of
 from avcil.workshop.claims import PUBLISHED, negative, outcome
 
@@ -375,18 +375,18 @@ def lost(table: pd.DataFrame, measure: str = "last_accuracy") -> pd.DataFrame:
     """The share of a measure that whole clips had and damaged ones have no more: a line a damage, strength and world, a
     column a row."""
     wide = table.pivot(index=["damage", "strength", "world"], columns="row", values=measure)
-    whole = wide.xs(("whole", 0.0)).reindex(wide.index, level="world")
+    whole = wide.xs((WHOLE, 0.0)).reindex(wide.index, level="world")
     return (1 - wide / whole)[list(dict.fromkeys(table.row))]
 
 
 def robust(folder: Path) -> str:
     """The answer, a line a damage, and what is named where two objects sound."""
     table = pd.read_csv(folder / "beyond_robust.csv")
-    shares, two = lost(table), lost(table, "mean_average_precision").loc[("two_sounds", 0.0)]
+    shares, two = lost(table), lost(table, "mean_average_precision").loc[(DUET, 0.0)]
     rows, cases = list(shares), table[["damage", "strength"]].drop_duplicates().itertuples(index=False, name=None)
-    damages = [case for case in cases if case[0] not in ("whole", "two_sounds")]
+    damages = [case for case in cases if case[0] not in (WHOLE, DUET)]
     means = table.groupby(["damage", "strength", "row"]).mean(numeric_only=True)
-    lines = [[CASES["whole"], *(cell for row in rows for cell in (_percent(means, "whole", 0.0, row), ""))]]
+    lines = [[CASES[WHOLE], *(cell for row in rows for cell in (_percent(means, WHOLE, 0.0, row), ""))]]
     for damage, strength in damages:
         line = [CASES[damage].format(strength)]
         for row in rows:
@@ -396,7 +396,7 @@ def robust(folder: Path) -> str:
     duets = [
         [
             name_of(row),
-            *(_percent(means, case, 0.0, row, "mean_average_precision") for case in ("whole", "two_sounds")),
+            *(_percent(means, case, 0.0, row, "mean_average_precision") for case in (WHOLE, DUET)),
             points(over_seeds(two[row])),
         ]
         for row in rows

@@ -10,7 +10,7 @@ from avcil.comparison.robust import Shot, beside, films
 from avcil.extraction.clips import read_clip
 from avcil.learn.train import run_tasks
 from avcil.params import ParameterError
-from avcil.params.beyond import CASES, Robust, load_beyond
+from avcil.params.beyond import CASES, DUET, WHOLE, Robust, load_beyond
 from avcil.params.learning import chain
 from avcil.params.world import World
 from avcil.results import plots_beyond
@@ -78,7 +78,7 @@ def test_a_late_sound_starts_after_silence(shot):
 
 
 def test_every_damage_has_its_words_and_spares_what_it_is_not_about(shot):
-    assert [*CASES] == [robust.WHOLE, *robust.DAMAGES, robust.DUET]
+    assert [*CASES] == [WHOLE, *robust.DAMAGES, DUET]
     for name, damage in robust.DAMAGES.items():
         after = damage(shot, 0.5, np.random.default_rng(0))
         seen, heard = (np.array_equal(after[at], shot[at]) for at in (0, 1))
@@ -147,8 +147,8 @@ def test_a_whole_film_is_the_clip_of_the_benchmark(small, tmp_path):
     assert np.abs(late.waveform[: half - 2000]).max() < 0.05  # but for what AAC smears
     same = np.corrcoef(whole.waveform[:-half], late.waveform[half:])[0, 1]
     assert same > 0.7 > 0.3 > abs(np.corrcoef(whole.waveform, late.waveform)[0, 1])
-    duets = table[table.damage == robust.DUET]
-    assert duets.labels.map(len).eq(2).all() and table[table.damage != robust.DUET].labels.map(len).eq(1).all()
+    duets = table[table.damage == DUET]
+    assert duets.labels.map(len).eq(2).all() and table[table.damage != DUET].labels.map(len).eq(1).all()
 
 
 # ---- from world to table
