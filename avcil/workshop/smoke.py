@@ -102,10 +102,9 @@ def _write_parameters(project: Path, small: dict) -> None:
         (project / f"protocols/{name}.yaml").write_text(yaml.safe_dump(protocol, sort_keys=False))
     (project / "search.yaml").write_text(yaml.safe_dump(small.pop("search"), sort_keys=False))
     small["methods"] = small.pop("methods")  # the last section: rows that are added by hand go there
-    text = yaml.safe_dump(small, sort_keys=False)
-    (project / "params.yaml").write_text(
-        text.replace("\n  lll_prior:\n", "\n  lll_prior: &lll_prior\n")
-    )  # which these differ from
+    # which rows that are added by hand differ from
+    text = yaml.safe_dump(small, sort_keys=False).replace("\n  lll_prior:\n", "\n  lll_prior: &lll_prior\n")
+    (project / "params.yaml").write_text(text)
 
 
 def _write(top: Path, project: Path) -> None:
@@ -159,7 +158,11 @@ def build(top: Path, *, results: bool = True, anew: bool = False) -> Path:
 
 
 def prepare(top: Path, sandbox: Path) -> None:
-    """Make ``sandbox`` anew, for the notebook it is named after."""
+    """Make ``sandbox`` anew, for the notebook it is named after. Raises ValueError, before anything is deleted, if it
+    is not a folder of build/smoke: somebody's own work may be there."""
+    place = top / "build" / "smoke"
+    if sandbox.name.startswith(".") or sandbox.parent.resolve() != place.resolve():
+        raise ValueError(f"workdir {sandbox}: neither `.`, the project itself, nor a folder of {place}")
     project = build(top, results=sandbox.name not in FROM_INPUTS)
     shutil.rmtree(sandbox, ignore_errors=True)
     if sandbox.name == "11_experiments":
@@ -180,6 +183,9 @@ def prepare(top: Path, sandbox: Path) -> None:
 if __name__ == "__main__":
     here = root()
     if sys.argv[1:]:
-        prepare(here, here / sys.argv[1])
+        try:
+            prepare(here, here / sys.argv[1])
+        except ValueError as error:
+            sys.exit(str(error))
     else:
         build(here, anew=True)

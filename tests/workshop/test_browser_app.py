@@ -164,6 +164,18 @@ def test_a_clip_of_ones_own_is_uploaded_or_refused_in_a_line(page, tmp_path):
     page.screenshot(path=SHOTS / "own.png")
 
 
+def test_an_upload_that_no_server_takes_is_refused_in_a_line(page, tmp_path):
+    with open(tmp_path / "long.mp4", "wb") as file:
+        file.truncate(200_000_001)
+    said = []
+    page.once("dialog", lambda dialog: (said.append(dialog.message), dialog.accept()))
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name="upload").press("Enter")
+    chooser.value.set_files(tmp_path / "long.mp4")
+    page.wait_for_timeout(500)
+    assert said == ['long.mp4: 201 MB, and at most 200 MB can be uploaded; give its path under "own clip" instead']
+
+
 def test_nothing_is_wider_than_a_phone(page):
     page.set_viewport_size({"width": 390, "height": 844})
     page.wait_for_timeout(1000)

@@ -28,7 +28,7 @@ from avcil.workshop.explore.rows import LiveRun, LiveRuns
 from avcil.world.separation import Scenes, separate, si_sdr
 
 ALONE = "the prior alone"
-UPLOAD = "200 MB"  # as the Makefile tells the servers
+UPLOAD = "200 MB"  # as the Makefile tells the servers, and playground.js whoever chooses a larger one
 TOP = 3  # classes shown of what a row says
 STYLE = "<style>.avcil-said td, .avcil-said th {padding: 1px 5px; line-height: 1.25; text-align: center}</style>"
 

@@ -137,7 +137,11 @@ def write(root: Path, source: Path, folder: Path) -> None:
 
 
 def build(root: Path, folder: Path) -> None:
-    """Render everything into ``folder``, which is replaced as a whole, once all of it is made."""
+    """Render everything into ``folder``, which is replaced as a whole, once all of it is made.
+
+    Raises FileExistsError if something else than a report is there."""
+    if folder.exists() and not (folder / "revision.js").exists():
+        raise FileExistsError(f"{folder}: there is something else than a report; name another folder, or move it away")
     with TemporaryDirectory() as temporary:
         source, doctrees, made = (Path(temporary) / name for name in ("source", "doctrees", "report"))
         write(root, source, made)
@@ -148,4 +152,7 @@ def build(root: Path, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    build(Path("."), Path(sys.argv[1] if len(sys.argv) > 1 else "report"))
+    try:
+        build(Path("."), Path(sys.argv[1] if len(sys.argv) > 1 else "report"))
+    except FileExistsError as error:
+        sys.exit(str(error))

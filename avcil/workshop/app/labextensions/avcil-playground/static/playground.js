@@ -46,10 +46,31 @@ function nameThem() {
   }
 }
 
+// A server closes the connection on a message that is larger than it takes, and nobody is told. What a file is chosen
+// with stands in no document, so that it is met where it is pressed.
+const LIMIT = 200; // MB, as in clip.py
+
+function refuseLarge(event) {
+  const [file] = event.target.files;
+  if (!(file?.size > LIMIT * 1e6)) return;
+  event.stopImmediatePropagation();
+  const size = Math.ceil(file.size / 1e6);
+  alert(`${file.name}: ${size} MB, and at most ${LIMIT} MB can be uploaded; give its path under "own clip" instead`);
+}
+
+function watchUploads() {
+  const { click } = HTMLInputElement.prototype;
+  HTMLInputElement.prototype.click = function () {
+    if (this.accept === "video/*") this.addEventListener("change", refuseLarge, { capture: true }); // before the widget
+    click.call(this);
+  };
+}
+
 const plugin = {
   id: "avcil-playground:plugin",
   autoStart: true,
   activate: (app) => {
+    watchUploads();
     new MutationObserver(nameThem).observe(document, { childList: true, subtree: true });
     const known = new WeakSet();
     app.shell.currentChanged?.connect((_, { newValue: widget }) => {
