@@ -161,7 +161,7 @@ def prepare(top: Path, sandbox: Path) -> None:
     """Make ``sandbox`` anew, for the notebook it is named after. Raises ValueError, before anything is deleted, if it
     is not a folder of build/smoke: somebody's own work may be there."""
     place = top / "build" / "smoke"
-    if sandbox.name.startswith(".") or sandbox.parent.resolve() != place.resolve():
+    if sandbox.is_symlink() or sandbox.name.startswith(".") or sandbox.parent.resolve() != place.resolve():
         raise ValueError(f"workdir {sandbox}: neither `.`, the project itself, nor a folder of {place}")
     project = build(top, results=sandbox.name not in FROM_INPUTS)
     shutil.rmtree(sandbox, ignore_errors=True)
