@@ -443,6 +443,17 @@ def test_a_folder_may_have_its_own_split_recordings_and_starts(tmp_path):
     assert table.groupby(table.clip_id.str[1:-4].astype(int) // 5).split.nunique().eq(1).all()
 
 
+def test_a_listed_path_is_found_in_linked_folders_and_in_either_spelling(tmp_path):
+    """Files named as macOS does, é in two characters, and a list that has it in one."""
+    rows = [f"clips/Dog bark/\u00e9{i}.mp4,dog" for i in range(4)] + [f"cat/e\u0301{i}.mp4,cat" for i in range(4)]
+    _write(tmp_path / "films", {"labels.csv": ["path,label", *rows]})
+    _touch(tmp_path / "elsewhere", [f"Dog bark/e\u0301{i}.mp4" for i in range(4)])
+    _touch(tmp_path / "films", [f"cat/\u00e9{i}.mp4" for i in range(4)])
+    (tmp_path / "films/clips").symlink_to("../elsewhere")
+    found = build("folder", BUILDERS["folder"](tmp_path / "films/labels.csv"), tmp_path / "films", tmp_path / "out")
+    assert found.missing == [] and len(_table(tmp_path / "out")) == 8
+
+
 # ---- drawing and finding
 
 
@@ -497,7 +508,8 @@ def test_bad_rows_of_ave(ave_set, tmp_path, files, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("file,label\n", "labels.csv, row 1: no column `path`; path, label are expected"),
+        ("path;label\n", "labels.csv, row 1: no column `path`; path, label are expected, with `,` between them"),
+        ("path,label,label\na.mp4,x,y\n", "labels.csv, row 1: two columns `label`; delete or rename one"),
         ("path,label\na.mp4\n", "row 2: no label; fill it in or delete the row"),
         (
             "path,label\na,b.mp4,x\n",
@@ -506,18 +518,28 @@ def test_bad_rows_of_ave(ave_set, tmp_path, files, message):
         ("path,label\na.mp4, \n", "row 2: no label; fill it in"),
         ("path,label,split\na.mp4,x,dev\n", "row 2: `dev` is not one of train, val, test; mend or delete the row"),
         ("path,label,start\na.mp4,x,-1\n", "row 2: `-1` is no time in seconds"),
+        ("path,label,start\na.mp4,x,2e9\n", "row 2: `2e9` is no time in seconds"),
         ("path,label\n../a.mp4,x\n", "row 2: `../a.mp4` is not in"),
         ("path,label\n/a.mp4,x\n", "row 2: `/a.mp4` is not in"),
         ("path,label\na.mp4,x\n\na.mp4,x\n", "row 4: `a.mp4` is also in row 2; delete one of the rows"),
-        ("path,label\na.mp4,x\n", "no test clip of `x`; annotate some, or leave the classes out"),
-        ("path,label,split\na.mp4,x,train\nb.mp4,x,test\n", "no test clip of `x`; 1 clips have no medium: get theirs"),
+        ("path,label,split\na.mp4,x,train\n", "no test clip of `x`; annotate some, or leave the classes out"),
+        (
+            "path,label,start\na.mp4,x,0\na.mp4,x,1\n",
+            "no test clip of `x`; annotate some, of other recordings: those of one are drawn together, or leave",
+        ),
+        (
+            "path,label,split\na.mp4,x,train\nb.mp4,x,test\n",
+            "no test clip of `x`; 1 clips have no medium, such as `b.mp4`: get theirs",
+        ),
+        # as a name without folder and suffix it was found, whosever it is
+        ("path,label\na,x\n", "holds none of the 1 clips, such as `a`"),
         ("path,label\nb.mp4,x\n", "holds none of the 1 clips, such as `b.mp4`; give the folder that does"),
         ("path,label\n", "labels.csv: no clips"),
         (
             'path,label\na.mp4,"x' + "y" * 140_000,
             "labels.csv: cannot be read (Error tokenizing data. C error: EOF inside",
         ),
-        ("path,label\na.mp4,\xff\n", "labels.csv: cannot be read ("),
+        ("path,label\na.mp4,\xff\n", "invalid start byte); save it in UTF-8"),
     ],
 )
 def test_bad_rows_of_a_folder(tmp_path, text, message):
@@ -525,6 +547,11 @@ def test_bad_rows_of_a_folder(tmp_path, text, message):
     (tmp_path / "films" / "labels.csv").write_text(text, encoding="latin-1")
     assert message in _refused(["folder", tmp_path / "films" / "labels.csv", tmp_path / "out"])
     assert not (tmp_path / "out").exists()
+
+
+def test_nothing_is_left_where_each_clip_is_in_two_splits(tmp_path):
+    _write_ave(tmp_path / "ann", {split: ["Cat&abcdefghijk&good&0&10"] for split in SPLITS})
+    assert "ann: each clip is listed in two splits; list it in one" in _refused(["ave", tmp_path / "ann", tmp_path])
 
 
 @pytest.mark.parametrize(

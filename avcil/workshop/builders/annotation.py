@@ -59,7 +59,8 @@ class Annotation:
     classes: those to keep, in the order in which they are learnt; None: all, in an order drawn from seed 0.
     renamed: official names of labels that some files spell otherwise. redraw: for a split that the files leave open,
     the shares of the splits to draw from it. shots: how many training clips to keep of a class.
-    files: .json files that belong beside the manifest, by name. notes: what the report adds.
+    files: .json files that belong beside the manifest, by name. notes: what the report adds. exact: places are paths
+    below the folder of media, and no other names of files.
     """
 
     source: Path
@@ -70,6 +71,7 @@ class Annotation:
     shots: dict[str, int] = field(default_factory=dict)
     files: dict[str, object] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
+    exact: bool = False
 
 
 def read_rows(
@@ -85,14 +87,18 @@ def read_rows(
         table = pd.read_csv(path, sep=delimiter, quoting=quoting, encoding="utf-8-sig", **as_text)
     except (OSError, ValueError) as error:  # ValueError: also pandas' own, and of what is not UTF-8
         reason = " ".join(str(error).split())
-        raise BuilderError(f"{path}: cannot be read ({reason}); --help shows what is expected") from None
+        way_out = "save it in UTF-8" if isinstance(error, UnicodeError) else "--help shows what is expected"
+        raise BuilderError(f"{path}: cannot be read ({reason}); {way_out}") from None
     names = table.iloc[0].str.strip().tolist()
     lacking = [column for column in columns if column not in names]
     if lacking and not (headless and len(names) == len(columns)):
-        raise BuilderError(f"{path}, row 1: no column `{lacking[0]}`; {', '.join(columns)} are expected")
+        wanted = f"{', '.join(columns)} are expected, with `{delimiter}` between them"
+        raise BuilderError(f"{path}, row 1: no column `{lacking[0]}`; {wanted}")
     first = 1
     if lacking:
         names, first = list(columns), 0
+    if twice := [name for number, name in enumerate(names) if name and name in names[:number]]:
+        raise BuilderError(f"{path}, row 1: two columns `{twice[0]}`; delete or rename one")
     for number, cells in enumerate(table.to_numpy()[first:].tolist(), first + 1):
         if not any(cell.strip() for cell in cells):
             continue
@@ -104,12 +110,12 @@ def read_rows(
 
 
 def time(where: str, text: str) -> float:
-    """A time in a file. Raises BuilderError unless it is a number, 0 or more."""
+    """A time in a file. Raises BuilderError unless it is a number that a manifest may have as `start`."""
     try:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not 0 <= value < math.inf:
+    if not 0 <= value <= 1e9:
         raise BuilderError(f"{where}: `{text}` is no time in seconds; mend or delete the row")
     return value
 

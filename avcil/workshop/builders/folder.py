@@ -1,5 +1,6 @@
 """Any folder of films or sounds with a list of labels."""
 
+import unicodedata
 from pathlib import Path, PurePosixPath
 
 from avcil.tokens.manifest import SPLITS
@@ -11,7 +12,7 @@ def read(annotations: Path) -> Annotation:
     """A benchmark of your own.
 
     ANNOTATIONS  a .csv file beside the media, with a header and columns
-                 path    of the film or sound, relative to the .csv file
+                 path    of the film, relative to the .csv file
                  label   its class
                  split   train, val or test; without this column 70 % of each class are drawn as train, 10 % as val,
                          20 % as test
@@ -33,5 +34,8 @@ def read(annotations: Path) -> Annotation:
         if "split" not in row:
             notes["split"] = "drawn by class: 70 % train, 10 % val, 20 % test"
         split = one_of(where, row["split"], SPLITS) if "split" in row else "open"
-        clips.append(Clip(clip_id, row["label"], split, row.get("video") or path, ((path, start),)))
-    return Annotation(annotations, clips, redraw={"open": SHARES}, notes=notes)
+        # one letter may be written in two ways, and not every system keeps the one of the list
+        spelled = dict.fromkeys([path, *(unicodedata.normalize(form, path) for form in ("NFC", "NFD"))])
+        places = tuple((file, start) for file in spelled)
+        clips.append(Clip(clip_id, row["label"], split, row.get("video") or path, places))
+    return Annotation(annotations, clips, redraw={"open": SHARES} if notes else {}, notes=notes, exact=True)

@@ -132,6 +132,8 @@ def select(annotation: Annotation, *, split_seed: int = 0, video_disjoint: bool 
     clips["label"], mended = _tidy(clips.label, annotation.renamed)
     order = _order(annotation, set(clips.label))
     clips, fields = _unique(clips[clips.label.isin(order)])
+    if clips.empty:
+        raise BuilderError(f"{annotation.source}: each clip is listed in two splits; list it in one")
     clips = clips.assign(split=draw.split(clips, annotation.redraw, split_seed))
     tested = clips.video[clips.split == "test"]
     shared = (clips.split != "test") & clips.video.isin(tested) & video_disjoint
@@ -160,9 +162,12 @@ def summarise(benchmark: str, source: str, clips: pd.DataFrame, **fields) -> Rep
     return Report(benchmark, source, leaks=leaks, **counts, **fields)
 
 
-def _locate(clips: pd.DataFrame, media: Path) -> tuple[pd.DataFrame, list[str]]:
+def _locate(clips: pd.DataFrame, media: Path, exact: bool) -> tuple[pd.DataFrame, list[str]]:
     """The clips that are in ``media``, with path and start; and those that are not."""
-    index = media_index(media)
+    if exact:  # nothing but the files of the list is looked at, and folders may be links
+        index = {name: name for names in clips.places for name, _ in names if (media / name).is_file()}
+    else:
+        index = media_index(media)
     place = clips.places.map(lambda names: next(((index[name], at) for name, at in names if name in index), None))
     there = place.notna()
     if not there.any():
@@ -206,9 +211,11 @@ def build(
     that are not there, or a destination in use.
     """
     clips, fields = select(annotation, split_seed=split_seed, video_disjoint=video_disjoint)
-    clips, missing = _locate(clips, media)
+    clips, missing = _locate(clips, media, annotation.exact)
     if what := lacking(clips, fields["order"]):
-        why = f"{len(missing)} clips have no medium: get theirs" if missing else "annotate some"
+        why = f"annotate some{', of other recordings: those of one are drawn together' if annotation.redraw else ''}"
+        if missing:
+            why = f"{len(missing)} clips have no medium, such as `{missing[0]}`: get theirs"
         raise BuilderError(f"{annotation.source}: {what}; {why}, or leave the classes out")
     clips = clips.sort_values(["split", "clip_id"], key=lambda c: c.map(SPLITS.index) if c.name == "split" else c)
     report = summarise(benchmark, str(annotation.source), clips, missing=missing, notes=annotation.notes, **fields)
