@@ -173,6 +173,11 @@ def percent(value: float, spread: float) -> str:
     return f"{100 * value:.1f}" + ("" if pd.isna(spread) else f" ± {100 * spread:.1f}")
 
 
+def cells(row: pd.Series, measures: Iterable[str]) -> list[str]:
+    """`percent` of each measure of a line of `mean_and_spread`."""
+    return [percent(row[measure], row[f"{measure}_std"]) for measure in measures]
+
+
 def markdown(head: str, align: str, rows: Iterable[Iterable[str]]) -> str:
     """A table in Markdown: ``head`` as it stands, a letter of ``align`` (l or r) for each column, then the rows."""
     rule = "".join({"l": "|---", "r": "|---:"}[side] for side in align) + "|"

@@ -3,6 +3,7 @@
 What stands between two markers is never edited by hand, and a test compares it with metrics/.
 """
 
+import argparse
 import json
 import re
 from pathlib import Path
@@ -28,15 +29,11 @@ def standard(folder: Path) -> pd.DataFrame:
     return summary[summary.setting == claims.STANDARD].set_index("method")
 
 
-def _cells(row: pd.Series, measures: list[str]) -> list[str]:
-    return [percent(row[measure], row[f"{measure}_std"]) for measure in measures]
-
-
 def headline(folder: Path) -> str:
     """The rows that say most: the upper bound, the method, and what it is measured against."""
     summary = standard(folder).loc[HEADLINE]
     measures = ["average_accuracy", "last_accuracy", "forgetting_last", "localisation_hit_first_task"]
-    rows = [[name_of(method), *_cells(row, measures)] for method, row in summary.iterrows()]
+    rows = [[name_of(method), *tables.cells(row, measures)] for method, row in summary.iterrows()]
     table = markdown("| | average | last | forgetting | attention hit, task 0 |", "lrrrr", rows)
     return (
         f"{table}\n\nTest clips of Sounding Objects, in percent: mean ± standard deviation over "
@@ -116,7 +113,7 @@ def field(folder: Path) -> str:
                 lead = points(Interval(line.difference, line.low, line.high, line.p, int(row.seeds)))
                 lead += " †" if line.p_holm >= ALPHA else ""
             title = f"**{name_of(name)}**" if name in ("lll_prior", "lll_analytic") else name_of(name)
-            rows.append([title, *_cells(row, measures), lead, f"{row.memory_bytes / 1000:,.0f}"])
+            rows.append([title, *tables.cells(row, measures), lead, f"{row.memory_bytes / 1000:,.0f}"])
     head = "| method | average | last | forgetting (mean) | forgetting (last) | LLL, solved, minus it | kB kept |"
     return (
         f"{markdown(head, 'lrrrrrr', rows)}\n\nTest clips, in percent: mean ± standard deviation over "
@@ -441,6 +438,7 @@ def updated(texts: dict[str, str], folder: Path) -> dict[str, str]:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(prog="python -m avcil.workshop.readme", description=__doc__).parse_args()
     fresh = updated({str(path): path.read_text() for path in files(Path())}, Path("metrics"))
     for name, text in fresh.items():
         Path(name).write_text(text)

@@ -33,7 +33,7 @@ def run(benchmark: str, rows: list[str] | None = None) -> str:
     tables.write(results / "metrics", found, prescribed)
     summary = tables.summarise(tables.per_seed(tables.frames(found.results)))
     lines = [
-        [row.setting, row.method, *(tables.percent(row[name], row[f"{name}_std"]) for name in SHOWN)]
+        [row.setting, row.method, *tables.cells(row, SHOWN)]
         for _, row in summary.sort_values(["setting", "last_accuracy"], ascending=False).iterrows()
     ]
     table = tables.markdown("| setting | row | average | last | forgetting |", "llrrr", lines)

@@ -19,7 +19,7 @@ import vl_convert
 import yaml
 from sphinx.application import Sphinx
 
-from avcil.comparison.tables import percent
+from avcil.comparison import tables
 from avcil.params import Params, load
 from avcil.workshop import claims, readme
 from avcil.workshop.report import lock, reference
@@ -79,7 +79,7 @@ def rows(params: Params, summary: pd.DataFrame) -> list[dict[str, object]]:
         row |= dict.fromkeys([*MEASURES, "seeds"], "")
         if name in summary.index:
             line = summary.loc[name]
-            row |= {key: percent(line[key], line[f"{key}_std"]) for key in MEASURES} | {"seeds": int(line.seeds)}
+            row |= dict(zip(MEASURES, tables.cells(line, MEASURES), strict=True)) | {"seeds": int(line.seeds)}
         table.append(row)
     return table
 
