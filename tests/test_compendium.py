@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -240,11 +241,21 @@ def test_readme_numbers_are_those_of_the_metrics(tmp_path):
     assert readme.updated(texts, folder / "metrics") == texts
 
 
+def test_the_writer_of_the_readme_helps_and_writes_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["readme", "--help"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(ROOT / "avcil/workshop/readme.py"), run_name="__main__")
+    assert end.value.code == 0 and "Writes the results of README.md" in capsys.readouterr().out
+
+
 def test_readme_is_short_and_its_links_lead_somewhere():
     assert (ROOT / "README.md").stat().st_size <= 12_000
     for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", path.read_text()):
             assert (path.parent / target).exists(), f"{path.name}: {target}"
+    named = re.findall(r'README\.md, "([^"]+)"', (ROOT / "CONTRIBUTING.md").read_text())
+    assert named and all(f"\n## {section}\n" in (ROOT / "README.md").read_text() for section in named)
 
 
 def test_committed_files_are_small():
