@@ -205,16 +205,17 @@ def _protocol(folder: Path, name: str, *like_it: str) -> dict:
     return _protocol(folder, like, name, *like_it) | raw
 
 
-def whole(path: Path = Path("params.yaml")) -> dict:
-    """params.yaml, and beside it protocols/*.yaml and search.yaml, as one mapping that is not checked."""
+def whole(path: Path = Path("params.yaml"), search: Path | None = None) -> dict:
+    """params.yaml, and beside it protocols/*.yaml and search.yaml, as one mapping that is not checked. ``search``: of
+    where that file is instead."""
     raw, folder = _read(path), path.parent / "protocols"
     if "protocols" not in raw:
         raw["protocols"] = {file.stem: _protocol(folder, file.stem) for file in sorted(folder.glob("*.yaml"))}
     if "search" not in raw:
-        raw["search"] = _read(path.parent / "search.yaml")
+        raw["search"] = _read(search or path.parent / "search.yaml")
     return raw
 
 
-def load(path: Path = Path("params.yaml")) -> Params:
+def load(path: Path = Path("params.yaml"), search: Path | None = None) -> Params:
     """`whole`, checked; raises ParameterError."""
-    return parse(whole(path), path.name)
+    return parse(whole(path, search), path.name)

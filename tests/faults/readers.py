@@ -268,7 +268,7 @@ def _pth(folder: Path) -> list[Path]:
 
 
 def _classes(folder: Path) -> list[Path]:
-    classes_by_task(folder / "classes.json", ["a", "b", "c", "d"], 2, 5)
+    write_sealed(folder / "classes.json", classes_by_task(folder / "classes.json", list("abcd"), 2, 5)._asdict())
     shutil.copy(folder / "classes.json", folder / "kept.json")
     return [folder / "classes.json"]
 

@@ -14,8 +14,12 @@ import yaml
 from media import tone, write
 
 from avcil.__main__ import main
+from avcil.base.files import write_sealed
 from avcil.comparison import sweep
-from avcil.params import whole
+from avcil.learn.evaluate import TaskResult
+from avcil.params import mapping
+from avcil.workshop.own.clips import classes_by_task, in_words, read_clips
+from avcil.workshop.own.run import table_of
 from conftest import ROOT
 
 CORPUS = ROOT / "corpus/sounding_objects"
@@ -41,12 +45,15 @@ def scramble(folder: Path) -> None:
 
 @pytest.fixture
 def here(tmp_path, monkeypatch) -> Path:
-    """Four classes of six clips, params.yaml with few epochs, and nothing else."""
-    raw = whole(ROOT / "params.yaml")
+    """Four classes of six clips, params.yaml alone with few epochs, and a folder that happens to be called `prior`."""
+    raw = mapping((ROOT / "params.yaml").read_text())
     raw["tasks"] = [task | {"epochs": 2} for task in raw["tasks"]]
     raw["compute"]["workers"] = 0
+    own = {"about": {"name": "hooked", "family": "own"}, "hooks": {"der": {"wieght": 0.1}}}
+    raw["methods"]["hooked"] = raw["methods"]["replay"] | own
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
     (tmp_path / "dvc.lock").write_text("of the pipeline\n")
+    (tmp_path / "prior").mkdir()
     add_clips(tmp_path, [f"object_00{i}" for i in range(4)])
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sweep, "_each", lambda work, jobs, workers: ((n, work(job)) for n, job in enumerate(jobs)))
@@ -65,6 +72,52 @@ def contents(folder: Path) -> dict[str, bytes]:
 def fresh(folder: Path) -> list[Path]:
     """Shards of clips that no other store has."""
     return [file for file in folder.rglob("*.safetensors") if file.stat().st_nlink == 1]
+
+
+def test_params_of_something_else_are_refused_with_a_way_out(here):
+    Path("params.yaml").write_text("lr: 0.1\n")
+    with pytest.raises(SystemExit, match=r"^params\.yaml: .*; it is read instead of avcil's: mend it, or start from"):
+        run()
+
+
+def test_classes_that_are_gone_keep_their_place(tmp_path, capsys):
+    def divide(classes: str, asked: int | None = 2) -> str:
+        division = classes_by_task(tmp_path / "classes.json", list(classes), asked, 5)
+        write_sealed(tmp_path / "classes.json", division._asdict())
+        return in_words(division.of(list(classes)))
+
+    assert divide("cabd") == "`c`, `a` | `b`, `d`" and capsys.readouterr().out == ""
+    assert divide("dca") == "`c`, `a` | `d`"
+    assert capsys.readouterr().out == f"{tmp_path}/classes.json: the tasks were `c`, `a` | `b`, `d`\n"
+    assert divide("edca") == "`c`, `a` | `d` | `e`"
+    assert divide("abcde", None) == "`c`, `a` | `b`, `d` | `e`"
+    capsys.readouterr()
+    assert divide("abcde") == "`c`, `a` | `b`, `d` | `e`" and capsys.readouterr().out == ""
+    assert divide("abcde", 1) == "`a`, `b`, `c`, `d`, `e`" and "the tasks were" in capsys.readouterr().out
+
+
+def test_a_run_that_ends_before_it_learns_changes_no_division(here):
+    for path in pd.read_csv("labels.csv").path:
+        Path(path).write_bytes(path.encode())
+    with pytest.raises(SystemExit, match=r"no train clip of `object_000`, .*`object_003`; no test clip of .* is left"):
+        run()
+    assert not Path("to/classes.json").exists()
+
+
+def test_recordings_in_two_splits_are_told_of(here, capsys):
+    table = pd.read_csv("labels.csv")
+    table.assign(split=["train", "test"] * 12, video=table.index // 2).to_csv("labels.csv", index=False)
+    read_clips(Path("labels.csv"))
+    said = "clips whose recording is in another split too: test and train: 12 (100.0%), 12 of the same class\n"
+    assert capsys.readouterr().out == said
+
+
+def test_of_one_task_no_forgetting_is_told():
+    one, two = (TaskResult(task, [0.5] * (task + 1), [4] * (task + 1), None, None, {}, 0, 0) for task in (0, 1))
+    table, text = table_of({("own", "ridge", 0): [one]}, pd.Series(["a", "b"] * 2))
+    assert table.forgetting_last.isna().all() and "| – |" in text and "one task" in text and "--tasks 2" in text
+    table, text = table_of({("own", "ridge", 0): [one, two]}, pd.Series(["a", "b"] * 4))
+    assert table.forgetting_last.notna().all() and "| 0.0 |" in text and "one task" not in text
 
 
 @pytest.mark.slow
@@ -116,6 +169,9 @@ def test_labels_clips_and_classes_that_change(here):
         (lambda t: t, ["--encoder", "minni"], r"no `minni` \(did you mean `mini`"),
         (lambda t: t, ["--rows", "lll_prior", "rigde"], r"no method `rigde` in params.yaml \(did you mean `ridge`"),
         (lambda t: t, ["--encoder", "pe_av"], r"facebook/pe-av-large: weights of pe_av are not here"),
+        (lambda t: t, ["--seeds", "0", "-1"], r"^--seeds\.1: Input should be greater than or equal to 0"),
+        (lambda t: t, ["--seeds", "0", "0"], r"^--seeds: 0 occurs twice; drop one"),
+        (lambda t: t, ["--rows", "ridge", "hooked"], r"^hooked: .*`wieght`"),
     ],
 )
 def test_what_cannot_be_run_is_one_line(here, monkeypatch, change, options, message):

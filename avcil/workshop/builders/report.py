@@ -51,6 +51,11 @@ class Report(NamedTuple):
     dropped: dict[str, int]
     notes: dict[str, str]
 
+    @property
+    def leaks_in_words(self) -> dict[str, str]:
+        of = "{clips} ({share:.1%}), {same_class} of the same class"
+        return {pair: of.format(**leak) for pair, leak in self.leaks.items()}
+
     def __str__(self) -> str:
         """A line for each field; of many items the first three."""
         fields = self._asdict()
@@ -58,10 +63,7 @@ class Report(NamedTuple):
             split: f"{column.min()} (`{column.idxmin()}`) to {column.max()}, median {column.median():g}"
             for split, column in pd.DataFrame(self.per_class).T.items()
         }
-        fields["leaks"] = {
-            pair: "{clips} ({share:.1%}), {same_class} of the same class".format(**leak)
-            for pair, leak in self.leaks.items()
-        }
+        fields["leaks"] = self.leaks_in_words
         lines = [f"{fields.pop('benchmark')}, from {fields.pop('source')}"]
         for name, value in fields.items():
             items = [f"{key}: {item}" for key, item in value.items()] if isinstance(value, dict) else value

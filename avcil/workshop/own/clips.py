@@ -23,7 +23,7 @@ from avcil.tokens.manifest import media, read_manifest
 from avcil.tokens.store import load_header, quarantined
 from avcil.workshop.builders import folder
 from avcil.workshop.builders.annotation import BuilderError
-from avcil.workshop.builders.report import build
+from avcil.workshop.builders.report import build, lacking
 
 
 def digest_of(value: object) -> str:
@@ -52,7 +52,8 @@ def begun(place: Path) -> Iterator[Path]:
 
 
 def read_clips(labels: Path) -> tuple[pd.DataFrame, list[str]]:
-    """The manifest of the clips in a list of labels, and its classes in an order drawn from seed 0.
+    """The manifest of the clips in a list of labels, and its classes in an order drawn from seed 0. Prints labels that
+    were mended, and recordings that are on two sides of a split.
 
     A clip_id ends with the digest of the file, so that changed bytes are another clip; paths are as in the list. Rows
     are in the order of paths, so that clips of new classes leave the order of the others alone.
@@ -74,18 +75,32 @@ def read_clips(labels: Path) -> tuple[pd.DataFrame, list[str]]:
         raise BuilderError(f"{labels}: `{first.path}` and `{second.path}` are the same clip; delete one of the rows")
     for wrong, label in report.mended_labels.items():
         print(f"label `{wrong}` is read as `{label}`")
+    if leaks := [f"{pair}: {of}" for pair, of in report.leaks_in_words.items() if report.leaks[pair]["clips"]]:
+        print(f"clips whose recording is in another split too: {'; '.join(leaks)}")
     table["clip_id"] += "#" + table.content
     return table.drop(columns="content").sort_values("clip_id", ignore_index=True), report.order
 
 
-class _Division(NamedTuple):
+class Division(NamedTuple):
+    """How many tasks were asked for, and the classes of each: all that a folder ever had."""
+
     asked: int | None
     tasks: list[list[str]]
 
+    def of(self, drawn: list[str]) -> list[list[str]]:
+        """The tasks of the classes that are there now."""
+        tasks = [[label for label in task if label in drawn] for task in self.tasks]
+        return [task for task in tasks if task]
 
-def classes_by_task(file: Path, drawn: list[str], asked: int | None, most: int) -> list[list[str]]:
-    """The classes of each task, kept in ``file``: those that are new there are a task at the end, those that are gone
-    are left out, the others stay where they are.
+
+def in_words(tasks: list[list[str]]) -> str:
+    """One line, whatever a label has in it."""
+    return " | ".join(", ".join(f"`{label}`" for label in task) for task in tasks)
+
+
+def classes_by_task(file: Path, drawn: list[str], asked: int | None, most: int) -> Division:
+    """The classes of each task, to be kept in ``file``: those that are new there are a task at the end, the others stay
+    where they are, and those that are gone keep their place, for they may come back. Prints what changes.
 
     Args:
         drawn: all classes, in the order in which new ones are learnt.
@@ -99,21 +114,21 @@ def classes_by_task(file: Path, drawn: list[str], asked: int | None, most: int) 
     if asked is not None and not 1 <= asked <= len(drawn):
         raise ValueError(f"--tasks {asked}: there are {len(drawn)} classes; give 1 to {len(drawn)}")
     try:
-        before = TypeAdapter(_Division).validate_python(read_sealed(file)) if file.exists() else None
+        before = TypeAdapter(Division).validate_python(read_sealed(file)) if file.exists() else None
     except ValidationError:
         raise Refusal(f"{file}: of another version; delete it, and classes are divided into tasks anew") from None
     known = {label for task in before.tasks for label in task} if before else set()
     if before and not known & set(drawn):
         raise ValueError(f"{file.parent}: holds results of other classes; give --to another folder")
     if before and asked in (None, before.asked):
-        asked = before.asked
-        tasks = [[label for label in task if label in drawn] for task in before.tasks]
-        tasks = [task for task in [*tasks, [label for label in drawn if label not in known]] if task]
+        new = [label for label in drawn if label not in known]
+        division = before._replace(tasks=[*before.tasks, new] if new else before.tasks)
     else:
         count = asked or min(most, max(1, len(drawn) // 2))
-        tasks = [part.tolist() for part in np.array_split(drawn, count)]
-    write_sealed(file, {"asked": asked, "tasks": tasks})
-    return tasks
+        division = Division(asked, [part.tolist() for part in np.array_split(drawn, count)])
+    if before and before.tasks != division.of(drawn):
+        print(f"{file}: the tasks were {in_words(before.tasks)}")
+    return division
 
 
 # ---- tokens
@@ -161,8 +176,6 @@ def drop_unusable(table: pd.DataFrame, unusable: dict[str, str], labels: Path) -
     for reason in unusable.values():
         print(f"left out: {reason}")
     left = table[~table.clip_id.isin(unusable)]
-    for split in ("train", "test"):
-        if lost := sorted(set(table.label) - set(left.label[left.split == split])):
-            why = f"as {len(unusable)} clips cannot be used; replace them"
-            raise BuilderError(f"{labels}: no {split} clip of `{lost[0]}` is left, {why}")
+    if what := lacking(left, sorted(set(table.label))):
+        raise BuilderError(f"{labels}: {what} is left, as {len(unusable)} clips cannot be used; replace them")
     return left

@@ -3,7 +3,8 @@
 All that it makes is in one folder, in parts that are named by what they are made from: what changed is made anew beside
 what was there, and what did not is used again.
 
-    classes.json                            the classes of each task; one that comes later is a task at the end
+    classes.json                            the classes of each task; one that comes later is a task at the end, one
+                                            that is gone keeps its place
     manifest.csv, orders.json               the clips and the class order of the last run
     tokens/ENCODER-HOW/CLIPS/               a feature store, a shard a clip; of one of other clips it links the shards
     learnt/ROW/WHAT/task{t}/seed{s}/        checkpoints and results; the tasks that two runs share are learnt once
@@ -18,20 +19,32 @@ from itertools import chain, takewhile
 from pathlib import Path
 
 import pandas as pd
+from pydantic import TypeAdapter, ValidationError
 
 import avcil
 from avcil.base.alone import alone
 from avcil.base.files import read_sealed, write_bytes, write_sealed
 from avcil.comparison import sweep, tables
 from avcil.encoders.load import check_weights
+from avcil.learn.hooks import check
 from avcil.learn.train import run_tasks
 from avcil.learner.clips import ClipEncoder
-from avcil.params import load
+from avcil.params import ParameterError, Params, load
 from avcil.params.learning import chain as increments
+from avcil.params.section import Seeds, offence
 from avcil.tokens.manifest import write_manifest, write_orders
 from avcil.tokens.store import Header, load_header
 from avcil.workshop.builders import folder
-from avcil.workshop.own.clips import begun, classes_by_task, digest_of, drop_unusable, extract_tokens, link, read_clips
+from avcil.workshop.own.clips import (
+    begun,
+    classes_by_task,
+    digest_of,
+    drop_unusable,
+    extract_tokens,
+    in_words,
+    link,
+    read_clips,
+)
 from avcil.workshop.own.protocol import SHOWN
 
 ROWS = ["joint_guided", "lll_closed", "lll_analytic", "lll_prior", "replay", "ridge"]
@@ -84,7 +97,7 @@ def _begin_run(row: Path, digests: list[str]) -> Path:
 
 
 def table_of(results: dict, test: pd.Series) -> tuple[pd.DataFrame, str]:
-    """A line a row, best last accuracy first, as numbers and as Markdown.
+    """A line a row, best last accuracy first, as numbers and as Markdown. Of a single task no forgetting is told.
 
     low and high: 95 % Wilson interval of the last accuracy, for as many test clips as there are. Source: Wilson, JASA
     1927, by scipy.
@@ -102,10 +115,13 @@ def table_of(results: dict, test: pd.Series) -> tuple[pd.DataFrame, str]:
     right = (table.last_accuracy * count).round().astype(int)
     spans = [binomtest(k, count).proportion_ci(method="wilson") for k in right]
     table = table.assign(test_clips=count, low=[span.low for span in spans], high=[span.high for span in spans])
+    single = max(map(len, results.values())) == 1
+    if single:
+        table.loc[:, table.columns.str.startswith("forgetting")] = float("nan")
     cells = []
     for _, row in table.iterrows():
-        average, last, forgetting = (tables.percent(row[name], row[f"{name}_std"]) for name in SHOWN)
-        cells.append([row.row, average, last, f"{100 * row.low:.0f} to {100 * row.high:.0f}", forgetting])
+        average, last, forgetting = tables.cells(row, SHOWN)
+        cells.append([row.row, average, last, f"{100 * row.low:.0f} to {100 * row.high:.0f}", forgetting or "–"])
     lines = [tables.markdown("| row | average | last | 95 % | forgetting |", "lrrrr", cells)]
     seeds = int(table.seeds.min())
     spread = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
@@ -114,6 +130,8 @@ def table_of(results: dict, test: pd.Series) -> tuple[pd.DataFrame, str]:
         f"Accuracy in percent on {count} test clips, {fewest.min()} of them `{fewest.idxmin()}`, which has fewest; "
         f"{spread}. One clip is {100 / count:.1f} points; 95 %: where the last accuracy lies, from so many clips.",
     ]
+    if single:
+        lines.append("All classes are one task, so that nothing can be forgotten; --tasks 2 divides them.")
     if count < FEW:
         best = 100 * table.last_accuracy.iloc[0]
         lines.append(f"n = {count}: this {best:.0f} % means little. Label more clips before you believe a difference.")
@@ -123,6 +141,17 @@ def table_of(results: dict, test: pd.Series) -> tuple[pd.DataFrame, str]:
 # ---- the command
 
 
+def _settings(clone: Path) -> Params:
+    """Those of params.yaml where one starts from, or else of avcil's own."""
+    file = Path("params.yaml")
+    if not file.exists() or clone.samefile("."):
+        return load(clone / file)
+    try:
+        return load(file, search=clone / "search.yaml")  # nothing is searched: the file may stand alone
+    except ParameterError as error:
+        raise ParameterError(f"{error}; it is read instead of avcil's: mend it, or start from another folder") from None
+
+
 def run(
     labels: Path, to: Path, *, encoder: str = "mini", rows: list[str] = ROWS, tasks: int | None = None,
     seeds: list[int] | None = None,
@@ -130,37 +159,46 @@ def run(
     """Learn the classes of ``labels`` into the folder ``to``; returns the table. All other settings are those of
     params.yaml, which is read where one starts from, or else where avcil is. Raises ValueError, or an error of it."""
     clone = Path(avcil.__file__).parents[1]
-    root, priors = (Path() if Path(name).exists() else clone for name in ("params.yaml", "prior"))
-    params = load(root / "params.yaml")
+    priors = (Path() if Path("prior/mini-0.safetensors").exists() else clone) / "prior"
+    params = _settings(clone)
     seeds = seeds or params.seeds
+    try:
+        TypeAdapter(dict[str, Seeds]).validate_python({"--seeds": seeds})
+    except ValidationError as error:
+        raise ParameterError(offence(error)) from None
     methods = {row: params.method(row).model_copy(update={"tokens": encoder}) for row in rows}
-    reader = ClipEncoder.of_params(encoder, params, priors / "prior")
+    for row, method in methods.items():
+        check(row, method)
+    reader = ClipEncoder.of_params(encoder, params, priors)
     for published in (reader.published, reader.guide):
         if published:
             check_weights(published)
 
     with alone([to]):
         table, drawn = read_clips(labels)
-        by_task = classes_by_task(to / "classes.json", drawn, tasks, len(params.tasks))
-        print(f"{len(table)} clips; tasks: {' | '.join(', '.join(task) for task in by_task)}", flush=True)
+        division = classes_by_task(to / "classes.json", drawn, tasks, len(params.tasks))
+        by_task = division.of(drawn)
+        print(f"{len(table)} clips; tasks: {in_words(by_task)}", flush=True)
+        store, unusable = extract_tokens(table, labels.parent, encoder, params, to / "tokens", priors)
+        usable = drop_unusable(table, unusable, labels)
+
+        # not before it is known that these classes can be learnt: another order would stay
+        write_sealed(to / "classes.json", division._asdict())
         write_manifest(to / "manifest.csv", table)
         write_orders(to / "orders.json", {seed: [*chain.from_iterable(by_task)] for seed in seeds})
-        store, unusable = extract_tokens(table, labels.parent, encoder, params, to / "tokens", priors / "prior")
-        table = drop_unusable(table, unusable, labels)
-
         source = sweep.Source(to / "manifest.csv", to / "orders.json", store)
         chained = increments([len(task) for task in by_task], params.tasks[0].epochs)
         jobs = []
         for row, method in methods.items():
             shared = [method.model_dump(), params.training.model_dump(), params.tasks[0].epochs, sweep.code(method)]
-            place = _begin_run(to / "learnt" / row, _made_from(table, by_task, load_header(store), shared))
+            place = _begin_run(to / "learnt" / row, _made_from(usable, by_task, load_header(store), shared))
             print(f"{row}: {place}", flush=True)
             on = params.compute.device
             job = sweep.Job((row,), source, method, params.training, chained, 0, folder=place, device=on)
             jobs += [job._replace(seed=seed) for seed in seeds]
         done = sweep.run(jobs, engine=params.compute.engine, work=learn)
         results = {("own", name[0], seed): runs.results for (name, seed), runs in done.items()}
-        numbers, text = table_of(results, table.label[table.split == "test"])
+        numbers, text = table_of(results, usable.label[usable.split == "test"])
         write_bytes(to / "table.csv", numbers.round(4).to_csv(index=False, lineterminator="\n").encode())
         write_bytes(to / "table.md", f"{text}\n".encode())
     return text
