@@ -1,6 +1,6 @@
 """Import of tokens that somebody extracted with whatever encoder, from one .npz or .safetensors file.
 
-    python -m avcil.workshop.import_tokens FILE                what is in it, and whether it can be imported
+    python -m avcil.workshop.import_tokens FILE                names, shapes, clips and classes, checked; no values
     python -m avcil.workshop.import_tokens FILE DESTINATION [--name OURS=THEIRS ...] [--scale S] [--encoder NAME]
 
 The file holds, under these names or under those that --name gives:
@@ -301,6 +301,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         if given.destination is None:
             print(open_tokens(given.file, **options))
+            print("names, shapes, clips and classes will do; values are read when it is imported")
         else:
             unusable = import_tokens(given.file, given.destination, encoder=given.encoder, **options)
             print("\n".join([f"unusable clips: {len(unusable)}", *(f"{c}: {why}" for c, why in unusable.items())]))

@@ -276,7 +276,9 @@ def test_what_is_wrong_is_one_line_in_front_of_any_work(wrong, content, tmp_path
     assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
 
 
-def test_the_command_reports_imports_and_refuses(content, tmp_path):
+def test_the_command_reports_imports_and_refuses(content, tmp_path, capsys):
+    importer.main([str(save(tmp_path, content, audio=content["audio"] * np.nan))])
+    assert capsys.readouterr().out.endswith("classes will do; values are read when it is imported\n")
     path = save(tmp_path, content)
     command = [sys.executable, "-m", "avcil.workshop.import_tokens"]
     done = subprocess.run([*command, path, tmp_path / "out"], capture_output=True, text=True)
