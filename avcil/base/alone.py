@@ -57,8 +57,9 @@ def _hold(folder: Path, held: ExitStack, patience: float) -> bool:
 
 
 def _clear(folder: Path) -> None:
-    """Drop what `write_bytes`, or a folder begun under another name, left: ``.name.12345``."""
-    for path in [path for path in folder.rglob(".*") if re.fullmatch(r"\..+\.\d+", path.name)]:
+    """Drop what killed processes left under the names that `unfinished` gives, and nothing else: the folder may be a
+    person's own."""
+    for path in [path for path in folder.rglob(".*") if re.fullmatch(r"\..+\.\d+\.unfinished", path.name)]:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:

@@ -14,9 +14,14 @@ from torch import Tensor
 from avcil.base.refusal import Refusal
 
 
+def unfinished(path: Path) -> Path:
+    """The name beside ``path`` under which this process makes it; `alone` clears away what a killed one left."""
+    return path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write to a temporary file beside ``path``, then rename. Raises OSError naming the file, and leaves nothing."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = unfinished(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:

@@ -94,14 +94,15 @@ def test_a_process_may_hold_again_what_it_holds(tmp_path):
 
 def test_what_killed_processes_left_half_written_is_cleared(tmp_path):
     (tmp_path / "task0/seed0").mkdir(parents=True)
-    (tmp_path / "task0/seed0/.result.json.4711").write_text("half")
-    (tmp_path / ".begun.12").mkdir()
-    (tmp_path / ".begun.12/more").write_text("")
-    (tmp_path / ".clips.13").symlink_to(tmp_path / "task0")
-    (tmp_path / "task0/.keep").write_text("")
+    (tmp_path / "task0/seed0/.result.json.4711.unfinished").write_text("half")
+    (tmp_path / ".begun.12.unfinished").mkdir()
+    (tmp_path / ".begun.12.unfinished/more").write_text("")
+    (tmp_path / ".clips.13.unfinished").symlink_to(tmp_path / "task0")
+    for own in ("task0/.keep", ".coverage.host.4711"):
+        (tmp_path / own).write_text("")
     with alone([tmp_path]):
         left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*"))
-    assert left == ["task0", "task0/.keep", "task0/seed0"]
+    assert left == [".coverage.host.4711", "task0", "task0/.keep", "task0/seed0"]
 
 
 # ---- a learner that is killed while it is saved over an old one

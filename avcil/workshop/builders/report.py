@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from avcil.base.files import json_bytes, write_with_seal
+from avcil.base.files import json_bytes, unfinished, write_with_seal
 from avcil.base.progress import progress
 from avcil.params.section import nearest
 from avcil.tokens.manifest import SPLITS, class_order
@@ -186,7 +186,7 @@ def _write(destination: Path, media: Path, manifest: bytes, contents: dict[str, 
     if (destination / "features").exists() and not (old.is_file() and old.read_bytes() == manifest):
         raise BuilderError(f"{destination}: holds features of other clips; delete them or choose another destination")
     destination.mkdir(parents=True, exist_ok=True)
-    fresh = destination / f".clips.{os.getpid()}"
+    fresh = unfinished(destination / "clips")
     fresh.symlink_to(media.resolve(), target_is_directory=True)
     fresh.replace(link)
     write_with_seal(old, manifest)

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
-from avcil.base.files import digest, file_digest, read_sealed, write_sealed
+from avcil.base.files import digest, file_digest, read_sealed, unfinished, write_sealed
 from avcil.base.refusal import Refusal
 from avcil.comparison.sweep import code_of
 from avcil.extraction.extract import extract
@@ -42,10 +42,10 @@ def link(source: str | Path, target: str | Path) -> None:
 @contextmanager
 def begun(place: Path) -> Iterator[Path]:
     """A folder to fill, which gets its name once it is whole. What a killed process leaves, `alone` clears away."""
-    unfinished = place.with_name(f".{place.name}.{os.getpid()}")
-    unfinished.mkdir(parents=True)
-    yield unfinished
-    unfinished.rename(place)
+    new = unfinished(place)
+    new.mkdir(parents=True)
+    yield new
+    new.rename(place)
 
 
 # ---- clips and classes
