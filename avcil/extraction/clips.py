@@ -62,6 +62,11 @@ def write_clip(
 
 
 def _picture(frame: av.VideoFrame, size: int, fit: str, resize: str) -> np.ndarray:
+    """[size,size,3] uint8, upright: a telephone that is held on edge films lying pictures, and says so."""
+    return np.ascontiguousarray(np.rot90(_as_stored(frame, size, fit, resize), round(frame.rotation / 90)))
+
+
+def _as_stored(frame: av.VideoFrame, size: int, fit: str, resize: str) -> np.ndarray:
     """[size,size,3] uint8: by FFmpeg, or by torchvision, antialiased, as the processors of transformers do it."""
     width = height = size
     if fit == "crop":
@@ -70,13 +75,13 @@ def _picture(frame: av.VideoFrame, size: int, fit: str, resize: str) -> np.ndarr
     if resize == "ffmpeg":
         left, top = (width - size) // 2, (height - size) // 2
         whole = frame.reformat(width=width, height=height, format="rgb24").to_ndarray()
-        return np.ascontiguousarray(whole[top : top + size, left : left + size])
+        return whole[top : top + size, left : left + size]
     import torch  # only where it is needed: together they take seconds to import
     from torchvision.transforms.v2 import functional
 
     pixels = torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1)
     pixels = functional.resize(pixels, [height, width], functional.InterpolationMode(resize), antialias=True)
-    return functional.center_crop(pixels, [size, size]).permute(1, 2, 0).contiguous().numpy()
+    return functional.center_crop(pixels, [size, size]).permute(1, 2, 0).numpy()
 
 
 class _Eye:

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -68,6 +69,23 @@ def test_portrait_is_stretched_or_cut(tmp_path, resize):
         assert [_number(p) for p in clip.frames] == list(range(8))
         left, right = clip.frames[7, :, 4:12].mean(), clip.frames[7, :, 20:28].mean()
         assert right - left == pytest.approx(4, abs=1.5), "the picture is not mirrored or turned"
+
+
+@pytest.mark.parametrize("resize", ["ffmpeg", "bilinear"])
+@pytest.mark.parametrize(
+    ("matrix", "dark"), [((0, 1, -1, 0), "top"), ((-1, 0, 0, -1), "right"), ((0, -1, 1, 0), "bottom")]
+)
+def test_a_film_that_is_shown_turned_is_seen_upright(tmp_path, matrix, dark, resize):
+    """Its track header says by which matrix: a quarter to the right, a half, a quarter to the left."""
+    film = write(tmp_path / "held.mp4", [k / 4 for k in range(8)])
+    content = bytearray(film.read_bytes())
+    first = content.index(b"tkhd") + 44
+    a, b, c, d = (struct.pack(">i", 65536 * value) for value in matrix)
+    content[first : first + 8], content[first + 12 : first + 20] = a + b, c + d
+    film.write_bytes(content)
+    last = read_clip(film, resize=resize, streams=("visual",), **READ).frames[-1].astype(int)
+    halves = {"top": last[:8], "bottom": last[-8:], "left": last[:, :8], "right": last[:, -8:]}
+    assert min(halves, key=lambda side: halves[side].mean()) == dark
 
 
 def test_crop_is_the_middle_of_a_wide_picture(tmp_path):
