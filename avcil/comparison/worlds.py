@@ -16,7 +16,7 @@ from avcil.encoders.prior import released
 from avcil.extraction.extract import PRIORS, extract
 from avcil.params import Params
 from avcil.tokens.manifest import class_order, media, read_manifest, write_orders
-from avcil.world.sounding_objects import write_corpus
+from avcil.world.sounding_objects import Change, write_corpus
 
 MAKING = ("encoders/*.py", "extraction/*.py", "world/*.py")
 
@@ -45,11 +45,19 @@ def seeded(seed: int, params: Params) -> Params:
     return params.model_copy(update={"world": world, "corpus": corpus})
 
 
-def drawn(seed: int, worlds: Path, params: Params, tokens: tuple[str, ...] = ("mini", "random")) -> Place:
+def drawn(
+    seed: int,
+    worlds: Path,
+    params: Params,
+    tokens: tuple[str, ...] = ("mini", "random"),
+    *,
+    change: Change | None = None,
+) -> Place:
     """World ``seed`` (1 or more) below ``worlds``: manifest, regions and the named tokens; `mini` is `prior_of` it.
 
     One that was made by the same code from the same parameters is taken as it is; a killed extraction goes on after its
-    last shard. Clips are deleted when their tokens are there.
+    last shard. Clips are deleted when their tokens are there. ``change``: what is done to each clip; worlds that are
+    changed in another way belong into another folder.
     """
     params = seeded(seed, params)
     sections = [params.world, params.corpus, params.film, params.encoder, params.features]
@@ -60,7 +68,8 @@ def drawn(seed: int, worlds: Path, params: Params, tokens: tuple[str, ...] = ("m
         if stale != folder:
             shutil.rmtree(stale)
     if not (folder / "manifest.csv").exists():  # it is written last
-        write_corpus(folder, params.world, params.film, params.corpus, workers=max(1, params.compute.workers))
+        workers = max(1, params.compute.workers)
+        write_corpus(folder, params.world, params.film, params.corpus, workers=workers, change=change)
     clips = media(read_manifest(folder / "manifest.csv"), folder)
     for name in tokens:
         store = folder / "features" / name

@@ -84,6 +84,10 @@ class Mini(nn.Module):
     revision = "own"
     reading: Reading
     layout: Layout
+    visual_mean: Tensor
+    visual_std: Tensor
+    audio_mean: Tensor
+    audio_std: Tensor
 
     def __init__(self, config: MiniConfig):
         super().__init__()

@@ -175,6 +175,48 @@ class Robust(Section):
         return self
 
 
+Shift = Literal["pixel_noise", "sound_noise", "gain", "grey"]
+Way = Literal["frozen", "moments", "first", "continued", "distilled", "merged", "before", "all"]
+WAYS: dict[Way, str] = {  # how tokens are adapted, without a label
+    "frozen": "frozen",
+    "moments": "standardised anew, by the first task's clips",
+    "first": "adapters learnt on the first task's clips",
+    "continued": "adapters that go on learning with each task",
+    "distilled": "the same, with feature distillation",
+    "merged": "an adapter a task, their mean",
+    "before": "adapters learnt beforehand, on clips of other classes",
+    "all": "adapters learnt on all tasks' clips at once",
+}
+
+
+class Adapting(Section):
+    """Worlds that differ from those the prior was taught in, and adapters of its tokens."""
+
+    worlds: Seeds = Field(min_length=2, description="1 or more")
+    clips_per_class: dict[str, int]
+    surroundings: int = Field(gt=0, description="clips a class of the other classes that `before` learns from")
+    shifts: dict[str, dict[Shift, float]] = Field(description="strengths, as of `robust`; grey: share of colour lost")
+    rank: int = Field(gt=0, description="of an adapter")
+    epochs: int = Field(gt=0, description="of adapters")
+    batch: int = Field(gt=1, description="clips that are told apart")
+    learning_rate: float = Field(gt=0)
+    distillation: float = Field(gt=0, description="weight of `distilled`")
+    rows: dict[str, list[Way]] = Field(min_length=1, description="each with its ways, `frozen` first")
+
+    @model_validator(mode="after")
+    def _possible(self):
+        if 0 in self.worlds:
+            raise ValueError("worlds: 0 is the shipped one, whose clips are not rendered here; take others")
+        for row, ways in self.rows.items():
+            if ways[:1] != ["frozen"]:
+                raise ValueError(f"rows.{row}: begins with frozen, which the others are compared with")
+        for name, shift in self.shifts.items():
+            for part, strength in shift.items():
+                if part in ("pixel_noise", "grey") and not 0 < strength <= 1:
+                    raise ValueError(f"shifts.{name}.{part}: {strength:g} is not above 0 and at most 1")
+        return self
+
+
 class Beyond(Section):
     """The whole of beyond.yaml."""
 
@@ -182,6 +224,7 @@ class Beyond(Section):
     missing: Missing
     light: Light
     robust: Robust
+    adapting: Adapting
 
     def method(self, params: Params, name: str) -> Method:
         """A row of `missing`."""
@@ -198,7 +241,7 @@ def load_beyond(params: Params, path: Path = Path("beyond.yaml")) -> Beyond:
     try:
         beyond = Beyond.model_validate(mapping(path.read_text("utf-8"), path.name))
         many, light = beyond.many_tasks, beyond.light
-        for name in (*many.rows, *many.trained, light.row, light.trained, *beyond.robust.rows):
+        for name in (*many.rows, *many.trained, light.row, light.trained, *beyond.robust.rows, *beyond.adapting.rows):
             params.method(name)
         changes = {f"missing.rows.{name}": row.changes for name, row in beyond.missing.rows.items()}
         for where, changed in (changes | {"light": light.changes}).items():

@@ -15,7 +15,9 @@ avcil/world/scenes.py).
 """
 
 import os
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +29,10 @@ from avcil.extraction.clips import write_clip
 from avcil.params.world import Corpus, Film, World
 from avcil.tokens.manifest import SPLITS
 from avcil.world.scenes import BENCHMARK, Scene, benchmark_scene
+
+Change = Callable[[np.ndarray, np.ndarray, tuple[str, int, int]], tuple[np.ndarray, np.ndarray]]
+"""Frames [F,H,W,3] uint8 and waveform [N] of a clip, and its split, label and index, to others; a function of a module,
+or a `partial` of one."""
 
 
 def clip_id(split: str, label: int, index: int) -> str:
@@ -42,14 +48,20 @@ def benchmark_clip(world: World, film: Film, seed: int, row: tuple[str, int, int
     return scene, waveform.astype(np.float32)
 
 
-def _write_benchmark_clip(folder: Path, world: World, film: Film, seed: int, row) -> np.ndarray:
+def _write_benchmark_clip(
+    folder: Path, world: World, film: Film, seed: int, change: Change | None, row: tuple[str, int, int]
+) -> np.ndarray:
     scene, waveform = benchmark_clip(world, film, seed, row)
-    write_clip(folder / f"{clip_id(*row)}.mp4", scene.frames, waveform, film.fps, film.sample_rate)
+    shown = (scene.frames, waveform) if change is None else change(scene.frames, waveform, row)
+    write_clip(folder / f"{clip_id(*row)}.mp4", *shown, film.fps, film.sample_rate)
     return np.round(scene.regions[0] * 255).astype(np.uint8)
 
 
-def write_corpus(folder: Path, world: World, film: Film, corpus: Corpus, *, workers: int = 2) -> pd.DataFrame:
-    """Render the benchmark into ``folder``: ``clips/*.mp4``, ``manifest.csv`` and ``regions.npz``.
+def write_corpus(
+    folder: Path, world: World, film: Film, corpus: Corpus, *, workers: int = 2, change: Change | None = None
+) -> pd.DataFrame:
+    """Render the benchmark into ``folder``: ``clips/*.mp4``, ``manifest.csv`` and ``regions.npz``. ``change``: what is
+    done to each clip before it is written.
 
     ``regions.npz`` holds for each clip_id the visible share of the sounding object in each cell of a
     24 x 24 grid of each frame, as uint8 (255: covered). Nothing that learns ever reads it.
@@ -62,7 +74,8 @@ def write_corpus(folder: Path, world: World, film: Film, corpus: Corpus, *, work
     ]
     (folder / "clips").mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(workers, initializer=end_with, initargs=(os.getpid(),)) as pool:
-        jobs = [pool.submit(_write_benchmark_clip, folder / "clips", world, film, corpus.seed, row) for row in rows]
+        write = partial(_write_benchmark_clip, folder / "clips", world, film, corpus.seed, change)
+        jobs = [pool.submit(write, row) for row in rows]
         regions = np.stack([job.result() for job in progress(jobs, desc="clips")])
     ids = [clip_id(*row) for row in rows]
     np.savez_compressed(folder / "regions.npz", clip_id=np.array(ids), region=regions)

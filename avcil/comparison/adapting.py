@@ -1,0 +1,298 @@
+"""Adapting the prior: worlds that differ from those it was taught in, and small adapters of its tokens that go on
+learning its own objective on unlabelled clips, as they come or beforehand.
+
+An adapter is learnt without labels and without regions, and changes what the encoder gives: both streams of tokens, and
+with them the similarity that guides. Rows learn from adapted tokens as from any others.
+
+Dimension letters: ``B`` clips, ``L`` slots, ``S`` patches of a slot, ``A`` audio tokens, ``D`` channels.
+"""
+
+import copy
+import json
+from collections.abc import Iterator
+from functools import partial
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from avcil.base.device import named
+from avcil.base.files import digest, read_sealed, write_sealed
+from avcil.comparison import robust, sweep, tables, worlds
+from avcil.comparison.robust import Shot
+from avcil.comparison.sweep import Done, Job
+from avcil.encoders.mini import Mini
+from avcil.encoders.prior import load_prior, released
+from avcil.extraction.extract import PRIORS
+from avcil.learn.checkpoint import EMPTY
+from avcil.learn.train import run_task
+from avcil.params import Params
+from avcil.params.beyond import Adapting, Shift
+from avcil.tokens.dataset import Dataset
+from avcil.tokens.manifest import SPLITS
+from avcil.tokens.store import read_store
+from avcil.tokens.tokens import Tokens, TokenSource
+from avcil.world.pretraining import frame_matching
+
+MEASURING = (*worlds.MAKING, "comparison/robust.py", "comparison/adapting.py")
+_DRAWN = 12  # the stream of random numbers of shifts
+AT_ONCE = 100  # clips that are adapted together
+
+
+# ---- worlds that differ
+
+
+def grey(shot: Shot, share: float, rng: np.random.Generator) -> Shot:
+    """That share of all colour is gone."""
+    frames = shot.frames + share * (shot.frames.mean(-1, keepdims=True) - shot.frames)
+    return shot._replace(frames=frames.round().astype(np.uint8))
+
+
+SHIFTS = {"pixel_noise": robust.pixel_noise, "sound_noise": robust.sound_noise, "gain": robust.gain, "grey": grey}
+
+
+def shifted(
+    shift: dict[Shift, float], sample_rate: int, seed: int, frames: np.ndarray, waveform: np.ndarray,
+    row: tuple[str, int, int],
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """A clip under a shift, which maps its parts to their strengths: frames [F,H,W,3] and waveform [N]."""
+    split, label, index = row
+    shot = Shot(frames, waveform, waveform, sample_rate)
+    for part, strength in shift.items():
+        rng = np.random.default_rng((seed, _DRAWN, [*SHIFTS].index(part), SPLITS.index(split), label, index))
+        shot = SHIFTS[part](shot, strength, rng)
+    return shot.frames, shot.waveform
+
+
+# ---- adapters
+
+
+class Adapter(nn.Module):
+    """x + W₂ max(0, W₁ x + b₁) + b₂ for standardised tokens x [...,D]; nothing is changed at the start.
+
+    Source: Houlsby et al., ICML 2019, arXiv 1902.00751. Deviation: beside the frozen encoder, on what it gives, not
+    between its layers: so it is learnt from stored tokens.
+    """
+
+    def __init__(self, channels: int, rank: int):
+        super().__init__()
+        self.down, self.up = nn.Linear(channels, rank), nn.Linear(rank, channels)
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.up(F.relu(self.down(x)))
+
+
+class Moments(nn.Module):
+    """(x − mean) / spread of the tokens ``x`` [...,D] that it is made of. Source: Li et al., arXiv 1603.04779."""
+
+    mean: Tensor
+    spread: Tensor
+
+    def __init__(self, x: Tensor):
+        super().__init__()
+        flat = x.flatten(0, -2)
+        self.register_buffer("mean", flat.mean(0))
+        self.register_buffer("spread", flat.std(0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.spread
+
+
+class Merged(nn.Module):
+    """The mean of what several adapters give."""
+
+    def __init__(self, adapters: list[nn.Module]):
+        super().__init__()
+        self.adapters = nn.ModuleList(adapters)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([adapter(x) for adapter in self.adapters]).mean(0)
+
+
+class Adapters(NamedTuple):
+    """One a stream."""
+
+    visual: nn.Module
+    audio: nn.Module
+
+
+def raw(encoder: Mini, visual: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
+    """Tokens as they were before the encoder standardised them."""
+    return (
+        visual * encoder.visual_std + encoder.visual_mean,
+        audio * encoder.audio_std + encoder.audio_mean,
+    )
+
+
+def objective(encoder: Mini, adapters: Adapters, tokens: Tokens, old: Adapters | None, distillation: float) -> Tensor:
+    """`frame_matching` of adapted tokens, which asks to which clip, and to which moment of it, a sound belongs; where
+    there are ``old`` adapters, with feature distillation: ``distillation`` times the mean square, of both streams, of
+    what tokens changed since."""
+    streams = adapters.visual(tokens.visual), adapters.audio(tokens.audio)
+    visual, audio = raw(encoder, *streams)
+    loss = frame_matching(encoder, visual, audio, tokens.similarity.new_ones(tokens.similarity.shape[:2]))
+    if old is not None:
+        with torch.no_grad():
+            before = old.visual(tokens.visual), old.audio(tokens.audio)
+        loss = loss + distillation * sum(F.mse_loss(now, then) for now, then in zip(streams, before, strict=True))
+    return loss
+
+
+def fit(
+    encoder: Mini, adapters: Adapters, source: TokenSource, rows: Tensor, settings: Adapting,
+    generator: torch.Generator, old: Adapters | None = None,
+) -> None:  # fmt: skip
+    """Learn adapters in place from the clips at ``rows``."""
+    weights = [weight for adapter in adapters for weight in adapter.parameters()]
+    optimiser = torch.optim.AdamW(weights, settings.learning_rate)
+    device = encoder.log_scale.device
+    for _ in range(settings.epochs):
+        for batch in rows[torch.randperm(len(rows), generator=generator)].split(settings.batch):
+            tokens = Tokens(*source.clips(batch)).to(device)
+            loss = objective(encoder, adapters, tokens, old, settings.distillation)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+
+
+@torch.no_grad()
+def adapted(encoder: Mini, adapters: Adapters, source: TokenSource) -> Tokens:
+    """All clips through the adapters, with the similarity of what they become."""
+    device, parts = encoder.log_scale.device, []
+    for rows in torch.arange(source.shape[0]).split(AT_ONCE):
+        tokens = Tokens(*source.clips(rows)).to(device)
+        visual, audio = adapters.visual(tokens.visual), adapters.audio(tokens.audio)
+        parts.append(Tokens(visual, audio, encoder.similarity(*raw(encoder, visual, audio))).to("cpu"))
+    return Tokens(*map(torch.cat, zip(*parts, strict=True)))
+
+
+def by_task(
+    way: str, encoder: Mini, data: Dataset, around: TokenSource, bounds: list[int], settings: Adapting, seed: int
+) -> Iterator[Adapters]:
+    """The adapters of each task, as it is learnt, in one of `WAYS`; ``bounds``: the classes seen before each task, and
+    in the end.
+
+    ``around``: clips of other classes under the same shift, which `before` learns from ahead of the first task; `all`
+    learns from the clips of all tasks at once, of which those to come are not there yet: it is a bound.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)
+
+    def fresh() -> Adapters:
+        sizes = data.tokens.channels
+        return Adapters(*(Adapter(channels, settings.rank).to(encoder.log_scale.device) for channels in sizes))
+
+    def learnt(source: TokenSource, rows: Tensor) -> Adapters:
+        adapters = fresh()
+        fit(encoder, adapters, source, rows, settings, generator)
+        return adapters
+
+    parts = [data.rows("train", first, last) for first, last in pairwise(bounds)]
+    current, every = Adapters(nn.Identity(), nn.Identity()), []
+    if way == "moments":
+        first = Tokens(*data.tokens.clips(parts[0])).to(encoder.log_scale.device)
+        current = Adapters(Moments(first.visual), Moments(first.audio))
+    elif way == "first":
+        current = learnt(data.tokens, parts[0])
+    elif way == "before":
+        current = learnt(around, torch.arange(around.shape[0]))
+    elif way == "all":
+        current = learnt(data.tokens, torch.cat(parts))
+    for task, rows in enumerate(parts):
+        if way in ("continued", "distilled"):
+            old, current = current, copy.deepcopy(current) if task else fresh()
+            fit(encoder, current, data.tokens, rows, settings, generator, old if task and way == "distilled" else None)
+        elif way == "merged":
+            every.append(learnt(data.tokens, rows))
+            current = Adapters(*(Merged(list(stream)) for stream in zip(*every, strict=True)))
+        yield current
+
+
+# ---- what rows make of them
+
+
+def place_of(shift: str, settings: Adapting, folder: Path) -> Path:
+    """Where the worlds of a shift are drawn, named by what makes them differ."""
+    made = json.dumps(settings.shifts[shift]).encode() + sweep.code_of(MEASURING)
+    return folder / f"{shift}-{digest(made)[:12]}"
+
+
+def drawn(world: int, shift: str, settings: Adapting, params: Params, folder: Path) -> tuple[worlds.Place, Path]:
+    """A world under a shift, drawn below ``folder`` unless it is there; and the store of clips of other classes."""
+    sample_rate = params.film.sample_rate
+
+    def of(number: int, clips: dict[str, int]) -> worlds.Place:
+        few = params.turned({}, clips)
+        seed = worlds.seeded(number, few).corpus.seed
+        change = partial(shifted, settings.shifts[shift], sample_rate, seed)
+        return worlds.drawn(number, place_of(shift, settings, folder), few, ("mini",), change=change)
+
+    place = of(world, settings.clips_per_class)
+    # seen and heard by the same prior
+    around = of(world + 1000 * len(params.prior.seeds), {"train": settings.surroundings, "val": 0, "test": 0})
+    return place, around.stores / "mini"
+
+
+def jobs(settings: Adapting, params: Params, folder: Path) -> tuple[list[Job], dict[tuple[str, int], Path]]:
+    """Every row in every way, named (row, shift, way), and the stores of clips of other classes by shift and world."""
+    asked, around = [], {}
+    for shift in settings.shifts:
+        for world in settings.worlds:
+            place, around[shift, world] = drawn(world, shift, settings, params, folder / "worlds")
+            source = worlds.source_of(place, world, folder)._replace(regions=place.folder / "regions.npz")
+            asked += [
+                Job((row, shift, way), source, params.method(row), params.training, params.tasks, world,
+                    file=folder / f"{row}-{shift}-{way}-{world}.json", device=params.compute.device)
+                for row, ways in settings.rows.items()
+                for way in ways
+            ]  # fmt: skip
+    return asked, around
+
+
+def learn(job: Job, settings: Adapting, params: Params, around: dict[tuple[str, int], Path]) -> Done:
+    """Do one job, unless its file stands there already, made from the same code, clips and choices."""
+    data, (_, shift, way) = sweep.datasets(job.source)[job.seed], job.name
+    stamp = sweep.stamp_of(job, data) | {"adapted": settings.model_dump(exclude={"worlds", "shifts", "rows"})}
+    stamp |= {"code": stamp["code"] + digest(sweep.code_of(MEASURING))}
+    assert job.file is not None
+    if sweep.standing(job.file, stamp):
+        return Done([], None)
+    encoder, _ = load_prior(released(worlds.prior_of(job.seed, params), PRIORS), params.encoder)
+    elsewhere = read_store(around[shift, job.seed]).tokens
+    bounds = [0, *accumulate(task.classes for task in job.tasks)]
+    ways = by_task(way, encoder.to(named(job.device)), data, elsewhere, bounds, settings, job.seed)
+    checkpoint, results, before = EMPTY, [], None
+    for task, adapters in enumerate(ways):
+        if adapters is not before:
+            tokens, before = adapted(encoder, adapters, data.tokens), adapters
+        checkpoint, result, _ = run_task(
+            data._replace(tokens=tokens), job.method, job.training, job.tasks, task, job.seed, checkpoint,
+            device=job.device,
+        )  # fmt: skip
+        results.append(result)
+    last = results[-1]
+    hit = np.nan if last.hit is None else float(np.average(last.hit, weights=last.clips))
+    write_sealed(job.file, {"origin": stamp, "measured": {"last_accuracy": tables.accuracy_after(last), "hit": hit}})
+    return Done(results, None)
+
+
+def run(settings: Adapting, params: Params, folder: Path) -> dict[str, pd.DataFrame]:
+    """Draw and learn what is not there yet; `beyond_adapting`, a line a row, shift, way and world: last_accuracy, and
+    hit, the share of clips on which attention peaks on what sounds."""
+    asked, around = jobs(settings, params, folder)
+    work = partial(learn, settings=settings, params=params, around=around)
+    sweep.run(asked, work=work, engine=params.compute.engine, workers=params.compute.workers)
+    columns = ("row", "shift", "way")
+    lines = [
+        dict(zip(columns, job.name, strict=True)) | {"world": job.seed} | read_sealed(job.file)["measured"]
+        for job in asked
+        if job.file
+    ]
+    return {"beyond_adapting": pd.DataFrame(lines)}
