@@ -235,8 +235,8 @@ def drawn(world: int, shift: str, settings: Adapting, params: Params, folder: Pa
         return worlds.drawn(number, place_of(shift, settings, folder), few, ("mini",), change=change)
 
     place = of(world, settings.clips_per_class)
-    # seen and heard by the same prior
-    around = of(world + 1000 * len(params.prior.seeds), {"train": settings.surroundings, "val": 0, "test": 0})
+    # seen and heard by the same prior; a manifest has a test clip of each class, which is one like any other here
+    around = of(world + 1000 * len(params.prior.seeds), {"train": settings.surroundings - 1, "val": 0, "test": 1})
     return place, around.stores / "mini"
 
 

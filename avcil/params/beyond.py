@@ -194,7 +194,7 @@ class Adapting(Section):
 
     worlds: Seeds = Field(min_length=2, description="1 or more")
     clips_per_class: dict[str, int]
-    surroundings: int = Field(gt=0, description="clips a class of the other classes that `before` learns from")
+    surroundings: int = Field(gt=1, description="clips a class of the other classes that `before` learns from")
     shifts: dict[str, dict[Shift, float]] = Field(description="strengths, as of `robust`; grey: share of colour lost")
     rank: int = Field(gt=0, description="of an adapter")
     epochs: int = Field(gt=0, description="of adapters")
