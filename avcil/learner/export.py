@@ -1,8 +1,9 @@
 """The predicting part of a learner as one file that needs torch alone, not this project: tokens in, logits out.
 
-labels = {"classes.json": ""}
-program = torch.export.load("learner.pt2", extra_files=labels)
+more = {"classes.json": "", "temperature.json": ""}
+program = torch.export.load("learner.pt2", extra_files=more)
 logits = program.module()(visual, audio, similarity)
+probabilities = (logits / json.loads(more["temperature.json"])).softmax(1)  # of json.loads(more["classes.json"])
 """
 
 import json
@@ -42,8 +43,9 @@ class Predictor(nn.Module):
         return output.logits if self.head is None else self.head.logits(output.features)
 
 
-def export(predictor: Predictor, tokens: Tokens, classes: list[str], path: Path) -> None:
-    """Write ``predictor`` for any number of clips; ``classes`` are in the file as classes.json, in logits' order.
+def export(predictor: Predictor, tokens: Tokens, classes: list[str], path: Path, *, temperature: float) -> None:
+    """Write ``predictor`` for any number of clips; ``classes`` are in the file as classes.json, in logits' order, and
+    what `Learner.predict` divides logits by as temperature.json.
 
     Raises LearnerError for another ending than .pt2, fewer than two example clips, or a read-out that cannot be traced.
     """
@@ -58,4 +60,5 @@ def export(predictor: Predictor, tokens: Tokens, classes: list[str], path: Path)
         predictor(*tokens)  # the head is solved once, in front of the trace
         program = torch.export.export(predictor, tuple(tokens), dynamic_shapes=(batch, batch, batch))
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.export.save(program, path, extra_files={"classes.json": json.dumps(classes)})
+    more = {"classes.json": json.dumps(classes), "temperature.json": json.dumps(temperature)}
+    torch.export.save(program, path, extra_files=more)

@@ -117,8 +117,8 @@ class Learner:
     ) -> Cost:
         """Add clips of new or known classes. ``labels``: one a clip, or one for all.
 
-        With ``validation`` clips the learner is measured and calibrated (`calibrate`). Without, a threshold there was
-        is dropped: it was of other classes. If anything raises, the learner is as before.
+        With ``validation`` clips the learner is measured and calibrated (`calibrate`). Without, a temperature and a
+        threshold there were are dropped: they were of other classes. If anything raises, the learner is as before.
         """
         self._check_it_learns()
         start = perf_counter()
@@ -126,13 +126,17 @@ class Learner:
         labels = _checked(labels, tokens)
         held_out = validation and self._held_out(*validation, {*self.classes, *labels})
         encoded = perf_counter()
-        known = self.classes
-        self._absorb(tokens, labels)
+        known, before = self.classes, self.__dict__.copy()
         accuracies: list[float | None] = [None, None]
-        self.threshold, self.accuracy = None, None
-        if held_out:
-            right, old = self._calibrate(*held_out, 0.95), np.isin(held_out[1], known)
-            accuracies = [float(right[part].mean()) if part.any() else None for part in (old, ~old)]
+        try:
+            self._absorb(tokens, labels)
+            self._drop_calibration()
+            if held_out:
+                right, old = self._calibrate(*held_out, 0.95), np.isin(held_out[1], known)
+                accuracies = [float(right[part].mean()) if part.any() else None for part in (old, ~old)]
+        except BaseException:
+            self.__dict__ = before
+            raise
         new = [label for label in self.classes if label not in known]
         return Cost(len(labels), new, perf_counter() - start, encoded - start, self.bytes, *accuracies)
 
@@ -183,7 +187,10 @@ class Learner:
         self._parts = {name: part for name, part in self._parts.items() if name != label}
         self.counts = {name: count for name, count in self.counts.items() if name != label}
         self.checkpoint = self.checkpoint._replace(readout=self._sums_of_parts(), classes=list(self.counts))
-        self.threshold, self.accuracy = None, None
+        self._drop_calibration()
+
+    def _drop_calibration(self) -> None:
+        self.temperature, self.threshold, self.accuracy = 1.0, None, None
 
     # ---- predicting
 
@@ -220,9 +227,12 @@ class Learner:
     def calibrate(self, clips: Clips, labels: Sequence[str], *, accept: float = 0.95) -> float:
         """From clips of known classes that were not learnt from: temperature and threshold. Returns their accuracy.
 
-        The temperature makes the labels likeliest (Guo et al., ICML 2017, arXiv 1706.04599); the threshold lets a share
-        of ``accept`` pass as known.
+        The temperature makes the labels likeliest (Guo et al., ICML 2017, arXiv 1706.04599), as if one clip more had
+        been of any class at random, so that few clips, all of them right, give no certainty; the threshold lets a share
+        of ``accept`` pass as known. Raises LearnerError for a share that is none, and as `predict` does.
         """
+        if not 0 < accept <= 1:
+            raise LearnerError(f"accept {accept}: the share of known clips that pass; give more than 0, and at most 1")
         return float(self._calibrate(*self._held_out(clips, labels, set(self.classes)), accept).mean())
 
     def _calibrate(self, tokens: Tokens, labels: list[str], accept: float) -> np.ndarray:
@@ -230,13 +240,15 @@ class Learner:
         readout = self._read_out(tokens)
         target = torch.tensor([self.classes.index(label) for label in labels])
         logits = readout.logits.double()
-        best = minimize_scalar(
-            lambda log: float(F.cross_entropy(logits / np.exp(log), target)), bounds=(-7, 7), method="bounded"
-        )
-        self.temperature = float(np.exp(best.x))
-        self.threshold = float(unknown(readout).double().quantile(accept))
+
+        def unlikely(log: float) -> float:
+            # after Platt (1999), as if of n + 1 clips one were of any class: else T goes to 0 where all n are right
+            return float(F.cross_entropy(logits / np.exp(log), target, label_smoothing=1 / (len(labels) + 1)))
+
+        best = minimize_scalar(unlikely, bounds=(-7, 7), method="bounded")
         right = (logits.argmax(1) == target).numpy()
-        self.accuracy = float(right.mean())
+        self.threshold = float(unknown(readout).double().quantile(accept))
+        self.temperature, self.accuracy = float(np.exp(best.x)), float(right.mean())
         return right
 
     def _read_out(self, tokens: Tokens) -> evaluate.Readout:
@@ -253,7 +265,8 @@ class Learner:
         of what it will be given, two at least."""
         tokens = tokens_of(clips, self.encoder)
         read = self._read_out(tokens)
-        export(Predictor(read.model.cpu(), self.method, read.head), tokens, self.classes, Path(path))
+        program = Predictor(read.model.cpu(), self.method, read.head)
+        export(program, tokens, self.classes, Path(path), temperature=self.temperature)
 
     @classmethod
     def from_run(cls, folder: str | Path) -> "Learner":

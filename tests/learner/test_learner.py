@@ -122,6 +122,9 @@ def test_fit_gives_up_what_was_known_and_a_failure_changes_nothing(toy, learner)
             learner.fit(*wrong)
     with pytest.raises(LearnerError, match="which is not learnt"):
         learner.learn(*part(toy, "train", [3]), part(toy, "val", [4]))
+    others, names = part(toy, "val", [3])
+    with pytest.raises(LearnerError, match="channels"):
+        learner.learn(*part(toy, "train", [3]), (others._replace(audio=others.audio[..., :8]), names))
     assert learner.classes == toy.order[:3] and torch.equal(weights(learner), before)
     learner.fit(*part(toy, "train", [5]))
     assert learner.classes == ["class5"]
@@ -261,6 +264,23 @@ def test_calibrated_probabilities_are_likelier(toy, learner):
     assert likelihood() > before + 0.1
 
 
+def test_few_validation_clips_give_no_certainty_and_new_classes_no_old_temperature(toy, learner):
+    tokens, labels = part(toy, "train", range(2))
+    four = torch.tensor([0, 1, 12, 13])  # learnt from too, so all are right
+    assert learner.fit(tokens, labels, (tokens.clips(four), [labels[i] for i in four])).new_accuracy == 1
+    calibrated = learner.temperature
+    assert 0.8 < np.mean([p.probabilities[p.label] for p in learner.predict(tokens.clips(four))]) < 0.95
+    for wrong in (95, 0, -0.5, np.nan):
+        with pytest.raises(LearnerError, match="more than 0, and at most 1"):
+            learner.calibrate(tokens, labels, accept=wrong)
+    assert learner.temperature == calibrated
+    learner.learn(*part(toy, "train", [2]))
+    assert learner.temperature == 1
+    learner.calibrate(tokens, labels)
+    learner.forget("class2")
+    assert learner.temperature == 1
+
+
 def test_bad_clips_and_names_are_one_clear_line(toy, params, learner, tmp_path):
     tokens, labels = part(toy, "train", range(2))
     with pytest.raises(LearnerError, match="knows no class yet"):
@@ -350,13 +370,17 @@ def test_what_has_no_windows_is_one_clear_line(learner, tmp_path):
 def test_what_is_exported_says_the_same(toy, tmp_path, changes):
     run_tasks(toy, row(**changes), TRAINING, chain([3, 3], 1), 0, tmp_path)
     learner = avcil.Learner.from_run(tmp_path / "task1/seed0")
+    learner.temperature = 0.25
     learner.export(tmp_path / "part.pt2", toy.tokens.clips(slice(0, 3)))
-    labels = {"classes.json": ""}
-    program = torch.export.load(tmp_path / "part.pt2", extra_files=labels).module()
-    assert json.loads(labels["classes.json"]) == learner.classes
+    more = {"classes.json": "", "temperature.json": ""}
+    program = torch.export.load(tmp_path / "part.pt2", extra_files=more).module()
+    assert json.loads(more["classes.json"]) == learner.classes
     for count in (1, 3, 37):
         tokens = toy.tokens.clips(slice(20, 20 + count))
         torch.testing.assert_close(program(*tokens), learner._read_out(tokens).logits, rtol=1e-5, atol=1e-5)
+    chances = (program(*tokens) / json.loads(more["temperature.json"])).softmax(1)
+    said = [list(one.probabilities.values()) for one in learner.predict(tokens)]
+    torch.testing.assert_close(chances, torch.tensor(said), rtol=1e-4, atol=1e-5)
 
 
 def test_what_cannot_be_exported_is_said(toy, learner, tmp_path):
