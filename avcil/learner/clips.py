@@ -1,19 +1,23 @@
 """From a user's clips to tokens: files are decoded and encoded as extraction does it, tokens pass as they are."""
 
-from collections.abc import Sequence
+import math
+import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import av
 import numpy as np
 from pydantic import ConfigDict, Field, PrivateAttr
+from torch import Tensor
 
+import avcil
 from avcil.base.refusal import Refusal
 from avcil.encoders.base import Encoder, Reading
 from avcil.encoders.load import load_published
 from avcil.encoders.prior import load_prior, released
 from avcil.extraction.clips import ClipError
 from avcil.extraction.features import checksum, header_of, make_shards
-from avcil.params import ParameterError, Params
+from avcil.params import ParameterError, Params, load
 from avcil.params.encoders import EncoderConfig
 from avcil.params.extraction import FeatureConfig
 from avcil.params.section import Section, nearest
@@ -21,7 +25,8 @@ from avcil.params.world import Film, MiniConfig
 from avcil.tokens.manifest import Media
 from avcil.tokens.tokens import Tokens
 
-Clips = Tokens | Sequence[str | Path | Media]
+Clips = Tokens | Iterable[str | Path | Media]
+APART = 0.1  # seconds by which the tracks of a whole film end apart: sound comes in packets
 
 
 class LearnerError(Refusal):
@@ -85,31 +90,63 @@ class ClipEncoder(Section):
             self.digest, self._encoder = digest, encoder
         return self._encoder
 
-    def __call__(self, files: Sequence[str | Path | Media]) -> Tokens:
-        """Tokens in float16, as a feature store keeps them. Raises ClipError for the first file that cannot be used."""
-        media = [file if isinstance(file, Media) else Media(Path(file)) for file in files]
-        if missing := [str(clip.path) for clip in media if not clip.path.is_file()]:
-            raise ClipError(f"{missing[0]}: no such file; correct its path or leave it out")
-        names = [f"{clip.path}, from {clip.start:g} s on" for clip in media]
+    def read(self, media: list[Media]) -> tuple[Tokens, dict[int, str]]:
+        """Tokens in float16, as a feature store keeps them, of the clips that can be used; of the others, by number
+        from 0 on, why not."""
+        names = [f"{clip.path}" + f", from {clip.start:.10g} s on" * (clip.start > 0) for clip in media]
         header = header_of(self.encoder, self.name, names, self.features)
         clips = dict(zip(names, media, strict=True))
-        [(tensors, unusable)] = make_shards(self.encoder, [names], clips, header, self.features.batch, 0)
-        if unusable:
-            raise ClipError(next(iter(unusable.values())))
-        return Tokens(**tensors)
+        [(tensors, bad)] = make_shards(self.encoder, [names], clips, header, self.features.batch, 0)
+        unusable = {}
+        for number, (name, clip) in enumerate(zip(names, media, strict=True)):
+            if name in bad:
+                # extraction says a manifest's way out, and not where in the file
+                reason = re.sub(r"drop its row( from the manifest)?$", "leave it out", bad[name])
+                reason = f"{name}: {reason.removeprefix(f'{clip.path}: ')}"
+                unusable[number] = str(ClipError(_absent(clip) or reason))
+        kept = [number for number in range(len(media)) if number not in unusable]
+        return Tokens(**{stream: value[kept] for stream, value in tensors.items()}), unusable
+
+
+def at_hand(here: Path) -> tuple[Params, Path]:
+    """The parameters, and the folder of the own encoders' weights, that are ``here``; what is not there is the clone's
+    that avcil is of. params.yaml may stand alone: nothing is searched. Raises ParameterError."""
+    clone = Path(avcil.__file__).parents[1]
+    priors = (here if (here / "prior/mini-0.safetensors").exists() else clone) / "prior"
+    settings, search = here / "params.yaml", here / "search.yaml"
+    if not settings.exists() or clone.samefile(here):
+        return load(clone / "params.yaml"), priors
+    try:
+        return load(settings, search=search if search.exists() else clone / "search.yaml"), priors
+    except ParameterError as error:
+        raise ParameterError(f"{error}; it is read instead of avcil's: mend it, or start from another folder") from None
+
+
+def _absent(clip: Media) -> str | None:
+    """Why there is no file to read, if there is none."""
+    if clip.path.is_dir():
+        return f"{clip.path}: a folder; give the files in it"
+    return None if clip.path.is_file() else f"{clip.path}: no such file; correct its path or leave it out"
 
 
 def windows(file: str | Path, seconds: float, every: float) -> list[Media]:
-    """A long file as clips of so many ``seconds``, one beginning ``every`` so many, the last one whole.
+    """A long file as clips of so many ``seconds``, one beginning ``every`` so many, the last one whole: none begins
+    where a track of the file, as far as it tells, is over before its end.
 
-    Raises ValueError for steps of no length, and ClipError for a file that cannot be read or is shorter than one clip.
+    Raises ValueError for lengths that are none, and ClipError for a file that cannot be read or is shorter than one
+    clip.
     """
-    if every <= 0:
-        raise ValueError(f"every {every} s: a window begins some time after the one before; give more than 0")
+    if not (0 < seconds < math.inf and 0 < every < math.inf):
+        raise ValueError(f"windows of {seconds} s, one every {every} s: of both give more than 0, and an end")
     file = Path(file)
     try:
         with av.open(str(file)) as container:
+            origin = (container.start_time or 0) / av.time_base
             length = (container.duration or 0) / av.time_base
+            for track in [*container.streams.video[:1], *container.streams.audio[:1]]:
+                if track.duration and track.time_base:
+                    end = float(((track.start_time or 0) + track.duration) * track.time_base)
+                    length = min(length, end - origin + APART)
     except (OSError, av.error.FFmpegError) as error:
         reason = error.__class__.__name__
         raise ClipError(f"{file}: cannot be read ({reason}); correct its path or restore it") from None
@@ -118,19 +155,49 @@ def windows(file: str | Path, seconds: float, every: float) -> list[Media]:
     return [Media(file, float(start)) for start in np.arange(0, length - seconds + 1e-6, every)]
 
 
-def tokens_of(clips: Clips, encoder: ClipEncoder | None) -> Tokens:
-    """Raises LearnerError for no clips, tokens of different numbers of clips or not finite, or files without encoder;
-    ClipError for a file that cannot be used."""
+def _media(clips: Iterable[str | Path | Media]) -> list[Media]:
+    """Raises LearnerError for what is no list of files, or an empty one."""
     if isinstance(clips, str | Path | Media):
         raise LearnerError(f"{clips}: one path; give a list of clips")
+    if not isinstance(clips, Iterable):
+        raise LearnerError(f"clips of type {type(clips).__name__}; give a list of files, or Tokens")
+    clips = list(clips)
+    if not clips:
+        raise LearnerError("no clips; give at least one")
+    for number, clip in enumerate(clips):
+        if not isinstance(clip, str | Path | Media):
+            raise LearnerError(f"clip {number}: a {type(clip).__name__} is no path; give a list of files, or Tokens")
+    return [clip if isinstance(clip, Media) else Media(Path(clip)) for clip in clips]
+
+
+def usable(clips: Iterable[str | Path | Media], encoder: ClipEncoder | None) -> tuple[Tokens, dict[int, str]]:
+    """Tokens of the files that can be used; of the others, by number from 0 on, why not.
+
+    Raises LearnerError for no clips, or without encoder.
+    """
+    media = _media(clips)
+    if encoder is None:
+        raise LearnerError("files need the project's params.yaml above the run's folder; give tokens, or move it")
+    return encoder.read(media)
+
+
+def tokens_of(clips: Clips, encoder: ClipEncoder | None) -> Tokens:
+    """Raises LearnerError for no clips, what is neither files nor tokens, tokens that contradict each other or are not
+    finite, or files without encoder; ClipError for a file that cannot be used (`usable` goes on without it)."""
     if not isinstance(clips, Tokens):
-        if not len(clips):
-            raise LearnerError("no clips; give at least one")
-        if encoder is None:
-            raise LearnerError("files need the project's params.yaml above the run's folder; give tokens, or move it")
-        return encoder(clips)
+        media = _media(clips)
+        if absent := [*filter(None, map(_absent, media))]:  # said before any is read
+            raise ClipError(absent[0])
+        tokens, unusable = usable(media, encoder)
+        if unusable:
+            raise ClipError(next(iter(unusable.values())))
+        return tokens
+    for name, stream in clips._asdict().items():
+        if not isinstance(stream, Tensor):
+            raise LearnerError(f"{name} tokens of type {type(stream).__name__}; give tensors (torch.from_numpy)")
     shapes = [tuple(stream.shape) for stream in clips]
-    if [len(shape) for shape in shapes] != [4, 3, 3] or len({shape[0] for shape in shapes}) > 1 or not shapes[0][0]:
+    visual, audio, similarity = shapes
+    if [*map(len, shapes)] != [4, 3, 3] or visual[:3] != similarity or audio[0] != visual[0] or not visual[0]:
         given = ", ".join(map(str, shapes))
         raise LearnerError(f"tokens of shapes {given}; they are [B,L,S,D], [B,A,D'] and [B,L,S] of B clips, B > 0")
     for name, stream in clips._asdict().items():

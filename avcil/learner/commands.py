@@ -2,16 +2,18 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 
 from avcil.base.alone import alone
-from avcil.extraction.clips import read_clip, write_clip
+from avcil.extraction.clips import ClipError, read_clip, write_clip
 from avcil.extraction.decoding import unread
 from avcil.learner import folders
-from avcil.learner.clips import LearnerError
+from avcil.learner.clips import LearnerError, usable
+from avcil.learner.labels import alike, tidy
 from avcil.learner.learner import Learner
 from avcil.learner.predictions import Prediction
 from avcil.tokens.manifest import Media
@@ -37,18 +39,30 @@ def add(subparsers) -> None:
 
 
 def run_predict(given: argparse.Namespace) -> None:
-    """Print a line a clip: file, label, probability, score of being unknown. Raises LearnerError or ClipError."""
-    if given.overlay and (len(given.clips) > 1 or given.overlay.suffix != ".mp4"):
-        raise LearnerError(f"{given.overlay}: an overlay is an .mp4 file of one clip, not of {len(given.clips)}")
+    """Print a line a clip: file, label, probability, score of being unknown.
+
+    Raises LearnerError, or, after all others are answered, ClipError for what cannot be used.
+    """
+    if given.overlay and len(given.clips) > 1:
+        raise LearnerError(f"{given.overlay}: an overlay is of one clip, not of {len(given.clips)}; give one")
+    if given.overlay and given.overlay.suffix != ".mp4":
+        raise LearnerError(f"{given.overlay}: an overlay is an .mp4 file; name it so")
     if given.overlay and given.overlay.resolve() == given.clips[0].resolve():
         raise LearnerError(f"{given.overlay}: is the clip itself; give the overlay another name")
     learner = Learner.load(given.learner, device=given.device)
     _warn_of_longer_ones(given.clips, learner)
-    predictions = learner.predict(given.clips)
-    for path, prediction in zip(given.clips, predictions, strict=True):
+    tokens, unusable = usable(given.clips, learner.encoder)
+    read = [path for number, path in enumerate(given.clips) if number not in unusable]
+    predictions = learner.predict(tokens) if read else []
+    for path, prediction in zip(read, predictions, strict=True):
         strange = ", unlike all classes known" if prediction.is_unknown else ""
         chance = f"probability {prediction.probabilities[prediction.label]:.2f}"
         print(f"{path}: {prediction.label} ({chance}, unknown score {prediction.unknown:.3f}{strange})")
+    *others, last = [*unusable.values()] or [""]
+    for reason in others:
+        print(reason, file=sys.stderr)
+    if last:
+        raise ClipError(last)
     if given.overlay:
         write_overlay(given.overlay, given.clips[0], predictions[0], learner)
         print(f"{given.overlay}: where it was looked")
@@ -56,18 +70,37 @@ def run_predict(given: argparse.Namespace) -> None:
 
 def run_learn(given: argparse.Namespace) -> None:
     """Learn, save, and print what it cost. Raises LearnerError or ClipError; the folder is then as before."""
-    there = any((given.learner / place / "config.json").exists() for place in ("", folders.NEXT))
-    if not there and given.learner.exists() and {path.name for path in given.learner.iterdir()} - {folders.NEXT}:
-        raise LearnerError(f"{given.learner}: not empty and no learner; name a new folder")
-    with alone([given.learner]):  # from reading to writing: else one of two commands would be lost
-        learner = Learner.load(given.learner, device=given.device) if there else Learner()
+    folder, label = given.learner, tidy(given.label)
+    if folder.exists() and not folder.is_dir():
+        raise LearnerError(f"{folder}: a file; a learner is a folder, name a new one")
+    if folder.exists() and not folders.there(folder) and {path.name for path in folder.iterdir()} - {folders.NEXT}:
+        raise LearnerError(f"{folder}: not empty and no learner; name a new folder")
+    with _left_as_it_was(folder), alone([folder]):  # from reading to writing: else one of two commands would be lost
+        learner = Learner.load(folder, device=given.device) if folders.there(folder) else Learner()
+        if label not in learner.classes and (near := alike(label, learner.classes)):
+            say = f"`{label}` becomes a class of its own beside `{near[0]}`, which differs by case or blanks alone"
+            print(f"{say}; if they are one, take it out by Learner.forget", file=sys.stderr)
         _warn_of_longer_ones(given.clips, learner)
-        cost = learner.learn(given.clips, given.label)
-        learner.save(given.learner)
+        cost = learner.learn(given.clips, label)
+        learner.save(folder)
     kind = "new" if cost.new_classes else "known"
     seconds = f"{cost.seconds:.1f} s, {cost.encoding_seconds:.1f} of them for tokens"
-    print(f"{given.learner}: {cost.clips} clips of {kind} class {given.label} in {seconds}")
-    print(f"{len(learner.classes)} classes, {cost.bytes / 1e6:.1f} MB")
+    print(f"{folder}: {cost.clips} clip{'s' * (cost.clips > 1)} of {kind} class {label} in {seconds}")
+    count = len(learner.classes)
+    print(f"{count} class{'es' * (count > 1)}, {cost.bytes / 1e6:.1f} MB")
+
+
+@contextmanager
+def _left_as_it_was(folder: Path) -> Iterator[None]:
+    """Folders that were made in vain are not left behind."""
+    absent = [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # not empty
+            for place in absent:
+                place.rmdir()
+        raise
 
 
 def _warn_of_longer_ones(clips: Sequence[Path], learner: Learner) -> None:

@@ -46,6 +46,11 @@ def _take_over(folder: Path) -> None:
     shutil.rmtree(folder / NEXT, ignore_errors=True)
 
 
+def there(folder: Path) -> bool:
+    """Whether a learner has been saved there, be it not yet in place."""
+    return any((folder / place / "config.json").exists() for place in ("", NEXT))
+
+
 def read(folder: Path) -> tuple[dict, dict[str, Tensor]]:
     """config.json and all tensors by name. Raises LearnerError for what is missing or damaged."""
     if (folder / NEXT).exists():
@@ -76,14 +81,14 @@ def card(config: dict, licence: str) -> str:
     measured = "not measured"
     if config["accuracy"] is not None:
         measured = f"{100 * config['accuracy']:.1f} % on the validation clips that it was last given"
-    counts = config["counts"]
+    counts, known = config["counts"], len(config["classes"])
     classes = "\n".join(f"| {label} | {counts.get(label, 'not recorded')} |" for label in config["classes"])
     return f"""---
 library_name: avcil
 tags: [audio-visual, class-incremental-learning, video-classification]
 ---
 
-# Audio-visual classifier of {len(config["classes"])} classes
+# Audio-visual classifier of {known} class{"es" * (known > 1)}
 
     avcil.Learner.load(".").predict(["clip.mp4"])
 

@@ -19,9 +19,11 @@ from avcil.base.device import named
 from avcil.learn import evaluate
 from avcil.learn.checkpoint import EMPTY, Checkpoint, load_checkpoint
 from avcil.learn.heads import RecursiveRidge
+from avcil.learn.model import IncrementalClassifier
 from avcil.learner import folders
-from avcil.learner.clips import ClipEncoder, Clips, LearnerError, tokens_of
+from avcil.learner.clips import ClipEncoder, Clips, LearnerError, at_hand, tokens_of
 from avcil.learner.export import Predictor, export, looked_at
+from avcil.learner.labels import tidy
 from avcil.learner.predictions import Cost, Prediction, unknown
 from avcil.params import Params, load, project
 from avcil.params.learning import FROZEN, Method, Training
@@ -51,16 +53,18 @@ class Learner:
     weighed by n̄ / n_c, n̄ the mean over classes, or a class of five clips would hardly be found beside classes of forty;
     where classes have equally many clips, that is the published ridge.
 
-    Clips are files, parts of files (`avcil.learner.clips.windows`) or `avcil.tokens.tokens.Tokens`. A run of the
-    pipeline, of whatever method, predicts by `from_run`. Published encoders and models are on ``device``, at first
-    `compute.device` of params.yaml; sums, and what is solved from them, are on the CPU.
+    Clips are files, parts of files (`avcil.learner.clips.windows`) or `avcil.tokens.tokens.Tokens`. One that cannot be
+    used raises ClipError, which names it and where in the file it begins; to go on without such clips, give the tokens
+    of `avcil.learner.clips.usable(files, learner.encoder)`. A run of the pipeline, of whatever method, predicts by
+    `from_run`. Published encoders and models are on ``device``, at first `compute.device` of params.yaml; sums, and
+    what is solved from them, are on the CPU.
 
     Args:
         encoder: `mini`, or one of `encoders` in params.yaml.
         method: a row of params.yaml.
         by_class: keep a Gram matrix a class (8 M² bytes each) instead of one: then `forget` is exact, and classes
             count alike, however many clips each has.
-        root: the project's folder; the one that the working directory is in, if left out.
+        root: the project's folder; if left out, the one that the working directory is in, or else the clone of avcil.
 
     Raises LearnerError or ParameterError, naming the way out, for a method that is not solved in closed form, or an
     unknown name.
@@ -75,10 +79,10 @@ class Learner:
         params: Params | None = None,
         root: Path | None = None,
     ):
-        root = Path(root) if root else project.root()
-        params = params or load(root / "params.yaml")
+        own, priors = at_hand(_here() if root is None else Path(root))
+        params = params or own
         row = params.method(method).model_copy(update={"tokens": encoder})
-        self._begin(row, params.training, ClipEncoder.of_params(encoder, params, root / "prior"), EMPTY, by_class)
+        self._begin(row, params.training, ClipEncoder.of_params(encoder, params, priors), EMPTY, by_class)
         self._check_it_learns()
 
     def _begin(
@@ -115,7 +119,7 @@ class Learner:
     def learn(
         self, clips: Clips, labels: str | Sequence[str], validation: tuple[Clips, Sequence[str]] | None = None
     ) -> Cost:
-        """Add clips of new or known classes. ``labels``: one a clip, or one for all.
+        """Add clips of new or known classes. ``labels``: one a clip, or one for all; stray blanks are dropped.
 
         With ``validation`` clips the learner is measured and calibrated (`calibrate`). Without, a temperature and a
         threshold there were are dropped: they were of other classes. If anything raises, the learner is as before.
@@ -142,13 +146,8 @@ class Learner:
 
     def _absorb(self, tokens: Tokens, labels: list[str]) -> None:
         state = self.checkpoint.readout
-        with _fitting(tokens):
-            model = evaluate.restore(self.checkpoint, self.method, self.training, tokens.channels)
-            model.to(named(self.device))
-            looked = looked_at(tokens, self.method)
-            features = evaluate.predict(model, looked, torch.arange(len(labels))).features
-            if state and len(state["gram"]) != self._ridge({}).expand(features).shape[1]:
-                raise RuntimeError  # sums of other sizes would be cut to fit
+        model = self._restored(tokens).to(named(self.device))
+        features = evaluate.predict(model, looked_at(tokens, self.method), torch.arange(len(labels))).features
         classes = list(dict.fromkeys([*self.classes, *labels]))
         # of classes that a run has learnt it is not recorded from how many clips
         counted = [label for label in classes if label in self.counts or label not in self.classes]
@@ -164,7 +163,8 @@ class Learner:
             head = self._ridge(state)
             head.update(features, torch.tensor([classes.index(label) for label in labels]), len(classes))
             state = head.state
-        self.checkpoint = self.checkpoint._replace(readout=state, classes=classes)
+        # of a run's model nothing is learnt but a classifier of its classes, which is not read
+        self.checkpoint = self.checkpoint._replace(model={}, readout=state, classes=classes)
 
     def _sums_of_parts(self) -> dict[str, Tensor]:
         """Sums of all classes from those of each, gram [M,M] and cross [M,1], as if all had equally many clips."""
@@ -254,9 +254,9 @@ class Learner:
     def _read_out(self, tokens: Tokens) -> evaluate.Readout:
         if not self.classes:
             raise LearnerError("it knows no class yet; fit it first")
-        with _fitting(tokens):
-            looked = looked_at(tokens, self.method)
-            return evaluate.read_out(self.checkpoint, self.method, self.training, looked, device=self.device)
+        self._restored(tokens)  # which refuses other channels by name; what torch raises later has other causes
+        looked = looked_at(tokens, self.method)
+        return evaluate.read_out(self.checkpoint, self.method, self.training, looked, device=self.device)
 
     # ---- keeping
 
@@ -311,18 +311,17 @@ class Learner:
     def load(cls, folder: str | Path, *, device: str = "cpu") -> "Learner":
         """What ``save`` wrote, to predict and learn on ``device``.
 
-        Raises LearnerError naming what is missing, damaged or of another version.
+        Raises LearnerError naming what is missing, damaged or of another version, or a device that is none.
         """
+        _check_device(device)
         folder = Path(folder)
         config, tensors = folders.read(folder)
         model, readout = (folders.below(tensors, prefix) for prefix in ("model.", "readout."))
         with _this_version(f"{folder}/config.json", "save it anew"):
             method, training = Method.model_validate(config["method"]), Training.model_validate(config["training"])
             encoder = config["encoder"] and ClipEncoder.model_validate(config["encoder"])
-            if encoder and encoder.mini:
-                encoder.weights = folder / folders.ENCODER
             if encoder:
-                encoder.device = device
+                encoder.device, encoder.weights = device, folder / folders.ENCODER if encoder.mini else None
             classes = TypeAdapter(list[str]).validate_python(config["classes"], strict=True)
             checkpoint = Checkpoint(model, readout, classes, config["memory"], config["origin"])
             learner = cls._of(method, training, encoder, checkpoint, config["by_class"])
@@ -332,6 +331,18 @@ class Learner:
         return learner
 
     # ---- checks
+
+    def _restored(self, tokens: Tokens) -> IncrementalClassifier:
+        """The model, for these tokens. Raises LearnerError if they have other channels than those learnt from."""
+        wrong = LearnerError(f"tokens of {tokens.channels} channels do not fit what was learnt; use one encoder")
+        gram = self.checkpoint.readout.get("gram") if self.method.readout == "ridge" else None
+        # frozen features are the channels of both streams; the ridge appends a one
+        if self.method.fusion in FROZEN and gram is not None and len(gram) != sum(tokens.channels) + 1:
+            raise wrong
+        try:
+            return evaluate.restore(self.checkpoint, self.method, self.training, tokens.channels)
+        except RuntimeError:  # weights of other shapes
+            raise wrong from None
 
     def _ridge(self, state: dict[str, Tensor]) -> RecursiveRidge:
         head = evaluate.solved_head(self.method, self.training, state)
@@ -361,17 +372,23 @@ def _checked(labels: str | Sequence[str], tokens: Tokens) -> list[str]:
     for number, label in enumerate(labels):
         if not isinstance(label, str) or not label.strip():
             raise LearnerError(f"clip {number}: label {label!r}; labels are words")
-    return labels
+    return [tidy(label) for label in labels]
 
 
-@contextmanager
-def _fitting(tokens: Tokens) -> Iterator[None]:
-    """Raises LearnerError where torch refuses tokens of these channels."""
+def _check_device(name: str) -> None:
+    """Raises LearnerError for one that torch does not know or see."""
     try:
-        yield
-    except RuntimeError as error:
-        channels = tokens.channels
-        raise LearnerError(f"tokens of {channels} channels do not fit what was learnt; use one encoder") from error
+        named(name)
+    except (RuntimeError, ValueError):
+        raise LearnerError(f"device {name}: torch sees none here; give cpu, cuda, mps or auto") from None
+
+
+def _here() -> Path:
+    """The folder of the project that one is in; outside of any, where one is."""
+    try:
+        return project.root()
+    except FileNotFoundError:
+        return Path()
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from avcil.extraction.clips import ClipError, read_clip, write_clip
 from avcil.learn.evaluate import restore
 from avcil.learn.train import run_tasks
 from avcil.learner import commands
-from avcil.learner.clips import LearnerError, windows
+from avcil.learner.clips import LearnerError, usable, windows
 from avcil.learner.predictions import auroc
 from avcil.params import ParameterError
 from avcil.params.learning import chain
@@ -218,6 +218,7 @@ def test_a_run_predicts_as_it_was_evaluated(toy, tmp_path, changes):
     assert [p.label for p in again] == predicted
     if changes.get("fusion") == "frozen_guided":
         learner.learn(toy.tokens.clips(slice(0, 2)), ["class0", "class6"])
+        assert set(learner.predict(toy.tokens.clips(slice(0, 1)))[0].probabilities) == {*toy.order, "class6"}
         learner.save(tmp_path / "more")
         card = (tmp_path / "more/README.md").read_text()
         assert "| class0 | not recorded |" in card and "| class6 | 1 |" in card
@@ -292,12 +293,22 @@ def test_bad_clips_and_names_are_one_clear_line(toy, params, learner, tmp_path):
         learner.predict(tokens._replace(visual=broken))
     with pytest.raises(LearnerError, match="shapes"):
         learner.predict(Tokens(tokens.visual[0], tokens.audio, tokens.similarity))
+    with pytest.raises(LearnerError, match="shapes"):
+        learner.predict(tokens._replace(similarity=tokens.similarity[..., :4]))
+    with pytest.raises(LearnerError, match=r"visual tokens of type ndarray; give tensors"):
+        learner.predict(Tokens(*(stream.numpy() for stream in tokens)))
+    with pytest.raises(LearnerError, match=r"type NoneType; give a list"):
+        learner.predict(None)
+    with pytest.raises(LearnerError, match="clip 0: a Tensor is no path"):
+        learner.predict(tuple(tokens))
     with pytest.raises(LearnerError, match="channels"):
         learner.predict(tokens._replace(audio=tokens.audio[..., :8]))
     with pytest.raises(LearnerError, match="channels"):
         learner.learn(tokens._replace(audio=tokens.audio[..., :8]), labels)
     with pytest.raises(ClipError, match=r"absent\.mp4: no such file"):
-        learner.predict([tmp_path / "absent.mp4"])
+        learner.predict(path for path in [tmp_path / "absent.mp4"])
+    with pytest.raises(ClipError, match=": a folder; give the files in it"):
+        learner.predict([tmp_path])
     with pytest.raises(LearnerError, match="one path"):
         learner.predict("clip.mp4")
     with pytest.raises(ParameterError, match="did you mean `ridge_guided`"):
@@ -319,6 +330,8 @@ def test_files_are_read_as_the_pipeline_reads_them(params, learner, tmp_path):
     again = avcil.Learner.load(tmp_path)
     assert [p.probabilities for p in again.predict(held_out)] == [p.probabilities for p in before]
     assert again.encoder.digest
+    with pytest.raises(LearnerError, match="device gpu: torch sees none here; give cpu"):
+        avcil.Learner.load(tmp_path, device="gpu")
     again.encoder.digest, again.encoder._encoder = "other", None
     with pytest.raises(LearnerError, match=r"weights .* but this learner's are other"):
         again.predict(held_out)
@@ -345,14 +358,30 @@ def test_a_long_file_is_predicted_in_windows(learner, tmp_path):
 
 def test_what_has_no_windows_is_one_clear_line(learner, tmp_path):
     clip = ROOT / "corpus/sounding_objects/clips/test-000-000.mp4"
-    with pytest.raises(ValueError, match="give more than 0"):
-        windows(clip, 2.0, every=0)
+    for seconds, every in ((2.0, 0), (2.0, np.nan), (2.0, np.inf), (0.0, 1), (-2.0, 1)):
+        with pytest.raises(ValueError, match="give more than 0"):
+            windows(clip, seconds, every)
     with pytest.raises(ClipError, match=r"test-000-000\.mp4: 2\.\d\d s, and a window takes 3\.00 s"):
         windows(clip, 3.0, every=1)
     with pytest.raises(ClipError, match=r"none\.mp4: cannot be read"):
         windows(tmp_path / "none.mp4", 2.0, every=1)
     with pytest.raises(LearnerError, match="give a list of clips"):
         learner.predict(windows(clip, 2.0, every=1)[0])
+
+
+def test_what_cannot_be_used_of_a_long_file_is_named_and_the_rest_is_answered(learner, tmp_path):
+    clips = [ROOT / f"corpus/sounding_objects/clips/test-00{c}-000.mp4" for c in (0, 1)]
+    learner.fit(clips, ["a", "b"])
+    sound = tone(440, 6, 16000)
+    sound[:, 26000:70000] = 0
+    film = write(tmp_path / "film.mp4", [k / 3 for k in range(27)], sound=sound)
+    moments = windows(film, 2.0, every=1)  # the picture goes on for 3 s
+    assert [moment.start for moment in moments] == [0, 1, 2, 3, 4]
+    with pytest.raises(ClipError, match=r"film\.mp4, from 2 s on: silent .*; leave it out$"):
+        learner.predict(moments)
+    tokens, unusable = usable(moments, learner.encoder)
+    assert list(unusable) == [2] and len(learner.predict(tokens)) == 4
+    torch.testing.assert_close(tokens.audio[3:], usable(moments[4:], learner.encoder)[0].audio)
 
 
 @pytest.mark.slow
@@ -416,6 +445,12 @@ def test_commands_learn_and_predict(tmp_path, monkeypatch, capsys):
     command("predict", clips[0][0], longer, "--learner", "mine")
     warned = "mini: reads 2 s of a clip, and 1 of 2 are longer (`longer.mp4`: 3.0 s); cut out what comes later"
     assert capsys.readouterr().err.startswith(warned)
+    (tmp_path / "broken.mp4").write_text("no video")
+    with pytest.raises(ClipError, match=r"absent\.mp4: no such file; correct its path or leave it out"):
+        command("predict", "broken.mp4", clips[1][3], "absent.mp4", "--learner", "mine")
+    printed = capsys.readouterr()
+    assert f"{clips[1][3]}: horn (" in printed.out and len(printed.out.splitlines()) == 1
+    assert printed.err.startswith("broken.mp4: damaged") and len(printed.err.splitlines()) == 1
     command("predict", clips[0][3], "--learner", "mine", "--overlay", "seen/out.mp4")
     drawn = read_clip(tmp_path / "seen/out.mp4", frames=16, fps=8, size=96, sample_rate=16000)
     shown = read_clip(clips[0][3], frames=16, fps=8, size=96, sample_rate=16000)
@@ -427,11 +462,46 @@ def test_commands_learn_and_predict(tmp_path, monkeypatch, capsys):
     assert np.corrcoef(warm[::2].ravel(), where.numpy().ravel())[0, 1] > 0.5
 
 
+def test_a_learner_is_made_anywhere_and_labels_are_tidied(tmp_path, monkeypatch, capsys):
+    clip = ROOT / "corpus/sounding_objects/clips/test-000-000.mp4"
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ClipError, match="no such file"):
+        command("learn", "absent.mp4", "--label", "z", "--learner", "new/one")
+    assert not (tmp_path / "new").exists()
+    command("learn", clip, "--label", " Dog  bark", "--learner", "new/one")
+    assert "1 clip of new class Dog bark" in (printed := capsys.readouterr()).out and not printed.err
+    assert "1 class, " in printed.out and "of 1 class\n" in (tmp_path / "new/one/README.md").read_text()
+    command("learn", clip, "--label", "Dog bark ", "--learner", "new/one")
+    assert "known class Dog bark" in (printed := capsys.readouterr()).out and not printed.err
+    command("learn", clip, "--label", "dog bark", "--learner", "new/one")
+    assert "`dog bark` becomes a class of its own beside `Dog bark`" in capsys.readouterr().err
+    assert avcil.Learner.load("new/one").classes == ["Dog bark", "dog bark"]
+
+
+def test_a_learner_that_another_command_makes_meanwhile_is_learnt_on(learner, tmp_path, monkeypatch):
+    clip = ROOT / "corpus/sounding_objects/clips/test-000-000.mp4"
+    learner.fit([clip], "a")
+    waiting = commands.alone
+
+    def made_meanwhile(places):
+        learner.save(tmp_path / "mine")
+        return waiting(places)
+
+    monkeypatch.setattr(commands, "alone", made_meanwhile)
+    command("learn", clip, "--label", "b", "--learner", tmp_path / "mine")
+    assert avcil.Learner.load(tmp_path / "mine").classes == ["a", "b"]
+
+
 def test_commands_refuse_in_one_line(tmp_path):
     clip = tmp_path / "clip.mp4"
     clip.write_text("no video")
     with pytest.raises(LearnerError, match="of one clip, not of 2"):
         command("predict", clip, clip, "--learner", tmp_path / "mine", "--overlay", tmp_path / "out.mp4")
+    with pytest.raises(LearnerError, match=r"out\.mkv: an overlay is an \.mp4 file; name it so"):
+        command("predict", clip, "--learner", tmp_path / "mine", "--overlay", tmp_path / "out.mkv")
+    for name in ("learn", "predict"):
+        with pytest.raises(LearnerError, match=r"clip\.mp4: (a file; a learner is a folder|no whole config\.json)"):
+            command(name, clip, *["--label", "a"] * (name == "learn"), "--learner", clip)
     with pytest.raises(LearnerError, match="is the clip itself"):
         command("predict", clip, "--learner", tmp_path / "mine", "--overlay", clip)
     with pytest.raises(LearnerError, match="not empty and no learner"):

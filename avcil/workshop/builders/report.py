@@ -19,6 +19,7 @@ import pandas as pd
 
 from avcil.base.files import json_bytes, unfinished, write_with_seal
 from avcil.base.progress import progress
+from avcil.learner.labels import tidy
 from avcil.params.section import nearest
 from avcil.tokens.manifest import SPLITS, class_order
 from avcil.workshop.builders import draw
@@ -93,10 +94,10 @@ def media_index(folder: Path) -> dict[str, str]:
 def _tidy(labels: pd.Series, renamed: dict[str, str]) -> tuple[pd.Series, dict[str, str]]:
     """Labels without stray blanks, under their official names, and of names that differ in case only the commonest;
     and what became of the others."""
-    tidy = labels.str.split().str.join(" ").replace(renamed)
-    tidy = tidy.groupby(tidy.str.casefold()).transform(lambda names: names.mode()[0])
-    changed = tidy != labels
-    return tidy, dict(zip(labels[changed], tidy[changed], strict=True))
+    named = labels.map(tidy).replace(renamed)
+    named = named.groupby(named.str.casefold()).transform(lambda names: names.mode()[0])
+    changed = named != labels
+    return named, dict(zip(labels[changed], named[changed], strict=True))
 
 
 def _order(annotation: Annotation, labels: set[str]) -> list[str]:

@@ -21,15 +21,14 @@ from pathlib import Path
 import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
-import avcil
 from avcil.base.alone import alone
 from avcil.base.files import read_sealed, write_bytes, write_sealed
 from avcil.comparison import sweep, tables
 from avcil.encoders.load import check_weights
 from avcil.learn.hooks import check
 from avcil.learn.train import run_tasks
-from avcil.learner.clips import ClipEncoder
-from avcil.params import ParameterError, Params, load
+from avcil.learner.clips import ClipEncoder, at_hand
+from avcil.params import ParameterError
 from avcil.params.learning import chain as increments
 from avcil.params.section import Seeds, offence
 from avcil.tokens.manifest import write_manifest, write_orders
@@ -141,26 +140,13 @@ def table_of(results: dict, test: pd.Series) -> tuple[pd.DataFrame, str]:
 # ---- the command
 
 
-def _settings(clone: Path) -> Params:
-    """Those of params.yaml where one starts from, or else of avcil's own."""
-    file = Path("params.yaml")
-    if not file.exists() or clone.samefile("."):
-        return load(clone / file)
-    try:
-        return load(file, search=clone / "search.yaml")  # nothing is searched: the file may stand alone
-    except ParameterError as error:
-        raise ParameterError(f"{error}; it is read instead of avcil's: mend it, or start from another folder") from None
-
-
 def run(
     labels: Path, to: Path, *, encoder: str = "mini", rows: list[str] = ROWS, tasks: int | None = None,
     seeds: list[int] | None = None,
 ) -> str:  # fmt: skip
     """Learn the classes of ``labels`` into the folder ``to``; returns the table. All other settings are those of
     params.yaml, which is read where one starts from, or else where avcil is. Raises ValueError, or an error of it."""
-    clone = Path(avcil.__file__).parents[1]
-    priors = (Path() if Path("prior/mini-0.safetensors").exists() else clone) / "prior"
-    params = _settings(clone)
+    params, priors = at_hand(Path())
     seeds = seeds or params.seeds
     try:
         TypeAdapter(dict[str, Seeds]).validate_python({"--seeds": seeds})
