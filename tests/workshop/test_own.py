@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -16,6 +18,7 @@ from media import tone, write
 from avcil.__main__ import main
 from avcil.base.files import write_sealed
 from avcil.comparison import sweep
+from avcil.extraction.clips import read_clip, write_clip
 from avcil.learn.evaluate import TaskResult
 from avcil.params import mapping
 from avcil.workshop.own.clips import classes_by_task, in_words, read_clips
@@ -234,3 +237,28 @@ def test_dvc_reruns_what_changed(here):
     add_clips(here, ["object_004"])
     call("dvc", "repro")
     assert json.loads(Path("results/classes.json").read_text())["tasks"][-1] == ["object_004"]
+
+
+def test_the_notebook_takes_a_list_as_short_as_it_says(tmp_path, monkeypatch, capsys):
+    """Two classes of three clips, which are parts of a film each; none is for validation, and one is tested."""
+    rows = []
+    for label in ("object_000", "object_001"):
+        add_clips(tmp_path, [label], count=3)
+        files = [path for path in pd.read_csv(tmp_path / "labels.csv").path][-3:]
+        clips = [read_clip(tmp_path / file, frames=16, fps=8, size=96, sample_rate=16000) for file in files]
+        frames, sound = (np.concatenate([getattr(clip, name) for clip in clips]) for name in ("frames", "waveform"))
+        write_clip(tmp_path / f"{label}.mp4", frames, sound, 8, 16000)
+        rows += [(f"{label}.mp4", label, split, start) for split, start in (("train", 0), ("train", 2), ("test", 4))]
+    pd.DataFrame(rows, columns=["path", "label", "split", "start"]).to_csv(tmp_path / "list.csv", index=False)
+    monkeypatch.chdir(ROOT)
+    given = {"workdir": ".", "labels": str(tmp_path / "list.csv"), "place": str(tmp_path / "place")}
+    names: dict = {}
+    for cell in nbformat.read(ROOT / "notebooks/12_your_own.ipynb", as_version=4).cells:
+        if cell.cell_type == "code":
+            exec(cell.source, names)
+            names |= given
+    assert [file.start for file in names["files"]] == [0, 2, 4] * 2
+    assert not names["tokens"].audio[0].equal(names["tokens"].audio[1])
+    printed = capsys.readouterr().out
+    assert "called unknown: 0 of 1 known, 0 of 1 unknown clips" in printed
+    assert "validation clips: none of old classes; none of the new one" in printed
