@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from avcil.params.beyond import CASES, DUET, WHOLE, Light
+from avcil.params.beyond import CASES, DUET, WAYS, WHOLE, Light
 from avcil.results.names import short_name_of
 
 MEASURED = {  # columns of `light`
@@ -148,5 +148,29 @@ def robust(table: pd.DataFrame) -> Figure:
     axis.set(yticks=range(len(damages)), yticklabels=names, xlabel="share of last accuracy that is lost, %")
     axis.invert_yaxis()
     figure.legend(*axis.get_legend_handles_labels(), loc="lower center", ncols=len(rows), frameon=False)
+    figure.tight_layout(rect=(0, 0.05, 1, 1))
+    return figure
+
+
+def adapting(table: pd.DataFrame) -> Figure:
+    """Last accuracy and hits of the first row by way of adapting, a panel a shift: means over worlds, and the worlds.
+
+    table: row, shift, way, world, last_accuracy, hit.
+    """
+    table = table[table.row == table.row.iloc[0]]
+    shifts, ways = (list(dict.fromkeys(table[column])) for column in ("shift", "way"))
+    figure, axes = plt.subplots(1, len(shifts), figsize=(3.6 * len(shifts), 0.3 * len(ways) + 1.4), sharey=True)
+    colours = sns.color_palette("colorblind", 2)
+    for axis, shift in zip(axes, shifts, strict=True):
+        by_way = (100 * table[table["shift"] == shift].set_index("way")[["last_accuracy", "hit"]]).groupby("way")
+        for colour, measure, label in zip(colours, ("last_accuracy", "hit"), ("last accuracy", "hits"), strict=True):
+            for at, way in enumerate(ways):
+                values = by_way.get_group(way)[measure]
+                axis.plot(values, [at] * len(values), ".", color=colour, alpha=0.35, markersize=4)
+            axis.plot(by_way.mean()[measure][ways], range(len(ways)), "o", color=colour, markersize=6, label=label)
+            axis.axvline(by_way.mean()[measure]["frozen"], color=colour, linewidth=1, linestyle=":")
+        axis.set(title=shift, xlabel="%", yticks=range(len(ways)), yticklabels=[WAYS[way] for way in ways])
+    axes[0].invert_yaxis()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="lower right", ncols=2, frameon=False)
     figure.tight_layout(rect=(0, 0.05, 1, 1))
     return figure

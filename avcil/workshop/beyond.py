@@ -10,7 +10,7 @@ from avcil.comparison.intervals import Interval, over_seeds, over_seeds_and_clip
 from avcil.comparison.missing import SENSES
 from avcil.comparison.tables import markdown
 from avcil.params import load, project
-from avcil.params.beyond import CASES, DUET, WHOLE, Light, load_beyond
+from avcil.params.beyond import CASES, DUET, WAYS, WHOLE, Light, load_beyond
 from avcil.results.names import family_of, name_of, short_name_of
 from avcil.workshop.claims import PUBLISHED, negative, outcome
 
@@ -438,3 +438,41 @@ def _counted(apart: pd.Series, damages: list[tuple[str, float]]) -> list[int]:
     """In how many damages a difference, over worlds, is above zero, below, and not told apart."""
     verdicts = [outcome(over_seeds(apart.loc[damage])) for damage in damages]
     return [verdicts.count(verdict) for verdict in ("holds", "does not hold", "not told apart")]
+
+
+# ---- adapting the prior
+
+
+def over_frozen(table: pd.DataFrame, row: str, shift: str, way: str) -> Interval:
+    """What a way of adapting adds to last accuracy, paired by world."""
+    one = table[(table.row == row) & (table["shift"] == shift)]
+    wide = one.pivot(index="world", columns="way", values="last_accuracy")
+    return over_seeds(wide[way] - wide.frozen)
+
+
+def adapting(folder: Path) -> str:
+    """The answer, and of each row a line a way: last accuracy, what it is over the frozen prior's, and hits."""
+    table = pd.read_csv(folder / "beyond_adapting.csv")
+    means = 100 * table.groupby(["row", "shift", "way"])[["last_accuracy", "hit"]].mean()
+    shifts, rows = list(dict.fromkeys(table["shift"])), list(dict.fromkeys(table.row))
+    ours, blocks = rows[0], []
+    for row in rows:
+        lines = []
+        for way in dict.fromkeys(table.way[table.row == row]):
+            line = [WAYS[way]]
+            for shift in shifts:
+                accuracy, hit = means.loc[(row, shift, way)]
+                gained = "" if way == "frozen" else points(over_frozen(table, row, shift, way))
+                line += [f"{accuracy:.1f}", gained, f"{hit:.1f}"]
+            lines.append(line)
+        head = " | ".join(f"{shift} | over frozen | hits" for shift in shifts)
+        blocks.append(markdown(f"| {short_name_of(row)} | {head} |", "l" + "rrr" * len(shifts), lines))
+    told = "; ".join(
+        f"{WAYS[way]}: " + ", ".join(f"{shift} {verdict(over_frozen(table, ours, shift, way))}" for shift in shifts)
+        for way in ("before", "continued")
+    )
+    note = (
+        "Last accuracy and hits (the share of test clips on which attention peaks on what sounds), percent, means of "
+        f"{table.world.nunique()} worlds; differences: points, 95 % intervals of Student's t over worlds, each alone."
+    )
+    return "\n\n".join([f"**{short_name_of(ours)}, against the frozen prior: {told}.**", *blocks, note])

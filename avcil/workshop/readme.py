@@ -425,6 +425,7 @@ def updated(texts: dict[str, str], folder: Path) -> dict[str, str]:
         "missing": beyond.missing(folder),
         "light": beyond.light(folder),
         "robust": beyond.robust(folder),
+        "adapting": beyond.adapting(folder),
     }
     for name, content in sections.items():
         begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
