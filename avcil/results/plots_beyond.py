@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from avcil.params.beyond import CASES, DUET, WAYS, WHOLE, Light
-from avcil.results.names import short_name_of
+from avcil.results.names import family_of, short_name_of
 
 MEASURED = {  # columns of `light`
     "bytes": "bytes stored",
@@ -22,7 +22,7 @@ MEASURED = {  # columns of `light`
 
 def many_tasks(moments: pd.DataFrame) -> Figure:
     """Accuracy on all classes seen, attention's hits on clips of the first tasks, seconds a task and bytes kept, by the
-    number of tasks: mean over worlds.
+    number of tasks: mean over worlds; dotted what is not LLL.
 
     moments: row, world, tasks, accuracy, seconds, bytes, hit_of_first.
     """
@@ -39,7 +39,8 @@ def many_tasks(moments: pd.DataFrame) -> Figure:
     ):
         for row in rows:
             curve = factor * means.loc[row][column]
-            axis.plot(curve, color=colours[row], marker="o", markersize=3, label=short_name_of(row))
+            dashes = "-" if family_of(row) == "LLL" else ":"
+            axis.plot(curve, dashes, color=colours[row], marker="o", markersize=3, label=short_name_of(row))
         axis.set(xlabel="tasks", ylabel=label)
         if column in ("seconds", "bytes"):
             axis.set(xscale="log", yscale="log")
