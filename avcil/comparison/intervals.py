@@ -112,11 +112,14 @@ def sign(interval: Interval) -> int:
     return int(low > 0) - int(high < 0)
 
 
-def points(interval: Interval, turned: int = 1) -> str:
-    """`4.2 [1.0, 7.3]`, in percent points; of the negative if ``turned`` is −1."""
-    ends = sorted(turned * end for end in (interval.low, interval.high))
+def negative(interval: Interval) -> Interval:
+    return interval._replace(mean=-interval.mean, low=-interval.high, high=-interval.low)
+
+
+def points(interval: Interval) -> str:
+    """`4.2 [1.0, 7.3]`, in percent points."""
     # adding zero makes −0.0 a plain zero
-    mean, low, high = (round(100 * value, 1) + 0.0 for value in (turned * interval.mean, *ends))
+    mean, low, high = (round(100 * value, 1) + 0.0 for value in interval[:3])
     if math.isnan(interval.low):
         return f"{mean:.1f}, " + ("one seed" if interval.seeds < 2 else f"the same in {interval.seeds} seeds")
     return f"{mean:.1f} [{low:.1f}, {high:.1f}]"
@@ -130,4 +133,4 @@ def verdict(interval: Interval, words: tuple[str, str] = ("ahead by", "behind by
     side = sign(interval)
     if not side:
         return f"not told apart ({points(interval)})"
-    return f"{words[0 if side > 0 else 1]} {points(interval, side)}"
+    return f"{words[0]} {points(interval)}" if side > 0 else f"{words[1]} {points(negative(interval))}"

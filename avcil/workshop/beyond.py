@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from avcil.comparison.intervals import Interval, over_seeds, over_seeds_and_clips, points, verdict
+from avcil.comparison.intervals import Interval, negative, over_seeds, over_seeds_and_clips, points, verdict
 from avcil.comparison.missing import SENSES
 from avcil.comparison.tables import markdown
 from avcil.params import load, project
 from avcil.params.beyond import CASES, DUET, WAYS, WHOLE, Light, load_beyond
 from avcil.results.names import family_of, name_of, short_name_of
-from avcil.workshop.claims import PUBLISHED, negative, outcome
+from avcil.workshop.claims import PUBLISHED, outcome
 
 OURS, JOINT, AHEAD = "lll_closed", 0.03, 0.10  # goals: within so much of the joint twin, ahead of what is published
 FROZEN = "acil_guided"  # attends by the prior's similarity alone
@@ -320,7 +320,7 @@ def light(folder: Path) -> str:
         _guided(table, settings),
         _trained(table, settings),
     ]
-    return "\n\n".join(filter(None, blocks)).replace("one seed", "one world")
+    return _of_worlds("\n\n".join(filter(None, blocks)))
 
 
 def _part(share: float) -> str:
@@ -329,15 +329,15 @@ def _part(share: float) -> str:
 
 
 def _of_light(table: pd.DataFrame, settings: Light) -> str:
-    name, cost = settings.variants[settings.claimed].name, negative(gain(table, settings.row, settings.claimed))
+    name, gained = settings.variants[settings.claimed].name, gain(table, settings.row, settings.claimed)
     sizes = table[table.row == settings.row].groupby("variant").bytes.mean()
     ours, whole = sizes[[settings.claimed, "whole"]]
-    reached = outcome(negative(cost), -settings.loss) if ours <= settings.share * whole else "does not hold"
+    reached = outcome(gained, -settings.loss) if ours <= settings.share * whole else "does not hold"
     wanted = f"{_part(settings.share)} for at most {100 * settings.loss:.0f}; {GOAL[reached]}"
     return (
         f"Stored as {name}, a clip takes {ours:,.0f} of {whole:,.0f} bytes, {_part(ours / whole)}, and "
-        f"{short_name_of(settings.row)} loses {points(cost)} points of last accuracy in {cost.seeds} worlds (wanted: "
-        f"{wanted})."
+        f"{short_name_of(settings.row)} loses {points(negative(gained))} points of last accuracy in {gained.seeds} "
+        f"worlds (wanted: {wanted})."
     )
 
 

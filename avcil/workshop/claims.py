@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from avcil.comparison.intervals import Interval, points, sign
+from avcil.comparison.intervals import Interval, negative, points, sign
 from avcil.comparison.tables import Comparable, markdown
 from avcil.results.names import of_family, short_name_of
 
@@ -115,10 +115,6 @@ CLAIMS = {
         Claim("guided without a similarity", "ours", "lll_closed_synchrony", "scaled_ridge"),
     ],
 }
-
-
-def negative(interval: Interval) -> Interval:
-    return interval._replace(mean=-interval.mean, low=-interval.high, high=-interval.low)
 
 
 def lead(comparable: Comparable, setting: str, measure: str, first: str, second: str | None = None) -> Interval:
