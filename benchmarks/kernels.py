@@ -27,7 +27,20 @@ from peers import Options, attention, channelwise, distillation, shape
 from peers.attention import Attention
 from peers.channelwise import Channelwise
 from peers.distillation import LIGER, Distil
-from report import RESULTS, Goal, goal_table, heading, judged, machine, read, row, table, times_as_fast, write
+from report import (
+    RESULTS,
+    Goal,
+    goal_table,
+    heading,
+    judged,
+    machine,
+    memory_share,
+    read,
+    row,
+    table,
+    times_as_fast,
+    write,
+)
 from timing import Group, measure, rates, use_threads
 
 BUILD: dict[type, Callable[[NamedTuple, Options], Group]] = {
@@ -61,24 +74,17 @@ def key(case: NamedTuple) -> str:
 # goals ---------------------------------------------------------------------------------------------------------------
 
 
-def against(case: NamedTuple, ours: str, other: str) -> Callable[[dict], float | None]:
-    return lambda found: times_as_fast(found, key(case), ours, other)
+def authors(precision: str) -> list[str]:
+    """Their module, or where the user has none what stands for it."""
+    return [f"{name}, {precision}" for name in ("authors' module", STAND_IN)]
 
 
-def against_authors(case: Channelwise, ours: str, precision: str) -> Callable[[dict], float | None]:
-    """The authors' module, or where the user has none what stands for it."""
-    others = [f"{name}, {precision}" for name in ("authors' module", STAND_IN)]
-    return lambda found: next(filter(None, (times_as_fast(found, key(case), ours, o) for o in others)), None)
+def against(case: NamedTuple, ours: str, *others: str) -> Callable[[dict], float | None]:
+    return lambda found: times_as_fast(found, key(case), ours, *others)
 
 
-def memory_share(case: Channelwise, ours: str) -> Callable[[dict], float | None]:
-    def share(found: dict) -> float | None:
-        mine = row(found, key(case), ours)
-        theirs = [row(found, key(case), f"{name}, fp32") for name in ("authors' module", STAND_IN)]
-        theirs = next(filter(None, theirs), None)
-        return mine["peak_mib"] / theirs["peak_mib"] if mine and theirs else None
-
-    return share
+def memory(case: Channelwise, ours: str) -> Callable[[dict], float | None]:
+    return lambda found: memory_share(found, key(case), ours, *authors("fp32"))
 
 
 def best(case: NamedTuple, precision: str, whose: str) -> Callable[[dict], dict | None]:
@@ -123,27 +129,17 @@ MHA = "nn.MultiheadAttention with weights, fp32"
 def goals() -> list[Goal]:
     one, _, many, *_ = CASES["cpu"]
     steps = [case for case in CASES["cpu"] if isinstance(case, Channelwise)]
+    text = "guided attention, Q = {}, N = 1568: times as fast as nn.MultiheadAttention"
     found = [
-        Goal(
-            "guided attention, Q = 1, N = 1568: times as fast as nn.MultiheadAttention",
-            "cpu",
-            10,
-            against(one, LAYER, MHA),
-        ),
-        Goal(
-            "guided attention, Q = 32, N = 1568: times as fast as nn.MultiheadAttention",
-            "cpu",
-            2,
-            against(many, LAYER, MHA),
-        ),
+        Goal(text.format(case.Q), "cpu", wanted, against(case, LAYER, MHA)) for case, wanted in ((one, 10), (many, 2))
     ]
     for case in steps:
         name = f"channel-wise step, S = {case.S}"
         for precision, wanted in (("fp32", 2.5), ("bf16", 5)):
             ours = f"ours, auto, {precision}"
-            how = against_authors(case, ours, "fp32")
+            how = against(case, ours, *authors("fp32"))
             found.append(Goal(f"{name}, {precision} tokens: times as fast as the authors'", "cpu", wanted, how))
-            how = memory_share(case, ours)
+            how = memory(case, ours)
             found.append(
                 Goal(f"{name}, {precision} tokens: share of the authors' peak memory", "cpu", 1 / 3, how, True)
             )
@@ -155,18 +151,16 @@ def goals() -> list[Goal]:
         found.append(Goal(f"{name}: share of the copy bandwidth", "cuda", 0.8, share_of_copy(case)))
     official = Channelwise(256, 8, 196)
     triton = "ours, triton, bf16"
-    autocast = against_authors(official, triton, "bf16")
+    autocast = against(official, triton, *authors("bf16"))
     found += [
         Goal(
             "channel-wise step: times as fast as the authors' in their precision",
             "cuda",
             10,
-            against_authors(official, triton, "fp32"),
+            against(official, triton, *authors("fp32")),
         ),
         Goal("channel-wise step: times as fast as the authors' under autocast to bf16", "cuda", 5, autocast),
-        Goal(
-            "channel-wise step: share of the authors' peak memory", "cuda", 1 / 8, memory_share(official, triton), True
-        ),
+        Goal("channel-wise step: share of the authors' peak memory", "cuda", 1 / 8, memory(official, triton), True),
         Goal("dual distillation, 9 past tasks: launches", "cuda", 1, launched(Distil(384, 9)), True),
         Goal(
             "dual distillation, 9 past tasks: times as fast as eager",
@@ -271,17 +265,17 @@ def main() -> None:
     device = torch.device(given.device)
     use_threads()
     torch._dynamo.config.recompile_limit = 64
-    authors = Authors(given.official.resolve()) if given.official else None
+    module = Authors(given.official.resolve()) if given.official else None
     about = machine(device)
     path = given.out / f"kernels_{about['slug']}{'_quick' * given.quick}.json"
     found = {
         "machine": about,
-        "official": authors is not None,
+        "official": module is not None,
         "liger": LIGER and device.type == "cuda",
         "rates": rates(device, given.quick),
         "groups": read(path).get("groups", {}),
     }
-    options = Options(device, authors, compiled=not (given.quick or given.no_compile), tuned=not given.no_tune)
+    options = Options(device, module, compiled=not (given.quick or given.no_compile), tuned=not given.no_tune)
     known = CASES["quick" if given.quick else device.type]
     cases = [case for case in known if any(word in key(case) for word in given.only)]
     if not cases:

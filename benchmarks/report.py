@@ -26,7 +26,7 @@ def _cpu_flags() -> dict[str, bool]:
     return {name: bool(getattr(torch.cpu, probe, lambda: False)()) for name, probe in probes.items()}
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
     info = Path("/proc/cpuinfo")
     found = re.search(r"model name\s*: (.+)", info.read_text()) if info.exists() else None
     return found[1] if found else platform.processor() or platform.machine()
@@ -35,7 +35,7 @@ def _cpu_name() -> str:
 def machine(device: torch.device) -> dict:
     """What the numbers were measured on."""
     flags = _cpu_flags()
-    name = _cpu_name()
+    name = cpu_name()
     slug = re.sub(r"\(R\)|\(TM\)|\bProcessor\b|\bCPU\b|@.*", " ", name)
     slug = f"cpu {slug} {'amx' if flags['amx'] else torch.backends.cpu.get_cpu_capability()}"
     if device.type == "cuda":
@@ -43,7 +43,7 @@ def machine(device: torch.device) -> dict:
     return {
         "device": name,
         "slug": re.sub(r"\W+", "_", slug.lower()).strip("_"),
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "isa": torch.backends.cpu.get_cpu_capability(),
         **flags,
         "cores": os.cpu_count(),
@@ -84,9 +84,16 @@ def row(found: dict, key: str, name: str) -> dict | None:
     return names.get(name)
 
 
-def times_as_fast(found: dict, key: str, ours: str, other: str) -> float | None:
-    """From the ratios of a group."""
-    return found["groups"].get(key, {}).get("ratios", {}).get(ours, {}).get(other, {}).get("wall")
+def times_as_fast(found: dict, key: str, ours: str, *others: str) -> float | None:
+    """From the ratios of a group, against the first of the others that took part."""
+    ratios = found["groups"].get(key, {}).get("ratios", {}).get(ours, {})
+    return next((ratios[other]["wall"] for other in others if other in ratios), None)
+
+
+def memory_share(found: dict, key: str, ours: str, *others: str) -> float | None:
+    """Of the peak memory of the first of the others that ran."""
+    mine, theirs = row(found, key, ours), next(filter(None, (row(found, key, other) for other in others)), None)
+    return mine["peak_mib"] / theirs["peak_mib"] if mine and theirs else None
 
 
 def read(path: Path) -> dict:

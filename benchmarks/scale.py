@@ -14,7 +14,6 @@ that the kernel would give back count too. read_gb: from the disk, not from the 
 
 import argparse
 import json
-import re
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,7 @@ import psutil
 import torch
 
 import report
+from authors import peak_memory
 from avcil.learn.train import run_tasks
 from avcil.params import load
 from avcil.params.learning import chain
@@ -63,11 +63,6 @@ def write_store(folder: Path, clips: int, classes: int) -> None:
     finish(folder / "store", header)
 
 
-def peak_bytes() -> int:
-    """Resident at most so far, of this process alone: a child's ru_maxrss begins at its parent's."""
-    return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
-
-
 def learn(folder: Path, row: str, store: str, classes: int, tasks: int) -> dict[str, float]:
     """In this process: one run, and what it took."""
     torch.set_num_threads(1)
@@ -76,14 +71,14 @@ def learn(folder: Path, row: str, store: str, classes: int, tasks: int) -> dict[
         [folder / name for name in ("manifest.csv", "orders.json", "store")],
         0 if store == "mapped" else 1 << 60,
     )
-    before, read = peak_bytes(), psutil.Process().io_counters().read_bytes
+    before, read = peak_memory(), psutil.Process().io_counters().read_bytes
     began, cpu = time.perf_counter(), time.process_time()
     data = load_datasets(*files, [0], room=room)[0]
     with tempfile.TemporaryDirectory(dir=folder) as out:
         run_tasks(data, params.method(row), params.training, chain([classes // tasks] * tasks, 1), 0, Path(out))
         kept = sum(file.stat().st_size for file in Path(out).rglob("*") if file.is_file())
     cpu, wall = time.process_time() - cpu, time.perf_counter() - began
-    peak = peak_bytes() - before
+    peak = peak_memory() - before
     return {
         "cpu_ms_a_clip": 1000 * cpu / len(data.splits["train"]),
         "wall_seconds": wall,

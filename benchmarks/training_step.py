@@ -29,7 +29,7 @@ from peers import attention, cast, channelwise
 from peers.attention import Attention
 from peers.channelwise import Channelwise
 from recipes import CLASSES, PAST, AvCil, Data, Guided, Sizes, Training, captured, eager
-from report import RESULTS, Goal, goal_table, heading, judged, machine, row, table, times_as_fast, write
+from report import RESULTS, Goal, goal_table, heading, judged, machine, memory_share, table, times_as_fast, write
 from timing import DTYPES, Group, Variant, Work, measure, rates, use_threads
 
 SIZES = {"cpu": Sizes(16, 64), "cuda": Sizes(256, 1024), "quick": Sizes(4, 8, S=5)}
@@ -140,22 +140,11 @@ def _found(found: dict, name: str) -> str:
 
 
 def against(recipe: str, ours: str, others: list[str]) -> Callable[[dict], float | None]:
-    """The first of the others that took part."""
-
-    def ratio(found: dict) -> float | None:
-        ratios = (times_as_fast(found, _found(found, recipe), ours, other) for other in others)
-        return next(filter(None, ratios), None)
-
-    return ratio
+    return lambda found: times_as_fast(found, _found(found, recipe), ours, *others)
 
 
-def memory_share(recipe: str, ours: str, others: list[str]) -> Callable[[dict], float | None]:
-    def share(found: dict) -> float | None:
-        key = _found(found, recipe)
-        mine, theirs = row(found, key, ours), next(filter(None, (row(found, key, other) for other in others)), None)
-        return mine["peak_mib"] / theirs["peak_mib"] if mine and theirs else None
-
-    return share
+def peak(recipe: str, ours: str, others: list[str]) -> Callable[[dict], float | None]:
+    return lambda found: memory_share(found, _found(found, recipe), ours, *others)
 
 
 def goals() -> list[Goal]:
@@ -168,10 +157,10 @@ def goals() -> list[Goal]:
             Goal(f"{text}, {p} tokens: {speed}", "cpu", wanted, against("AV-CIL", f"ours, auto, {p}", theirs))
             for p, wanted in (("fp32", 2.5), ("bf16", 5))
         ),
-        Goal(f"{text}, bf16: {memory}", "cpu", 1 / 3, memory_share("AV-CIL", "ours, auto, bf16", theirs), True),
+        Goal(f"{text}, bf16: {memory}", "cpu", 1 / 3, peak("AV-CIL", "ours, auto, bf16", theirs), True),
         Goal(f"{text}, CUDA graph: {speed}", "cuda", 10, against("AV-CIL", graph, theirs)),
         Goal(f"{text}, CUDA graph: {speed} under autocast", "cuda", 5, against("AV-CIL", graph, autocast)),
-        Goal(f"{text}: {memory}", "cuda", 1 / 8, memory_share("AV-CIL", "ours, triton, bf16", theirs), True),
+        Goal(f"{text}: {memory}", "cuda", 1 / 8, peak("AV-CIL", "ours, triton, bf16", theirs), True),
     ]
 
 

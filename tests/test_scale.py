@@ -44,12 +44,12 @@ import sys
 from pathlib import Path
 import torch
 sys.path.insert(0, "benchmarks")
-from scale import peak_bytes
+from authors import peak_memory
 from avcil.tokens.store import read_store
 tokens = read_store(Path(sys.argv[1]), room=0).tokens
-before = peak_bytes()
+before = peak_memory()
 tokens.coarse(2).clips(torch.arange(10))
-print(peak_bytes() - before)
+print(peak_memory() - before)
 """
 
 
