@@ -180,7 +180,8 @@ def by_task(
     in the end.
 
     ``around``: clips of other classes under the same shift, which `before` learns from ahead of the first task; `all`
-    learns from the clips of all tasks at once, of which those to come are not there yet: it is a bound.
+    learns from the clips of all tasks at once, of which those to come are not there yet: it is a bound. Source of
+    `first`: Panos et al., ICCV 2023, arXiv 2303.13199.
     """
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
