@@ -51,7 +51,8 @@ def each(
                 yield futures[future], future.result()
         except BrokenProcessPool:
             why = "a process that worked was ended from outside, for want of memory perhaps"
-            raise ChildProcessError(f"{why}; run this again, it goes on") from None
+            way_out = "run this again, it goes on; a script of your own works below `if __name__ == '__main__':`"
+            raise ChildProcessError(f"{why}; {way_out}") from None
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

@@ -111,4 +111,5 @@ def drop_others(artifacts: Path, protocol: Protocol, methods: Collection[str]) -
         gone = setting.name not in protocol.settings
         stale += [setting] if gone else [folder for folder in runs if folder.name not in methods]
     for folder in stale:
+        print(f"{folder}: of a row or setting that there is no more; its runs are deleted", flush=True)
         shutil.rmtree(folder)

@@ -24,6 +24,7 @@ from avcil.learn.capacity import at_once, taken
 from avcil.learn.evaluate import TaskResult
 from avcil.learn.hooks import check
 from avcil.learn.methods import files
+from avcil.learn.optimise import Diverged
 from avcil.learn.train import origin, run_tasks
 from avcil.params.learning import Method, Task, Training
 from avcil.tokens.dataset import Dataset, load_datasets
@@ -135,9 +136,12 @@ def _run(job: Job) -> Done:
         _begin_folder(job.folder, job.seed, stamp)
     resumed = job.folder is not None and any(job.folder.glob(f"task*/seed{job.seed}/result.json"))
     started = time.perf_counter()
-    results = run_tasks(
-        data, job.method, job.training, job.tasks, job.seed, job.folder, split=job.split, device=job.device
-    )
+    try:
+        results = run_tasks(
+            data, job.method, job.training, job.tasks, job.seed, job.folder, split=job.split, device=job.device
+        )
+    except Diverged as error:
+        raise Diverged(f"{' / '.join(job.name)}: {error}") from None
     done = Done(results, None if resumed else time.perf_counter() - started)
     if job.file:
         write_run(job.file, done, stamp)

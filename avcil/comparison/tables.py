@@ -60,7 +60,9 @@ def read(artifacts: Path, protocol: Protocol, rows) -> Swept:
         for row, seed in product(chosen, seeds):
             key, file = (name, row, seed), folder / row / f"seed{seed}.json"
             if name == first and not file.exists():  # of a chain, or of a clone that has the checkpoints alone
-                results[key] = _of_tasks(run_folder(artifacts, row, 0, seed, name).parents[1], seed)
+                sizes = setting.classes_per_task or protocol.classes_per_task
+                known = len(sizes) if isinstance(sizes, list) else None
+                results[key] = _of_tasks(run_folder(artifacts, row, 0, seed, name).parents[1], seed, known)
                 continue
             (results[key], took), _ = read_run(file)
             if took is not None:
@@ -75,10 +77,12 @@ def read(artifacts: Path, protocol: Protocol, rows) -> Swept:
     return Swept(results, seconds, orders, labels)
 
 
-def _of_tasks(runs: Path, seed: int) -> list[TaskResult]:
-    """Results that stand beside checkpoints. Raises ValueError naming the folder if there are none."""
-    tasks = range(len(list(runs.glob(f"task*/seed{seed}/result.json"))))
-    if not tasks:
+def _of_tasks(runs: Path, seed: int, known: int | None) -> list[TaskResult]:
+    """Results that stand beside checkpoints, of as many tasks as are ``known`` of: a longer sequence leaves more.
+    Raises ValueError naming the folder if there are none."""
+    there = len(list(runs.glob(f"task*/seed{seed}/result.json")))
+    tasks = range(known or there)
+    if not there:
         raise ValueError(f"{runs}: no results of seed {seed}; `dvc repro --force sweep` learns what is missing")
     return [load_result(runs / f"task{task}" / f"seed{seed}") for task in tasks]
 

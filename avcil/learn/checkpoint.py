@@ -55,7 +55,8 @@ def load_checkpoint(folder: Path, *, order: list[str] | None = None) -> Checkpoi
     except TypeError:
         raise CheckpointError(f"{folder}: of another version; delete it and run from the first task") from None
     if order is not None and whole.classes != order[: len(whole.classes)]:
-        raise CheckpointError(f"{folder}: learnt in another class order; delete it and run from the first task")
+        way_out = "take the data of its own seed, or delete it and run from the first task"
+        raise CheckpointError(f"{folder}: learnt in another class order; {way_out}")
     model, readout = (
         {name.removeprefix(part): value for name, value in tensors.items() if name.startswith(part)}
         for part in ("model.", "readout.")

@@ -126,10 +126,11 @@ def hooks_of(method: Method) -> dict[str, Hooks]:
 def check(row: str, method: Method) -> None:
     """Raises ValueError, naming the row, if a method's file does not take what the row gives it."""
     try:
-        hooks_of(method)
+        if other := [name for name, hook in hooks_of(method).items() if not isinstance(hook, Hooks)]:
+            raise ValueError(f"hooks: `{other[0]}` is none, but a fusion, classifier or read-out")
         if method.readout not in READOUTS:
             options(method.readout, method.readout_options)
         for name in named(method):
             find(name).build  # noqa: B018 - that it is there
-    except (ValueError, AttributeError) as problem:
+    except (ValueError, AttributeError, TypeError, NameError, ImportError, SyntaxError) as problem:
         raise ValueError(f"{row}: {problem}") from None

@@ -4,6 +4,7 @@ Dimension letters: ``N`` clips at hand.
 """
 
 import copy
+import math
 from collections.abc import Callable, Iterator
 from functools import reduce
 from itertools import cycle, repeat
@@ -11,10 +12,15 @@ from itertools import cycle, repeat
 import torch
 from torch import Tensor
 
+from avcil.base.refusal import Refusal
 from avcil.learn import parallel
 from avcil.learn.hooks import Batch, Learning
 from avcil.learn.losses import objective
 from avcil.params.learning import Method, Training
+
+
+class Diverged(Refusal):
+    """Learning whose losses are no numbers any more."""
 
 
 def batches(
@@ -53,7 +59,7 @@ def optimise(
 
     Under torchrun, each process computes its share of every batch (avcil/learn/parallel.py). ``score``, where given, is
     asked after each epoch, and the weights of the epoch that scored best stay, the earliest of equals. ``watch`` is
-    given each epoch's losses, and its score as `validation_accuracy`.
+    given each epoch's losses, and its score as `validation_accuracy`. Raises Diverged where a loss is not finite.
     """
     model, training = learning.model, learning.training
     optimiser = _optimiser(learning)
@@ -64,6 +70,9 @@ def optimise(
         if epoch == 0 and training.schedule == "cosine":
             schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs * len(rows))
         losses = _epoch(learning, [batch.to(learning.labels.device) for batch in rows], optimiser, schedule)
+        if bad := [name for name, loss in losses.items() if not math.isfinite(loss)]:
+            way_out = "lower `learning_rate`, or the weight of what is learnt"
+            raise Diverged(f"loss `{bad[0]}` is {losses[bad[0]]} in epoch {epoch}; {way_out}")
         history.append(losses)
         accuracy = {} if score is None else {"validation_accuracy": score()}
         if accuracy and accuracy["validation_accuracy"] > best:

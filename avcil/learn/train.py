@@ -22,7 +22,7 @@ from avcil.learn.heads import CarriedRidge, Head
 from avcil.learn.hooks import Learning, hooks_of
 from avcil.learn.memory import quota, select
 from avcil.learn.model import Output
-from avcil.learn.optimise import optimise
+from avcil.learn.optimise import Diverged, optimise
 from avcil.params.learning import Method, Task, Training, attends
 from avcil.params.section import Precision
 from avcil.tokens.dataset import Dataset
@@ -65,7 +65,8 @@ def run_task(
     models learn and predict (avcil/base/device.py); heads are solved, and exemplars chosen, in float64 on the CPU.
 
     Raises ValueError if the device is not there, if ``start`` does not hold exactly the classes of the tasks before, if
-    the head cannot keep what it needs of all tasks, or if there is no validation clip to choose an epoch on.
+    the head cannot keep what it needs of all tasks, or if there is no validation clip to choose an epoch on; Diverged,
+    with task and seed, for losses that are not finite.
     """
     data, device = data._replace(tokens=tokens_of(data, method)), named(device)
 
@@ -79,7 +80,10 @@ def run_task(
     if not learning.model.attention.frozen:
         score = _score(data, learning, tasks, task)
         watch_epoch = partial(watch, task) if watch else None
-        losses = optimise(learning, epochs=tasks[task].epochs, score=score, watch=watch_epoch)
+        try:
+            losses = optimise(learning, epochs=tasks[task].epochs, score=score, watch=watch_epoch)
+        except Diverged as error:
+            raise Diverged(f"task {task}, seed {seed}: {error}") from None
     for hook in learning.hooks.values():
         hook.after_task(learning)
 

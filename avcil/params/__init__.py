@@ -45,6 +45,19 @@ _Loader.add_implicit_resolver(
 )
 
 
+def _of_seeds(protocol: dict, seeds: list[int]) -> dict:
+    """A protocol without seeds of its own has these; its settings that name some have those of them, or else all."""
+    if "seeds" in protocol:
+        return protocol
+    settings = {
+        name: setting | {"seeds": [seed for seed in setting["seeds"] if seed in seeds] or seeds}
+        if "seeds" in setting and not setting.get("worlds")
+        else setting
+        for name, setting in protocol.get("settings", {}).items()
+    }
+    return protocol | {"settings": settings}
+
+
 class Params(Section):
     """The whole of params.yaml."""
 
@@ -76,7 +89,8 @@ class Params(Section):
                 "classes_per_task": [task["classes"] for task in tasks],
                 "epochs": tasks[0]["epochs"],
             }
-            raw = raw | {"protocols": {name: shared | given for name, given in raw["protocols"].items()}}
+            protocols = {name: shared | _of_seeds(given, raw["seeds"]) for name, given in raw["protocols"].items()}
+            raw = raw | {"protocols": protocols}
         return raw
 
     @model_validator(mode="after")
@@ -86,6 +100,8 @@ class Params(Section):
             raise ValueError("tasks: ids must count 0, 1, 2, ...")
         if [task.from_ for task in self.tasks] != (names := [task.from_ for task in expected]):
             raise ValueError(f"tasks: each task starts from the one before it: {names}")
+        if len(epochs := sorted({task.epochs for task in self.tasks})) > 1:
+            raise ValueError(f"tasks: epochs {epochs}, but all rows learn each task as long; give one number of epochs")
         if self.prior.world.seed == self.world.seed:
             raise ValueError(
                 "prior.world.seed: must differ from world.seed, or the prior would see the benchmark's classes"
@@ -206,7 +222,7 @@ def _protocol(folder: Path, name: str, *like_it: str) -> dict:
 
 
 def whole(path: Path = Path("params.yaml"), search: Path | None = None) -> dict:
-    """params.yaml, and beside it protocols/*.yaml and search.yaml, as one mapping that is not checked. ``search``: of
+    """params.yaml, and beside it ``protocols/*.yaml`` and search.yaml, as one mapping that is not checked. ``search``:
     where that file is instead."""
     raw, folder = _read(path), path.parent / "protocols"
     if "protocols" not in raw:

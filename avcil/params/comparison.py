@@ -66,7 +66,7 @@ class Protocol(Section):
     training: dict[str, object] = Field({}, description="keys of `training` that the benchmark changes")
     changes: dict[str, dict[str, object]] = Field({}, description="keys of rows that it changes, by row; `*`: of all")
     rows: list[str] = Field(min_length=1)
-    settings: dict[str, Setting]
+    settings: dict[str, Setting] = Field(min_length=1)
     knobs: dict[str, dict[str, str]] = Field({}, description="settings in which one thing is turned, with its values")
 
     @model_validator(mode="after")

@@ -10,27 +10,26 @@ from PIL import Image
 
 from avcil.extraction.clips import read_clip
 from avcil.learn.checkpoint import load_checkpoint
-from avcil.learn.evaluate import read_out
-from avcil.learn.model import Output
+from avcil.learn.evaluate import Readout, read_out
 from avcil.params.learning import Method, Training
 from avcil.params.world import Film
 from avcil.results.plots import outline, overlay
 from avcil.tokens.dataset import Dataset
 
 
-def _output(data: Dataset, clip: int, folder: Path, method: Method, training: Training) -> Output:
+def _read(data: Dataset, clip: int, folder: Path, method: Method, training: Training) -> Readout:
     checkpoint = load_checkpoint(folder, order=data.order)
-    return read_out(checkpoint, method, training, data.tokens, torch.tensor([clip])).output
+    return read_out(checkpoint, method, training, data.tokens, torch.tensor([clip]))
 
 
 def spatial_map(data: Dataset, clip: int, folder: Path, method: Method, training: Training) -> np.ndarray:
     """Spatial attention [L,S] of the checkpoint in ``folder`` on clip number ``clip`` of the data."""
-    return _output(data, clip, folder, method, training).spatial[0].numpy()
+    return _read(data, clip, folder, method, training).output.spatial[0].numpy()
 
 
 def probabilities(data: Dataset, clip: int, folder: Path, method: Method, training: Training) -> pd.Series:
-    """What the trained classifier of that checkpoint says of the clip, by label."""
-    logits = _output(data, clip, folder, method, training).logits[0]
+    """What that checkpoint says of the clip, by label: softmax of its classifier's logits, or of its solved head's."""
+    logits = _read(data, clip, folder, method, training).logits[0]
     return pd.Series(logits.softmax(0).numpy(), index=data.order[: len(logits)])
 
 

@@ -187,6 +187,8 @@ def read_store(store: Path, *, encoder: str | None = None, verify: bool = False,
     read now. Raises StoreError for an unfinished or damaged store, or one of another encoder than ``encoder``.
     """
     index = store / "index.json"
+    if not store.is_dir():
+        raise StoreError(f"{store}: no such feature store; run the features stage, or mend the name of the tokens")
     if not index.exists():
         raise StoreError(f"{store}: unfinished; run the features stage again, it goes on where it stopped")
     header = load_header(store)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from toys import TASKS, TRAINING, digest, row
 
 from avcil.kernels import separated_cross_entropy
-from avcil.learn import train
+from avcil.learn import methods, train
 from avcil.learn.attention import Features
 from avcil.learn.checkpoint import EMPTY, CheckpointError, load_checkpoint, save_checkpoint
 from avcil.learn.evaluate import build, predict, restore, solved_features, tokens_of
@@ -164,6 +164,17 @@ def test_exemplars_are_training_clips_of_seen_classes(toy):
     checkpoint, _, _ = train.run_task(toy, row(), TRAINING, TASKS, 0, 0, EMPTY)
     allowed = {toy.clip_ids[i] for i in toy.rows("train", 0, 2)}
     assert set(checkpoint.memory) <= allowed
+
+
+@pytest.mark.parametrize("changes", [{}, {"fusion": "mean"}, {"readout": "ridge"}])
+def test_what_diverges_is_no_result(toy, tmp_path, changes):
+    """Whatever is read out: a head is solved over features of such weights too."""
+    wild = TRAINING.model_copy(update={"learning_rate": 1e30})
+    with pytest.raises(
+        ValueError, match=r"^task 0, seed 3: loss `\w+` is (nan|inf) in epoch \d; lower `learning_rate`"
+    ):
+        train.run_tasks(toy, row(**changes), wild, TASKS, 3, tmp_path)
+    assert not any(tmp_path.rglob("result.json"))
 
 
 def test_a_checkpoint_of_another_class_order_is_refused(toy, tmp_path):
@@ -695,12 +706,23 @@ def test_rows_that_cannot_be_learnt_are_refused(changes, message):
         ({"hooks": {"der": {"weigth": 1.0}}}, r"options of `der`: no key `weigth` \(did you mean `weight`\?\)"),
         ({"hooks": {"der": {"weight": -1.0}}}, "options of `der`: weight: Input should be greater than 0"),
         ({"readout": "slda", "readout_options": {"shrinkage": 2.0}}, "options of `slda`: shrinkage"),
+        ({"hooks": {"fecam": {}}}, "hooks: `fecam` is none, but a fusion, classifier or read-out"),
     ],
 )
 def test_options_that_a_method_s_file_does_not_take_are_refused_by_row(changes, message):
     method = Method(**row(hooks={}).model_dump() | changes)
     with pytest.raises(ValueError, match=f"^mine: .*{message}"):
         check("mine", method)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("def build(", "never closed"), ("build = lost", "'lost' is not defined")]
+)
+def test_a_methods_file_that_cannot_be_read_is_refused_by_row(monkeypatch, tmp_path, text, message):
+    (tmp_path / "mine_own.py").write_text(text)
+    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
+    with pytest.raises(ValueError, match=f"^mine: .*{message}"):
+        check("mine", row().model_copy(update={"hooks": {"mine_own": {}}}))
 
 
 def test_an_epoch_is_not_chosen_on_no_validation_clips(toy):

@@ -34,6 +34,7 @@ def _changed(raw, path, value):
         ("film.size", 100, r"film\.size: Input should be a multiple of 24"),
         ("tasks.1.from", "init", r"each task starts from the one before it"),
         ("tasks.1.id", 3, r"ids must count 0, 1, 2"),
+        ("tasks.1.epochs", 5, r"tasks: epochs \[5, 40\], but all rows learn each task as long"),
         ("prior.world.seed", 0, r"prior\.world\.seed: must differ from world\.seed"),
         ("seedz", [0], r"params\.yaml: no key `seedz` \(did you mean `seeds`\?\)"),
         ("rows", ["lll_prior", "replai"], r"rows: no method `replai` \(did you mean `replay`\?\)"),
@@ -116,6 +117,14 @@ def test_the_embedded_protocol_takes_seeds_and_tasks_from_params(raw_params):
     assert (found.seeds, found.epochs, found.classes_per_task) == ([4, 7], 3, [4] * 5)
 
 
+@pytest.mark.parametrize(("seeds", "few"), [([0], [0]), ([5], [5]), ([2, 0, 7], [0, 2])])
+def test_a_setting_of_few_seeds_has_those_that_are_learnt(raw_params, seeds, few):
+    settings = SETTINGS | {"one": {"seeds": [0, 1, 2]}, "worlds": {"worlds": True, "seeds": [3]}}
+    raw = raw_params | {"protocols": {raw_params["benchmark"]: TINY | {"settings": settings}}, "seeds": seeds}
+    found = parse(raw).protocol().settings
+    assert (found["one"].seeds, found["few"].seeds, found["worlds"].seeds) == (few, None, [3])
+
+
 def test_a_protocol_takes_the_rest_from_the_one_that_it_is_like(tmp_path):
     for name in ("params.yaml", "search.yaml"):
         shutil.copy(ROOT / name, tmp_path)
@@ -145,7 +154,7 @@ def test_a_protocol_takes_the_rest_from_the_one_that_it_is_like(tmp_path):
         ),
         ("protocols.ave.epochs_of", {"lll_": 3}, "epochs_of: `lll_` is not among the rows"),
         ("protocols.sounding_objects.headline", ["lwff"], "protocols.sounding_objects: no method `lwff`"),
-        ("protocols.sounding_objects.settings.tasks_2.seeds", [9], "settings.tasks_2: seed 9 is not among"),
+        ("protocols.ave.settings.standard.seeds", [9], "settings.standard: seed 9 is not among"),
         ("protocols.sounding_objects.settings.worlds.world", {"classes": 40}, "settings.worlds: other classes, in the"),
         ("protocols.sounding_objects.settings.tasks_2.world", {"noise": [0, 1]}, "settings.tasks_2: only drawn worlds"),
         (

@@ -119,6 +119,18 @@ def test_metrics_do_not_assume_tasks_of_equal_size(run_before, params):
     pd.testing.assert_frame_equal(rounded.measures, whole.measures, atol=2e-4, rtol=0)
 
 
+def test_tasks_that_a_longer_sequence_left_are_none_of_the_run(run_before, params):
+    from avcil.comparison import tables
+
+    protocol = params.protocol()
+    protocol = protocol.model_copy(update={"settings": {"standard": protocol.settings["standard"]}, "seeds": [0]})
+    for tasks in (5, 4):
+        shorter = protocol.model_copy(update={"classes_per_task": [4] * tasks})
+        shutil.copytree(ROOT / "artifacts/splits", run_before / "artifacts/splits", dirs_exist_ok=True)
+        found = tables.read(run_before / "artifacts", shorter, ["replay"]).results["standard", "replay", 0]
+        assert [result.task for result in found] == [*range(tasks)]
+
+
 def test_half_a_run_is_not_taken_for_a_whole_one(run_before):
     (run_before / "artifacts/runs/others/replay/task4/seed1/result.json").unlink()
     with pytest.warns(UserWarning, match="no artifacts/runs/others/replay/task4/seed1"):
