@@ -94,7 +94,7 @@ def test_rooms_need_few_packages():
         return {name.split(".")[0] for name in imports(file.read_text())}
 
     assert not [file for file in (PACKAGE / "params").glob("*.py") if {"torch", "pandas"} & packages(file)]
-    core = {"avcil", "collections", "copy", "functools", "itertools", "typing", "torch"}
+    core = {"avcil", "collections", "copy", "functools", "itertools", "math", "typing", "torch"}
     for name in ("model", "losses", "heads", "memory", "optimise"):
         assert packages(PACKAGE / f"learn/{name}.py") <= core, name
     assert "torch" not in packages(PACKAGE / "results/plots.py")
