@@ -182,7 +182,7 @@ WAYS: dict[Way, str] = {  # how tokens are adapted, without a label
     "moments": "standardised anew, by the first task's clips",
     "first": "adapters learnt on the first task's clips",
     "continued": "adapters that go on learning with each task",
-    "distilled": "the same, with feature distillation",
+    "distilled": "the same, held by feature distillation",
     "merged": "an adapter a task, their mean",
     "before": "adapters learnt beforehand, on clips of other classes",
     "all": "adapters learnt on all tasks' clips at once",

@@ -160,7 +160,8 @@ def adapting(table: pd.DataFrame) -> Figure:
     """
     table = table[table.row == table.row.iloc[0]]
     shifts, ways = (list(dict.fromkeys(table[column])) for column in ("shift", "way"))
-    figure, axes = plt.subplots(1, len(shifts), figsize=(3.6 * len(shifts), 0.3 * len(ways) + 1.4), sharey=True)
+    size = 3.6 * len(shifts), 0.3 * len(ways) + 1.4
+    figure, axes = plt.subplots(1, len(shifts), figsize=size, sharex=True, sharey=True)
     colours = sns.color_palette("colorblind", 2)
     for axis, shift in zip(axes, shifts, strict=True):
         by_way = (100 * table[table["shift"] == shift].set_index("way")[["last_accuracy", "hit"]]).groupby("way")

@@ -469,7 +469,7 @@ def adapting(folder: Path) -> str:
         blocks.append(markdown(f"| {short_name_of(row)} | {head} |", "l" + "rrr" * len(shifts), lines))
     told = "; ".join(
         f"{WAYS[way]}: " + ", ".join(f"{shift} {verdict(over_frozen(table, ours, shift, way))}" for shift in shifts)
-        for way in ("before", "continued")
+        for way in ("continued", "distilled", "before")
     )
     note = (
         "Last accuracy and hits (the share of test clips on which attention peaks on what sounds), percent, means of "

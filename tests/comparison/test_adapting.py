@@ -192,7 +192,7 @@ def test_settings_that_cannot_be_are_refused(params, tmp_path, changes, message)
 
 def test_the_page_tells_what_a_way_adds_to_the_frozen_prior(tmp_path):
     rng, lines = np.random.default_rng(0), []
-    gains = {"frozen": 0.0, "continued": -0.2, "before": 0.1}
+    gains = {"frozen": 0.0, "continued": -0.2, "distilled": 0.05, "before": 0.1}
     for shift, level in (("as it is", 0.8), ("faint", 0.6)):
         for world in (1, 2, 3, 4):
             luck = rng.normal(0, 0.05)
@@ -204,7 +204,8 @@ def test_the_page_tells_what_a_way_adds_to_the_frozen_prior(tmp_path):
     text = beyond.adapting(tmp_path)
     faint = table[table["shift"] == "faint"].pivot(index="world", columns="way", values="last_accuracy")
     gained = over_seeds(faint.before - faint.frozen)
-    assert f"faint ahead by {points(gained)}; {WAYS['continued']}: as it is behind by " in text
+    assert f"against the frozen prior: {WAYS['continued']}: as it is behind by " in text
+    assert f"faint ahead by {points(gained)}.**" in text
     line = next(line for line in text.splitlines() if line.startswith(f"| {WAYS['before']} |"))
     assert line.split(" | ")[4:6] == [f"{100 * faint.before.mean():.1f}", points(gained)]
     figure = plots_beyond.adapting(table)
