@@ -7,6 +7,7 @@ from media import tone, write
 from avcil import Learner
 from avcil.encoders.base import WeightsError
 from avcil.extraction import extract, features
+from avcil.learner.clips import tokens_of
 from avcil.params import ParameterError, parse
 from avcil.tokens.manifest import Media
 from avcil.tokens.store import read_store
@@ -92,7 +93,7 @@ def test_a_learner_reads_files_so_and_keeps_whose_similarity_it_is(given, clips,
     learner = Learner(params=params, encoder="both")
     learner.fit(files, ["a", "b", "a", "b"])
     extract.extract("both", clips, params, tmp_path / "both")
-    stored, read = read_store(tmp_path / "both").tokens, learner.encoder(files)
+    stored, read = read_store(tmp_path / "both").tokens, tokens_of(files, learner.encoder)
     assert torch.equal(read.similarity.float(), stored.similarity)
     learner.save(tmp_path / "kept")
     again = Learner.load(tmp_path / "kept")

@@ -31,6 +31,7 @@ def test_a_working_folder_that_is_no_sandbox_is_refused_and_stays(mine):
 
 def test_a_notebook_is_told_in_a_line(mine, monkeypatch):
     monkeypatch.chdir(mine)
+    monkeypatch.delenv("AVCIL_SANDBOX", raising=False)  # of notebooks that were run before
     with pytest.raises(RuntimeError) as refused:
         project.enter(str(mine))
     assert str(refused.value).splitlines()[1].startswith(f"workdir {mine}: neither `.`, the project itself, nor")
