@@ -1,6 +1,9 @@
 """A small row and a short training for the toy data (conftest.py): what tests of several rooms learn."""
 
+import yaml
+
 from avcil.params.learning import Method, Task, Training
+from conftest import ROOT
 
 TASKS = [Task(**{"id": t, "from": "init" if t == 0 else f"task{t - 1}", "classes": 2, "epochs": 8}) for t in range(3)]
 TRAINING = Training(
@@ -31,3 +34,11 @@ class Reduced:
 
 def digest(folder):
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def beyond_with(folder, section, changes):
+    """The project's beyond.yaml with other keys in a section, in ``folder``."""
+    given = yaml.safe_load((ROOT / "beyond.yaml").read_text())
+    given[section] |= changes
+    (folder / "beyond.yaml").write_text(yaml.safe_dump(given, sort_keys=False))
+    return folder / "beyond.yaml"

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from toys import beyond_with
 
 from avcil.comparison import adapting, sweep
 from avcil.comparison.adapting import Adapter, Adapters, Merged, Moments, adapted, by_task, fit, objective, shifted
@@ -180,11 +181,8 @@ def test_frozen_is_the_rows_own_result_and_nothing_is_done_twice(params, tmp_pat
     ],
 )
 def test_settings_that_cannot_be_are_refused(params, tmp_path, changes, message):
-    given = load_beyond(params, ROOT / "beyond.yaml").adapting.model_dump(mode="json") | changes
-    text = (ROOT / "beyond.yaml").read_text()
-    (tmp_path / "beyond.yaml").write_text(f"{text[: text.index('adapting:')]}adapting: {given}\n")
     with pytest.raises(ParameterError, match=message):
-        load_beyond(params, tmp_path / "beyond.yaml")
+        load_beyond(params, beyond_with(tmp_path, "adapting", changes))
 
 
 # ---- the page

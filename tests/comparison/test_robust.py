@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from toys import beyond_with
 
 from avcil.comparison import robust, sweep, worlds
 from avcil.comparison.intervals import over_seeds, points
@@ -199,11 +200,8 @@ def test_a_world_of_a_seed_has_its_own_classes_and_scenes(params):
     ],
 )
 def test_settings_that_cannot_be_are_refused(params, tmp_path, changes, message):
-    given = load_beyond(params, ROOT / "beyond.yaml").robust.model_dump(mode="json") | changes
-    text = (ROOT / "beyond.yaml").read_text()
-    (tmp_path / "beyond.yaml").write_text(f"{text[: text.index('robust:')]}robust: {given}\n")
     with pytest.raises(ParameterError, match=message):
-        load_beyond(params, tmp_path / "beyond.yaml")
+        load_beyond(params, beyond_with(tmp_path, "robust", changes))
 
 
 # ---- the page

@@ -5,8 +5,10 @@ import io
 import matplotlib.pyplot as plt
 import pytest
 from matplotlib import font_manager, get_data_path
+from toys import TASKS, TRAINING, row
 
-from avcil.results import plots
+from avcil.learn.train import run_tasks
+from avcil.results import attention, plots
 
 
 @pytest.mark.parametrize("known", ["no font", "another Arial"])
@@ -21,3 +23,12 @@ def test_the_fonts_are_matplotlibs_own_whatever_the_system_has(known, monkeypatc
     plt.close(axis.figure)
     assert font_manager.findfont(axis.title.get_fontproperties()).startswith(get_data_path())
     assert not caplog.records
+
+
+@pytest.mark.parametrize("changes", [{}, {"fusion": "frozen_guided", "readout": "ridge"}])
+def test_what_is_said_of_a_clip_is_what_its_row_answers(toy, tmp_path, changes):
+    """Of a solved head too, whose row has a classifier that learns nothing."""
+    last = run_tasks(toy, row(**changes), TRAINING, TASKS, 0, tmp_path)[-1]
+    for clip in toy.rows("test", 0, 6).tolist():
+        said = attention.probabilities(toy, clip, tmp_path / "task2/seed0", row(**changes), TRAINING)
+        assert said.idxmax() == toy.order[last.predictions[toy.clip_ids[clip]]] and abs(said.sum() - 1) < 1e-5

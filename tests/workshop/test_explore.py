@@ -35,6 +35,7 @@ from avcil.tokens.manifest import class_index, class_order, read_manifest
 from avcil.workshop import explore
 from avcil.workshop.explore import training
 from avcil.workshop.explore.answers import answer, prior_attention
+from avcil.workshop.explore.clip import UPLOAD
 from avcil.workshop.explore.faces import cut_out
 from avcil.workshop.explore.panel import VEGA, Checks
 from avcil.workshop.explore.playback import Attention, film, wav
@@ -711,6 +712,15 @@ def _uploaded(panel, name: str, content: bytes) -> None:
     """As the page sends it."""
     file = {"name": name, "type": "video/mp4", "size": len(content), "content": memoryview(content)}
     panel.upload.set_state({"value": [file | {"last_modified": 0}]})
+
+
+def test_what_servers_take_is_what_people_are_told():
+    """The Makefile tells the servers, in bytes and with room for what a message has around a file."""
+    script = (ROOT / "avcil/workshop/app/labextensions/avcil-playground/static/playground.js").read_text()
+    megabytes = int(re.search(r"const LIMIT = (\d+);", script)[1])
+    assert f"{megabytes} MB" == UPLOAD
+    taken = int(re.search(r'"websocket_max_message_size": (\d+)', (ROOT / "Makefile").read_text())[1])
+    assert 1.01e6 * megabytes < taken < 1.1e6 * megabytes
 
 
 def test_a_clip_of_ones_own_is_uploaded(places, params):
