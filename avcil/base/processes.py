@@ -2,10 +2,13 @@
 
 import multiprocessing
 import os
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing.reduction import ForkingPickler
+from types import ModuleType
 from typing import TypeVar
 
 import torch
@@ -45,7 +48,8 @@ def each(
         what = f"{error.strerror}; processes that work side by side keep locks there: make it writable"
         raise OSError(error.errno, what, "/dev/shm") from None
     with processes as pool:
-        futures = {pool.submit(_work, function, item, 1 / workers, device): number for number, item in enumerate(items)}
+        with _unless_named(function, items):
+            futures = {pool.submit(_work, function, item, 1 / workers, device): n for n, item in enumerate(items)}
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
@@ -56,6 +60,21 @@ def each(
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+@contextmanager
+def _unless_named(*work: object) -> Iterator[None]:
+    """Processes that are started meanwhile do not run the program's own file again, unless ``work`` is of it: it may
+    import torch, for seconds in which they watch nobody, and may lack `if __name__ == "__main__":`."""
+    if b"__main__" in bytes(ForkingPickler.dumps(work)):
+        yield
+        return
+    program = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = program
 
 
 @contextmanager

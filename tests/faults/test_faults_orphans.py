@@ -1,5 +1,6 @@
 """Whatever is killed with SIGKILL leaves no process of its own behind."""
 
+import os
 import subprocess
 import sys
 import time
@@ -16,12 +17,13 @@ _DVC = """
 import subprocess, sys
 subprocess.run([sys.argv[1], "-c", f"TQDM_DISABLE=1 {sys.executable} -m papermill --engine plain n.ipynb out.ipynb"])
 """
+# without a guard: its workers do not run it again
 _WORKERS = """
 import time
+import torch
 from avcil.base import processes
 
-if __name__ == "__main__":
-    list(processes.each(time.sleep, [600, 600], 2))
+list(processes.each(time.sleep, [600, 600], 2))
 """
 _RENDERERS = """
 import sys
@@ -74,10 +76,40 @@ def test_workers_watch_before_they_import_torch():
 
 @pytest.mark.parametrize("after", [0, 1, 4])
 def test_workers_end_with_the_process_that_started_them(tmp_path, after):
-    with subprocess.Popen([sys.executable, "-c", _WORKERS], cwd=ROOT) as sweep:
+    program = tmp_path / "program.py"  # of one that was given with -c no worker would know
+    program.write_text(_WORKERS)
+    with subprocess.Popen([sys.executable, program], env=os.environ | {"PYTHONPATH": str(ROOT)}) as sweep:
         below = _started(psutil.Process(sweep.pid), 3)  # and multiprocessing's own
         time.sleep(after)  # seconds
         sweep.kill()
+    assert not psutil.wait_procs(below, 5)[1]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a thread watches, until Python shuts down")
+def test_a_child_ends_with_its_parent_even_while_it_shuts_down(tmp_path):
+    """What is left to do then is done by no thread: here by a finaliser, which runs when all threads have stopped."""
+    child = tmp_path / "child.py"
+    child.write_text(f"""
+import os, pathlib, time
+from avcil.base.parent import end_with
+
+class Slow:
+    def __del__(self, sleep=time.sleep, begun=pathlib.Path({str(tmp_path / "begun")!r})):
+        begun.touch()
+        sleep(600)
+
+end_with(os.getppid())
+slow = Slow()
+""")
+    parent = "import subprocess, sys; subprocess.run([sys.executable, sys.argv[1]])"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([sys.executable, "-c", parent, child], env=environment) as started:
+        below = _started(psutil.Process(started.pid), 1)
+        for _ in range(600):
+            if (tmp_path / "begun").exists():
+                break
+            time.sleep(0.1)
+        started.kill()
     assert not psutil.wait_procs(below, 5)[1]
 
 

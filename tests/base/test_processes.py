@@ -1,0 +1,41 @@
+"""Work in several processes, from programs of any form."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from conftest import ROOT
+
+_PLAIN = """
+from avcil.base import processes
+
+print("begun")
+print(sorted(processes.each(abs, [-1, -2, -3], 2)))
+"""
+_OWN = """
+from avcil.base import processes
+
+def twice(number):
+    return 2 * number
+
+print("begun")
+if __name__ == "__main__":
+    print(sorted(processes.each(twice, [1, 2, 3], 2)))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("program", "begun", "last"),
+    [(_PLAIN, 1, "[(0, 1), (1, 2), (2, 3)]"), (_OWN, 3, "[(0, 2), (1, 4), (2, 6)]")],
+    ids=["without a guard", "a function of its own"],
+)
+def test_workers_run_the_program_again_only_for_functions_of_its_own(tmp_path, program, begun, last):
+    file = tmp_path / "program.py"
+    file.write_text(program)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, file], capture_output=True, text=True, env=environment, timeout=120)
+    lines = done.stdout.split("\n")
+    assert (lines.count("begun"), lines[-2], done.stderr) == (begun, last, "")
