@@ -260,8 +260,8 @@ def jobs(settings: Adapting, params: Params, folder: Path) -> tuple[list[Job], d
 def learn(job: Job, settings: Adapting, params: Params, around: dict[tuple[str, int], Path]) -> Done:
     """Do one job, unless its file stands there already, made from the same code, clips and choices."""
     data, (_, shift, way) = sweep.datasets(job.source)[job.seed], job.name
-    stamp = sweep.stamp_of(job, data) | {"adapted": settings.model_dump(exclude={"worlds", "shifts", "rows"})}
-    stamp |= {"code": stamp["code"] + digest(sweep.code_of(MEASURING))}
+    stamp = sweep.stamp_of(job, data) | {"measured": digest(sweep.code_of(MEASURING))}
+    stamp |= {"adapted": settings.model_dump(exclude={"worlds", "shifts", "rows"})}
     assert job.file is not None
     if sweep.standing(job.file, stamp):
         return Done([], None)

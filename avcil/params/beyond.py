@@ -2,9 +2,9 @@
 
 import math
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from avcil.params import ParameterError, Params, mapping
 from avcil.params.learning import Method
@@ -136,6 +136,24 @@ class Light(Section):
         return self
 
 
+def _drawn(worlds: list[int]) -> list[int]:
+    if 0 in worlds:
+        raise ValueError("0 is the shipped one, whose clips are not rendered here; take others")
+    return worlds
+
+
+Drawn = Annotated[Seeds, AfterValidator(_drawn)]
+"""Worlds that are drawn here."""
+
+
+def _check_strength(key: str, strength: float) -> None:
+    """Of those that are no decibels, which may be any number."""
+    highest = {"pixel_noise": 1, "compression": 51, "dropped_frames": 1, "delay": math.inf, "grey": 1}
+    part = key.split(".")[-1]
+    if part in highest and not 0 < strength <= highest[part]:
+        raise ValueError(f"{key}: {strength:g} is not above 0 and at most {highest[part]}")
+
+
 Damage = Literal["pixel_noise", "sound_noise", "other_sound", "gain", "compression", "dropped_frames", "delay"]
 
 
@@ -156,7 +174,7 @@ CASES = {  # what is done to a clip, in words that take its strength
 class Robust(Section):
     """Test clips that are damaged, and clips in which two objects sound."""
 
-    worlds: Seeds = Field(min_length=2, description="on whose test clips rows are compared; 1 or more")
+    worlds: Drawn = Field(min_length=2, description="on whose test clips rows are compared; 1 or more")
     rows: list[str] = Field(min_length=2, description="each against the first")
     damages: dict[Damage, list[float]] = Field(description="strengths; avcil/comparison/robust.py has their units")
 
@@ -166,12 +184,8 @@ class Robust(Section):
 
     @model_validator(mode="after")
     def _possible(self):
-        if 0 in self.worlds:
-            raise ValueError("worlds: 0 is the shipped one, whose clips are not rendered here; take others")
         for damage, strength in self.cases:
-            highest = {"pixel_noise": 1, "compression": 51, "dropped_frames": 1}.get(damage, math.inf)
-            if damage not in ("sound_noise", "other_sound", "gain") and not 0 < strength <= highest:
-                raise ValueError(f"damages.{damage}: {strength:g} is not above 0 and at most {highest}")
+            _check_strength(f"damages.{damage}", strength)
         return self
 
 
@@ -192,7 +206,7 @@ WAYS: dict[Way, str] = {  # how tokens are adapted, without a label
 class Adapting(Section):
     """Worlds that differ from those the prior was taught in, and adapters of its tokens."""
 
-    worlds: Seeds = Field(min_length=2, description="1 or more")
+    worlds: Drawn = Field(min_length=2, description="1 or more")
     clips_per_class: dict[str, int]
     surroundings: int = Field(gt=1, description="clips a class of the other classes that `before` learns from")
     shifts: dict[str, dict[Shift, float]] = Field(description="strengths, as of `robust`; grey: share of colour lost")
@@ -205,15 +219,12 @@ class Adapting(Section):
 
     @model_validator(mode="after")
     def _possible(self):
-        if 0 in self.worlds:
-            raise ValueError("worlds: 0 is the shipped one, whose clips are not rendered here; take others")
         for row, ways in self.rows.items():
             if ways[:1] != ["frozen"]:
                 raise ValueError(f"rows.{row}: begins with frozen, which the others are compared with")
         for name, shift in self.shifts.items():
             for part, strength in shift.items():
-                if part in ("pixel_noise", "grey") and not 0 < strength <= 1:
-                    raise ValueError(f"shifts.{name}.{part}: {strength:g} is not above 0 and at most 1")
+                _check_strength(f"shifts.{name}.{part}", strength)
         return self
 
 

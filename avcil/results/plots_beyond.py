@@ -165,12 +165,13 @@ def adapting(table: pd.DataFrame) -> Figure:
     colours = sns.color_palette("colorblind", 2)
     for axis, shift in zip(axes, shifts, strict=True):
         by_way = (100 * table[table["shift"] == shift].set_index("way")[["last_accuracy", "hit"]]).groupby("way")
+        means = by_way.mean()
         for colour, measure, label in zip(colours, ("last_accuracy", "hit"), ("last accuracy", "hits"), strict=True):
             for at, way in enumerate(ways):
                 values = by_way.get_group(way)[measure]
                 axis.plot(values, [at] * len(values), ".", color=colour, alpha=0.35, markersize=4)
-            axis.plot(by_way.mean()[measure][ways], range(len(ways)), "o", color=colour, markersize=6, label=label)
-            axis.axvline(by_way.mean()[measure]["frozen"], color=colour, linewidth=1, linestyle=":")
+            axis.plot(means[measure][ways], range(len(ways)), "o", color=colour, markersize=6, label=label)
+            axis.axvline(means[measure]["frozen"], color=colour, linewidth=1, linestyle=":")
         axis.set(title=shift, xlabel="%", yticks=range(len(ways)), yticklabels=[WAYS[way] for way in ways])
     axes[0].invert_yaxis()
     figure.legend(*axes[0].get_legend_handles_labels(), loc="lower right", ncols=2, frameon=False)
