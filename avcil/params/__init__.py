@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Literal
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from avcil.base.refusal import Refusal
 from avcil.params.comparison import Protocol, Row, Search
 from avcil.params.encoders import EncoderConfig
 from avcil.params.extraction import Compute, FeatureConfig
-from avcil.params.learning import Task, Training, chain
+from avcil.params.learning import Method, Task, Training, chain
 from avcil.params.section import Section, Seeds, nearest, offence
 from avcil.params.world import Corpus, Film, MiniConfig, PriorConfig, World
 
@@ -78,6 +78,13 @@ class Params(Section):
     protocols: dict[str, Protocol]
     search: Search
 
+    @field_validator("rows", mode="before")
+    @classmethod
+    def _listed(cls, rows):
+        if isinstance(rows, str) and rows not in ("headline", "all"):
+            raise ValueError(f"`{rows}` is neither headline nor all; a row that is named stands in brackets, [{rows}]")
+        return rows
+
     @model_validator(mode="before")
     @classmethod
     def _embedded(cls, raw):
@@ -121,15 +128,15 @@ class Params(Section):
         for name in self.rows if isinstance(self.rows, list) else []:
             _check(name, self.methods, "rows: no method")
         for name, protocol in self.protocols.items():
-            Training(**self.training.model_dump() | protocol.training)
+            _turned(Training, self.training, protocol.training, f"protocols.{name}.training")
             listed = [row for setting in protocol.settings.values() for row in setting.rows or []]
             for row in (*protocol.headline, *protocol.rows, *listed):
                 _check(row, self.methods, f"protocols.{name}: no method")
+            for row in protocol.rows if protocol.changes else ():
+                keys = protocol.changes.get("*", {}) | protocol.changes.get(row, {})
+                _turned(Method, self.methods[row], keys, f"protocols.{name}.changes: {row}")
             for setting, changed in protocol.settings.items():
-                try:
-                    self.turned(changed.world, None)
-                except ValidationError as error:
-                    raise ValueError(f"protocols.{name}.settings.{setting}.world: {offence(error)}") from None
+                _turned(World, self.world, changed.world, f"protocols.{name}.settings.{setting}.world")
         return self
 
     @property
@@ -177,6 +184,14 @@ class Params(Section):
 def _check(name: str, known: Collection[str], complaint: str) -> None:
     if name not in known:
         raise ParameterError(f"{complaint} `{name}`{nearest(name, known)}")
+
+
+def _turned(kind: type[Section], section: Section, changes: dict[str, object], where: str) -> None:
+    """Raises ValueError naming the key where a section cannot be changed so."""
+    try:
+        kind(**section.model_dump() | changes)
+    except ValidationError as error:
+        raise ValueError(f"{where}: {offence(error)}") from None
 
 
 def parse(raw: dict, source: str = "params.yaml") -> Params:

@@ -228,6 +228,31 @@ class Adapting(Section):
         return self
 
 
+ALONE = "none"  # no stream beside sound and picture
+
+
+class Streams(Section):
+    """More streams than sound and picture, joined to the tokens of patches."""
+
+    worlds: Drawn = Field(min_length=2, description="on whose test clips rows are compared; 1 or more")
+    choice: Drawn = Field(min_length=1, description="worlds on whose validation clips `weight` was chosen")
+    weights: list[float] = Field(min_length=1, description="that it was chosen among")
+    weight: float = Field(gt=0, description="of a stream beside the encoder's tokens")
+    rows: list[str] = Field(min_length=1, description="the first one chose")
+    trained: list[str] = Field([], description="rows that learn by gradients, and so take the time: with all streams")
+    trained_worlds: Seeds = Field([], description="of the worlds, those in which they learn")
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        if reported := sorted({*self.choice} & {*self.worlds}):
+            raise ValueError(f"choice: {reported[0]} is among the worlds that are reported; take another one")
+        if foreign := sorted(set(self.trained_worlds) - set(self.worlds)):
+            raise ValueError(f"trained_worlds: {foreign[0]} is not among the worlds {self.worlds}")
+        if self.weight not in self.weights:
+            raise ValueError(f"weight: {self.weight:g} is not among {self.weights}, which were tried")
+        return self
+
+
 class Beyond(Section):
     """The whole of beyond.yaml."""
 
@@ -236,6 +261,7 @@ class Beyond(Section):
     light: Light
     robust: Robust
     adapting: Adapting
+    streams: Streams
 
     def method(self, params: Params, name: str) -> Method:
         """A row of `missing`."""
@@ -251,8 +277,9 @@ def load_beyond(params: Params, path: Path = Path("beyond.yaml")) -> Beyond:
     """beyond.yaml, checked; raises ParameterError naming the key and the way out."""
     try:
         beyond = Beyond.model_validate(mapping(path.read_text("utf-8"), path.name))
-        many, light = beyond.many_tasks, beyond.light
-        for name in (*many.rows, *many.trained, light.row, light.trained, *beyond.robust.rows, *beyond.adapting.rows):
+        many, light, more = beyond.many_tasks, beyond.light, beyond.streams
+        rows = (*many.rows, *many.trained, light.row, light.trained, *more.rows, *more.trained)
+        for name in (*rows, *beyond.robust.rows, *beyond.adapting.rows):
             params.method(name)
         changes = {f"missing.rows.{name}": row.changes for name, row in beyond.missing.rows.items()}
         for where, changed in (changes | {"light": light.changes}).items():

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from avcil.params.beyond import CASES, DUET, WAYS, WHOLE, Light
+from avcil.params.beyond import ALONE, CASES, DUET, WAYS, WHOLE, Light
 from avcil.results.names import family_of, short_name_of
 
 MEASURED = {  # columns of `light`
@@ -176,4 +176,27 @@ def adapting(table: pd.DataFrame) -> Figure:
     axes[0].invert_yaxis()
     figure.legend(*axes[0].get_legend_handles_labels(), loc="lower right", ncols=2, frameon=False)
     figure.tight_layout(rect=(0, 0.05, 1, 1))
+    return figure
+
+
+def streams(table: pd.DataFrame) -> Figure:
+    """What each choice of streams adds to last accuracy of each row: means over worlds, and the worlds.
+
+    table: row, streams, world, split, last_accuracy.
+    """
+    tested = table[table.split == "test"]
+    rows, chosen = (list(dict.fromkeys(tested[column])) for column in ("row", "streams"))
+    wide = tested.pivot(index=["row", "world"], columns="streams", values="last_accuracy")
+    added, chosen = 100 * wide.sub(wide[ALONE], axis=0), [way for way in chosen if way != ALONE]
+    figure, axis = plt.subplots(figsize=(7, 0.5 * len(chosen) + 1.3))
+    for place, (row, colour) in enumerate(zip(rows, sns.color_palette("colorblind", len(rows)), strict=True)):
+        heights = [at + 0.18 * (place - (len(rows) - 1) / 2) for at in range(len(chosen))]
+        for values in added.loc[row][chosen].to_numpy():
+            axis.plot(values, heights, ".", color=colour, alpha=0.35, markersize=4)
+        axis.plot(added.loc[row][chosen].mean(), heights, "o", color=colour, markersize=6, label=short_name_of(row))
+    axis.axvline(0, color="0.6", linewidth=1)
+    axis.set(yticks=range(len(chosen)), yticklabels=chosen, xlabel="points of last accuracy over sound and picture")
+    axis.invert_yaxis()
+    figure.legend(*axis.get_legend_handles_labels(), loc="lower center", ncols=len(rows), frameon=False)
+    figure.tight_layout(rect=(0, 0.09, 1, 1))
     return figure

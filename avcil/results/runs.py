@@ -14,7 +14,8 @@ from avcil.comparison.protocol import run_folder
 from avcil.learn.checkpoint import Checkpoint, load_checkpoint
 from avcil.learn.evaluate import TaskResult
 from avcil.learn.train import load_result
-from avcil.params import Params, load, project
+from avcil.params import ParameterError, Params, load, project
+from avcil.params.section import nearest
 from avcil.results.names import name_of
 
 
@@ -136,6 +137,8 @@ def load_run(method: str, setting: str = "standard", *, root: Path | None = None
     root = project.root() if root is None else Path(root)
     params = load(root / "params.yaml")
     params.method(method)
+    if setting not in (known := params.protocol().settings):
+        raise ParameterError(f"no setting `{setting}` in protocols/{params.benchmark}.yaml{nearest(setting, known)}")
     missing, results, places = _stored(root / "artifacts", params, method, setting)
     if missing:
         note = f"from metrics/ alone: no {missing.relative_to(root)}; `dvc repro` gives predictions and checkpoints"
@@ -147,9 +150,9 @@ def load_run(method: str, setting: str = "standard", *, root: Path | None = None
 
 def _stored(artifacts: Path, params: Params, method: str, setting: str):
     """The first file that is missing, if one is; results by seed; the folder of each (seed, task) with a checkpoint."""
-    changes, results = params.protocol().settings.get(setting), dict[int, list[TaskResult]]()
+    changes, results = params.protocol().settings[setting], dict[int, list[TaskResult]]()
     places: dict[tuple[int, int], Path] = {}
-    for seed in (changes.seeds if changes else None) or params.seeds:
+    for seed in changes.seeds or params.seeds:
         folders = {(seed, task.id): run_folder(artifacts, method, task.id, seed, setting) for task in params.tasks}
         places |= {key: folder for key, folder in folders.items() if (folder / "checkpoint.json").is_file()}
         whole = artifacts / "sweep" / setting / method / f"seed{seed}.json"

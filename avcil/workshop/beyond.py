@@ -10,7 +10,7 @@ from avcil.comparison.intervals import Interval, negative, over_seeds, over_seed
 from avcil.comparison.missing import SENSES
 from avcil.comparison.tables import markdown
 from avcil.params import load, project
-from avcil.params.beyond import CASES, DUET, WAYS, WHOLE, Light, load_beyond
+from avcil.params.beyond import ALONE, CASES, DUET, WAYS, WHOLE, Light, load_beyond
 from avcil.results.names import family_of, name_of, short_name_of
 from avcil.workshop.claims import PUBLISHED, outcome
 
@@ -260,11 +260,15 @@ def _leads(found: dict[str, Interval]) -> str:
 # ---- light attention
 
 
+def apart(runs: pd.DataFrame, column: str, first: str, second: str) -> Interval:
+    """Last accuracy of one row's runs where ``column`` is ``first``, minus where it is ``second``, paired by world."""
+    wide = runs.pivot(index="world", columns=column, values="last_accuracy")
+    return over_seeds((wide[first] - wide[second]).dropna())
+
+
 def gain(table: pd.DataFrame, row: str, variant: str, other: str = "whole") -> Interval:
-    """Last accuracy with a variant minus that with another one, paired by world."""
-    tested = table[(table.row == row) & (table.split == "test")]
-    wide = tested.pivot(index="world", columns="variant", values="last_accuracy")
-    return over_seeds((wide[variant] - wide[other]).dropna())
+    """What a variant changes of last accuracy."""
+    return apart(table[(table.row == row) & (table.split == "test")], "variant", variant, other)
 
 
 def candidates(table: pd.DataFrame, settings: Light) -> pd.Series:
@@ -444,10 +448,8 @@ def _counted(apart: pd.Series, damages: list[tuple[str, float]]) -> list[int]:
 
 
 def over_frozen(table: pd.DataFrame, row: str, shift: str, way: str) -> Interval:
-    """What a way of adapting adds to last accuracy, paired by world."""
-    one = table[(table.row == row) & (table["shift"] == shift)]
-    wide = one.pivot(index="world", columns="way", values="last_accuracy")
-    return over_seeds(wide[way] - wide.frozen)
+    """What a way of adapting adds to last accuracy."""
+    return apart(table[(table.row == row) & (table["shift"] == shift)], "way", way, "frozen")
 
 
 def adapting(folder: Path) -> str:
@@ -476,3 +478,39 @@ def adapting(folder: Path) -> str:
         f"{table.world.nunique()} worlds; differences: points, 95 % intervals of Student's t over worlds, each alone."
     )
     return "\n\n".join([f"**{short_name_of(ours)}, against the frozen prior: {told}.**", *blocks, note])
+
+
+# ---- more streams
+
+
+def streams(folder: Path) -> str:
+    """The answer, and a line a choice of streams: of each row last accuracy, what they add to it, and hits."""
+    table = pd.read_csv(folder / "beyond_streams.csv")
+    tested, tried = table[table.split == "test"], table[table.split == "val"]
+    rows = {row: tested[tested.row == row] for row in dict.fromkeys(tested.row)}
+    chosen, every = list(dict.fromkeys(tested.streams)), tried.streams.iloc[0]
+    means, lines = 100 * tested.groupby(["row", "streams"])[["last_accuracy", "hit"]].mean(), []
+    for way in chosen:
+        line = [way]
+        for row, runs in rows.items():
+            accuracy, hit = means.loc[(row, way)] if (row, way) in means.index else (np.nan, np.nan)
+            line += ["" if np.isnan(value) else f"{value:.1f}" for value in (accuracy, hit)]
+            measured = way != ALONE and not np.isnan(accuracy)
+            line.insert(-1, points(apart(runs, "streams", way, ALONE)) if measured else "")
+        lines.append(line)
+    told = "; ".join(
+        f"{short_name_of(row)} {verdict(apart(runs, 'streams', every, ALONE))}" for row, runs in rows.items()
+    )
+    means_of = 100 * tried.groupby("weight").last_accuracy.mean()
+    scores = "; ".join(f"{weight:g}: {score:.1f}" for weight, score in means_of.items())
+    worlds = ", ".join(f"{short_name_of(row)} {runs.world.nunique()}" for row, runs in rows.items())
+    head = " | ".join(f"{short_name_of(row)} | over none | hits" for row in rows)
+    note = (
+        "Last accuracy and hits (the share of test clips on which attention peaks on what sounds), percent, means of "
+        f"worlds ({worlds}); differences: points, 95 % intervals of Student's t over worlds, each alone. A stream's "
+        f"weight beside the encoder's tokens is {tested.weight.iloc[0]:g}, chosen by last accuracy of "
+        f"{short_name_of(tried.row.iloc[0])} on validation clips of worlds "
+        f"{', '.join(map(str, tried.world.unique()))} ({scores})."
+    )
+    answer = f"**With {every}, over sound and picture alone: {told}.**"
+    return "\n\n".join([answer, markdown(f"| joined | {head} |", "l" + "rrr" * len(rows), lines), note])

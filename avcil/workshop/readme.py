@@ -426,6 +426,7 @@ def updated(texts: dict[str, str], folder: Path) -> dict[str, str]:
         "light": beyond.light(folder),
         "robust": beyond.robust(folder),
         "adapting": beyond.adapting(folder),
+        "streams": beyond.streams(folder),
     }
     for name, content in sections.items():
         begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"

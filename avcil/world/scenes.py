@@ -27,13 +27,15 @@ class Scene(NamedTuple):
     """A rendered scene; the first ``waveforms.shape[0]`` objects sound.
 
     frames [F,H,W,3] uint8, waveforms [sounding, N] float32 in [-1, 1], regions [sounding,F,G,G] float32: the
-    share of each cell that the sounding object visibly covers, classes: of all objects, the sounding first.
+    share of each cell that the sounding object visibly covers, classes: of all objects, the sounding first, nearness
+    [F,G,G] float32: 0 of the background, 1 of the object in front, those between at equal steps; mean of a cell.
     """
 
     frames: np.ndarray
     waveforms: np.ndarray
     regions: np.ndarray
     classes: tuple[int, ...]
+    nearness: np.ndarray
 
 
 class Appearance(NamedTuple):
@@ -179,12 +181,13 @@ def render(classes, world: World, film: Film, rng: np.random.Generator, *, sound
     background = (rng.uniform(0.1, 0.6, 3) + 0.15 * waves).astype(np.float32)
     frames = np.repeat(background[None], film.frames, 0)
     regions = np.zeros((sounding, film.frames, size, size), np.float32)
+    nearness = np.zeros((film.frames, size, size), np.float32)
 
     t = (np.arange(film.frames) + 0.5) / film.fps
     moments = (t * film.sample_rate).astype(int)
     middle = film.frames / film.fps / 2
     centres = _centres(len(classes), size, rng)
-    for i in rng.permutation(len(classes)):
+    for place, i in enumerate(rng.permutation(len(classes)), start=1):
         swell = envelopes[i, moments]
         if i >= sounding and rng.random() < 0.1:
             swell = np.zeros_like(swell)
@@ -195,13 +198,17 @@ def render(classes, world: World, film: Film, rng: np.random.Generator, *, sound
         look = appearance(world.seed, int(classes[i]), size)
         opacity = _paint(frames, look, centre, radius, rotation)
         regions *= 1 - opacity
+        nearness += opacity * (place / len(classes) - nearness)
         if i < sounding:
             regions[i] += opacity
     frames += rng.normal(0, 0.02, (film.frames, size, size, 1))
     cell = size // REGION_CELLS
-    grid = regions.reshape(sounding, film.frames, REGION_CELLS, cell, REGION_CELLS, cell).mean((3, 5))
+    grid, near = (
+        pixel.reshape(-1, film.frames, REGION_CELLS, cell, REGION_CELLS, cell).mean((3, 5), dtype=np.float32)
+        for pixel in (regions, nearness)
+    )
     pixels = (np.clip(frames, 0, 1) * 255).astype(np.uint8)
-    return Scene(pixels, waveforms, grid.astype(np.float32), tuple(int(c) for c in classes))
+    return Scene(pixels, waveforms, grid, tuple(int(c) for c in classes), near[0])
 
 
 def benchmark_scene(world: World, film: Film, seed: int, split: str, label: int, index: int) -> Scene:

@@ -38,7 +38,8 @@ def _changed(raw, path, value):
         ("prior.world.seed", 0, r"prior\.world\.seed: must differ from world\.seed"),
         ("seedz", [0], r"params\.yaml: no key `seedz` \(did you mean `seeds`\?\)"),
         ("rows", ["lll_prior", "replai"], r"rows: no method `replai` \(did you mean `replay`\?\)"),
-        ("rows", "healdine", r"rows\..*headline"),
+        ("rows", "healdine", r"rows: `healdine` is neither headline nor all"),
+        ("rows", "lll_prior", r"in brackets, \[lll_prior\]"),
         ("methods.ridge.tokens", "minni", r"methods\.ridge: no encoder `minni` \(did you mean `mini`\?\)"),
         ("methods.lll_2", {}, r"methods\.lll_2\.tokens: Field required; and \d+ more"),
         ("methods.ridge.about.name", "replay", r"methods\..*: is named as `.*` is; give it an `about` of its own"),
@@ -115,6 +116,22 @@ def test_the_embedded_protocol_takes_seeds_and_tasks_from_params(raw_params):
     raw["tasks"] = [task | {"epochs": 3} for task in raw["tasks"]]
     found = parse(raw).protocol()
     assert (found.seeds, found.epochs, found.classes_per_task) == ([4, 7], 3, [4] * 5)
+
+
+@pytest.mark.parametrize(
+    ("key", "given", "message"),
+    [
+        ("training", {"bach": 3}, r"protocols\.\w+\.training: no key `bach` \(did you mean `batch`\?\)"),
+        ("training", {"batch": "a"}, r"protocols\.\w+\.training: batch: Input should be a valid integer"),
+        ("changes", {"replay": {"exemplar": 3}}, r"changes: replay: no key `exemplar` \(did you mean `exemplars`\?\)"),
+        ("changes", {"*": {"memory": "some"}}, r"protocols\.\w+\.changes: lll_prior: memory: Input should be 'none'"),
+    ],
+)
+def test_what_a_protocol_changes_is_checked(raw_params, key, given, message):
+    tiny = TINY | {"settings": SETTINGS, key: given}
+    with pytest.raises(ParameterError, match=message) as error:
+        parse(raw_params | {"protocols": {raw_params["benchmark"]: tiny}})
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(("seeds", "few"), [([0], [0]), ([5], [5]), ([2, 0, 7], [0, 2])])

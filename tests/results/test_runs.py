@@ -165,6 +165,8 @@ def test_a_run_that_keeps_no_checkpoints_is_read_from_its_file(bare, params):
 def test_an_unknown_run_names_the_nearest(bare):
     with pytest.raises(ParameterError, match="did you mean `replay`"):
         avcil.load_run("repaly", root=bare)
+    with pytest.raises(ParameterError, match=r"no setting `world` in protocols/.*did you mean `worlds`"):
+        avcil.load_run("replay", "world", root=bare)
 
 
 @pytest.mark.filterwarnings("ignore:from metrics/ alone")
