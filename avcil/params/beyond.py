@@ -278,9 +278,11 @@ def load_beyond(params: Params, path: Path = Path("beyond.yaml")) -> Beyond:
     try:
         beyond = Beyond.model_validate(mapping(path.read_text("utf-8"), path.name))
         many, light, more = beyond.many_tasks, beyond.light, beyond.streams
-        rows = (*many.rows, *many.trained, light.row, light.trained, *more.rows, *more.trained)
-        for name in (*rows, *beyond.robust.rows, *beyond.adapting.rows):
-            params.method(name)
+        rows = [*many.rows, *many.trained, light.row, light.trained, *more.rows, *more.trained]
+        rows += [*beyond.robust.rows, *beyond.adapting.rows, *(row.of for row in beyond.missing.rows.values())]
+        for name in rows:
+            if name not in params.methods:
+                raise ParameterError(f"{path.name}: no method `{name}`{nearest(name, params.methods)}")
         changes = {f"missing.rows.{name}": row.changes for name, row in beyond.missing.rows.items()}
         for where, changed in (changes | {"light": light.changes}).items():
             if unknown := sorted(changed.keys() - Method.model_fields.keys()):

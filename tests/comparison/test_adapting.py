@@ -4,15 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from toys import beyond_with
 
 from avcil.comparison import adapting, sweep
 from avcil.comparison.adapting import Adapter, Adapters, Merged, Moments, adapted, by_task, fit, objective, shifted
 from avcil.comparison.intervals import over_seeds, points
 from avcil.encoders.mini import Mini
 from avcil.learn.train import run_tasks
-from avcil.params import ParameterError
-from avcil.params.beyond import WAYS, Adapting, load_beyond
+from avcil.params.beyond import WAYS, Adapting
 from avcil.params.learning import chain
 from avcil.results import plots_beyond
 from avcil.tokens.tokens import Tokens
@@ -169,20 +167,6 @@ def test_frozen_is_the_rows_own_result_and_nothing_is_done_twice(params, tmp_pat
     pd.testing.assert_frame_equal(adapting.run(settings, small, tmp_path)["beyond_adapting"], table)
     with pytest.raises(AssertionError, match="learnt again"):
         adapting.run(settings.model_copy(update={"epochs": 3}), small, tmp_path)
-
-
-@pytest.mark.parametrize(
-    "changes, message",
-    [
-        ({"worlds": [0, 1]}, "worlds: 0 is the shipped one"),
-        ({"rows": {"lll_closed": ["before", "frozen"]}}, "rows.lll_closed: begins with frozen"),
-        ({"shifts": {"pale": {"grey": 2}}}, "shifts.pale.grey: 2 is not above 0 and at most 1"),
-        ({"rows": {"lll_close": ["frozen"]}}, "lll_close"),
-    ],
-)
-def test_settings_that_cannot_be_are_refused(params, tmp_path, changes, message):
-    with pytest.raises(ParameterError, match=message):
-        load_beyond(params, beyond_with(tmp_path, "adapting", changes))
 
 
 # ---- the page

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 from scipy import stats
-from toys import TASKS, TRAINING, row
+from toys import TASKS, TRAINING, beyond_with, row
 
 from avcil.comparison import many_tasks, missing
 from avcil.comparison.intervals import over_seeds, over_seeds_and_clips, points
@@ -56,6 +56,28 @@ def test_settings_are_checked(params, tmp_path):
             load_beyond(params, tmp_path / "beyond.yaml")
     with pytest.raises(ParameterError, match=r"none\.yaml: cannot be read"):
         load_beyond(params, tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("section", "changes", "message"),
+    [
+        ("robust", {"worlds": [0, 1]}, "worlds: 0 is the shipped one"),
+        ("robust", {"damages": {"compression": [60]}}, "damages.compression: 60 is not above 0 and at most 51"),
+        ("robust", {"damages": {"delay": [-1]}}, "damages.delay: -1 is not"),
+        ("adapting", {"worlds": [0, 1]}, "worlds: 0 is the shipped one"),
+        ("adapting", {"rows": {"lll_closed": ["before", "frozen"]}}, "rows.lll_closed: begins with frozen"),
+        ("adapting", {"shifts": {"pale": {"grey": 2}}}, "shifts.pale.grey: 2 is not above 0 and at most 1"),
+        ("adapting", {"rows": {"lll_close": ["frozen"]}}, "lll_close"),
+        ("streams", {"worlds": [0, 1]}, "worlds: 0 is the shipped one"),
+        ("streams", {"choice": [3, 20]}, "choice: 3 is among the worlds that are reported"),
+        ("streams", {"trained_worlds": [1, 40]}, "trained_worlds: 40 is not among the worlds"),
+        ("streams", {"weight": 0.5}, "weight: 0.5 is not among"),
+        ("streams", {"rows": ["lll_close"]}, "lll_close"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(params, tmp_path, section, changes, message):
+    with pytest.raises(ParameterError, match=f"^beyond.yaml: .*{message}"):
+        load_beyond(params, beyond_with(tmp_path, section, changes))
 
 
 # ---- very long sequences

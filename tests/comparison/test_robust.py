@@ -3,15 +3,13 @@
 import numpy as np
 import pandas as pd
 import pytest
-from toys import beyond_with
 
 from avcil.comparison import robust, sweep, worlds
 from avcil.comparison.intervals import over_seeds, points
 from avcil.comparison.robust import Shot, beside, films
 from avcil.extraction.clips import read_clip
 from avcil.learn.train import run_tasks
-from avcil.params import ParameterError
-from avcil.params.beyond import CASES, DUET, WHOLE, Robust, load_beyond
+from avcil.params.beyond import CASES, DUET, WHOLE, Robust
 from avcil.params.learning import chain
 from avcil.params.world import World
 from avcil.results import plots_beyond
@@ -189,19 +187,6 @@ def test_a_world_of_a_seed_has_its_own_classes_and_scenes(params):
     other = worlds.seeded(3, params)
     assert (other.world.seed, other.corpus.seed) == (params.world.seed + 3, params.corpus.seed + 3)
     assert worlds.seeded(0, params) == params
-
-
-@pytest.mark.parametrize(
-    "changes, message",
-    [
-        ({"worlds": [0, 1]}, "worlds: 0 is the shipped one"),
-        ({"damages": {"compression": [60]}}, "damages.compression: 60 is not above 0 and at most 51"),
-        ({"damages": {"delay": [-1]}}, "damages.delay: -1 is not"),
-    ],
-)
-def test_settings_that_cannot_be_are_refused(params, tmp_path, changes, message):
-    with pytest.raises(ParameterError, match=message):
-        load_beyond(params, beyond_with(tmp_path, "robust", changes))
 
 
 # ---- the page

@@ -4,14 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from toys import beyond_with
 
 from avcil.comparison import streams, sweep, worlds
 from avcil.comparison.intervals import over_seeds, points
 from avcil.comparison.streams import STREAMS, by_patch, depth, joined, motion, streams_of, ways
 from avcil.learn.train import run_tasks
-from avcil.params import ParameterError
-from avcil.params.beyond import Streams, load_beyond
+from avcil.params.beyond import Streams
 from avcil.params.learning import chain
 from avcil.results import plots_beyond
 from avcil.tokens.tokens import Layout
@@ -144,21 +142,6 @@ def _written(folder, to):
     made = streams.digest(sweep.code_of((streams.MEASURING,)))[:12]
     streams.write_with_seal(to / f"{folder.name}-{made}.safetensors", streams.tensor_bytes({"depth": torch.zeros(2)}))
     return to
-
-
-@pytest.mark.parametrize(
-    "changes, message",
-    [
-        ({"worlds": [0, 1]}, "worlds: 0 is the shipped one"),
-        ({"choice": [3, 20]}, "choice: 3 is among the worlds that are reported"),
-        ({"trained_worlds": [1, 40]}, "trained_worlds: 40 is not among the worlds"),
-        ({"weight": 0.5}, "weight: 0.5 is not among"),
-        ({"rows": ["lll_close"]}, "lll_close"),
-    ],
-)
-def test_settings_that_cannot_be_are_refused(params, tmp_path, changes, message):
-    with pytest.raises(ParameterError, match=message):
-        load_beyond(params, beyond_with(tmp_path, "streams", changes))
 
 
 # ---- the page
