@@ -412,7 +412,7 @@ def test_workers_share_a_store_that_does_not_fit_once_for_each(jobs, tmp_path, m
 
     monkeypatch.setattr(processes, "ProcessPoolExecutor", Pool)
     monkeypatch.setattr(device, "_share", 1.0)
-    assert len(list(sweep._each(lambda _: None, [job] * 8, 8))) == 8
+    assert len(list(sweep._each(str, [job] * 8, 8))) == 8
     assert device._share == 1 / 8
     monkeypatch.setattr(device, "_share", 1.0)
 
