@@ -7,7 +7,7 @@ import torch
 
 from avcil.comparison import streams, sweep, worlds
 from avcil.comparison.intervals import over_seeds, points
-from avcil.comparison.streams import STREAMS, by_patch, depth, joined, motion, streams_of, ways
+from avcil.comparison.streams import STREAMS, by_patch, depth, joined, motion, ways
 from avcil.learn.train import run_tasks
 from avcil.params.beyond import Streams
 from avcil.params.learning import chain
@@ -119,29 +119,18 @@ def test_none_is_the_rows_own_result_and_nothing_is_done_twice(params, tmp_path,
     def never(*_, **__):
         raise AssertionError("learnt again")
 
+    monkeypatch.setattr(streams, "_rendered", never)
     monkeypatch.setattr(streams, "run_tasks", never)
     monkeypatch.setattr(sweep, "_each", lambda work, jobs, _: enumerate(map(work, jobs)))
     pd.testing.assert_frame_equal(streams.run(settings, small, drawn, folder)["beyond_streams"], table)
+    heavier = settings.model_copy(update={"weight": 0.1})
     with pytest.raises(AssertionError, match="learnt again"):
-        streams.run(settings.model_copy(update={"weight": 0.1}), small, drawn, folder)
-
-
-def test_a_damaged_file_of_streams_is_named(params, tmp_path):
-    folder = tmp_path / "1-abc"
-    folder.mkdir()
-    file = streams_of(1, worlds.Place(folder, folder), params, _written(folder, tmp_path))
-    content = bytearray(file.read_bytes())
+        streams.run(heavier, small, drawn, folder)
+    content = bytearray(files[1].read_bytes())
     content[-1] ^= 1
-    file.write_bytes(content)
-    with pytest.raises(ValueError, match=f"{file.name}: another digest"):
-        streams.check_seal(file)
-
-
-def _written(folder, to):
-    """Where the streams of a world stand already."""
-    made = streams.digest(sweep.code_of((streams.MEASURING,)))[:12]
-    streams.write_with_seal(to / f"{folder.name}-{made}.safetensors", streams.tensor_bytes({"depth": torch.zeros(2)}))
-    return to
+    files[1].write_bytes(content)
+    with pytest.raises(ValueError, match=f"{files[1].name}: another digest"):
+        streams.run(heavier, small, drawn, folder)
 
 
 # ---- the page
