@@ -5,6 +5,7 @@ that the results were reproduced.
 """
 
 import csv
+import os
 import sys
 from pathlib import Path
 
@@ -21,9 +22,25 @@ def _end_with_dvc() -> None:
     parent = psutil.Process().parent()
     if parent is None:
         return
+    # DVC runs a stage by a shell, and some shells stay in between
+    shell = parent if "-c" in parent.cmdline()[1:-1] else None
+    dvc = parent.ppid() if shell else parent.pid
+    if _orphaned(dvc):
+        sys.exit("the DVC that started this stage has ended")
     end_with(parent.pid)
-    if "-c" in parent.cmdline()[1:-1]:  # DVC runs a stage by a shell, and some shells stay in between
-        end_with(parent.ppid(), parent.pid)
+    if shell:
+        end_with(dvc, shell.pid)
+
+
+def _orphaned(dvc: int) -> bool:
+    """Whether DVC had ended before anybody watched it: then its place was taken by a process of another session, which
+    never ends."""
+    if "DVC_STAGE" not in os.environ or not hasattr(os, "getsid"):
+        return False
+    try:
+        return os.getsid(dvc) != os.getsid(0)
+    except ProcessLookupError:
+        return True
 
 
 def _refuse_early() -> None:

@@ -68,6 +68,21 @@ def test_a_notebook_ends_with_the_dvc_that_runs_it(tmp_path, shell):
     assert not psutil.wait_procs(below, 5)[1]
 
 
+@pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])
+def test_a_stage_whose_dvc_was_killed_while_it_started_does_not_begin(tmp_path, shell):
+    """Papermill takes a second to get to where it watches anybody; it belongs to the system by then."""
+    cell = nbformat.v4.new_code_cell("import pathlib, time; pathlib.Path('begun').touch(); time.sleep(600)")
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell], metadata={"kernelspec": kernel}), tmp_path / "n.ipynb")
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "DVC_STAGE": "stage"}
+    command = [sys.executable, "-c", _DVC, shell]
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, start_new_session=True) as dvc:
+        below = _started(psutil.Process(dvc.pid), 1)
+        dvc.kill()
+    assert not psutil.wait_procs(below, 5)[1]
+    assert not (tmp_path / "begun").exists()
+
+
 def test_workers_watch_before_they_import_torch():
     """Which takes seconds, and on a busy machine half a minute."""
     seen = "import sys, avcil.base.parent; print('torch' in sys.modules)"
