@@ -27,20 +27,20 @@ def each(
     *,
     device: torch.device = CPU,
 ) -> Iterator[tuple[int, Result]]:
-    """(number, function(item)) as they are done, ``workers`` at a time (all processors if left out); a single item is
-    done here, for a process of its own would spend seconds on importing torch.
+    """(number, function(item)) as they are done, ``workers`` at a time (all processors if left out); for a single
+    worker, or item, they are done here, for a process of its own would spend seconds on importing torch.
 
     ``function``: of a module, or a partial of one. Each process takes its share of memory, and of that of the
     ``device`` (`avcil.base.device.take`). Raises what the function raised, and ChildProcessError where a process was
     ended from outside.
     """
-    if len(items) < 2:
-        for item in items:
+    workers = min(workers or os.cpu_count() or 1, len(items))
+    if workers < 2:
+        for number, item in enumerate(items):
             with _one_thread():
                 result = function(item)
-            yield 0, result
+            yield number, result
         return
-    workers = min(workers or os.cpu_count() or 1, len(items))
     os.environ["OMP_NUM_THREADS"] = "1"  # workers read it when they import torch
     try:
         processes = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), end_with, (os.getpid(),))

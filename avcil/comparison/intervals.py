@@ -17,6 +17,7 @@ from scipy.optimize import brentq
 from scipy.special import stdtrit
 
 ALPHA = 0.05
+VERDICTS = ("holds", "not told apart", "does not hold")
 
 
 class Interval(NamedTuple):
@@ -110,6 +111,12 @@ def sign(interval: Interval) -> int:
     """
     low, high = (round(100 * end, 1) for end in (interval.low, interval.high))
     return int(low > 0) - int(high < 0)
+
+
+def outcome(interval: Interval, least: float = 0.0) -> str:
+    """`holds` if the whole interval is above ``least``, `does not hold` if it is below, else `not told apart`."""
+    shifted = interval._replace(low=interval.low - least, high=interval.high - least)
+    return VERDICTS[1 - sign(shifted)]
 
 
 def negative(interval: Interval) -> Interval:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from avcil.base import processes, ray
 from avcil.base.alone import alone
+from avcil.base.code import code_of, statements_of
 from avcil.base.device import named
 from avcil.base.files import digest, read_sealed, write_sealed
 from avcil.base.progress import progress
@@ -78,17 +79,10 @@ def datasets(source: Source) -> dict[int, Dataset]:
     return load_datasets(source.manifest, source.orders, source.store, seeds, regions=source.regions)
 
 
-@lru_cache
-def code_of(parts: tuple[str, ...] = CORE) -> bytes:
-    """The code of parts of avcil/, by default that of every row."""
-    package = Path(__file__).parents[1]
-    return b"".join(file.read_bytes() for part in parts for file in sorted(package.glob(part)))
-
-
 def code(method: Method) -> str:
     """Digest of the code that decides a row's result: the core, and the methods' files that it names. What the clips'
     tokens were made by is in the dataset's own stamp."""
-    return digest(code_of() + b"".join(file.read_bytes() for file in files(method)))
+    return digest(code_of(CORE) + b"\0" + statements_of(files(method)))
 
 
 def read_run(file: Path) -> tuple[Done, dict]:
@@ -126,7 +120,8 @@ def stamp_of(job: Job, data: Dataset) -> dict:
     return json.loads(json.dumps(stamp))
 
 
-def _run(job: Job) -> Done:
+def run_job(job: Job) -> Done:
+    """Learn one, unless its file stands there already, made from the same code, clips and choices."""
     data = datasets(job.source)[job.seed]
     stamp = stamp_of(job, data)
     if job.file and (kept := standing(job.file, stamp)):
@@ -161,7 +156,7 @@ def _begin_folder(folder: Path, seed: int, stamp: dict) -> None:
 
 
 def run(
-    jobs: Iterable[Job], *, workers: int | None = None, engine: str = "local", work: Callable[[Job], Done] = _run
+    jobs: Iterable[Job], *, workers: int | None = None, engine: str = "local", work: Callable[[Job], Done] = run_job
 ) -> dict[tuple[tuple[str, ...], int], Done]:
     """What each job gave, by its name and seed, in the order of the jobs.
 

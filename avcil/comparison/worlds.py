@@ -10,8 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from avcil.base.code import code_of
 from avcil.base.files import digest
-from avcil.comparison.sweep import Source, code_of
+from avcil.comparison.sweep import Source
 from avcil.encoders.prior import released
 from avcil.extraction.extract import PRIORS, extract
 from avcil.params import Params

@@ -6,6 +6,10 @@ from pathlib import Path
 from avcil.params import ParameterError, load, project
 from avcil.params.comparison import About
 
+# families of rivals: as they were published, and those that are given the guided model or tokens
+PUBLISHED = ("AV-CIL's model", "closed form, pooled tokens")
+GUIDED = ("replay on the guided model", "closed form, guided tokens")
+
 
 @lru_cache(maxsize=1)
 def _read(file: Path, changed: int) -> dict[str, About]:

@@ -3,17 +3,13 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from avcil.comparison.intervals import Interval, negative, points, sign
+from avcil.comparison.intervals import VERDICTS, Interval, negative, outcome, points
 from avcil.comparison.tables import Comparable, markdown
-from avcil.results.names import of_family, short_name_of
+from avcil.results.names import GUIDED, PUBLISHED, of_family, short_name_of
 
-VERDICTS = ("holds", "not told apart", "does not hold")
 MARGIN = 0.02  # of a claim that nothing is lost: the loss that the interval must exclude
 STANDARD, WORLDS, FREE = "standard", "worlds", "worlds_exemplars_0"
 UNTOLD = "prior_without_regions"
-# rivals as they were published, and those that are given the guided model or tokens
-PUBLISHED = ("AV-CIL's model", "closed form, pooled tokens")
-GUIDED = ("replay on the guided model", "closed form, guided tokens")
 
 NOTE = (
     "Differences in percent points on Sounding Objects, more being better, with 95 % intervals. *Worlds*: every seed "
@@ -136,12 +132,6 @@ def nearest_rival(
     leads = {row: lead(comparable, setting, "last_accuracy", first, row) for row in rivals}
     name = min(leads, key=lambda row: leads[row].low)
     return name, len(rivals), leads[name]
-
-
-def outcome(interval: Interval, least: float = 0.0) -> str:
-    """`holds` if the whole interval is above ``least``, `does not hold` if it is below, else `not told apart`."""
-    shifted = interval._replace(low=interval.low - least, high=interval.high - least)
-    return VERDICTS[1 - sign(shifted)]
 
 
 class Judged(NamedTuple):

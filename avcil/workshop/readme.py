@@ -11,14 +11,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from avcil.beyond import answers
 from avcil.comparison import tables
-from avcil.comparison.intervals import ALPHA, Interval, over_seeds, points, sign, verdict
+from avcil.comparison.intervals import ALPHA, Interval, outcome, over_seeds, points, sign, verdict
 from avcil.comparison.search import compared
 from avcil.comparison.tables import Comparable, markdown, percent
 from avcil.params import load, project
 from avcil.results import names
-from avcil.results.names import families, name_of, of_family, short_name_of
-from avcil.workshop import beyond, claims, probe
+from avcil.results.names import GUIDED, PUBLISHED, families, name_of, of_family, short_name_of
+from avcil.workshop import claims, probe
 
 HEADLINE = ["joint_guided", "lll_closed", "lll_prior", "lll", "replay", "naive_fusion", "ridge", "finetune"]
 
@@ -222,10 +223,10 @@ def field_reading(folder: Path) -> str:
             f"against {short_name_of(other)} {verdict(last(row, other))}"
             for other in ("joint_guided", "naive_fusion", "replay")
         ]
-        for kind, rivals in (("as published", claims.PUBLISHED), ("given the guided model or tokens", claims.GUIDED)):
+        for kind, rivals in (("as published", PUBLISHED), ("given the guided model or tokens", GUIDED)):
             rival, count, ahead = claims.nearest_rival(comparable, row, rivals)
             against.append(f"against the nearest of {count} methods {kind} ({short_name_of(rival)}) {verdict(ahead)}")
-            goals.append(f"{short_name_of(row)} over every method {kind}: {claims.outcome(ahead, least=0.1)}")
+            goals.append(f"{short_name_of(row)} over every method {kind}: {outcome(ahead, least=0.1)}")
         lines.append(f"- *{short_name_of(row)}*: {'; '.join(against)}.")
     forgetting = {row: over_seeds(values) for row, values in seeds.groupby("method").forgetting_last}
     few = [row for row, interval in forgetting.items() if sign(interval._replace(high=interval.high - 0.05)) < 0]
@@ -420,13 +421,13 @@ def updated(texts: dict[str, str], folder: Path) -> dict[str, str]:
         "scale": scale(benchmarks),
         "development": development(benchmarks, folder),
         "parity": parity(benchmarks),
-        "many_tasks": beyond.many_tasks(folder),
-        "looked_at": beyond.looked_at(folder),
-        "missing": beyond.missing(folder),
-        "light": beyond.light(folder),
-        "robust": beyond.robust(folder),
-        "adapting": beyond.adapting(folder),
-        "streams": beyond.streams(folder),
+        "many_tasks": answers.many_tasks(folder),
+        "looked_at": answers.looked_at(folder),
+        "missing": answers.missing(folder),
+        "light": answers.light(folder),
+        "robust": answers.robust(folder),
+        "adapting": answers.adapting(folder),
+        "streams": answers.streams(folder),
     }
     for name, content in sections.items():
         begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"

@@ -155,7 +155,7 @@ def test_no_exemplars_turn_the_memory_off(jobs, tmp_path, in_process):
         "lll_prior": "none", "ridge": "none", "avcil_joint": "all",
     }  # fmt: skip
     assert {job.seed for job in found.values()} == {1}
-    assert [result.memory_bytes for result in sweep._run(found["lll_prior"]).results] == [0, 0, 0]
+    assert [result.memory_bytes for result in sweep.run_job(found["lll_prior"]).results] == [0, 0, 0]
 
 
 def test_a_setting_may_have_tokens_of_its_own(jobs, tmp_path):
@@ -325,7 +325,7 @@ def test_video_disjoint_runs_learn_from_no_test_video(jobs, tmp_path, in_process
     assert SHARED not in set(table.clip_id) and SHARED[:11] in set(videos[table.split == "test"])
     assert not set(videos[table.split == "train"]) & set(videos[table.split == "test"])
     assert len(sweep.datasets(job.source)[0].splits["train"]) == 6 * COUNTS["train"]
-    assert sweep._run(job).results[-1].clips == [8, 8, 8]
+    assert sweep.run_job(job).results[-1].clips == [8, 8, 8]
 
 
 def test_the_best_epoch_by_new_classes_reads_no_validation_clip_of_old_ones(jobs, tmp_path, in_process):
@@ -387,7 +387,7 @@ def test_a_sweep_is_the_same_whoever_runs_it_and_is_not_run_twice(jobs, params, 
     monkeypatch.setattr(sweep, "run_tasks", poisoned)
     before = {job.file: job.file.stat().st_mtime_ns for job in made[1]}
     for job in made[1]:
-        assert sweep._run(job) == done[1][job.name, job.seed]
+        assert sweep.run_job(job) == done[1][job.name, job.seed]
     assert not runs and before == {file: file.stat().st_mtime_ns for file in before}
     job = made[1][-1]
     changes = {
@@ -398,7 +398,7 @@ def test_a_sweep_is_the_same_whoever_runs_it_and_is_not_run_twice(jobs, params, 
     }
     for name, value in changes.items():
         with pytest.raises(KeyboardInterrupt):
-            sweep._run(job._replace(**{name: value}))
+            sweep.run_job(job._replace(**{name: value}))
         assert runs.pop(), name
 
 
@@ -416,11 +416,11 @@ def test_workers_share_a_store_that_does_not_fit_once_for_each(jobs, tmp_path, m
     assert device._share == 1 / 8
     monkeypatch.setattr(device, "_share", 1.0)
 
-    held = sweep._run(job).results
+    held = sweep.run_job(job).results
     assert isinstance(sweep.datasets(job.source)[job.seed].tokens, Tokens)
     monkeypatch.setattr(device, "_share", 0.0)
     sweep.datasets.cache_clear()
-    assert sweep._run(job._replace(file=tmp_path / "mapped.json")).results == held
+    assert sweep.run_job(job._replace(file=tmp_path / "mapped.json")).results == held
     assert isinstance(sweep.datasets(job.source)[job.seed].tokens, MappedTokens)
 
 
@@ -432,7 +432,7 @@ def test_on_a_gpu_as_many_runs_learn_at_a_time_as_fit(jobs, tmp_path, monkeypatc
     monkeypatch.setattr(processes, "each", lambda *a, **options: at_once.append((a[2], options["device"].type)) or [])
     for free in (most - 1, 3 * most, 1000 * most):
         monkeypatch.setattr(capacity, "free", lambda _, free=free: free)
-        sweep._each(sweep._run, todo, 8)
+        sweep._each(sweep.run_job, todo, 8)
     assert at_once == [(1, "meta"), (3, "meta"), (8, "meta")]
 
 
@@ -452,7 +452,7 @@ def test_what_a_run_takes_is_at_least_its_clips_and_grows_with_them(jobs, tmp_pa
 @pytest.mark.parametrize("what", ["order", "labels"])
 def test_a_changed_class_order_or_manifest_runs_again(jobs, tmp_path, in_process, what):
     [job] = jobs(tmp_path, rows=["ridge"], seeds=[0], settings={"standard": {}})
-    sweep._run(job)
+    sweep.run_job(job)
     if what == "order":
         write_orders(job.source.orders, {"0": CLASSES[::-1]})
     else:
@@ -461,7 +461,7 @@ def test_a_changed_class_order_or_manifest_runs_again(jobs, tmp_path, in_process
         write_manifest(job.source.manifest, table)
     sweep.datasets.cache_clear()
     data = sweep.datasets(job.source)[0]
-    result = sweep._run(job).results[0]
+    result = sweep.run_job(job).results[0]
     truth = {data.clip_ids[row]: int(data.labels[row]) for row in data.rows("test", 0, 2)}
     assert result.predictions == truth
 

@@ -11,9 +11,11 @@ from scipy import stats
 
 from avcil.comparison import tables
 from avcil.comparison.intervals import (
+    VERDICTS,
     Interval,
     half_width,
     holm,
+    outcome,
     over_seeds,
     over_seeds_and_clips,
     points,
@@ -150,15 +152,15 @@ def test_holm_is_worked_out_by_hand():
 
 def test_a_claim_is_judged_by_the_whole_interval():
     found = Interval(0.01, -0.015, 0.035, 0.3, 3)
-    assert claims.outcome(found) == "not told apart"
-    assert claims.outcome(found, least=-claims.MARGIN) == "holds"  # a loss of two points is excluded
-    assert claims.outcome(found, least=0.04) == "does not hold"
+    assert outcome(found) == "not told apart"
+    assert outcome(found, least=-claims.MARGIN) == "holds"  # a loss of two points is excluded
+    assert outcome(found, least=0.04) == "does not hold"
 
 
 def test_every_claim_names_rows_and_measures_that_there_are():
     judged = claims.judged(ROOT / "metrics")
     assert len(judged) == sum(map(len, claims.CLAIMS.values()))
-    assert {one.verdict for one in judged} <= set(claims.VERDICTS)
+    assert {one.verdict for one in judged} <= set(VERDICTS)
 
 
 def test_claims_are_those_of_the_tables(tmp_path):
@@ -190,7 +192,7 @@ def test_a_lead_over_a_family_is_the_one_that_is_least_sure(monkeypatch):
     found = Comparable(seeds, pd.DataFrame(columns=["setting", "method", "seed", "correct"]))
     monkeypatch.setattr(claims, "of_family", lambda family: ["sure", "unsure", "never_run"])
     name, count, lead = claims.nearest_rival(found, "ours", ("one",))
-    assert (name, count) == ("unsure", 2) and lead.mean == pytest.approx(0.25) and claims.outcome(lead) != "holds"
+    assert (name, count) == ("unsure", 2) and lead.mean == pytest.approx(0.25) and outcome(lead) != "holds"
 
 
 def test_a_lead_is_over_seeds_alone_where_they_share_no_clips():

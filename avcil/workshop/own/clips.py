@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
+from avcil.base.code import code_of
 from avcil.base.files import digest, file_digest, read_sealed, unfinished, write_sealed
 from avcil.base.refusal import Refusal
-from avcil.comparison.sweep import code_of
 from avcil.extraction.extract import extract
 from avcil.learner.clips import ClipEncoder
 from avcil.params import Params

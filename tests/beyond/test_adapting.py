@@ -5,16 +5,15 @@ import pandas as pd
 import pytest
 import torch
 
-from avcil.comparison import adapting, sweep
-from avcil.comparison.adapting import Adapter, Adapters, Merged, Moments, adapted, by_task, fit, objective, shifted
+from avcil.beyond import adapting, answers, plots
+from avcil.beyond.adapting import Adapter, Adapters, Merged, Moments, adapted, by_task, fit, objective, shifted
+from avcil.beyond.settings import WAYS, Adapting
+from avcil.comparison import sweep
 from avcil.comparison.intervals import over_seeds, points
 from avcil.encoders.mini import Mini
 from avcil.learn.train import run_tasks
-from avcil.params.beyond import WAYS, Adapting
 from avcil.params.learning import chain
-from avcil.results import plots_beyond
 from avcil.tokens.tokens import Tokens
-from avcil.workshop import beyond
 from conftest import ROOT, toy_dataset
 
 SETTINGS = Adapting(
@@ -183,14 +182,14 @@ def test_the_page_tells_what_a_way_adds_to_the_frozen_prior(tmp_path):
                 lines.append(("lll_closed", shift, way, world, accuracy, accuracy + 0.05))
     table = pd.DataFrame(lines, columns=["row", "shift", "way", "world", "last_accuracy", "hit"])
     table.to_csv(tmp_path / "beyond_adapting.csv", index=False)
-    text = beyond.adapting(tmp_path)
+    text = answers.adapting(tmp_path)
     faint = table[table["shift"] == "faint"].pivot(index="world", columns="way", values="last_accuracy")
     gained = over_seeds(faint.before - faint.frozen)
     assert f"against the frozen prior: {WAYS['continued']}: as it is behind by " in text
     assert f"faint ahead by {points(gained)}.**" in text
     line = next(line for line in text.splitlines() if line.startswith(f"| {WAYS['before']} |"))
     assert line.split(" | ")[4:6] == [f"{100 * faint.before.mean():.1f}", points(gained)]
-    figure = plots_beyond.adapting(table)
+    figure = plots.adapting(table)
     assert [axis.get_title() for axis in figure.axes] == ["as it is", "faint"]
     means = [line for line in figure.axes[1].lines if line.get_marker() == "o"]
     assert means[0].get_xdata() == pytest.approx(100 * faint[[*gains]].mean().to_numpy())

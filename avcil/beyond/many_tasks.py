@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from avcil.base.files import digest, read_sealed, write_sealed
+from avcil.beyond import study
+from avcil.beyond.settings import ManyTasks
 from avcil.comparison import sweep, worlds
 from avcil.comparison.sweep import Done, Job, Source
 from avcil.learn import metrics
@@ -23,11 +24,10 @@ from avcil.learn.evaluate import TaskResult, build, evaluate, predict, tokens_of
 from avcil.learn.methods.conditional_ridge import StreamRidge
 from avcil.learn.train import run_task
 from avcil.params import Params
-from avcil.params.beyond import ManyTasks
 from avcil.params.learning import Method, chain
 from avcil.tokens.dataset import Dataset
 
-MEASURING = "comparison/many_tasks.py"
+MEASURING = "beyond/many_tasks.py"
 
 
 class Costs(NamedTuple):
@@ -47,7 +47,7 @@ def jobs(settings: ManyTasks, params: Params, folder: Path) -> list[Job]:
     sources = {}
     for world in settings.worlds:
         place = worlds.drawn(world, folder / "worlds", grown, tokens=("mini",))
-        sources[world] = worlds.source_of(place, world, folder)._replace(regions=place.folder / "regions.npz")
+        sources[world] = study.source_of(place, world, folder)
     step, classes = settings.classes_per_task, settings.classes
     cuts = {"incremental": [step] * (classes // step), "joint": [classes]}
     return [
@@ -70,22 +70,17 @@ def _with_memory(row: Method, settings: ManyTasks) -> Method:
 def learn(job: Job, moments: int) -> Done:
     """Do one job, unless its file stands there already, made from the same code, clips and choices."""
     data = sweep.datasets(job.source)[job.seed]
-    stamp = sweep.stamp_of(job, data) | {"moments": moments, "measured": digest(sweep.code_of((MEASURING,)))}
-    assert job.file is not None
-    if kept := sweep.standing(job.file, stamp):
-        return Done(_parsed(kept).results, None)
-    costs = run_costs(job, data, moments)
-    results = [result._replace(predictions={})._asdict() for result in costs.results]
-    write_sealed(job.file, {"origin": stamp, **costs._asdict(), "results": results})
-    return Done(costs.results, sum(costs.seconds))
+
+    def measure() -> dict:
+        costs = run_costs(job, data, moments)
+        return costs._asdict() | {"results": [result._replace(predictions={})._asdict() for result in costs.results]}
+
+    return study.once(job, data, measure, MEASURING, moments=moments)
 
 
-def read(file: Path) -> Costs:
+def read(job: Job) -> Costs:
     """What `learn` left. Raises ValueError naming the file if it is damaged."""
-    return _parsed(read_sealed(file))
-
-
-def _parsed(kept: dict) -> Costs:
+    kept = study.measured(job)
     return Costs(kept["seconds"], kept["bytes"], [TaskResult(**result) for result in kept["results"]])
 
 
@@ -117,8 +112,7 @@ def _bytes(checkpoint: Checkpoint) -> int:
 def run(settings: ManyTasks, params: Params, folder: Path) -> dict[str, pd.DataFrame]:
     """Learn what is not learnt yet; `tables`, and `distinct` as `beyond_distinct`."""
     asked = jobs(settings, params, folder)
-    work = partial(learn, moments=settings.moments)
-    sweep.run(asked, work=work, engine=params.compute.engine, workers=params.compute.workers)
+    study.run(partial(learn, moments=settings.moments), asked, params)
     sources = {job.seed: job.source for job in asked}
     return tables(asked) | {"beyond_distinct": distinct(sources, settings, params)}
 
@@ -178,7 +172,7 @@ def tables(asked: list[Job]) -> dict[str, pd.DataFrame]:
     bytes, and `hit_of_first`. `beyond_many_tasks`, a line a run: last accuracy, its joint twin's, forgetting, of
     seconds and bytes the last and the exponent by the number of tasks, and the last of `hit_of_first` with its change.
     """
-    costs = {(*job.name, job.seed): read(job.file) for job in asked if job.file}
+    costs = {(*job.name, job.seed): read(job) for job in asked}
     lines, runs = [], []
     for (cut, row, world), one in costs.items():
         if cut == "joint":

@@ -5,15 +5,16 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from avcil.comparison import light, sweep
-from avcil.comparison.light import flops, numbers, stored
+from avcil.beyond import light, study
+from avcil.beyond.light import flops, numbers, stored
+from avcil.beyond.settings import Variant, load_beyond
+from avcil.comparison import sweep
 from avcil.comparison.sweep import Job, Source, standing
 from avcil.learn.attention import FrozenAttention
 from avcil.learn.methods.frozen_sources import FrozenSources
 from avcil.learn.methods.scaled_guided import TAU
 from avcil.learn.train import run_tasks
 from avcil.params import ParameterError
-from avcil.params.beyond import Variant, load_beyond
 from avcil.params.learning import chain
 from avcil.tokens.store import Header, write_sealed
 from avcil.tokens.tokens import Layout
@@ -150,11 +151,12 @@ def test_a_run_is_that_of_the_method_on_what_is_read(toy, params, beyond, tmp_pa
     # sound alone tells the toy's classes
     toy = toy._replace(tokens=toy.tokens._replace(audio=torch.zeros_like(toy.tokens.audio)))
     monkeypatch.setattr(sweep, "datasets", lambda source: {0: toy})
-    done = {name: light.learn(job(tmp_path, beyond, params, name), beyond) for name in ("whole", "best_1", "random_1")}
+    asked = {name: job(tmp_path, beyond, params, name) for name in ("whole", "best_1", "random_1")}
+    for one in asked.values():
+        light.learn(one, beyond)
     whole = toy._replace(tokens=kept(toy).read())
     row = run_tasks(whole, beyond.solved(params), params.training, chain([2, 2, 2], 1), 0, None)[-1]
-    assert done["whole"].results[-1].predictions == row.predictions
-    measured = {name: light.read_sealed(tmp_path / f"{name}.json")["measured"] for name in done}
+    measured = {name: study.measured(one) for name, one in asked.items()}
     assert measured["whole"]["last_accuracy"] == pytest.approx(np.average(row.accuracy, weights=row.clips))
     # and of the picture the one patch that the similarity points at
     assert measured["best_1"]["last_accuracy"] > measured["random_1"]["last_accuracy"] + 0.1

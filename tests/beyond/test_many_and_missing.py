@@ -7,10 +7,11 @@ import torch
 from scipy import stats
 from toys import TASKS, TRAINING, beyond_with, row
 
-from avcil.comparison import many_tasks, missing
+from avcil.beyond import answers, many_tasks, missing
+from avcil.beyond.many_tasks import blocks, exponent, hit_of_first, run_costs
+from avcil.beyond.missing import filled, lacking, pooled, posed, ranks
+from avcil.beyond.settings import load_beyond
 from avcil.comparison.intervals import over_seeds, over_seeds_and_clips, points
-from avcil.comparison.many_tasks import blocks, exponent, hit_of_first, run_costs
-from avcil.comparison.missing import filled, lacking, pooled, posed, ranks
 from avcil.comparison.sweep import Job, Source
 from avcil.learn import metrics
 from avcil.learn.checkpoint import EMPTY
@@ -18,9 +19,7 @@ from avcil.learn.evaluate import TaskResult, evaluate, predict, restore
 from avcil.learn.methods.modality_dropout import withhold
 from avcil.learn.train import run_task, run_tasks
 from avcil.params import ParameterError
-from avcil.params.beyond import load_beyond
 from avcil.params.learning import Method, chain
-from avcil.workshop import beyond
 from conftest import ROOT
 
 SOLVED = {"fusion": "frozen", "memory": "none", "classifier": "linear", "readout": "scaled_ridge", "sampler": "uniform"}
@@ -225,7 +224,7 @@ def _tables(folder):
 
 def test_the_answer_on_many_tasks_is_that_of_the_tables(tmp_path):
     runs = _tables(tmp_path)
-    text = beyond.many_tasks(tmp_path)
+    text = answers.many_tasks(tmp_path)
     wide = runs.pivot(index="world", columns="row", values="last_accuracy")
     low, high = stats.ttest_rel(wide.lll_closed, wide.acil).confidence_interval()
     mean = (wide.lll_closed - wide.acil).mean()
@@ -242,7 +241,7 @@ def test_what_is_looked_at_is_told_of_rows_that_attend(tmp_path):
     table = pd.DataFrame(lines, columns=["row", "world", "hit_of_first", "hit_change"])
     table.to_csv(tmp_path / "beyond_many_tasks.csv", index=False)
     pd.DataFrame({"tasks": [10, 100], "row": "ridge"}).to_csv(tmp_path / "beyond_tasks.csv", index=False)
-    text = beyond.looked_at(tmp_path)
+    text = answers.looked_at(tmp_path)
     change, apart = (over_seeds(values) for values in ([0, -0.1, -0.2], [0, -0.1, -0.11]))
     assert f"change by (points): LLL, prior-guided {points(change)}." in text and "ridge" not in text
     assert f"| 95.0 | {points(over_seeds(hits['lll_prior']))} | {points(change)} | {points(apart)} |" in text
@@ -261,7 +260,7 @@ def test_a_difference_between_rows_is_paired_by_seed_and_clip(tmp_path):
             digits = "".join(str(int(one)) for one in right)
             lines.append((name, seed, sense, train, test, digits))
     correct = pd.DataFrame(lines, columns=["row", "seed", "sense", "train", "test", "correct"]).sample(frac=1)
-    found = beyond.answers(correct)
+    found = answers.answers(correct)
 
     def of(name, train, test):
         return np.array([kept[name, "sound", train, test, seed] for seed in (0, 1, 2)], float)

@@ -19,8 +19,11 @@ import torch
 from sklearn.metrics import average_precision_score
 
 from avcil.base import processes
+from avcil.base.code import code_of
 from avcil.base.files import digest, write_sealed
 from avcil.base.progress import progress
+from avcil.beyond import study
+from avcil.beyond.settings import CASES, DUET, WHOLE, Damage, Robust
 from avcil.comparison import sweep, worlds
 from avcil.comparison.sweep import Job
 from avcil.extraction.clips import STORED, write_clip
@@ -28,14 +31,13 @@ from avcil.extraction.extract import extract
 from avcil.learn.checkpoint import load_checkpoint
 from avcil.learn.evaluate import read_out, tokens_of
 from avcil.params import Params
-from avcil.params.beyond import CASES, DUET, WHOLE, Damage, Robust
 from avcil.tokens.dataset import Dataset
 from avcil.tokens.manifest import Media
 from avcil.tokens.store import read_store
 from avcil.world.scenes import duet_scene
 from avcil.world.sounding_objects import benchmark_clip, clip_id
 
-MEASURING = (*worlds.MAKING, "comparison/robust.py")
+MEASURING = (*worlds.MAKING, "beyond/robust.py")
 COLUMNS = ["row", "world", "damage", "strength", "last_accuracy", "mean_average_precision"]
 _DRAWN = 11  # the stream of random numbers of damages
 
@@ -182,7 +184,7 @@ def measured(asked: list[Job], settings: Robust, params: Params, folder: Path) -
     file, here = folder / f"world{world}.json", folder / "films"
     stamp: dict[str, object] = {
         "cases": [list(case) for case in settings.cases],
-        "made": digest(sweep.code_of(MEASURING)),
+        "made": digest(code_of(MEASURING)),
     }
     stamp |= {job.name[0]: sweep.stamp_of(job, data) for job in asked}
     if kept := sweep.standing(file, stamp):
@@ -223,7 +225,7 @@ def run(settings: Robust, params: Params, drawn: Path, folder: Path) -> dict[str
     strength: last_accuracy, where two objects sound the share of clips that are given one of their classes, and
     mean_average_precision, of the logits of all classes, mean over classes."""
     asked = jobs(settings, params, drawn, folder)
-    sweep.run(asked, engine=params.compute.engine, workers=params.compute.workers)
+    study.run(sweep.run_job, asked, params)
     lines = []
     for world in settings.worlds:
         lines += measured([job for job in asked if job.seed == world], settings, params, folder)

@@ -5,15 +5,14 @@ import pandas as pd
 import pytest
 import torch
 
-from avcil.comparison import streams, sweep, worlds
+from avcil.beyond import answers, plots, streams
+from avcil.beyond.settings import Streams
+from avcil.beyond.streams import STREAMS, by_patch, depth, joined, motion, ways
+from avcil.comparison import sweep, worlds
 from avcil.comparison.intervals import over_seeds, points
-from avcil.comparison.streams import STREAMS, by_patch, depth, joined, motion, ways
 from avcil.learn.train import run_tasks
-from avcil.params.beyond import Streams
 from avcil.params.learning import chain
-from avcil.results import plots_beyond
 from avcil.tokens.tokens import Layout
-from avcil.workshop import beyond
 from avcil.world.scenes import benchmark_scene
 from conftest import ROOT
 
@@ -93,7 +92,8 @@ def test_none_is_the_rows_own_result_and_nothing_is_done_twice(params, tmp_path,
     monkeypatch.chdir(ROOT)
     world = params.world.model_copy(update={"classes": 8, "timbres": 4})
     corpus = params.corpus.model_copy(update={"clips_per_class": {"train": 4, "val": 2, "test": 2}})
-    small = params.model_copy(update={"world": world, "corpus": corpus, "tasks": chain([4, 4], 1)})
+    alone = params.compute.model_copy(update={"workers": 1})  # processes of its own would take longer to start
+    small = params.model_copy(update={"world": world, "corpus": corpus, "tasks": chain([4, 4], 1), "compute": alone})
     changes = {"worlds": [1], "rows": ["lll_closed"], "trained": ["scaled_ridge"], "trained_worlds": [1]}
     settings = SETTINGS.model_copy(update=changes)
     drawn, folder = tmp_path / "worlds", tmp_path / "runs"
@@ -155,7 +155,7 @@ def test_the_page_tells_what_streams_add(tmp_path):
     columns = ["row", "streams", "weight", "world", "split", "last_accuracy", "hit"]
     table = pd.DataFrame(lines, columns=columns)
     table.to_csv(tmp_path / "beyond_streams.csv", index=False)
-    text = beyond.streams(tmp_path)
+    text = answers.streams(tmp_path)
     closed = table[(table.row == "lll_closed") & (table.split == "test")]
     wide = closed.pivot(index="world", columns="streams", values="last_accuracy")
     gained = over_seeds(wide["depth and motion"] - wide.none)
@@ -165,7 +165,7 @@ def test_the_page_tells_what_streams_add(tmp_path):
     line = next(line for line in text.splitlines() if line.startswith("| motion |"))
     assert line.split(" | ")[1:3] == [f"{100 * wide.motion.mean():.1f}", points(over_seeds(wide.motion - wide.none))]
     assert "validation clips of worlds 10, 11 (0.1: 81.5; 0.3: 83.5)" in text
-    figure = plots_beyond.streams(table)
+    figure = plots.streams(table)
     assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == [*added][1:]
     means = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
     assert means[0].get_xdata() == pytest.approx(100 * (wide[[*added][1:]].sub(wide.none, axis=0)).mean().to_numpy())

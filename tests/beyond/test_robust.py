@@ -4,17 +4,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from avcil.comparison import robust, sweep, worlds
+from avcil.beyond import answers, plots, robust
+from avcil.beyond.robust import Shot, beside, films
+from avcil.beyond.settings import CASES, DUET, WHOLE, Robust
+from avcil.comparison import sweep, worlds
 from avcil.comparison.intervals import over_seeds, points
-from avcil.comparison.robust import Shot, beside, films
 from avcil.extraction.clips import read_clip
 from avcil.learn.train import run_tasks
-from avcil.params.beyond import CASES, DUET, WHOLE, Robust
 from avcil.params.learning import chain
 from avcil.params.world import World
-from avcil.results import plots_beyond
 from avcil.tokens.manifest import read_manifest
-from avcil.workshop import beyond
 from avcil.world.scenes import benchmark_scene, duet_scene, timbre
 from avcil.world.sounding_objects import write_corpus
 from conftest import ROOT
@@ -92,7 +91,8 @@ def test_every_damage_has_its_words_and_spares_what_it_is_not_about(shot):
 def small(params):
     corpus = params.corpus.model_copy(update={"clips_per_class": {"train": 4, "val": 0, "test": 2}})
     world = params.world.model_copy(update={"classes": 8, "timbres": 4})
-    return params.model_copy(update={"corpus": corpus, "world": world})
+    alone = params.compute.model_copy(update={"workers": 1})  # processes of its own would take longer to start
+    return params.model_copy(update={"corpus": corpus, "world": world, "compute": alone})
 
 
 def test_in_a_duet_two_timbres_sound(params):
@@ -203,7 +203,7 @@ def test_the_page_tells_shares_of_what_was_there(tmp_path):
     columns = ["row", "world", "damage", "strength", "last_accuracy", "mean_average_precision"]
     table = pd.DataFrame(lines, columns=columns)
     table.to_csv(tmp_path / "beyond_robust.csv", index=False)
-    text = beyond.robust(tmp_path)
+    text = answers.robust(tmp_path)
     at = {row: table[table.row == row].set_index(["damage", "world"]).last_accuracy for row in ("lll_closed", "replay")}
     fall = {row: 1 - of.loc["delay"] / of.loc["whole"] for row, of in at.items()}
     assert f"| {points(over_seeds(fall['replay']))} |" in next(
@@ -212,7 +212,7 @@ def test_the_page_tells_shares_of_what_was_there(tmp_path):
     assert "Of 2 damages, what LLL, closed form has left is more than ridge, any scale has in 1 and less in 0; " in text
     assert "the share that it loses is smaller in 0 and larger in 1." in text
     assert "| than replay | 2 | 0 | 0 | 1 | 0 | 1 |" in text
-    axis = plots_beyond.robust(table).axes[0]
+    axis = plots.robust(table).axes[0]
     assert [label.get_text() for label in axis.get_yticklabels()] == ["gain of +0 dB", "sound 0.5 s late"]
     means = [line for line in axis.lines if line.get_marker() == "o"]
     assert means[1].get_xdata()[1] == pytest.approx(100 * fall["replay"].mean())

@@ -11,6 +11,15 @@ from avcil.params.learning import Method
 from avcil.params.section import Section, Seeds, nearest, offence
 
 
+def _check_worlds(study: "ManyTasks | Light | Streams") -> None:
+    """What is trained is trained in worlds of the study; what it was chosen by is reported by none."""
+    if foreign := sorted({*study.trained_worlds} - {*study.worlds}):
+        raise ValueError(f"trained_worlds: {foreign[0]} is not among the worlds {study.worlds}")
+    choice = getattr(study, "choice", [])
+    if reported := sorted({*(choice if isinstance(choice, list) else [choice])} & {*study.worlds}):
+        raise ValueError(f"choice: {reported[0]} is among the worlds that are reported; take another one")
+
+
 class ManyTasks(Section):
     """Worlds of many classes in tasks of few."""
 
@@ -28,8 +37,7 @@ class ManyTasks(Section):
 
     @model_validator(mode="after")
     def _consistent(self):
-        if foreign := sorted(set(self.trained_worlds) - set(self.worlds)):
-            raise ValueError(f"trained_worlds: {foreign[0]} is not among the worlds {self.worlds}")
+        _check_worlds(self)
         if self.classes % (self.classes_per_task * self.moments):
             raise ValueError(f"{self.classes} classes are not {self.moments} times a number of tasks; change `moments`")
         return self
@@ -124,10 +132,7 @@ class Light(Section):
 
     @model_validator(mode="after")
     def _consistent(self):
-        if self.choice in self.worlds:
-            raise ValueError(f"choice: {self.choice} is among the worlds that are reported; take another one")
-        if foreign := sorted(set(self.trained_worlds) - set(self.worlds)):
-            raise ValueError(f"trained_worlds: {foreign[0]} is not among the worlds {self.worlds}")
+        _check_worlds(self)
         for name in ("whole", self.claimed, *self.trained_variants):
             if name not in self.variants:
                 raise ValueError(f"variants: no `{name}`{nearest(name, self.variants)}")
@@ -176,7 +181,7 @@ class Robust(Section):
 
     worlds: Drawn = Field(min_length=2, description="on whose test clips rows are compared; 1 or more")
     rows: list[str] = Field(min_length=2, description="each against the first")
-    damages: dict[Damage, list[float]] = Field(description="strengths; avcil/comparison/robust.py has their units")
+    damages: dict[Damage, list[float]] = Field(description="strengths; avcil/beyond/robust.py has their units")
 
     @property
     def cases(self) -> list[tuple[Damage, float]]:
@@ -244,10 +249,7 @@ class Streams(Section):
 
     @model_validator(mode="after")
     def _consistent(self):
-        if reported := sorted({*self.choice} & {*self.worlds}):
-            raise ValueError(f"choice: {reported[0]} is among the worlds that are reported; take another one")
-        if foreign := sorted(set(self.trained_worlds) - set(self.worlds)):
-            raise ValueError(f"trained_worlds: {foreign[0]} is not among the worlds {self.worlds}")
+        _check_worlds(self)
         if self.weight not in self.weights:
             raise ValueError(f"weight: {self.weight:g} is not among {self.weights}, which were tried")
         return self

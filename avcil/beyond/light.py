@@ -16,7 +16,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from avcil.base.files import digest, read_sealed, write_sealed
+from avcil.beyond import study
+from avcil.beyond.settings import Beyond, Variant
 from avcil.comparison import sweep, tables, worlds
 from avcil.comparison.sweep import Done, Job, Source
 from avcil.learn.attention import Attention, unit_spread
@@ -24,12 +25,11 @@ from avcil.learn.evaluate import build
 from avcil.learn.methods.scaled_guided import TAU
 from avcil.learn.train import run_tasks
 from avcil.params import ParameterError, Params
-from avcil.params.beyond import Beyond, Variant
 from avcil.params.learning import chain
 from avcil.tokens.store import load_header
 from avcil.tokens.tokens import Tokens
 
-MEASURING = "comparison/light.py"
+MEASURING = "beyond/light.py"
 TIMED, TURNS = 100, 7  # clips whose attention is timed, and how often
 
 
@@ -157,31 +157,29 @@ def jobs(beyond: Beyond, params: Params, shipped: Source, drawn: Path, folder: P
 def learn(job: Job, beyond: Beyond) -> Done:
     """Do one job, unless its file stands there already, made from the same code, clips and choices."""
     data, variant = sweep.datasets(job.source)[job.seed], beyond.light.variants[job.name[1]]
-    stamp = sweep.stamp_of(job, data) | {"variant": variant.model_dump(), "light": digest(sweep.code_of((MEASURING,)))}
-    assert job.file is not None
-    if sweep.standing(job.file, stamp):
-        return Done([], None)
-    started, every = time.perf_counter(), data.tokens.clips(slice(None))
-    clips = stored(every, variant, torch.Generator().manual_seed(job.seed))
-    read = clips.read()
-    # the share of each patch that the sounding object has is not known of other patches
-    results = run_tasks(
-        data._replace(tokens=read, share=None), job.method, job.training, job.tasks, job.seed, None, split=job.split,
-        device=job.device,
-    )  # fmt: skip
-    some = every.clips(torch.arange(TIMED))
-    timed = [stored(some, one, torch.Generator()) for one in (variant, Variant())]
-    attention = build(job.method, job.training, every.channels).attention
-    seconds = milliseconds(attention, timed)
-    measured = {
-        "last_accuracy": tables.accuracy_after(results[-1]),
-        "bytes": clips.clip_bytes,
-        "flops": flops(read) if job.method.fusion == "frozen_sources" else None,
-        "milliseconds": seconds[0],
-        "time_ratio": seconds[0] / seconds[1],
-    }
-    write_sealed(job.file, {"origin": stamp, "measured": measured})
-    return Done(results, time.perf_counter() - started)
+
+    def measure() -> dict:
+        every = data.tokens.clips(slice(None))
+        clips = stored(every, variant, torch.Generator().manual_seed(job.seed))
+        read = clips.read()
+        # the share of each patch that the sounding object has is not known of other patches
+        results = run_tasks(
+            data._replace(tokens=read, share=None), job.method, job.training, job.tasks, job.seed, None,
+            split=job.split, device=job.device,
+        )  # fmt: skip
+        some = every.clips(torch.arange(TIMED))
+        timed = [stored(some, one, torch.Generator()) for one in (variant, Variant())]
+        attention = build(job.method, job.training, every.channels).attention
+        seconds = milliseconds(attention, timed)
+        return {
+            "last_accuracy": tables.accuracy_after(results[-1]),
+            "bytes": clips.clip_bytes,
+            "flops": flops(read) if job.method.fusion == "frozen_sources" else None,
+            "milliseconds": seconds[0],
+            "time_ratio": seconds[0] / seconds[1],
+        }
+
+    return study.once(job, data, measure, MEASURING, variant=variant.model_dump())
 
 
 def run(beyond: Beyond, params: Params, shipped: Source, drawn: Path, folder: Path) -> dict[str, pd.DataFrame]:
@@ -189,11 +187,5 @@ def run(beyond: Beyond, params: Params, shipped: Source, drawn: Path, folder: Pa
     on clips of ``split``; and of one clip `bytes` that are stored, `flops` of the attention of `frozen_sources`, and
     `milliseconds` from what is stored to what is attended, with their ratio to those of whole tokens."""
     asked = jobs(beyond, params, shipped, drawn, folder)
-    sweep.run(asked, work=partial(learn, beyond=beyond), engine=params.compute.engine, workers=params.compute.workers)
-    lines = [
-        {"row": job.name[0], "variant": job.name[1], "world": job.seed, "split": job.split}
-        | read_sealed(job.file)["measured"]
-        for job in asked
-        if job.file
-    ]
-    return {"beyond_light": pd.DataFrame(lines)}
+    study.run(partial(learn, beyond=beyond), asked, params)
+    return {"beyond_light": study.table(asked, ("row", "variant"))}

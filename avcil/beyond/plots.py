@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from avcil.params.beyond import ALONE, CASES, DUET, WAYS, WHOLE, Light
+from avcil.beyond.settings import ALONE, CASES, DUET, WAYS, WHOLE, Light
 from avcil.results.names import family_of, short_name_of
 
 MEASURED = {  # columns of `light`

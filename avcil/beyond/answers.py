@@ -6,13 +6,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from avcil.comparison.intervals import Interval, negative, over_seeds, over_seeds_and_clips, points, verdict
-from avcil.comparison.missing import SENSES
+from avcil.beyond.missing import SENSES
+from avcil.beyond.settings import ALONE, CASES, DUET, WAYS, WHOLE, Light, load_beyond
+from avcil.comparison.intervals import Interval, negative, outcome, over_seeds, over_seeds_and_clips, points, verdict
 from avcil.comparison.tables import markdown
 from avcil.params import load, project
-from avcil.params.beyond import ALONE, CASES, DUET, WAYS, WHOLE, Light, load_beyond
-from avcil.results.names import family_of, name_of, short_name_of
-from avcil.workshop.claims import PUBLISHED, outcome
+from avcil.results.names import PUBLISHED, family_of, name_of, short_name_of
 
 OURS, JOINT, AHEAD = "lll_closed", 0.03, 0.10  # goals: within so much of the joint twin, ahead of what is published
 FROZEN = "acil_guided"  # attends by the prior's similarity alone

@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from avcil.params.beyond import load_beyond
-from avcil.results.plots_beyond import light as figure
-from avcil.workshop import beyond
+from avcil.beyond import answers
+from avcil.beyond.plots import light as figure
+from avcil.beyond.settings import load_beyond
 from conftest import ROOT
 
 SIZES = {"whole": 8000.0, "best_8_int8": 990.0, "best_4": 1000.0, "best_16": 2000.0, "attended": 500.0}
@@ -38,7 +38,7 @@ def test_a_gain_is_paired_by_world_on_test_clips(table, settings):
     tested = table[(table.split == "test") & (table.row == settings.row)].sample(frac=1, random_state=0)
     wide = tested.pivot(index="world", columns="variant", values="last_accuracy")
     low, high = stats.ttest_rel(wide[settings.claimed], wide.whole).confidence_interval()
-    gain = beyond.gain(table.sample(frac=1, random_state=1), settings.row, settings.claimed)
+    gain = answers.gain(table.sample(frac=1, random_state=1), settings.row, settings.claimed)
     assert (gain.low, gain.high, gain.seeds) == (pytest.approx(low), pytest.approx(high), len(settings.worlds))
 
 
@@ -50,12 +50,12 @@ def test_the_choice_is_the_best_on_validation_clips_that_fits(table, settings):
         {"whole": 0.9, "best_16": 0.9, "attended": 0.9, "best_4": 0.8, "best_8_int8": 0.8}
     ).fillna(0.5)  # fmt: skip
     sizes = table.variant.map(SIZES).fillna(1000.0)
-    assert beyond.candidates(table.assign(bytes=sizes), settings).index[0] == "best_8_int8"
+    assert answers.candidates(table.assign(bytes=sizes), settings).index[0] == "best_8_int8"
     smaller = sizes.where(table.variant != "best_4", 980.0)
-    assert beyond.candidates(table.assign(bytes=smaller), settings).index[0] == "best_4"
+    assert answers.candidates(table.assign(bytes=smaller), settings).index[0] == "best_4"
     tested = table.variant.eq("grid_4") & table.split.eq("test")
     won = table.assign(bytes=sizes, last_accuracy=table.last_accuracy.where(~tested, 1.0))
-    assert beyond.candidates(won, settings).index[0] == "best_8_int8"
+    assert answers.candidates(won, settings).index[0] == "best_8_int8"
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_the_goal_is_both_few_bytes_and_little_lost(table, settings, loss, size,
     claimed = table.variant == settings.claimed
     table.loc[claimed, "last_accuracy"] -= loss
     table.loc[claimed, "bytes"] *= size
-    assert f"1/8 for at most 1; {verdict})" in beyond._of_light(table, settings)
+    assert f"1/8 for at most 1; {verdict})" in answers._of_light(table, settings)
 
 
 def test_the_page_says_in_how_many_worlds_a_variant_was_run(table, settings, tmp_path):
@@ -74,7 +74,7 @@ def test_the_page_says_in_how_many_worlds_a_variant_was_run(table, settings, tmp
     variants = settings.variants
     table = table[(table.variant != "best_1") & ~(table.variant.eq("int8") & table.world.isin(settings.worlds[1:]))]
     table.to_csv(tmp_path / "beyond_light.csv", index=False)
-    text = beyond.light(tmp_path)
+    text = answers.light(tmp_path)
     lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line.count(" | ") == 8]
     worlds = {name: (run, less) for name, *_, run, _, less in lines}
     assert worlds[variants["best_4"].name][0] == str(len(settings.worlds))
@@ -82,21 +82,21 @@ def test_the_page_says_in_how_many_worlds_a_variant_was_run(table, settings, tmp
     assert f"| {variants['best_1'].name} |" not in text
     assert "8 best patches | ahead by" not in text and "| 8 best patches | not told apart" in text
     trained = settings.model_copy(update={"trained_worlds": [0]})
-    assert "in 1 world: whole tokens 70.0; " in beyond._trained(table, trained)
-    assert beyond._trained(table, settings.model_copy(update={"trained_worlds": []})).startswith("Not run: LLL")
+    assert "in 1 world: whole tokens 70.0; " in answers._trained(table, trained)
+    assert answers._trained(table, settings.model_copy(update={"trained_worlds": []})).startswith("Not run: LLL")
 
 
 def test_the_figure_shows_shares_of_whole_tokens(table, settings):
     axes = figure(table, settings).axes
     ends = [axis.get_lines()[-1] for axis in axes]
     assert [float(line.get_xdata()[0]) for line in ends[:2]] == [900 / 8000, 900 / 8000]
-    mean = beyond.gain(table, settings.row, settings.claimed).mean
+    mean = answers.gain(table, settings.row, settings.claimed).mean
     assert float(ends[0].get_ydata()[0]) == pytest.approx(100 * mean)
 
 
 def test_what_is_claimed_was_chosen_by_the_rule_and_whole_tokens_are_those_of_the_tables(settings):
     table = pd.read_csv(ROOT / "metrics/beyond_light.csv")
-    assert beyond.candidates(table, settings).index[0] == settings.claimed
+    assert answers.candidates(table, settings).index[0] == settings.claimed
     runs = pd.read_csv(ROOT / "metrics/runs.csv")
     runs = runs[(runs.setting == "worlds") & (runs.method == settings.row)]
     runs = runs[runs.task == runs.task.max()]

@@ -19,21 +19,23 @@ import torch
 from torch import Tensor
 
 from avcil.base import processes
-from avcil.base.files import check_seal, digest, read_sealed, read_tensors, tensor_bytes, write_sealed, write_with_seal
+from avcil.base.code import code_of
+from avcil.base.files import check_seal, digest, read_tensors, tensor_bytes, write_with_seal
 from avcil.base.progress import progress
-from avcil.comparison import sweep, tables, worlds
+from avcil.beyond import study
+from avcil.beyond.settings import ALONE, Streams
+from avcil.comparison import sweep, worlds
 from avcil.comparison.sweep import Done, Job
 from avcil.comparison.worlds import Place
 from avcil.learn.train import run_tasks
 from avcil.params import Params
-from avcil.params.beyond import ALONE, Streams
 from avcil.tokens.manifest import read_manifest
 from avcil.tokens.store import load_header
 from avcil.tokens.tokens import Layout, Tokens
 from avcil.world.scenes import REGION_CELLS, Scene
 from avcil.world.sounding_objects import benchmark_clip
 
-MEASURING = "comparison/streams.py"
+MEASURING = "beyond/streams.py"
 AT_ONCE = 50  # clips that a process renders
 
 
@@ -78,7 +80,7 @@ def _rendered(ids: list[str], params: Params, layout: Layout) -> dict[str, Tenso
 def streams_of(world: int, place: Place, params: Params, folder: Path) -> Path:
     """The file with all streams [N,L,S,E] of a world's clips, float16, in the order of its manifest; rendered unless it
     is there."""
-    file = folder / f"{place.folder.name}-{digest(sweep.code_of((MEASURING,)))[:12]}.safetensors"
+    file = folder / f"{place.folder.name}-{digest(code_of((MEASURING,)))[:12]}.safetensors"
     if not file.exists():
         ids = read_manifest(place.folder / "manifest.csv").clip_id.tolist()
         layout = load_header(place.stores / "mini").layout
@@ -124,7 +126,7 @@ def jobs(settings: Streams, params: Params, drawn: Path, folder: Path) -> tuple[
     for world in (*settings.worlds, *settings.choice):
         place = worlds.drawn(world, drawn, params)
         files[world] = streams_of(world, place, params, folder)
-        sources[world] = worlds.source_of(place, world, folder)._replace(regions=place.folder / "regions.npz")
+        sources[world] = study.source_of(place, world, folder)
     asked = [(row, way, settings.weight, world) for world in settings.worlds for row in settings.rows for way in every]
     ends = (every[0], every[-1])
     asked += [
@@ -144,34 +146,24 @@ def jobs(settings: Streams, params: Params, drawn: Path, folder: Path) -> tuple[
 
 def learn(job: Job, files: dict[int, Path]) -> Done:
     """Do one job, unless its file stands there already, made from the same code, clips and choices."""
-    data, (_, way, weight) = sweep.datasets(job.source)[job.seed], job.name
-    stamp = sweep.stamp_of(job, data) | {"streams": [files[job.seed].name, way, weight]}
-    assert job.file is not None
-    if sweep.standing(job.file, stamp):
-        return Done([], None)
-    check_seal(files[job.seed])
-    known, first = read_tensors(files[job.seed]), data.rows("train", 0, job.tasks[0].classes)
-    tokens = joined(data.tokens.clips(slice(None)), [known[name] for name in ways()[way]], float(weight), first)
-    results = run_tasks(
-        data._replace(tokens=tokens), job.method, job.training, job.tasks, job.seed, None, split=job.split,
-        device=job.device,
-    )  # fmt: skip
-    last = results[-1]
-    hit = None if last.hit is None else float(np.average(last.hit, weights=last.clips))
-    write_sealed(job.file, {"origin": stamp, "measured": {"last_accuracy": tables.accuracy_after(last), "hit": hit}})
-    return Done(results, None)
+    data, (_, way, weight), file = sweep.datasets(job.source)[job.seed], job.name, files[job.seed]
+
+    def measure() -> dict:
+        check_seal(file)
+        known, first = read_tensors(file), data.rows("train", 0, job.tasks[0].classes)
+        tokens = joined(data.tokens.clips(slice(None)), [known[name] for name in ways()[way]], float(weight), first)
+        results = run_tasks(
+            data._replace(tokens=tokens), job.method, job.training, job.tasks, job.seed, None, split=job.split,
+            device=job.device,
+        )  # fmt: skip
+        return study.last(results[-1])
+
+    return study.once(job, data, measure, MEASURING, streams=[file.name, way, weight])
 
 
 def run(settings: Streams, params: Params, drawn: Path, folder: Path) -> dict[str, pd.DataFrame]:
     """Learn what is not learnt yet; `beyond_streams`, a line a row, choice of streams, weight and world: last_accuracy
     on clips of ``split``, and hit, the share of them on which attention peaks on what sounds."""
     asked, files = jobs(settings, params, drawn, folder)
-    sweep.run(asked, work=partial(learn, files=files), engine=params.compute.engine, workers=params.compute.workers)
-    columns = ("row", "streams", "weight")
-    lines = [
-        dict(zip(columns, job.name, strict=True)) | {"world": job.seed, "split": job.split}
-        | read_sealed(job.file)["measured"]
-        for job in asked
-        if job.file
-    ]  # fmt: skip
-    return {"beyond_streams": pd.DataFrame(lines).astype({"weight": float, "hit": float})}
+    study.run(partial(learn, files=files), asked, params)
+    return {"beyond_streams": study.table(asked, ("row", "streams", "weight")).astype({"weight": float, "hit": float})}

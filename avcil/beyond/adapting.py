@@ -21,10 +21,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from avcil.base.code import code_of
 from avcil.base.device import named
-from avcil.base.files import digest, read_sealed, write_sealed
-from avcil.comparison import robust, sweep, tables, worlds
-from avcil.comparison.robust import Shot
+from avcil.base.files import digest
+from avcil.beyond import robust, study
+from avcil.beyond.robust import Shot
+from avcil.beyond.settings import Adapting, Shift
+from avcil.comparison import sweep, worlds
 from avcil.comparison.sweep import Done, Job
 from avcil.encoders.mini import Mini
 from avcil.encoders.prior import load_prior, released
@@ -32,14 +35,13 @@ from avcil.extraction.extract import PRIORS
 from avcil.learn.checkpoint import EMPTY
 from avcil.learn.train import run_task
 from avcil.params import Params
-from avcil.params.beyond import Adapting, Shift
 from avcil.tokens.dataset import Dataset
 from avcil.tokens.manifest import SPLITS
 from avcil.tokens.store import read_store
 from avcil.tokens.tokens import Tokens, TokenSource
 from avcil.world.pretraining import frame_matching
 
-MEASURING = (*worlds.MAKING, "comparison/robust.py", "comparison/adapting.py")
+MEASURING = (*worlds.MAKING, "beyond/robust.py", "beyond/adapting.py")
 _DRAWN = 12  # the stream of random numbers of shifts
 AT_ONCE = 100  # clips that are adapted together
 
@@ -221,7 +223,7 @@ def by_task(
 
 def place_of(shift: str, settings: Adapting, folder: Path) -> Path:
     """Where the worlds of a shift are drawn, named by what makes them differ."""
-    made = json.dumps(settings.shifts[shift]).encode() + sweep.code_of(MEASURING)
+    made = json.dumps(settings.shifts[shift]).encode() + code_of(MEASURING)
     return folder / f"{shift}-{digest(made)[:12]}"
 
 
@@ -247,7 +249,7 @@ def jobs(settings: Adapting, params: Params, folder: Path) -> tuple[list[Job], d
     for shift in settings.shifts:
         for world in settings.worlds:
             place, around[shift, world] = drawn(world, shift, settings, params, folder / "worlds")
-            source = worlds.source_of(place, world, folder)._replace(regions=place.folder / "regions.npz")
+            source = study.source_of(place, world, folder)
             asked += [
                 Job((row, shift, way), source, params.method(row), params.training, params.tasks, world,
                     file=folder / f"{row}-{shift}-{way}-{world}.json", device=params.compute.device)
@@ -260,40 +262,29 @@ def jobs(settings: Adapting, params: Params, folder: Path) -> tuple[list[Job], d
 def learn(job: Job, settings: Adapting, params: Params, around: dict[tuple[str, int], Path]) -> Done:
     """Do one job, unless its file stands there already, made from the same code, clips and choices."""
     data, (_, shift, way) = sweep.datasets(job.source)[job.seed], job.name
-    stamp = sweep.stamp_of(job, data) | {"measured": digest(sweep.code_of(MEASURING))}
-    stamp |= {"adapted": settings.model_dump(exclude={"worlds", "shifts", "rows"})}
-    assert job.file is not None
-    if sweep.standing(job.file, stamp):
-        return Done([], None)
-    encoder, _ = load_prior(released(worlds.prior_of(job.seed, params), PRIORS), params.encoder)
-    elsewhere = read_store(around[shift, job.seed]).tokens
-    bounds = [0, *accumulate(task.classes for task in job.tasks)]
-    ways = by_task(way, encoder.to(named(job.device)), data, elsewhere, bounds, settings, job.seed)
-    checkpoint, results, before = EMPTY, [], None
-    for task, adapters in enumerate(ways):
-        if adapters is not before:
-            tokens, before = adapted(encoder, adapters, data.tokens), adapters
-        checkpoint, result, _ = run_task(
-            data._replace(tokens=tokens), job.method, job.training, job.tasks, task, job.seed, checkpoint,
-            device=job.device,
-        )  # fmt: skip
-        results.append(result)
-    last = results[-1]
-    hit = np.nan if last.hit is None else float(np.average(last.hit, weights=last.clips))
-    write_sealed(job.file, {"origin": stamp, "measured": {"last_accuracy": tables.accuracy_after(last), "hit": hit}})
-    return Done(results, None)
+
+    def measure() -> dict:
+        encoder, _ = load_prior(released(worlds.prior_of(job.seed, params), PRIORS), params.encoder)
+        elsewhere = read_store(around[shift, job.seed]).tokens
+        bounds = [0, *accumulate(task.classes for task in job.tasks)]
+        ways = by_task(way, encoder.to(named(job.device)), data, elsewhere, bounds, settings, job.seed)
+        checkpoint, before = EMPTY, None
+        for task, adapters in enumerate(ways):
+            if adapters is not before:
+                tokens, before = adapted(encoder, adapters, data.tokens), adapters
+            checkpoint, result, _ = run_task(
+                data._replace(tokens=tokens), job.method, job.training, job.tasks, task, job.seed, checkpoint,
+                device=job.device,
+            )  # fmt: skip
+        return study.last(result)
+
+    how = settings.model_dump(exclude={"worlds", "shifts", "rows"})
+    return study.once(job, data, measure, *MEASURING, adapted=how)
 
 
 def run(settings: Adapting, params: Params, folder: Path) -> dict[str, pd.DataFrame]:
     """Draw and learn what is not there yet; `beyond_adapting`, a line a row, shift, way and world: last_accuracy, and
     hit, the share of clips on which attention peaks on what sounds."""
     asked, around = jobs(settings, params, folder)
-    work = partial(learn, settings=settings, params=params, around=around)
-    sweep.run(asked, work=work, engine=params.compute.engine, workers=params.compute.workers)
-    columns = ("row", "shift", "way")
-    lines = [
-        dict(zip(columns, job.name, strict=True)) | {"world": job.seed} | read_sealed(job.file)["measured"]
-        for job in asked
-        if job.file
-    ]
-    return {"beyond_adapting": pd.DataFrame(lines)}
+    study.run(partial(learn, settings=settings, params=params, around=around), asked, params)
+    return {"beyond_adapting": study.table(asked, ("row", "shift", "way")).drop(columns="split")}

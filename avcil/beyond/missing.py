@@ -8,7 +8,6 @@ token a stream: its mean, or for `frozen_sources` the picture as each source sho
 Dimension letters: ``N`` clips.
 """
 
-import time
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -18,7 +17,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from avcil.base.files import digest, read_sealed, write_sealed
+from avcil.beyond import study
+from avcil.beyond.settings import Beyond
 from avcil.comparison import sweep
 from avcil.comparison.sweep import Done, Job, Source
 from avcil.learn.checkpoint import EMPTY
@@ -26,11 +26,11 @@ from avcil.learn.evaluate import TaskResult, build, predict
 from avcil.learn.methods.modality_dropout import withhold
 from avcil.learn.train import run_task
 from avcil.params import Params
-from avcil.params.beyond import Beyond
 from avcil.params.learning import Method, Training, chain
 from avcil.tokens.dataset import Dataset
 from avcil.tokens.tokens import Tokens, TokenSource
 
+MEASURING = "beyond/missing.py"
 Sense = Literal["sound", "picture"]
 SENSES: tuple[Sense, ...] = ("sound", "picture")
 
@@ -142,31 +142,31 @@ def learn(job: Job, beyond: Beyond) -> Done:
     """Do one job, unless its file stands there already, made from the same code, clips and choices."""
     settings = beyond.missing
     row, data = settings.rows[job.name[0]], sweep.datasets(job.source)[job.seed]
-    stamp = sweep.stamp_of(job, data) | {"missing": row.model_dump(exclude={"name"}), "shares": settings.shares}
-    stamp |= {"posed": digest(sweep.code_of(("comparison/missing.py",)))}
-    assert job.file is not None
-    if sweep.standing(job.file, stamp):
-        return Done([], None)
-    started, method = time.perf_counter(), job.method
-    seen = method if method.fusion == "frozen_sources" else method.model_copy(update={"hooks": {}})
-    tokens = _pooled(job.source, seen.model_copy(update={"readout_options": {}}).model_dump_json(), job.training)
-    if method.fusion == "frozen_sources":
-        method = method.model_copy(update={"fusion": "frozen"})  # of one token the mean
-    right = {}
-    for sense in SENSES:
-        for share in settings.shares:
-            if row.quarantine and share == 1:
-                continue  # there is nothing to learn from
-            given = posed(
-                data, tokens, sense, share, settings.shares, job.seed, fill=row.fill, quarantine=row.quarantine
-            )
-            result = _last(given, method, job)
-            truth = dict(zip(given.clip_ids, given.labels.tolist(), strict=True))
-            for test in settings.shares:
-                names = sorted(name for name in result.predictions if name.startswith(f"{test}/"))
-                right[f"{sense}/{share}/{test}"] = "".join(str(int(result.predictions[n] == truth[n])) for n in names)
-    write_sealed(job.file, {"origin": stamp, "right": right})
-    return Done([], time.perf_counter() - started)
+
+    def measure() -> dict:
+        method = job.method
+        seen = method if method.fusion == "frozen_sources" else method.model_copy(update={"hooks": {}})
+        tokens = _pooled(job.source, seen.model_copy(update={"readout_options": {}}).model_dump_json(), job.training)
+        if method.fusion == "frozen_sources":
+            method = method.model_copy(update={"fusion": "frozen"})  # of one token the mean
+        right = {}
+        for sense in SENSES:
+            for share in settings.shares:
+                if row.quarantine and share == 1:
+                    continue  # there is nothing to learn from
+                given = posed(
+                    data, tokens, sense, share, settings.shares, job.seed, fill=row.fill, quarantine=row.quarantine
+                )
+                result = _last(given, method, job)
+                truth = dict(zip(given.clip_ids, given.labels.tolist(), strict=True))
+                for test in settings.shares:
+                    names = sorted(name for name in result.predictions if name.startswith(f"{test}/"))
+                    digits = (str(int(result.predictions[name] == truth[name])) for name in names)
+                    right[f"{sense}/{share}/{test}"] = "".join(digits)
+        return right
+
+    how = {"missing": row.model_dump(exclude={"name"}), "shares": settings.shares}
+    return study.once(job, data, measure, MEASURING, **how)
 
 
 def _last(data: Dataset, method: Method, job: Job) -> TaskResult:
@@ -184,11 +184,10 @@ def run(beyond: Beyond, params: Params, source: Source, folder: Path) -> dict[st
     train and test (the shares that lack it), and `beyond_correct`, at the shares that are compared, with a digit a test
     clip in the order of their names, 1 if it is right."""
     asked = jobs(beyond, params, source, folder)
-    sweep.run(asked, work=partial(learn, beyond=beyond), engine=params.compute.engine, workers=params.compute.workers)
+    study.run(partial(learn, beyond=beyond), asked, params)
     lines = []
     for job in asked:
-        assert job.file is not None
-        for key, digits in read_sealed(job.file)["right"].items():
+        for key, digits in study.measured(job).items():
             sense, train, test = key.split("/")
             lines.append((job.name[0], job.seed, sense, float(train), float(test), digits))
     table = pd.DataFrame(lines, columns=["row", "seed", "sense", "train", "test", "correct"])

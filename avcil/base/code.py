@@ -1,0 +1,41 @@
+"""What results were made by: the code of parts of avcil/, so that another one is noticed, and other words are not."""
+
+import ast
+import io
+import tokenize
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[1]
+
+
+@lru_cache
+def code_of(parts: tuple[str, ...]) -> bytes:
+    """The `statements` of all files that the patterns ``parts``, relative to avcil/, name."""
+    return statements_of(file for part in parts for file in sorted(PACKAGE.glob(part)))
+
+
+def statements_of(files: Iterable[Path]) -> bytes:
+    return b"\0".join(statements(file.read_text("utf-8")).encode() for file in files)
+
+
+def statements(source: str) -> str:
+    """Python without its comments, strings that stand alone (docstrings) and blank lines.
+
+    Cut out of the text, not printed from its syntax tree: versions of Python print a tree differently.
+    """
+    lines: list[str | None] = [*source.split("\n")]
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        row, column = token.start
+        line = lines[row - 1]
+        if token.type == tokenize.COMMENT and line is not None:
+            lines[row - 1] = line[:column].rstrip()
+        # a line of a text that spans several ends in no such token: what is blank in it stays
+        elif token.type == tokenize.NL and not (line or "").strip():
+            lines[row - 1] = None
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            assert node.end_lineno is not None
+            lines[node.lineno - 1 : node.end_lineno] = [None] * (node.end_lineno - node.lineno + 1)
+    return "\n".join(line for line in lines if line is not None)
