@@ -171,6 +171,7 @@ def run(
     BlockingIOError where another sweep writes.
     """
     jobs = list(jobs)
+    # a row that cannot be run is told before hours of those that can
     for name, method in {job.name[-1]: job.method for job in jobs}.items():
         check(name, method)
     with alone({place for job in jobs for place in (job.folder, job.file and job.file.parent) if place}):

@@ -65,6 +65,7 @@ def drawn(
     choices = json.dumps([section.model_dump(mode="json") for section in sections], sort_keys=True).encode()
     prior = released(prior_of(seed, params), PRIORS).read_bytes()
     folder = worlds / f"{seed}-{digest(code_of(MAKING) + choices + prior)[:12]}"
+    # of older code or other parameters; nothing reads it any more
     for stale in worlds.glob(f"{seed}-*"):
         if stale != folder:
             shutil.rmtree(stale)
@@ -74,6 +75,7 @@ def drawn(
     clips = media(read_manifest(folder / "manifest.csv"), folder)
     for name in tokens:
         store = folder / "features" / name
+        # clips that are still there were not read to the end
         if (folder / "clips").exists() or not (store / "index.json").exists():
             extract(prior_of(seed, params) if name == "mini" else name, clips, params, store)
     read = folder / "read"

@@ -121,6 +121,7 @@ def solved_head(method: Method, training: Training, state: dict[str, Tensor]) ->
     checkpoint keeps, hooks' tensors among it."""
     if method.readout == "classifier":
         return None
+    # a head takes every tensor for its own sums
     state = {name: value for name, value in state.items() if name.partition(".")[0] not in method.hooks}
     if method.readout == "ridge":
         return RecursiveRidge(training.ridge_penalty, state)
@@ -214,6 +215,7 @@ def evaluate(
 def _memory_bytes(tokens: TokenSource, method: Method, checkpoint: Checkpoint) -> int:
     """Bytes kept between tasks besides the model: exemplars' tokens in float16, and a solved head's statistics."""
     visual, audio, similarity = tokens.sizes
+    # of an exemplar nothing is kept that its fusion would not read again
     guided = visual + audio + similarity
     by_fusion = {"visual": visual, "audio": audio} | dict.fromkeys(("guided", "frozen_guided", "frozen_scaled"), guided)
     clip = 2 * by_fusion.get(method.fusion, visual + audio)

@@ -45,6 +45,7 @@ class Feed:
         self.bytes = len(rows) * (self.map_bytes + 4 * (audio + similarity))
         self._mean = self.centre = None
         if precision == "bfloat16" and len(rows):
+            # any centre is exact, for it is added again; the mean of 64 clips leaves small numbers to round
             self._mean = tokens.clips(rows[:: max(1, len(rows) // 64)]).visual.mean((0, 1, 2))
             self.centre = self._mean.to(self.device)
         in_place = isinstance(tokens, Tokens) and self.device.type == "cpu" and precision == "float32"

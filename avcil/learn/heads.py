@@ -20,6 +20,7 @@ def _add(old: Tensor | None, new: Tensor) -> Tensor:
     """Sum of a sum and a newer, possibly larger one: classes unknown to the old one count as zero in it."""
     if old is None:
         return new
+    # F.pad counts dimensions from the last
     grown = [size for pair in zip(old.shape, new.shape, strict=True) for size in (pair[1] - pair[0], 0)]
     return F.pad(old, grown[::-1]) + new
 
@@ -46,6 +47,7 @@ class Head:
     def update(self, features: Features, labels: Tensor, classes: int) -> None:
         """features and labels [N] of clips never given before; afterwards ``classes`` are known."""
         sums = self._sums(features, labels, classes)
+        # a new dictionary: the checkpoint of the task before holds the old one
         self.state = self.state | {name: _add(self.state.get(name), value) for name, value in sums.items()}
         self._solution = None
 
@@ -106,6 +108,7 @@ class RecursiveRidge(Head):
 
     def expand(self, features: Features) -> Tensor:
         """x, the regressors [N,E+1]."""
+        # in float32 the sums would lose digits that the solution hangs on
         return F.pad(features.fused.double(), (0, 1), value=1.0)
 
     def _sums(self, features: Features, labels: Tensor, classes: int) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ def logged(folder: Path) -> Iterator[Watch]:
     They are ``folder/plots/metrics/cross_entropy.tsv`` and so on; ``folder/metrics.json`` has the last of each. What
     stood in the folder is replaced.
     """
+    # DVC runs this as a stage: an experiment, and plots in dvc.yaml, are its own affair
     with Live(str(folder), save_dvc_exp=False, dvcyaml=False) as live:
 
         def watch(task: int, epoch: int, losses: dict[str, float]) -> None:

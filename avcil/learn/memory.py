@@ -15,6 +15,7 @@ def herding(features: Tensor, count: int) -> list[int]:
 
     Source: Welling 2009; iCaRL, Rebuffi et al., CVPR 2017, algorithm 4. Truncating the list later keeps its best part.
     """
+    # in float64, so that near ties fall alike on every processor
     unit = F.normalize(features.double(), dim=1)
     target, total = unit.mean(0), torch.zeros_like(unit[0])
     left = torch.ones(len(unit), dtype=torch.bool)
@@ -56,6 +57,7 @@ def select(
     if selection == "all":
         return torch.cat([past_rows, torch.arange(new)])
     memory = [past_rows[labels[new:] == label][:count] for label in dict.fromkeys(labels[new:].tolist())]
+    # sorted, so in the order in which classes are learnt
     for label in labels[:new].unique():
         rows = (labels[:new] == label).nonzero()[:, 0]
         if selection == "random":

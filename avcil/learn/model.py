@@ -43,13 +43,16 @@ class Classifier(nn.Module):
         self.kind = kind
         self.weight = nn.Parameter(torch.empty(0, features))
         self.bias = nn.Parameter(torch.empty(0), requires_grad=kind == "linear")
+        # cosines alone, within [-1, 1], would leave every softmax nearly flat
         self.scale = nn.Parameter(torch.tensor(10.0), requires_grad=kind == "cosine")
 
     def grow(self, classes: int) -> None:
         """Append freshly drawn rows until there are ``classes``; old rows keep their values."""
         old, features = self.weight.shape
+        # as nn.Linear draws them
         fresh = torch.empty(classes - old, features).uniform_(-(features**-0.5), features**-0.5)
         self.weight = nn.Parameter(torch.cat([self.weight.detach(), fresh]))
+        # no class begins ahead of another
         zeros = torch.zeros(classes - old)
         self.bias = nn.Parameter(torch.cat([self.bias.detach(), zeros]), requires_grad=self.kind == "linear")
 

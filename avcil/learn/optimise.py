@@ -36,8 +36,10 @@ def batches(
         # beside each batch of new clips a batch of exemplars, which are gone through again and again
         rows = shuffled((labels >= past).nonzero()[:, 0])
         width = min(training.exemplar_batch or training.batch, len(exemplars))
+        # whole batches alone, in one order throughout an epoch, as AV-CIL's authors have it (benchmarks/parity.py)
         beside = cycle(shuffled(exemplars)[: len(exemplars) // width * width].split(width))
     elif method.sampler == "balanced":
+        # every class is drawn as often, few exemplars or many new clips
         weight = 1 / labels.bincount()[labels].double()
         rows = torch.multinomial(weight, len(labels), replacement=True, generator=generator)
     else:
@@ -66,8 +68,10 @@ def optimise(
     history, best, best_weights, schedule = [], -1.0, None, None
     for epoch in range(epochs):
         model.train()
+        # drawn on the CPU: the same batches wherever the model is
         rows = list(batches(learning.labels.cpu(), learning.past, learning.method, training, learning.generator))
         if epoch == 0 and training.schedule == "cosine":
+            # its period is counted in steps
             schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs * len(rows))
         losses = _epoch(learning, [batch.to(learning.labels.device) for batch in rows], optimiser, schedule)
         if bad := [name for name, loss in losses.items() if not math.isfinite(loss)]:
@@ -88,6 +92,7 @@ def _optimiser(learning: Learning) -> torch.optim.Optimizer:
     training = learning.training
     kind = torch.optim.AdamW if training.optimiser == "adamw" else torch.optim.Adam
     parameters = [p for p in learning.model.parameters() if p.requires_grad]
+    # a later task starts from what is known, and large steps would lose it
     learning_rate = training.later_learning_rate if learning.past else training.learning_rate
     return kind(parameters, learning_rate, weight_decay=training.weight_decay, fused=True)
 
@@ -112,5 +117,6 @@ def _epoch(learning: Learning, batched: list[Tensor], optimiser, schedule) -> di
         if schedule is not None:
             schedule.step()
         for name, loss in losses.items():
+            # tensors until the epoch is over: no step waits for a GPU to tell a number
             sums[name] = sums.get(name, 0.0) + loss.detach() / len(batched)
     return {name: float(value) for name, value in sums.items()}

@@ -68,6 +68,7 @@ def run_task(
     the head cannot keep what it needs of all tasks, or if there is no validation clip to choose an epoch on; Diverged,
     with task and seed, for losses that are not finite.
     """
+    # what a method does not look at takes no memory
     data, device = data._replace(tokens=tokens_of(data, method)), named(device)
 
     # 1. At hand are the clips of the new classes, and the exemplars. The new model begins as the old one.
@@ -133,7 +134,9 @@ def _begin(
         # what was learnt is forgotten, and all classes are new
         start, blocks = EMPTY, [seen]
 
+    # task by task: a run that goes on after a stop draws what it would have drawn
     torch.manual_seed(1000 * seed + task)
+    # in the first task this draws the weights
     old_model = restore(start, method, training, data.tokens.channels)
     model = copy.deepcopy(old_model)
     model.classifier.grow(seen)
@@ -154,6 +157,7 @@ def _begin(
     for name, value in start.readout.items():
         hook, _, key = name.partition(".")
         learning.state.setdefault(hook, {})[key] = value
+    # what is frozen does not change: nothing has to be held
     if start.classes and not model.attention.frozen:
         learning.old_model = old_model.to(device)
         if read := learning.reads_old:
@@ -192,6 +196,7 @@ def _solve(learning: Learning, head: Head, learnt: Output, exemplars: Tensor) ->
     """The state of the head once it knows the clips at hand."""
     feed, readout = learning.feed, learning.method.readout
     features = solved_features(learning.method, feed.source, feed.rows, learnt.features)
+    # its sums are of features as they were before this task
     if isinstance(head, CarriedRidge) and learning.old_output is not None:
         old = Features(*(feature.cpu() for feature in learning.old_output.features))
         head.carry(solved_features(learning.method, feed.source, feed.rows, old), features)
@@ -232,6 +237,7 @@ def run_tasks(
                 data, method, training, tasks, task, seed, checkpoint,
                 split=split, device=device, precision=precision, watch=watch,
             )  # fmt: skip
+            # every process of torchrun has the same to write
             if here and parallel.first():
                 save_task(here, checkpoint, result)
         else:
@@ -260,6 +266,8 @@ def load_finished(folder: Path, data: Dataset, made_from: dict) -> tuple[Checkpo
         checkpoint, result = load_checkpoint(folder), load_result(folder)
     except ValueError:
         return None
+    # as JSON gives it back, where tuples are lists
     if checkpoint.origin != json.loads(json.dumps(made_from)):
         return None
+    # made from the same, but for another order of classes: that is nothing to learn over, so it is refused
     return load_checkpoint(folder, order=data.order), result

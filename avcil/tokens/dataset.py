@@ -55,8 +55,10 @@ def load_datasets(
         grid = read_regions(regions, list(table.clip_id))
         _, slots, patches, _ = content.tokens.shape
         share = torch.from_numpy(patch_share(grid.astype(np.float32) / 255, slots, round(patches**0.5)))
+    # they keep their rows, so that rows of clips and of tokens are the same
     usable = ~table.clip_id.isin(content.quarantined).to_numpy()
     splits = {s: torch.from_numpy(np.flatnonzero((table.split == s).to_numpy() & usable)) for s in SPLITS}
+    # what a checkpoint says that it was learnt from: other weights or other clips are another origin
     encoder = f"{content.header.encoder}:{content.header.checksum}:{content.digest}"
     by_seed, datasets = read_orders(orders), {}
     if lacking := [seed for seed in seeds if seed not in by_seed]:
