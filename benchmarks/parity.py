@@ -147,29 +147,55 @@ def embedded_features(folder: Path, side: int = 2) -> Path:
     )
 
 
+class Files:
+    """A `TokenSource` of clips that are read when they are asked for, as those of a store that is mapped: what is in
+    memory is what is learnt from."""
+
+    centre = None
+
+    def __init__(self, visual: list, audio: list):
+        self.streams = visual, audio
+        patches = len(visual[0].read().reshape(authors.FRAMES, -1, authors.CHANNELS)[0])
+        self.shape = len(visual), authors.FRAMES, patches, authors.CHANNELS
+        self.channels = authors.CHANNELS, authors.CHANNELS
+        self.sizes = authors.FRAMES * patches * authors.CHANNELS, authors.CHANNELS, authors.FRAMES * patches
+
+    def clips(self, index):
+        import torch
+
+        from avcil.tokens.tokens import Tokens
+
+        rows = range(self.shape[0])[index] if isinstance(index, slice) else index.tolist()
+        shapes = self.shape[1:], (1, authors.CHANNELS)
+        streams = [torch.empty(len(rows), *shape) for shape in shapes]
+        for whole, stored in zip(streams, self.streams, strict=True):
+            for place, row in enumerate(rows):
+                whole[place] = torch.from_numpy(stored[row].read()).view(whole.shape[1:])
+        return Tokens(*streams, torch.zeros(len(rows), *self.shape[1:3]))
+
+    def pooled(self):
+        import torch
+
+        from avcil.tokens.tokens import Tokens
+
+        parts = [self.clips(rows).pooled() for rows in torch.arange(self.shape[0]).split(50)]
+        return Tokens(*map(torch.cat, zip(*parts, strict=True)))
+
+
 def read_features(folder: Path):
     """The clips of a folder in the authors' layout as our `Dataset`, in their order, in float32 as they are."""
     import torch
 
     from avcil.tokens.dataset import Dataset
-    from avcil.tokens.tokens import Tokens
     from avcil.workshop.npydict import index_npy
 
     names = ("category_encode_dict", "all_classId_vid_dict", authors.VISUAL, authors.AUDIO)
     ids, members, *stored = (index_npy(Path(folder, f"{name}.npy")) for name in names)
     listed = [(vid, c, split) for split in authors.SPLITS for c in range(len(ids)) for vid in members[split][c]]
     vids, labels, splits = zip(*listed, strict=True)
-    streams = []
-    for arrays, frames in zip(stored, (authors.FRAMES, 1), strict=True):
-        shape = frames, -1, authors.CHANNELS
-        whole = torch.empty(len(vids), *arrays[vids[0]].read().reshape(shape).shape)
-        for row, vid in enumerate(vids):
-            whole[row] = torch.from_numpy(arrays[vid].read().reshape(shape))
-        streams.append(whole)
-    visual, audio = streams[0], streams[1][:, 0]
     return Dataset(
         clip_ids=list(vids),
-        tokens=Tokens(visual, audio, torch.zeros(visual.shape[:3])),
+        tokens=Files(*([arrays[vid] for vid in vids] for arrays in stored)),
         labels=torch.tensor(labels),
         splits={split: torch.tensor([i for i, s in enumerate(splits) if s == split]) for split in authors.SPLITS},
         order=sorted(ids, key=ids.get),
@@ -210,6 +236,7 @@ def run_ours(features: Path, method: str, setup: Setup, seed: int, precision: st
     }
     count = str(setup.threads)
     environment = os.environ | {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count, "CUDA_VISIBLE_DEVICES": ""}
+    environment["AVCIL_PORTABLE"] = "0"  # theirs takes what instructions there are, too
     command = [sys.executable, str(Path(__file__).resolve()), "--child", json.dumps(given)]
     start, before = time.perf_counter(), _children_cpu()
     done = subprocess.run(command, env=environment, capture_output=True, text=True)

@@ -84,7 +84,9 @@ def test_our_side_reads_what_theirs_does(tmp_path):
     assert len(data.clip_ids) == 4 * 22 and data.order == [f"class{c:02d}" for c in range(4)]
     assert [len(data.splits[split]) for split in authors.SPLITS] == [48, 16, 24]
     for row in (0, 50, 87):
-        np.testing.assert_array_equal(data.tokens.visual[row].reshape(32, 768), stored[data.clip_ids[row]])
+        clip = data.tokens.clips(slice(row, row + 1))
+        np.testing.assert_array_equal(clip.visual.reshape(32, 768), stored[data.clip_ids[row]])
+        np.testing.assert_allclose(data.tokens.pooled().visual[row], clip.visual.mean((1, 2), keepdim=True)[0])
     labels = np.load(folder / "all_classId_vid_dict.npy", allow_pickle=True).item()["val"]
     assert data.clip_ids[int(data.rows("val", 2, 3)[0])] == labels[2][0]
 

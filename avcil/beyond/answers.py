@@ -1,6 +1,7 @@
 """Beyond the paper's limits: the answers and tables of docs/beyond.md, from ``metrics/beyond_*.csv``."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -49,37 +50,43 @@ def published(runs: pd.DataFrame) -> list[str]:
     return [row for row in known if lead(runs, row).seeds == runs[runs.row == OURS].world.nunique()]
 
 
+def _by_size(folder: Path) -> Iterator[tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]]:
+    """Of worlds of as many classes, fewest first, the runs, their moments, and what classes are told apart by."""
+    runs, *others = (pd.read_csv(folder / f"beyond_{name}.csv") for name in ("many_tasks", "tasks", "distinct"))
+    for _, mine in runs.groupby("classes"):
+        moments, distinct = (table[table.world.isin(mine.world)] for table in others)
+        yield mine, moments, distinct
+
+
 def many_tasks(folder: Path) -> str:
-    """The answer, and a line a row, best first."""
-    runs, moments, distinct = (
-        pd.read_csv(folder / f"beyond_{name}.csv") for name in ("many_tasks", "tasks", "distinct")
-    )
-    means = runs.groupby("row").mean(numeric_only=True).sort_values("last_accuracy", ascending=False)
-    lines = [
-        [
-            f"**{name_of(row)}**" if row == OURS else name_of(row),
-            str(int((runs.row == row).sum())),
-            *(f"{100 * mean[measure]:.1f}" for measure in ("last_accuracy", "forgetting_last")),
-            points(left_to_gain(runs, row)),
-            "" if row == OURS else points(lead(runs, row)),
-            f"{mean.seconds:.2f}",
-            f"{mean.seconds_exponent:.2f}",
-            f"{mean.bytes / 1e6:,.1f}",
-            f"{mean.bytes_exponent:.2f}",
+    """Of each size of worlds the answer, and a line a row, best first."""
+    blocks = []
+    for runs, moments, distinct in _by_size(folder):
+        means = runs.groupby("row").mean(numeric_only=True).sort_values("last_accuracy", ascending=False)
+        lines = [
+            [
+                f"**{name_of(row)}**" if row == OURS else name_of(row),
+                str(int((runs.row == row).sum())),
+                *(f"{100 * mean[measure]:.1f}" for measure in ("last_accuracy", "forgetting_last")),
+                points(left_to_gain(runs, row)),
+                "" if row == OURS else points(lead(runs, row)),
+                f"{mean.seconds:.2f}",
+                f"{mean.seconds_exponent:.2f}",
+                f"{mean.bytes / 1e6:,.1f}",
+                f"{mean.bytes_exponent:.2f}",
+            ]
+            for row, mean in means.iterrows()
         ]
-        for row, mean in means.iterrows()
-    ]
-    head = (
-        "| row | worlds | last | forgetting | joint twin minus it | our closed form minus it | s | power | MB | power |"
-    )
+        compared = "joint twin minus it | our closed form minus it"
+        head = f"| row | worlds | last | forgetting | {compared} | s | power | MB | power |"
+        blocks += [f"**{_of_many_tasks(runs, moments)}** {_distinct(distinct)}", markdown(head, "lrrrrrrrrr", lines)]
     note = (
         "Test clips, in percent; differences in points, 95 % intervals of Student's t over worlds. Forgetting is of "
         "blocks of tasks between two moments at which all were tested. Joint twin: the same row with all classes in "
         "one task. s: processor seconds a task, the last ones; MB: what the next task starts from; power: b where they "
-        f"grow as tasks^b. {_distinct(distinct)}"
+        "grow as tasks^b."
     )
-    text = f"**{_of_many_tasks(runs, moments)}**\n\n{markdown(head, 'lrrrrrrrrr', lines)}\n\n{note}"
-    return _of_worlds(text)
+    return _of_worlds("\n\n".join([*blocks, note]))
 
 
 def _of_worlds(text: str) -> str:
@@ -88,10 +95,12 @@ def _of_worlds(text: str) -> str:
 
 
 def looked_at(folder: Path) -> str:
-    """The answer, and a line a row that attends: hits on clips of the first tasks, what became of them, and against the
-    frozen guidance by itself."""
-    runs, moments = (pd.read_csv(folder / f"beyond_{name}.csv") for name in ("many_tasks", "tasks"))
-    runs = runs[runs.hit_of_first.notna()]
+    """Of each size of worlds the answer, and a line a row that attends."""
+    return "\n\n".join(_looked_at(runs[runs.hit_of_first.notna()], moments) for runs, moments, _ in _by_size(folder))
+
+
+def _looked_at(runs: pd.DataFrame, moments: pd.DataFrame) -> str:
+    """Hits on clips of the first tasks, what became of them, and against the frozen guidance by itself."""
 
     def interval(row: str, measure: str, less: str | None = None) -> Interval:
         values = by_world(runs, row, measure)

@@ -109,12 +109,15 @@ def _bytes(checkpoint: Checkpoint) -> int:
     return sum(value.numel() * value.element_size() for value in checkpoint.model.values())
 
 
-def run(settings: ManyTasks, params: Params, folder: Path) -> dict[str, pd.DataFrame]:
-    """Learn what is not learnt yet; `tables`, and `distinct` as `beyond_distinct`."""
-    asked = jobs(settings, params, folder)
-    study.run(partial(learn, moments=settings.moments), asked, params)
-    sources = {job.seed: job.source for job in asked}
-    return tables(asked) | {"beyond_distinct": distinct(sources, settings, params)}
+def run(sizes: list[ManyTasks], params: Params, folder: Path) -> dict[str, pd.DataFrame]:
+    """Learn what is not learnt yet; of all sizes of worlds `tables`, and `distinct` as `beyond_distinct`."""
+    parts = []
+    for settings in sizes:
+        asked = jobs(settings, params, folder)
+        study.run(partial(learn, moments=settings.moments), asked, params)
+        sources = {job.seed: job.source for job in asked}
+        parts.append(tables(asked) | {"beyond_distinct": distinct(sources, settings, params)})
+    return {name: pd.concat([part[name] for part in parts], ignore_index=True) for name in parts[0]}
 
 
 def distinct(sources: dict[int, Source], settings: ManyTasks, params: Params) -> pd.DataFrame:
@@ -169,26 +172,28 @@ def hit_of_first(results: list[TaskResult]) -> np.ndarray:
 
 def tables(asked: list[Job]) -> dict[str, pd.DataFrame]:
     """`beyond_tasks`, a line a run and moment: accuracy on all classes seen, seconds a task since the moment before,
-    bytes, and `hit_of_first`. `beyond_many_tasks`, a line a run: last accuracy, its joint twin's, forgetting, of
-    seconds and bytes the last and the exponent by the number of tasks, and the last of `hit_of_first` with its change.
+    bytes, and `hit_of_first`. `beyond_many_tasks`, a line a run: classes of its world, last accuracy, its joint twin's,
+    forgetting, of seconds and bytes the last and the exponent by the number of tasks, and the last of `hit_of_first`
+    with its change.
     """
-    costs = {(*job.name, job.seed): read(job) for job in asked}
+    twins = {(job.name[1], job.seed): read(job).results[-1] for job in asked if job.name[0] == "joint"}
     lines, runs = [], []
-    for (cut, row, world), one in costs.items():
+    for job in asked:
+        cut, row = job.name
         if cut == "joint":
             continue
+        one, joint = read(job), twins[row, job.seed]
         matrix, clips = blocks(one.results)
         tasks = np.array([result.task + 1 for result in one.results])
         seconds = np.array([np.mean(part) for part in np.split(np.array(one.seconds), tasks[:-1])])
         size, after = np.array(one.bytes)[tasks - 1], metrics.accuracy_after(matrix, clips)
-        key = {"row": row, "world": world}
-        hit = hit_of_first(one.results)
+        key, hit = {"row": row, "world": job.seed}, hit_of_first(one.results)
         measured = {"tasks": tasks, "accuracy": after, "seconds": seconds, "bytes": size, "hit_of_first": hit}
         lines.append(pd.DataFrame(key | measured))
-        joint = costs["joint", row, world].results[-1]
         runs.append(
             key
             | {
+                "classes": sum(task.classes for task in job.tasks),
                 "last_accuracy": after[-1],
                 "forgetting_last": metrics.forgetting_last(matrix),
                 "joint_accuracy": np.average(joint.accuracy, weights=joint.clips),

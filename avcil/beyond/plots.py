@@ -22,14 +22,15 @@ MEASURED = {  # columns of `light`
 
 def many_tasks(moments: pd.DataFrame) -> Figure:
     """Accuracy on all classes seen, attention's hits on clips of the first tasks, seconds a task and bytes kept, by the
-    number of tasks: mean over worlds; dotted what is not LLL.
+    number of tasks: mean over worlds of one size, larger ones fainter; dotted what is not LLL.
 
     moments: row, world, tasks, accuracy, seconds, bytes, hit_of_first.
     """
     figure, axes = plt.subplots(1, 4, figsize=(13.5, 3.8))
     rows = list(dict.fromkeys(moments.row))
     colours = dict(zip(rows, sns.color_palette("husl", len(rows)), strict=True))
-    means = moments.groupby(["row", "tasks"]).mean(numeric_only=True)
+    last = moments.groupby("world").tasks.transform("max")
+    means = moments.assign(last=last).groupby(["last", "row", "tasks"]).mean(numeric_only=True)
     first = moments.tasks.min()
     for axis, column, factor, label in (
         (axes[0], "accuracy", 1, "accuracy on all classes seen"),
@@ -37,10 +38,11 @@ def many_tasks(moments: pd.DataFrame) -> Figure:
         (axes[2], "seconds", 1, "seconds a task"),
         (axes[3], "bytes", 1e-6, "megabytes kept"),
     ):
-        for row in rows:
-            curve = factor * means.loc[row][column]
-            dashes = "-" if family_of(row) == "LLL" else ":"
-            axis.plot(curve, dashes, color=colours[row], marker="o", markersize=3, label=short_name_of(row))
+        for size, row in means.index.droplevel("tasks").unique():
+            smallest, dashes = size == last.min(), "-" if family_of(row) == "LLL" else ":"
+            style = {"color": colours[row], "marker": "o", "markersize": 3, "alpha": 1 if smallest else 0.4}
+            label = short_name_of(row) if smallest else None
+            axis.plot(factor * means.loc[size, row][column], dashes, **style, label=label)
         axis.set(xlabel="tasks", ylabel=label)
         if column in ("seconds", "bytes"):
             axis.set(xscale="log", yscale="log")

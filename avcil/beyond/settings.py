@@ -259,6 +259,7 @@ class Beyond(Section):
     """The whole of beyond.yaml."""
 
     many_tasks: ManyTasks
+    more_tasks: ManyTasks
     missing: Missing
     light: Light
     robust: Robust
@@ -279,8 +280,10 @@ def load_beyond(params: Params, path: Path = Path("beyond.yaml")) -> Beyond:
     """beyond.yaml, checked; raises ParameterError naming the key and the way out."""
     try:
         beyond = Beyond.model_validate(mapping(path.read_text("utf-8"), path.name))
-        many, light, more = beyond.many_tasks, beyond.light, beyond.streams
-        rows = [*many.rows, *many.trained, light.row, light.trained, *more.rows, *more.trained]
+        light = beyond.light
+        rows = [light.row, light.trained]
+        for study in (beyond.many_tasks, beyond.more_tasks, beyond.streams):
+            rows += [*study.rows, *study.trained]
         rows += [*beyond.robust.rows, *beyond.adapting.rows, *(row.of for row in beyond.missing.rows.values())]
         for name in rows:
             if name not in params.methods:

@@ -114,6 +114,8 @@ def _compiled(function, threads: int):
             "cpp.threads": threads,
             # one loop over each slot: by default, long expressions are cut in two and meet again in memory
             "realize_opcount_threshold": 1000,
+            # that the processor has its instructions torch knows; to try them it would start a Python for each kind
+            "cpp.vec_isa_ok": True,
         },
     )
     # several token types, with and without old maps: more than the 8 variants that are allowed by default

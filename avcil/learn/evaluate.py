@@ -22,7 +22,7 @@ from avcil.params.learning import Method, Task, Training, attends
 from avcil.tokens.dataset import Dataset
 from avcil.tokens.tokens import ClipSource, TokenSource
 
-AT_ONCE, BYTES = 200, 1 << 31  # clips that are answered about together; of large ones fewer, of so many bytes
+AT_ONCE, BYTES = 200, 1 << 28  # clips that are answered about together; of large ones fewer, of so many bytes
 
 
 class TaskResult(NamedTuple):

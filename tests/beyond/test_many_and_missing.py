@@ -209,14 +209,14 @@ def test_modality_dropout_learns_to_do_with_one(toy):
 def _tables(folder):
     rng = np.random.default_rng(0)
     lines = [
-        {"row": name, "world": world, "last_accuracy": base + rng.normal(0, 0.01), "joint_accuracy": base + 0.01,
-         "joint_seconds": 1.0, "forgetting_last": 0.2, "seconds": 1.5, "seconds_exponent": 0.1 + rng.normal(0, 0.01),
-         "bytes": 4e6, "bytes_exponent": 0.05}
+        {"row": name, "world": world, "classes": 20, "last_accuracy": base + rng.normal(0, 0.01),
+         "joint_accuracy": base + 0.01, "forgetting_last": 0.2, "seconds": 1.5,
+         "seconds_exponent": 0.1 + rng.normal(0, 0.01), "bytes": 4e6, "bytes_exponent": 0.05}
         for name, base in (("lll_closed", 0.6), ("ranpac", 0.4), ("acil", 0.45), ("acil_guided", 0.55))
         for world in (1, 2, 3)
     ]  # fmt: skip
     pd.DataFrame(lines).to_csv(folder / "beyond_many_tasks.csv", index=False)
-    pd.DataFrame({"tasks": [10, 20], "row": "acil"}).to_csv(folder / "beyond_tasks.csv", index=False)
+    pd.DataFrame({"tasks": [10, 20], "row": "acil", "world": 1}).to_csv(folder / "beyond_tasks.csv", index=False)
     ends = {"world": 1, "classes": [50, 100], "timbres": 50, "sound": 0.99, "picture": [0.72, 0.71]}
     pd.DataFrame(ends).to_csv(folder / "beyond_distinct.csv", index=False)
     return pd.DataFrame(lines)
@@ -239,11 +239,17 @@ def test_what_is_looked_at_is_told_of_rows_that_attend(tmp_path):
     lines = [(row, world, hit, -0.1 * world) for row, of in hits.items() for world, hit in enumerate(of)]
     lines += [("ridge", world, np.nan, np.nan) for world in range(3)]
     table = pd.DataFrame(lines, columns=["row", "world", "hit_of_first", "hit_change"])
-    table.to_csv(tmp_path / "beyond_many_tasks.csv", index=False)
-    pd.DataFrame({"tasks": [10, 100], "row": "ridge"}).to_csv(tmp_path / "beyond_tasks.csv", index=False)
+    larger = table.assign(world=table.world + 10, classes=40, hit_of_first=0.5 + 0 * table.hit_of_first)
+    pd.concat([larger, table.assign(classes=20)]).to_csv(tmp_path / "beyond_many_tasks.csv", index=False)
+    moments = {"tasks": [10, 100, 20, 200], "row": "ridge", "world": [0, 0, 10, 10]}
+    pd.DataFrame(moments).to_csv(tmp_path / "beyond_tasks.csv", index=False)
+    pd.DataFrame({"world": []}).to_csv(tmp_path / "beyond_distinct.csv", index=False)
     text = answers.looked_at(tmp_path)
     change, apart = (over_seeds(values) for values in ([0, -0.1, -0.2], [0, -0.1, -0.11]))
-    assert f"change by (points): LLL, prior-guided {points(change)}." in text and "ridge" not in text
+    smaller, rest = text.split("**From task 20 to task 200")
+    assert smaller.startswith("**From task 10 to task 100, hits on clips of the first 10 tasks")
+    assert "the same in 3 worlds" in rest
+    assert f"change by (points): LLL, prior-guided {points(change)}." in smaller and "ridge" not in text
     assert f"| 95.0 | {points(over_seeds(hits['lll_prior']))} | {points(change)} | {points(apart)} |" in text
     assert "guidance alone, frozen | " in text and "over 3 worlds" in text
 

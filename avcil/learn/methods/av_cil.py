@@ -99,6 +99,11 @@ class AvCil(Hooks):
             old, place = self.old_maps, rows - self.learning.new
         return {"old": old, "old_rows": torch.where(exemplar, place, -1)}
 
+    def after_task(self, learning: Learning) -> None:
+        """Lets go of the old model's maps: what is learnt holds this, and this holds what is learnt, so that nothing
+        else would free them before the next task has its own."""
+        self.learning = self.old_maps = None
+
     def losses(self, learning: Learning, batch: Batch) -> dict[str, Tensor]:
         losses: dict[str, Tensor] = {}
         options, (visual, audio, _) = self.options, batch.output.features
