@@ -236,7 +236,6 @@ def run_ours(features: Path, method: str, setup: Setup, seed: int, precision: st
     }
     count = str(setup.threads)
     environment = os.environ | {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count, "CUDA_VISIBLE_DEVICES": ""}
-    environment["AVCIL_PORTABLE"] = "0"  # theirs takes what instructions there are, too
     command = [sys.executable, str(Path(__file__).resolve()), "--child", json.dumps(given)]
     start, before = time.perf_counter(), _children_cpu()
     done = subprocess.run(command, env=environment, capture_output=True, text=True)

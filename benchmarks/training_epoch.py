@@ -93,7 +93,8 @@ def document(content: dict) -> str:
     for name, found in content["features"].items():
         setup = found["setup"]
         lines += [f"## {name}", ""]
-        lines += [f"Batches of {setup['batch']} new clips and {setup['exemplar_batch']} exemplars.", ""]
+        batches = f"Batches of {setup['batch']} new clips and {setup['exemplar_batch']} exemplars"
+        lines += [f"{batches}, {setup['epochs']} epochs a task.", ""]
         lines += table(found["sides"])
     return "\n".join(lines).rstrip() + "\n"
 
@@ -105,6 +106,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
+    os.environ["AVCIL_PORTABLE"] = "0"  # before avcil is imported: both sides take what instructions there are
     makers = {
         "Sounding Objects, 8 x 8 patches, lifted to 768 channels": (64, partial(parity.embedded_features, side=8)),
         "random, of AVE's shape (14 x 14 patches)": (32, random_features),
@@ -114,9 +116,8 @@ def main() -> None:
     for name, (batch, make) in makers.items():
         setup = Setup(5, given.epochs, 60, batch, batch // 2, given.threads)
         with tempfile.TemporaryDirectory(prefix="avcil_epoch_") as folder:
-            os.environ["TORCHINDUCTOR_CACHE_DIR"] = (
-                f"{folder}/compiled"  # a run compiles its kernels, as a first one does
-            )
+            # a run compiles its kernels, as the first one on a machine does
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = f"{folder}/compiled"
             runs = measure(given.official, make(Path(folder)), setup, given.rounds)
         found[name] = {"setup": setup._asdict(), "sides": summary(runs)}
     others = parity.share_of_others(begin)
