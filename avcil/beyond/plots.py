@@ -41,8 +41,8 @@ def many_tasks(moments: pd.DataFrame) -> Figure:
         for size, row in means.index.droplevel("tasks").unique():
             smallest, dashes = size == last.min(), "-" if family_of(row) == "LLL" else ":"
             style = {"color": colours[row], "marker": "o", "markersize": 3, "alpha": 1 if smallest else 0.4}
-            label = short_name_of(row) if smallest else None
-            axis.plot(factor * means.loc[size, row][column], dashes, **style, label=label)
+            named = {"label": short_name_of(row)} if smallest else {}
+            axis.plot(factor * means.loc[size, row][column], dashes, **style, **named)
         axis.set(xlabel="tasks", ylabel=label)
         if column in ("seconds", "bytes"):
             axis.set(xscale="log", yscale="log")

@@ -7,7 +7,7 @@ import torch
 from scipy import stats
 from toys import TASKS, TRAINING, beyond_with, row
 
-from avcil.beyond import answers, many_tasks, missing
+from avcil.beyond import answers, many_tasks, missing, plots
 from avcil.beyond.many_tasks import blocks, exponent, hit_of_first, run_costs
 from avcil.beyond.missing import filled, lacking, pooled, posed, ranks
 from avcil.beyond.settings import load_beyond
@@ -252,6 +252,22 @@ def test_what_is_looked_at_is_told_of_rows_that_attend(tmp_path):
     assert f"change by (points): LLL, prior-guided {points(change)}." in smaller and "ridge" not in text
     assert f"| 95.0 | {points(over_seeds(hits['lll_prior']))} | {points(change)} | {points(apart)} |" in text
     assert "guidance alone, frozen | " in text and "over 3 worlds" in text
+
+
+def test_the_figure_draws_worlds_of_each_size():
+    columns = ["row", "world", "tasks", "accuracy", "seconds", "bytes", "hit_of_first"]
+    lines = [
+        (row, world, tasks, 1 - tasks / 50 - world / 100, 0.5, 1e6, np.nan)
+        for row, worlds in (("lll_closed", (1, 2, 3)), ("replay", (1, 2)))
+        for world in worlds
+        for tasks in ((10, 20, 30, 40) if world == 3 else (10, 20))
+    ]
+    figure = plots.many_tasks(pd.DataFrame(lines, columns=columns))
+    assert [axis.get_ylabel() for axis in figure.axes][::2] == ["accuracy on all classes seen", "seconds a task"]
+    assert [text.get_text() for text in figure.legends[0].texts] == ["LLL, closed form", "replay"]
+    (small, other, large) = figure.axes[0].lines
+    assert small.get_ydata() == pytest.approx([0.785, 0.585]) and len(other.get_xdata()) == 2
+    assert list(large.get_xdata()) == [10, 20, 30, 40] and large.get_alpha() < 1 == small.get_alpha()
 
 
 def test_a_difference_between_rows_is_paired_by_seed_and_clip(tmp_path):
