@@ -25,7 +25,7 @@ def test_the_table_in_the_docs_is_the_campaigns():
 
 
 def test_nothing_was_lost_crashed_hung_or_silent():
-    """Orphans only of processes that were starting or ending: docs/faults.md, "What falls short"."""
+    """And nobody stayed."""
     assert not ROWS[["crashed", "hung", "silent", "lost"]].fillna(0).to_numpy().any()
     assert not ROWS.orphans.fillna(0).any()
     assert (ROWS.tried == ROWS[["same", "other", "refused", "survived"]].sum(axis=1)).all()
