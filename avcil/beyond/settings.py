@@ -1,6 +1,7 @@
 """What is measured beyond the paper's own limits: beyond.yaml, beside params.yaml, read by `make beyond` alone."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,12 +12,11 @@ from avcil.params.learning import Method
 from avcil.params.section import Section, Seeds, nearest, offence
 
 
-def _check_worlds(study: "ManyTasks | Light | Streams") -> None:
+def _check_worlds(worlds: list[int], trained: list[int], choice: Sequence[int] = ()) -> None:
     """What is trained is trained in worlds of the study; what it was chosen by is reported by none."""
-    if foreign := sorted({*study.trained_worlds} - {*study.worlds}):
-        raise ValueError(f"trained_worlds: {foreign[0]} is not among the worlds {study.worlds}")
-    choice = getattr(study, "choice", [])
-    if reported := sorted({*(choice if isinstance(choice, list) else [choice])} & {*study.worlds}):
+    if foreign := sorted({*trained} - {*worlds}):
+        raise ValueError(f"trained_worlds: {foreign[0]} is not among the worlds {worlds}")
+    if reported := sorted({*choice} & {*worlds}):
         raise ValueError(f"choice: {reported[0]} is among the worlds that are reported; take another one")
 
 
@@ -37,7 +37,7 @@ class ManyTasks(Section):
 
     @model_validator(mode="after")
     def _consistent(self):
-        _check_worlds(self)
+        _check_worlds(self.worlds, self.trained_worlds)
         if self.classes % (self.classes_per_task * self.moments):
             raise ValueError(f"{self.classes} classes are not {self.moments} times a number of tasks; change `moments`")
         return self
@@ -132,7 +132,7 @@ class Light(Section):
 
     @model_validator(mode="after")
     def _consistent(self):
-        _check_worlds(self)
+        _check_worlds(self.worlds, self.trained_worlds, [self.choice])
         for name in ("whole", self.claimed, *self.trained_variants):
             if name not in self.variants:
                 raise ValueError(f"variants: no `{name}`{nearest(name, self.variants)}")
@@ -249,7 +249,7 @@ class Streams(Section):
 
     @model_validator(mode="after")
     def _consistent(self):
-        _check_worlds(self)
+        _check_worlds(self.worlds, self.trained_worlds, self.choice)
         if self.weight not in self.weights:
             raise ValueError(f"weight: {self.weight:g} is not among {self.weights}, which were tried")
         return self

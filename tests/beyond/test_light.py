@@ -151,11 +151,14 @@ def test_a_run_is_that_of_the_method_on_what_is_read(toy, params, beyond, tmp_pa
     # sound alone tells the toy's classes
     toy = toy._replace(tokens=toy.tokens._replace(audio=torch.zeros_like(toy.tokens.audio)))
     monkeypatch.setattr(sweep, "datasets", lambda source: {0: toy})
+    learnt = []
+    monkeypatch.setattr(light, "run_tasks", lambda *a, **k: learnt.append(run_tasks(*a, **k)) or learnt[-1])
     asked = {name: job(tmp_path, beyond, params, name) for name in ("whole", "best_1", "random_1")}
     for one in asked.values():
         light.learn(one, beyond)
     whole = toy._replace(tokens=kept(toy).read())
     row = run_tasks(whole, beyond.solved(params), params.training, chain([2, 2, 2], 1), 0, None)[-1]
+    assert learnt[0][-1].predictions == row.predictions
     measured = {name: study.measured(one) for name, one in asked.items()}
     assert measured["whole"]["last_accuracy"] == pytest.approx(np.average(row.accuracy, weights=row.clips))
     # and of the picture the one patch that the similarity points at

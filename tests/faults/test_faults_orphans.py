@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import nbformat
 import psutil
@@ -40,6 +41,14 @@ else:
 """
 
 
+def _notebook(folder: Path) -> dict[str, str]:
+    """Write one that says when it begins, and takes ten minutes; the environment to run it in."""
+    cell = nbformat.v4.new_code_cell("import pathlib, time; pathlib.Path('begun').touch(); time.sleep(600)")
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell], metadata={"kernelspec": kernel}), folder / "n.ipynb")
+    return {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(folder)}
+
+
 def _started(process: psutil.Process, count: int) -> list[psutil.Process]:
     """Its descendants, as soon as there are so many."""
     for _ in range(600):
@@ -52,10 +61,7 @@ def _started(process: psutil.Process, count: int) -> list[psutil.Process]:
 @pytest.mark.slow
 @pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])
 def test_a_notebook_ends_with_the_dvc_that_runs_it(tmp_path, shell):
-    cell = nbformat.v4.new_code_cell("import pathlib, time; pathlib.Path('begun').touch(); time.sleep(600)")
-    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    nbformat.write(nbformat.v4.new_notebook(cells=[cell], metadata={"kernelspec": kernel}), tmp_path / "n.ipynb")
-    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+    environment = _notebook(tmp_path)
     with subprocess.Popen([sys.executable, "-c", _DVC, shell], cwd=tmp_path, env=environment) as dvc:
         below = _started(psutil.Process(dvc.pid), 2)
         for _ in range(600):
@@ -71,10 +77,7 @@ def test_a_notebook_ends_with_the_dvc_that_runs_it(tmp_path, shell):
 @pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])
 def test_a_stage_whose_dvc_was_killed_while_it_started_does_not_begin(tmp_path, shell):
     """Papermill takes a second to get to where it watches anybody; it belongs to the system by then."""
-    cell = nbformat.v4.new_code_cell("import pathlib, time; pathlib.Path('begun').touch(); time.sleep(600)")
-    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    nbformat.write(nbformat.v4.new_notebook(cells=[cell], metadata={"kernelspec": kernel}), tmp_path / "n.ipynb")
-    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "DVC_STAGE": "stage"}
+    environment = _notebook(tmp_path) | {"DVC_STAGE": "stage"}
     command = [sys.executable, "-c", _DVC, shell]
     with subprocess.Popen(command, cwd=tmp_path, env=environment, start_new_session=True) as dvc:
         below = _started(psutil.Process(dvc.pid), 1)
