@@ -25,7 +25,8 @@ def statements(source: str) -> str:
 
     Cut out of the text, not printed from its syntax tree: versions of Python print a tree differently.
     """
-    lines: list[str | None] = [*source.split("\n")]
+    # one more: a source that ends without a line break has its end in the line after
+    lines: list[str | None] = [*source.split("\n"), None]
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         row, column = token.start
         line = lines[row - 1]
@@ -34,8 +35,16 @@ def statements(source: str) -> str:
         # a line of a text that spans several ends in no such token: what is blank in it stays
         elif token.type == tokenize.NL and not (line or "").strip():
             lines[row - 1] = None
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
-            assert node.end_lineno is not None
-            lines[node.lineno - 1 : node.end_lineno] = [None] * (node.end_lineno - node.lineno + 1)
+    alone = [
+        node
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+    ]
+    # from the end, so that columns of what stands before on the same line stay
+    for node in sorted(alone, key=lambda node: (node.lineno, node.col_offset), reverse=True):
+        first, last = node.lineno - 1, (node.end_lineno or node.lineno) - 1
+        # columns count bytes; code may stand beside a string, as in `def f(x): "It."; return x`
+        before = (lines[first] or "").encode()[: node.col_offset].decode()
+        after = (lines[last] or "").encode()[node.end_col_offset :].decode()
+        lines[first : last + 1] = [before + after if (before + after).strip() else None, *[None] * (last - first)]
     return "\n".join(line for line in lines if line is not None)

@@ -55,6 +55,17 @@ def test_another_code_is_told_from_other_words(old, new, same):
     assert (statements(SOURCE.replace(old, new)) == statements(SOURCE)) == same
 
 
+def test_code_beside_a_docstring_stays():
+    beside = 'def f(x): "Ä text,"; """of\ntwo lines."""; return x'
+    assert statements(beside) == "def f(x): ; ; return x"
+    assert statements(beside.replace("two", "more")) == statements(beside) != statements(beside.replace("x", "y"))
+
+
+def test_a_last_line_needs_no_break():
+    for source in ("x = 1", "x = 1  # one", 'x = 1\n"""One."""', "x = 1\n\n    "):
+        assert statements(source).strip() == statements(source + "\n").strip() == "x = 1"
+
+
 def test_of_every_file_the_meaning_is_kept():
     """What is left has the syntax tree of the whole, docstrings apart."""
 
