@@ -86,12 +86,14 @@ class Pair(nn.Module):
     @torch.no_grad()
     def encode(self, frames: Tensor | None, waveform: Tensor | None) -> Tokens:
         """frames [B,F,H,W,3] uint8 and waveform [B,N], either of them None (then the similarity is zero), -> Tokens."""
+        # what is absent has no tensor of its own to take a batch, dtype and device from
         batch, like = max(len(s) for s in (frames, waveform) if s is not None), next(self.parameters())
         visual = absent(batch, self.layout, "visual", like) if frames is None else self.visual_tokens(frames)
         audio = absent(batch, self.layout, "audio", like) if waveform is None else self.audio_tokens(waveform)
         both = frames is not None and waveform is not None
         similarity = self.similarity(visual, audio) if both else visual.new_zeros(visual.shape[:3])
         tokens = Tokens(visual, audio, similarity)
+        # after the similarity, which is averaged with its patches; an absent picture is one patch already
         return tokens if self.config.patches is None or frames is None else tokens.coarse(self.config.patches)
 
 
@@ -103,13 +105,17 @@ def pretrained(model_class, config: Pretrained, *, terms: str, **options):
 
     Raises WeightsError with the way out if the weights are not there, or are another model's.
     """
+    # transformers would look for a repository of that name, and blame the hub
     if config.weights.startswith(("/", ".", "~")) and not Path(config.weights).is_dir():
         raise WeightsError(f"{config.weights}: no such folder. {terms}")
     try:
+        # the report is asked for because what a file lacks is drawn at random, with no more than a warning
         model, report = model_class.from_pretrained(
             config.weights, revision=config.revision or "main", output_loading_info=True, **options
         )
+    # missing, damaged, gated or of another shape: each is another exception
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        # transformers explains itself over many lines, and a refusal is one
         reason = " ".join(str(error).split())[:200]
         way_out = f"`hf download {config.weights}` where there is a network, or name a local folder"
         message = f"{config.weights}: no weights of {model_class.__name__} ({reason}); {way_out}. {terms}"
@@ -117,5 +123,6 @@ def pretrained(model_class, config: Pretrained, *, terms: str, **options):
     if report["missing_keys"]:
         first = sorted(report["missing_keys"])[0]
         raise WeightsError(f"{config.weights}: not a whole {model_class.__name__}: no `{first}` in it. {terms}")
+    # the commit on the hub, which a folder does not have
     revision = getattr(model.config, "_commit_hash", None) or "local"
     return model.eval().requires_grad_(False), revision

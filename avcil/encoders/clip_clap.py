@@ -45,6 +45,7 @@ def clap_log_mel(waveform: Tensor, extractor: ClapFeatureExtractor) -> Tensor:
             f_min=extractor.frequency_min,
             f_max=extractor.frequency_max,
             n_mels=extractor.feature_size,
+            # what the extractor has for a CLAP that is not fused; its other filters are those of a fused one
             norm="slaney",
             mel_scale="slaney",
         ),
@@ -76,9 +77,11 @@ class ClipClap(Pair):
         self.eval().requires_grad_(False)
         self.mean, self.std = visual_processor.image_mean, visual_processor.image_std
         fps, size = config.frames / config.seconds, visual.config.image_size
+        # cut and resized as CLIP's own processor does it
         self.reading = Reading(config.frames, fps, size, extractor.sampling_rate, fit="crop", resize="bicubic")
         # each of the 4 rows of time is as long in tokens as the last feature map is wide
         sound = audio.config
+        # the grid is halved between stages
         width = sound.spec_size // sound.patch_stride[1] // 2 ** (len(sound.depths) - 1)
         whole = width * (sound.spec_size // sound.num_mel_bins)
         self.layout = Layout(
@@ -93,21 +96,25 @@ class ClipClap(Pair):
     @classmethod
     def load(cls, config: ClipClapConfig) -> "ClipClap":
         """Raises WeightsError if either model's weights are not there or another model's, or if CLAP is a fused one."""
+        # `pretrained` and `processor` look at `weights` and `revision`, whichever model it is
         sound = config.model_copy(update={"weights": config.audio_weights, "revision": config.audio_revision})
         visual, revision = pretrained(CLIPVisionModel, config, terms=TERMS)
         # `ClapAudioModel` itself finds none of its weights in a whole CLAP, which is what is published
         audio, audio_revision = pretrained(ClapAudioModelWithProjection, sound, terms=TERMS)
         extractor = processor(ClapFeatureExtractor, sound)
+        # said by the config of the weights or by the extractor's, which are files of their own
         if audio.config.enable_fusion or extractor.truncation == "fusion":
             message = f"{config.audio_weights}: a fused CLAP, which reads 4 spectrograms of a clip"
             raise WeightsError(f"{message}; name an unfused one, such as laion/clap-htsat-unfused. {TERMS}")
         visual_processor = processor(CLIPImageProcessor, config)
+        # a change of either makes another store
         revision = f"{revision}+{audio_revision}"
         return cls(visual, visual_processor, audio.audio_model, extractor, config, revision)
 
     def visual_tokens(self, frames: Tensor) -> Tensor:
         """frames [B,F,H,W,3] uint8 -> [B,L,S,D]."""
         pictures_BFCHW = pixels(frames, self.mean, self.std, next(self.parameters()))
+        # without the class token, which stands first
         patches = self.visual(pictures_BFCHW.flatten(0, 1)).last_hidden_state[:, 1:]
         return self.visual.post_layernorm(patches).unflatten(0, frames.shape[:2])
 
@@ -116,4 +123,5 @@ class ClipClap(Pair):
         like = next(self.parameters())
         mel = clap_log_mel(waveform.to(like.device), self.extractor).to(like.dtype)
         maps_BDFA = self.audio(input_features=mel).last_hidden_state
+        # what is heard after the clip's end is its repetition, or silence
         return maps_BDFA.mean(2).transpose(1, 2)[:, : self.layout.audio_tokens]

@@ -42,6 +42,7 @@ def network(**sizes: int) -> nn.Module:
 
     Raises ImportError with the way out if the package is not installed, or is PyPI's placeholder.
     """
+    # the package builds all of its streams: those to be deleted are made as small as can be
     others = ("text", "depth", "thermal", "imu")
     least = {f"{other}_num_blocks": 0 for other in others} | {f"{other}_embed_dim": 8 for other in others}
     spec = importlib.util.find_spec("imagebind")
@@ -56,10 +57,12 @@ def network(**sizes: int) -> nn.Module:
         message = f"no module `{error.name}`, so there is no ImageBind (PyPI's `imagebind` is an empty placeholder)"
         raise ImportError(f"{message}; {INSTALL}. Its code and weights are under CC-BY-NC-SA 4.0.") from None
     finally:
+        # the bare one stood in while the model was imported; whoever imports the package next gets its own
         del sys.modules["imagebind"]
         if before:
             sys.modules["imagebind"] = before
     model = package.ImageBindModel(**sizes, **least)
+    # preprocessors, trunks, heads and postprocessors, each with a part for every stream
     for part in model.children():
         for other in others:
             del part[other]
@@ -88,6 +91,7 @@ class ImageBind(Pair):
         self.layout = Layout(
             slots=config.frames,
             patches=side(config, picture.patches_layout[-1]) ** 2,
+            # `seconds` is a multiple of 2, so that no piece is cut
             audio_tokens=self.sound_grid[1] * round(config.seconds / PIECE_SECONDS),
             visual_channels=picture.embed_dim,
             audio_channels=sound.embed_dim,
@@ -103,6 +107,7 @@ class ImageBind(Pair):
     def trunk(self, stream: Literal["vision", "audio"], inputs: Tensor) -> Tensor:
         """All tokens of a stream's trunk but the class token, after the norm of its head: [..., S, D]."""
         tokens = self.model.modality_preprocessors[stream](**{stream: inputs})["trunk"]["tokens"]
+        # a head norms, picks the class token and projects; of these only the norm is for any token
         norm, _, _ = self.model.modality_heads[stream]
         return norm(self.model.modality_trunks[stream](tokens)[:, 1:])
 
@@ -115,8 +120,10 @@ class ImageBind(Pair):
         """waveform [B,N] -> [B,A,D], where A runs through the pieces of 2 s one after another."""
         like = next(self.parameters())
         pieces_KN = waveform.to(like.device).unflatten(1, (-1, PIECE_SECONDS * SAMPLE_RATE)).flatten(0, 1)
+        # in float32 until the network, whatever that computes in
         mel = (log_mel(pieces_KN, SAMPLE_RATE, PIECE_FRAMES) - AUDIO_MEAN) / AUDIO_SPREAD
         tokens = self.trunk("audio", mel.transpose(1, 2)[:, None].to(like.dtype))
+        # the grid is [mel bands, time]: its mean over bands runs along time
         along_time = tokens.unflatten(1, self.sound_grid).mean(1)
         return along_time.unflatten(0, (len(waveform), -1)).flatten(1, 2)
 

@@ -37,6 +37,7 @@ def pixels(frames: Tensor, mean, std, like: Tensor) -> Tensor:
     # bytes travel to the device, not floats
     channels_BFCHW = frames.to(like.device).movedim(-1, 2) / 255
     mean, std = (torch.tensor(value, device=like.device)[:, None, None] for value in (mean, std))
+    # normalised in float32, and rounded once
     return ((channels_BFCHW - mean) / std).to(like.dtype)
 
 
@@ -47,6 +48,9 @@ def log_mel(waveform: Tensor, sample_rate: int, frames: int) -> Tensor:
     precision would lose the quiet bands, so this is float32 whatever the network computes in.
     """
     waveform = waveform.float() - waveform.float().mean(1, keepdim=True)
+    # dither is noise: the same clip would have other tokens each time
     options = {"htk_compat": True, "window_type": "hanning", "num_mel_bins": 128, "dither": 0.0, "use_energy": False}
+    # one by one, since `fbank` takes the rows of its input for channels, and reads one of them
     mel = torch.stack([kaldi.fbank(clip[None], sample_frequency=sample_rate, **options) for clip in waveform])
+    # to pad by a negative number is to cut
     return F.pad(mel, (0, 0, 0, frames - mel.shape[1]))

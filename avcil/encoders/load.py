@@ -36,6 +36,7 @@ def check_weights(config: EncoderConfig) -> None:
         except ModuleNotFoundError:
             continue  # `load_published` says which packages are missing
         revision = getattr(config, "revision" if field == "weights" else "audio_revision", None)
+        # a path; else it is None, or an object for a file that the hub is known not to have
         if isinstance(try_to_load_from_cache(name, "config.json", revision=revision), str):
             continue
         try:
@@ -60,11 +61,13 @@ def load_published(config: EncoderConfig, device: str, guide: EncoderConfig | No
     encoder = _load(config, device)
     if guide is not None:
         other = _load(guide, device)
+        # size and sample rate may differ, for a clip is decoded for each of them
         grids = [(e.layout.slots, e.layout.patches, e.reading.seconds, e.reading.fit) for e in (encoder, other)]
         if grids[0] != grids[1]:
             ours, theirs = (f"{frames} x {patches} patches in {s:g} s ({fit})" for frames, patches, s, fit in grids)
             message = f"{config.kind} has {ours}, {config.similarity}, whose similarity it is to take, {theirs}"
             raise WeightsError(f"{message}; set frames, seconds and patches alike")
+        # as a module, so that its weights count in the checksum of a store
         encoder.add_module("guide", other)
     return encoder
 

@@ -20,6 +20,7 @@ PATCH = 12  # pixels a side
 
 
 def _block(inputs: int, outputs: int, kernel: int, stride) -> nn.Sequential:
+    # group norm, so that tokens do not depend on what else is in the batch
     return nn.Sequential(nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2), nn.GroupNorm(8, outputs), nn.ReLU())
 
 
@@ -29,6 +30,8 @@ class VisualEncoder(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
         half = channels // 2
+        # strides of 3, 2 and 2 make patches of 12 pixels; 9 channels: a picture, its change to the next one and
+        # from the last
         self.spatial = nn.Sequential(
             _block(9, 32, 5, 3),
             _block(32, half, 3, 2),
@@ -45,6 +48,7 @@ class VisualEncoder(nn.Module):
         # pixels and their differences are exact in bfloat16; channels stay last, so nothing is copied twice
         x = frames.to(torch.bfloat16 if torch.is_autocast_enabled("cpu") else torch.float32)
         now, after = x[:, 0::2], x[:, 1::2]
+        # nothing comes before the first picture, which is taken not to have changed
         before = torch.cat([now[:, :1], after[:, :-1]], 1)
         x = torch.cat([now / 127.5 - 1, (after - now) / 64, (now - before) / 64], -1)
         batch, slots = x.shape[:2]
@@ -60,6 +64,7 @@ class AudioEncoder(nn.Module):
 
     def __init__(self, channels: int, mel_bands: int):
         super().__init__()
+        # strides: 16 mel bands become one, and 8 frames of 10 ms a token
         self.body = nn.Sequential(
             _block(1, 32, 3, 2),
             _block(32, channels // 2, 3, 2),
@@ -70,6 +75,7 @@ class AudioEncoder(nn.Module):
 
     def forward(self, mel: Tensor) -> Tensor:
         """mel magnitudes [B,M,frames] -> tokens [B,A,D] with A = frames / 8."""
+        # the floor keeps silence finite, and presumably makes another sound of a faint one (LOG.md)
         x = self.body(torch.log(mel + 1e-3)[:, None])
         return self.out(x.flatten(1, 2)).transpose(1, 2)
 
@@ -94,10 +100,13 @@ class Mini(nn.Module):
         self.config = config
         self.visual = VisualEncoder(config.channels)
         self.audio = AudioEncoder(config.channels, config.mel_bands)
+        # cosines are multiplied by about 10 at first
         self.log_scale = nn.Parameter(torch.tensor(2.3))
+        # magnitudes (power 1), as the masks of separation are shares of magnitudes
         self.mel = torchaudio.transforms.MelSpectrogram(
             config.sample_rate, n_fft=512, hop_length=config.sample_rate // 100, n_mels=config.mel_bands, power=1.0
         )
+        # without effect until `standardise`
         for name in ("visual_mean", "visual_std", "audio_mean", "audio_std"):
             self.register_buffer(name, torch.zeros(config.channels) if "mean" in name else torch.ones(config.channels))
 
@@ -106,6 +115,7 @@ class Mini(nn.Module):
         if reading.sample_rate != self.config.sample_rate:
             raise ValueError(f"sound at {reading.sample_rate} Hz for an encoder of {self.config.sample_rate} Hz")
         self.reading = reading
+        # 12.5 tokens of sound a second
         patches, audio_tokens = (reading.size // PATCH) ** 2, round(reading.seconds * 25 / 2)
         channels = self.config.channels
         self.layout = Layout(reading.frames // 2, patches, audio_tokens, channels, channels)
@@ -113,6 +123,7 @@ class Mini(nn.Module):
 
     def spectrogram(self, waveform: Tensor) -> Tensor:
         """waveform [B,N] -> mel magnitudes [B,M,frames], 100 frames a second."""
+        # windows are centred, which gives one frame more than 100 a second
         return self.mel(waveform)[..., : waveform.shape[-1] * 100 // self.config.sample_rate]
 
     def similarity(self, visual: Tensor, audio: Tensor) -> Tensor:
@@ -127,6 +138,7 @@ class Mini(nn.Module):
         for name, tokens in (("visual", visual), ("audio", audio)):
             flat = tokens.flatten(0, -2).float()
             getattr(self, f"{name}_mean").copy_(flat.mean(0))
+            # a channel that never varies is not divided by zero
             getattr(self, f"{name}_std").copy_(flat.std(0) + 1e-4)
 
     @torch.no_grad()
@@ -144,5 +156,6 @@ class Mini(nn.Module):
         return Tokens(
             visual=(visual - self.visual_mean) / self.visual_std,
             audio=(audio - self.audio_mean) / self.audio_std,
+            # of the raw tokens, whose cosine is what pre-training matched
             similarity=self.similarity(visual, audio),
         )

@@ -53,10 +53,12 @@ class PeAv(nn.Module):
         self.both_head = model.audio_video_head if config.joint else None
         self.scale, self.bias = model.audio_video_logit_scale, model.audio_video_logit_bias
         self.tower = self.video.embedder.vision_model.timm_model
+        # the tower runs once, in `encode`; what follows it pools whole frames or single patches
         self.video.embedder.vision_model = _Pooling(self.tower)
         self.eval().requires_grad_(False)
 
         fps, size = config.frames / config.seconds, self.tower.patch_embed.img_size[0]
+        # resized as transformers' own processor of this model does it
         self.reading = Reading(config.frames, fps, size, SAMPLE_RATE, fit="stretch", resize="bilinear")
         self.hop = self.audio.config.dac_config.hop_length
         self.layout = Layout(
@@ -76,6 +78,7 @@ class PeAv(nn.Module):
     def _apply(self, fn, recurse: bool = True) -> "PeAv":
         """Rotary frequencies stay float32: in bfloat16, a turn over 10 s would be wrong by up to 0.3 radian."""
         rotaries = [module for module in self.modules() if hasattr(module, "inv_freq")]
+        # kept aside, for rounding cannot be taken back
         exact = [rotary.inv_freq for rotary in rotaries]
         super()._apply(fn, recurse)
         for rotary, frequencies in zip(rotaries, exact, strict=True):
@@ -89,6 +92,7 @@ class PeAv(nn.Module):
 
     def embedded(self, patches_BLSD: Tensor) -> Tensor:
         """Each patch [B,L,S,D] in the space of audio, as if its position were a film of frames of one patch."""
+        # to [B*S,L,1,D], contiguous, for the video encoder takes a `view` of it
         films = patches_BLSD.transpose(1, 2).flatten(0, 1).unsqueeze(2).contiguous()
         embedded = self.video_head(self.video(films).last_hidden_state)
         return embedded.unflatten(0, (len(patches_BLSD), -1)).transpose(1, 2)
@@ -102,6 +106,7 @@ class PeAv(nn.Module):
         audio, patches = frame_audio(audio_BAD, patches_BLSD.shape[1]), self.embedded(patches_BLSD)
         dot = torch.einsum("bld,blsd->bls", audio, patches)
         cosine = torch.einsum("bld,blsd->bls", F.normalize(audio, dim=-1), F.normalize(patches, dim=-1))
+        # not an `if`, which would fetch the scale from the device
         return torch.where(self.scale == 0, cosine, self.scale * dot + self.bias)
 
     @torch.no_grad()
@@ -116,7 +121,9 @@ class PeAv(nn.Module):
             return Tokens(visual, audio, torch.zeros_like(visual[..., 0]))
         pictures = pixels(frames, [0.5] * 3, [0.5] * 3, self.scale).flatten(0, 1)
         tokens = self.tower.forward_features(pictures).unflatten(0, frames.shape[:2])
+        # `tokens` themselves stay whole: joint tokens need the class token too
         patches = tokens[:, :, self.tower.num_prefix_tokens :]
+        # averaged first: to embed all patches would cost about as much as the tower
         visual = (patches if self.config.patches is None else coarse_grid(patches, self.config.patches)).contiguous()
         if waveform is None:
             audio = absent(len(visual), self.layout, "audio", visual)
@@ -126,6 +133,7 @@ class PeAv(nn.Module):
             return Tokens(visual, audio, self.similarity(visual, audio))
         # runs the audio and the video encoder once each
         joint = self.both(self.samples(waveform), tokens)
+        # the similarity is of the sound alone: joint tokens have seen the frames
         audio = self.audio_head(joint.audio_model_output.last_hidden_state)
         return Tokens(visual, self.both_head(joint.last_hidden_state), self.similarity(visual, audio))
 
@@ -154,6 +162,7 @@ class PeAudioVideo(PeAudioVideoModel):
 
     def __init__(self, config):
         vision = config.audio_video_config.video_config.vision_config
+        # the count that a saved config has lost
         vision.num_labels = getattr(vision, "num_classes", vision.num_labels)
         # transformers prints a note on a docstring of its own, with a path of this machine in it
         with contextlib.redirect_stdout(None):

@@ -39,6 +39,7 @@ def filled(module: Module, tensors: dict[str, Tensor], path: str, *, terms: str)
 
     Raises WeightsError naming what is missing or of another shape.
     """
+    # others are left out here; what is lacking is for `load_state_dict` to name
     own = module.state_dict().keys() & tensors.keys()
     try:
         module.load_state_dict({name: tensors[name] for name in own})

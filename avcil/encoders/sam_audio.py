@@ -60,7 +60,9 @@ class SamAudio(nn.Module):
         self.audio_codec = encoder_class(codec)
         self.visual = tower_class.from_config(seen.name)
         self.normalised = seen.normalize_feature
+        # latents are the codec's, and need none of these
         if config.audio == "hidden":
+            # the slice below would take the last block for any that is not there
             if config.layer >= body.n_layers:
                 raise ValueError(f"layer: {config.layer} where {config.weights} has 0 to {body.n_layers - 1}")
             self.proj = nn.Linear(sizes.in_channels, body.dim)
@@ -68,10 +70,12 @@ class SamAudio(nn.Module):
             self.embed_anchors = source.EmbedAnchors(sizes.num_anchors, sizes.anchor_embedding_dim, body.dim)
             self.timestep_emb = source.SinusoidalEmbedding(body.dim)
             self.transformer = source.DiT(body)
+            # blocks after the one that is read are neither loaded nor run
             self.transformer.layers = self.transformer.layers[: config.layer + 1]
         self.eval().requires_grad_(False)
 
         fps = config.frames / config.seconds
+        # the filter that the checkpoint's config names
         resize = seen.interpolation_mode.lower()
         self.reading = Reading(config.frames, fps, seen.image_size, codec.sample_rate, fit="stretch", resize=resize)
         self.layout = Layout(
@@ -85,8 +89,10 @@ class SamAudio(nn.Module):
     @classmethod
     def load(cls, config: SamAudioConfig) -> "SamAudio":
         """Raises ImportError if the package is not installed, WeightsError if the weights are not there, or others'."""
+        # before any file is asked for: without the package a download would be for nothing
         _package()
         path = _file(config, "config.json")
+        # the hub's cache names a snapshot's folder after its commit
         revision = "local" if Path(config.weights).is_dir() else path.parent.name
         try:
             published = json.loads(path.read_text())
@@ -94,6 +100,7 @@ class SamAudio(nn.Module):
             raise WeightsError(f"{path}: damaged ({error}); download it again. {TERMS}") from None
         encoder = cls(published, config, revision)
         path = _file(config, "checkpoint.pt")
+        # mapped: the file holds the whole pipeline
         tensors = read_pth(str(path), terms=TERMS, mmap=True)
         tower = "vision_encoder.model.visual."
         return filled(encoder, {n.replace(tower, "visual."): t for n, t in tensors.items()}, str(path), terms=TERMS)
@@ -108,13 +115,16 @@ class SamAudio(nn.Module):
     def states(self, latents_BAD: Tensor, prompt_BDA: Tensor) -> Tensor:
         """States [B,A,D] of the last block that is kept: `SAMAudio.forward` at time 1 with text_features None."""
         nothing = torch.zeros_like(latents_BAD)
+        # target beside residual, as the flow holds them; at time 1 they are without noise
         noisy, mixture = torch.cat([latents_BAD, nothing], 2), torch.cat([latents_BAD, latents_BAD], 2)
         x = self.proj(torch.cat([noisy, torch.zeros_like(mixture), mixture], 2))
         x = self.align_masked_video(x, prompt_BDA)
+        # one null anchor a clip, at which all moments point
         null = torch.zeros(x.shape[:2], dtype=torch.long, device=x.device)
         x = self.embed_anchors(x, null[:, :1], null)
         time = x.new_ones(len(x))
         states = []
+        # by a hook: the transformer itself returns its prediction of the flow, not a block's states
         with self.transformer.layers[-1].register_forward_hook(lambda *call: states.append(call[-1])):
             self.transformer(x, time, memory=self.timestep_emb(time, pos=time)[:, None])
         return states[0]
@@ -137,11 +147,13 @@ class SamAudio(nn.Module):
         tokens_BLTD, visual = None, absent(batch, self.layout, "visual", like)
         if frames is not None:
             pictures = pixels(frames, [0.5] * 3, [0.5] * 3, like).flatten(0, 1)
+            # all tokens, since pooling them for the prompt wants the class token as well
             tokens_BLTD = self.visual.forward_features(pictures, norm=True).unflatten(0, frames.shape[:2])
             visual = tokens_BLTD[:, :, int(self.visual.use_cls_token) :].contiguous()
         audio = absent(batch, self.layout, "audio", like)
         if waveform is not None:
             audio = self.audio_tokens(waveform, tokens_BLTD)
+        # whether a guide's similarity takes its place is extraction's business (avcil/extraction/features.py)
         tokens = Tokens(visual, audio, visual.new_zeros(visual.shape[:3]))
         return tokens if self.config.patches is None or frames is None else tokens.coarse(self.config.patches)
 
@@ -168,6 +180,7 @@ def _file(config: SamAudioConfig, name: str) -> Path:
         if not Path(config.weights).is_dir():
             return Path(hf_hub_download(config.weights, name, revision=config.revision))
         path = Path(config.weights) / name
+        # raises what is wrong with it: missing, unreadable, a folder
         path.open("rb").close()
         return path
     except (OSError, ValueError) as error:

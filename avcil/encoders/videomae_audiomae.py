@@ -43,10 +43,12 @@ def audio_mae(tensors: dict[str, Tensor], path: str, *, as_published: bool) -> V
     channels = len(tensors["patch_embed.proj.weight"])
     model = VisionTransformer(
         img_size=(FRAMES, BANDS), patch_size=PATCH, in_chans=1, num_classes=0, global_pool="avg", embed_dim=channels,
+        # no config stands beside the file, so its own names tell how many blocks there are
         depth=sum(name.startswith("blocks.") and name.endswith(".norm1.weight") for name in tensors),
         # ViT-S, -B and -L all have 64 channels a head
         num_heads=max(1, channels // 64),
     )  # fmt: skip
+    # timm's encoder that averages has its one norm after the mean, under the name that fine-tuned files use
     if "fc_norm.weight" not in tensors:
         untrained = {f"norm.{name}": value for name, value in model.fc_norm.state_dict().items()}
         norm = untrained if as_published else tensors
@@ -76,6 +78,7 @@ class VideoMAEAudioMAE(Pair):
     ):
         """Raises ValueError if VideoMAE is not for ``config.frames`` pictures, or has fewer patches than asked for."""
         super().__init__()
+        # its table of positions is for so many
         if config.frames != video.config.num_frames:
             raise ValueError(f"frames {config.frames}: {config.weights} takes {video.config.num_frames} pictures")
         self.video, self.audio, self.config, self.revision = video, audio, config, revision
@@ -87,6 +90,7 @@ class VideoMAEAudioMAE(Pair):
             video.config.image_size,
             11_430 if config.as_published else 16_000,
         )
+        # cut and resized as VideoMAE's own processor does it
         self.reading = Reading(config.frames, fps, size, rate, fit="crop", resize="bilinear")
         self.layout = Layout(
             slots=self.slots,
@@ -103,6 +107,7 @@ class VideoMAEAudioMAE(Pair):
         video, revision = pretrained(VideoMAEModel, config, terms=VIDEO_TERMS)
         tensors = read_pth(config.audio_weights, terms=AUDIO_TERMS)
         audio = audio_mae(tensors, config.audio_weights, as_published=config.as_published)
+        # a .pth file has no commit
         return cls(video, processor(VideoMAEImageProcessor, config), audio, config, f"{revision}+local")
 
     def visual_tokens(self, frames: Tensor) -> Tensor:
@@ -114,9 +119,13 @@ class VideoMAEAudioMAE(Pair):
         """waveform [B,N] -> [B,A,D]."""
         like = next(self.parameters())
         mel = log_mel(waveform.to(like.device), self.reading.sample_rate, FRAMES)
+        # the whole forward pass, which averages before it norms, on energies as they come
         if self.config.as_published:
             return self.audio(mel[:, None].to(like.dtype))[:, None]
         mel = (mel - AUDIO_MEAN) / (2 * AUDIO_STD)
+        # no norm yet: timm's is after the mean, and here each token has it
         patches = self.audio.forward_features(mel[:, None].to(like.dtype))[:, self.audio.num_prefix_tokens :]
+        # the grid is [time, mel bands], bands running fastest
         along_time = self.audio.fc_norm(patches).unflatten(1, (FRAMES // PATCH, BANDS // PATCH)).mean(2)
+        # after the clip there is padding alone
         return along_time[:, : self.layout.audio_tokens]

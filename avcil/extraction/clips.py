@@ -44,9 +44,12 @@ def write_clip(
 ) -> None:  # fmt: skip
     """Write frames [F,H,W,3] uint8 and waveform [N] float32 as H.264 (4:2:0) and AAC in an .mp4 file; ``quality``:
     options of x264; ``bit_rate``: of the sound, None for FFmpeg's own."""
+    # a stream in memory has no name that tells the format
     with av.open(to, "w", format="mp4") as container:
         video = container.add_stream("libx264", rate=fps)
+        # 4:2:0, which every browser plays
         (video.height, video.width), video.pix_fmt = frames[0].shape[:2], "yuv420p"
+        # these last, so that no quality can switch them off
         video.options = {**quality, **SAME_BYTES}
         audio = container.add_stream("aac", rate=sample_rate)
         audio.layout = "mono"
@@ -54,8 +57,10 @@ def write_clip(
             audio.bit_rate = bit_rate
         for pixels in frames:
             container.mux(video.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        # the encoder holds frames back until it is told that no more come
         container.mux(video.encode())
         sound = av.AudioFrame.from_ndarray(waveform[None].astype(np.float32), format="fltp", layout="mono")
+        # without a time stamp no decoder is told of AAC's priming, and the sound comes back 1,024 samples late
         sound.sample_rate, sound.pts = sample_rate, 0
         container.mux(audio.encode(sound))
         container.mux(audio.encode())
@@ -71,8 +76,10 @@ def _as_stored(frame: av.VideoFrame, size: int, fit: str, resize: str) -> np.nda
     width = height = size
     if fit == "crop":
         short = min(frame.width, frame.height)
+        # rounded down, as torchvision and transformers do it
         width, height = size * frame.width // short, size * frame.height // short
     if resize == "ffmpeg":
+        # the middle, or all of a picture that was stretched
         left, top = (width - size) // 2, (height - size) // 2
         whole = frame.reformat(width=width, height=height, format="rgb24").to_ndarray()
         return whole[top : top + size, left : left + size]
@@ -95,10 +102,13 @@ class _Eye:
 
     def see(self, frame: av.VideoFrame) -> bool:
         """Whether all pictures are taken."""
+        # without a time stamp it is not known when it is on screen
         if frame.time is None:
             return False
+        # only now is it known until when the frame before it was on screen
         self._take(frame.time, frame)
         self.on_screen = frame
+        # no later frame tells when the last one goes, so it counts for its own duration
         self.end = frame.time + float(frame.duration * frame.time_base if frame.duration and frame.time_base else 0)
         return len(self.pictures) == len(self.instants)
 
@@ -111,6 +121,7 @@ class _Eye:
         fresh = None
         while len(self.pictures) < len(self.instants) and self.instants[len(self.pictures)] < until:
             if fresh is None:  # converted once, however often it is wanted
+                # before the track begins, its first picture stands in
                 fresh = _picture(self.on_screen or first, self.size, self.fit, self.resize)
             self.pictures.append(fresh)
 
@@ -121,7 +132,9 @@ class _Ear:
     def __init__(self, start: float, samples: int, sample_rate: int):
         self.start, self.rate = start, sample_rate
         self.waveform = np.zeros(samples, np.float32)
+        # no layout is asked for: channels stay apart, for `hear` to take their mean
         self.resampler = av.AudioResampler(format="fltp", rate=sample_rate)
+        # where in the waveform the next sample goes: below 0 from the key frame up to the start
         self.next: int | None = None
 
     def hear(self, frame: av.AudioFrame | None) -> bool:
@@ -129,9 +142,11 @@ class _Ear:
         if self.next is None:
             if frame is None:
                 return False
+            # only the first frame is placed by its time: the resampler holds samples back, so later ones are counted
             self.next = round(((frame.time or 0.0) - self.start) * self.rate)
         for part in self.resampler.resample(frame):
             sound = part.to_ndarray().mean(0)  # not FFmpeg's down-mix, which exceeds 1 in float
+            # what lies before the start or after the end falls away
             first, last = max(self.next, 0), min(self.next + len(sound), len(self.waveform))
             if first < last:
                 self.waveform[first:last] = sound[first - self.next : last - self.next]
@@ -157,6 +172,7 @@ def _decode(path: Path, start: float, eye: _Eye | None, ear: _Ear | None) -> flo
             if streams[0].codec_context is None:  # PyAV would follow this null pointer
                 raise ClipError(f"{path}: {name} track of a codec unknown to FFmpeg; restore it or drop its row")
             wanted.append(streams[0])
+        # a file's clock may begin anywhere, a manifest counts from where the file begins
         origin = (container.start_time or 0) / av.time_base
         if start > 0:
             container.seek(round((origin + start) * av.time_base))
@@ -164,9 +180,11 @@ def _decode(path: Path, start: float, eye: _Eye | None, ear: _Ear | None) -> flo
             eye.instants = eye.instants + origin
         if ear is not None:
             ear.start += origin
+        # a stream that is not wanted counts as done
         seen, heard = eye is None, ear is None
         for frame in container.decode(*wanted):
             if isinstance(frame, av.VideoFrame) and eye is not None and not seen:
+                # before `see`, which may scale the whole of it
                 width, height = frame.width, frame.height
                 if eye.fit == "crop" and max(width, height) > _LONGEST * min(width, height):
                     raise ClipError(f"{path}: pictures of {width} x {height} cannot be cropped; drop its row")
@@ -181,6 +199,7 @@ def _decode(path: Path, start: float, eye: _Eye | None, ear: _Ear | None) -> flo
                 break
         if eye is not None:
             eye.close()
+        # the track ended early: the resampler still holds its last samples
         if ear is not None and not heard:
             ear.hear(None)
     return origin
@@ -211,6 +230,7 @@ def read_clip(
     Raises ClipError if the file is missing, damaged, lacks a wanted track, or holds less than half of the duration.
     """
     path = Path(path)
+    # asked here, for FFmpeg's refusal would be called damage
     if not path.is_file():
         raise ClipError(f"{path}: no such file; restore it or drop its row from the manifest")
     seconds = frames / fps
@@ -219,10 +239,12 @@ def read_clip(
     ear = _Ear(start, round(seconds * sample_rate), sample_rate) if "audio" in streams else None
     try:
         origin = _decode(path, start, eye, ear)
+    # a ClipError is a ValueError as well, and says more than `damaged`
     except ClipError:
         raise
     except (av.error.FFmpegError, IndexError, ValueError) as error:  # ValueError: sound that changes its format
         raise ClipError(f"{path}: damaged ({error.__class__.__name__}); restore it or drop its row") from error
+    # the eye's end is on the file's clock, the ear's counts from the start
     video = ("video", eye.end - origin - start) if eye else None
     audio = ("audio", ear.end) if ear else None
     for track, length in filter(None, (video, audio)):

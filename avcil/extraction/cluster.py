@@ -20,6 +20,7 @@ class _Maker:
 
     def __call__(self, row: dict) -> dict:
         number = int(row["number"][0])
+        # this shard alone: `make_here` decodes the clips of all that it is given
         work = self.work._replace(stale={number: self.work.stale[number]})
         return {"number": list(make_here(self.encoder, work))}
 
@@ -28,6 +29,7 @@ def make(load: Callable[[], Encoder], actors: int, gpus: float, encoder: Encoder
     """`avcil.extraction.features.make_here` by up to ``actors`` encoders at once, each with its own decoding processes
     and ``gpus``. load: makes the same encoder as ``encoder``, in every actor."""
     ray = connected()
+    # an actor may have another working directory
     media = {clip: Media(path.absolute(), start) for clip, (path, start) in work.media.items()}
     work = work._replace(media=media, store=work.store.absolute())
     if not work.stale:
@@ -37,8 +39,10 @@ def make(load: Callable[[], Encoder], actors: int, gpus: float, encoder: Encoder
     made = rows.map_batches(
         _Maker,
         fn_constructor_kwargs={"load": load, "work": work},
+        # a shard a call, which is counted as soon as it is written
         batch_size=1,
         concurrency=(1, actors),
+        # the decoders are processes of the actor's own, and take the processors
         num_cpus=max(1, work.workers),
         num_gpus=gpus,
     )

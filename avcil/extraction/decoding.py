@@ -36,6 +36,7 @@ def usable(media: Media, reading: dict) -> Clip | str:
     """The clip, or why it cannot be used."""
     path, start = media
     try:
+        # `reading` is a header's: it also says from which loudness on a clip is silent, which is no way of reading
         clip = read_clip(path, start=start, **{k: v for k, v in reading.items() if k != "silence"})
     except ClipError as error:
         return str(error)
@@ -48,6 +49,7 @@ def _serve(parent: int, requests: Connection, reading: dict) -> None:
     """What a process does: decode what it is sent, until it is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this one
     end_with(parent)
+    # torchvision may resize here: threads of several processes on few cores wait for one another (LOG.md)
     torch.set_num_threads(1)
     while True:
         media = requests.recv()
@@ -61,6 +63,7 @@ def _serve(parent: int, requests: Connection, reading: dict) -> None:
 @contextmanager
 def _undisturbed() -> Iterator[None]:
     """Ctrl-C waits. What libraries do around a fork swallows it otherwise, and may keep a lock for ever (filelock)."""
+    # elsewhere Python sets no handlers, and no Ctrl-C arrives there
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -69,6 +72,7 @@ def _undisturbed() -> Iterator[None]:
     try:
         yield
     finally:
+        # None: the handler was not set by Python, which cannot set it again
         signal.signal(signal.SIGINT, before or signal.SIG_DFL)
     if waiting:
         signal.raise_signal(signal.SIGINT)
@@ -78,6 +82,7 @@ class _Decoder:
     """A process that decodes one clip at a time, and the thread that waits for it."""
 
     def __init__(self, reading: dict):
+        # one thread a process: it waits for one clip at a time while others go on
         self.reading, self.thread = reading, ThreadPoolExecutor(1)
         self.start()
 
@@ -88,6 +93,7 @@ class _Decoder:
             arguments = (os.getpid(), far_end, self.reading)
             self.process = multiprocessing.Process(target=_serve, args=arguments, daemon=True)
             self.process.start()
+            # a copy here would keep the pipe open, and the death of the process would be no end of file to `decode`
             far_end.close()
 
     def kill(self) -> None:
@@ -105,9 +111,12 @@ class _Decoder:
                 self.requests.send(media)
                 answer = self.requests.recv()
             except (EOFError, OSError):
+                # time to end by itself: killed at once, it would be said to die of SIGKILL
                 self.process.join(10)
                 self.kill()
                 code = self.process.exitcode
+                # for the next try, or the next clip; on Linux it ends with the thread that starts it
+                # (avcil/base/parent.py), here one that lasts until `end`
                 self.start()
                 continue
             if isinstance(answer, Exception):
@@ -128,11 +137,13 @@ def decode(media: list[Media], reading: dict, workers: int) -> Iterator[Clip | s
         for number, clip in enumerate(media):
             decoder = decoders[number % len(decoders)]
             ahead.append(decoder.thread.submit(decoder.decode, clip))
+            # the oldest is waited for, whichever is done: clips come in order, and few are held
             if len(ahead) > AHEAD * workers:
                 yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()
     finally:
+        # also where whoever takes the clips stops early
         for decoder in decoders:
             decoder.end()
 
@@ -156,6 +167,7 @@ def unread(clips: Iterable[Media], seconds: float) -> str:
     in a process of their own, for one may kill it: then nothing is known.
     """
     ordered = sorted(clips)
+    # a file without a name follows the last clip, so that this one has a next one as well
     ends = (b.start - a.start if a.path == b.path else math.inf for a, b in pairwise([*ordered, Media(Path())]))
     looked_at = list(zip(ordered, ends, strict=True))[:: max(1, len(ordered) // LOOKED_AT)]
     try:

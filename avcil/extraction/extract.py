@@ -31,6 +31,7 @@ def load_encoder(name: str, params: Params, priors: Path = PRIORS) -> Encoder:
     Raises ParameterError for an unknown name, WeightsError or ImportError as `load_published` does.
     """
     if name in params.own_encoders:
+        # not moved to `compute.device`: own encoders are small, and stay on the CPU
         encoder, _ = load_prior(released(name, priors), params.encoder)
         return encoder.watching(Reading(**params.film.model_dump()))
     if name not in params.encoders:
@@ -46,6 +47,7 @@ def extract(
     store takes, and what of the clips is not read. priors: folder of the own encoders' weights."""
     compute = params.compute
     encoder = load_encoder(name, params, priors)
+    # said before anything is written, for it may be terabytes
     print(f"{name}: {cost(encoder.layout, len(clips))}", flush=True)
     if what := unread(clips.values(), encoder.reading.seconds):
         print(f"{name}: {what}; list what comes later as clips with a `start`", flush=True)
@@ -53,7 +55,9 @@ def extract(
     if compute.engine == "ray":
         from avcil.extraction import cluster
 
+        # each actor loads the weights itself, so that they travel to none
         load = partial(load_encoder, name, params, priors.absolute())
+        # a GPU an actor where `cuda` is named; `auto` asks Ray for none
         make = partial(cluster.make, load, compute.actors, float(compute.device.startswith("cuda")))
     return features.extract(
         encoder, name, clips, params.features, store, workers=compute.workers, streams=streams, replace=replace,
@@ -74,11 +78,14 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         params = load(Path("params.yaml"))
         table = read_manifest(folder / "manifest.csv")
+        # tasks that do not divide the classes are refused before the long work, not after it
         params.check_classes(given.benchmark, table.label.nunique())
         store = folder / "features" / given.encoder
         header = extract(given.encoder, media(table, folder), params, store, streams=streams)
+    # refusals are one line; what else is raised is a mistake in the code, and keeps its traceback
     except (ImportError, OSError, ValueError) as error:
         sys.exit(str(error))
+    # of all shards, also those that an earlier run had made
     unusable = quarantined(store, range(len(header.shards)))
     print(f"{store}: {len(table)} clips, {len(unusable)} unusable")
     for clip, reason in unusable.items():

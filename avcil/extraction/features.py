@@ -25,14 +25,17 @@ from avcil.tokens.tokens import Layout, Tokens
 
 Stream = Literal["visual", "audio"]
 STREAMS: tuple[Stream, ...] = ("visual", "audio")
+# to hash a large corpus whole takes longer than to decode it (LOG.md)
 _EDGE = 1 << 16  # bytes
 
 
 def checksum(encoder: Encoder) -> str:
     """Digest of an encoder's weights and buffers."""
     total = hashlib.sha256()
+    # by name, so that the order in which a model lists its parts does not count
     for name, tensor in sorted(encoder.state_dict().items()):
         total.update(name.encode())
+        # as bytes, for NumPy has no bfloat16; flat, for a single number cannot be viewed as several bytes
         total.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return total.hexdigest()[:16]
 
@@ -44,6 +47,7 @@ def header_of(
     layout = encoder.layout
     for stream in [stream for stream in STREAMS if stream not in streams]:
         layout = layout.without(stream)
+    # streams and silence decide which tokens are zero: with others it is another store
     reading = encoder.reading._asdict() | {"streams": list(streams), "silence": config.silence}
     return Header(name, encoder.revision, checksum(encoder), reading, layout, list(clip_ids), config.clips_per_shard)
 
@@ -53,6 +57,7 @@ def fingerprint(files: list[Path]) -> str:
     total = hashlib.sha256()
     for path in files:
         if not path.is_file():
+            # decoding names it; where it turns up later, this differs, and its shard is made again
             total.update(b"missing")
             continue
         size = path.stat().st_size
@@ -60,6 +65,7 @@ def fingerprint(files: list[Path]) -> str:
         with path.open("rb") as file:
             total.update(file.read(_EDGE))
             if size > _EDGE:
+                # no byte twice where the file has less than two such parts
                 file.seek(max(_EDGE, size - _EDGE))
                 total.update(file.read())
     return total.hexdigest()[:16]
@@ -72,21 +78,26 @@ def make_shard(
 
     Raises StoreError for tokens that are not finite in float16.
     """
+    # what cannot be used stays zero, so that each clip keeps its row
     shard = {name: torch.zeros(shape, dtype=torch.float16) for name, shape in layout.shapes(len(ids)).items()}
     bad: dict[str, str] = {}
     for start in range(0, len(ids), batch):
         clips = {row: next(decoded) for row in range(start, min(start + batch, len(ids)))}
+        # a text in a clip's place is the reason why it cannot be used
         bad |= {ids[row]: clip for row, clip in clips.items() if isinstance(clip, str)}
         usable = {row: clip for row, clip in clips.items() if isinstance(clip, Clip)}
         if not usable:
             continue
         rows = list(usable)
         for name, values in _encode(encoder, list(usable.values()))._asdict().items():
+            # rounded where it is, so that half the bytes travel
             values = values.half().cpu()
+            # after rounding, which makes infinite what is more than float16 holds
             finite = values.flatten(1).isfinite().all(1)
             if not finite.all():
                 clip = ids[rows[int((~finite).nonzero()[0, 0])]]
                 raise StoreError(f"clip `{clip}`: the encoder gave NaN, or more than float16 holds, in {name}")
+            # the assignment below would spread a single slot, patch or token over all of them
             if values.shape[1:] != shard[name].shape[1:]:
                 expected = f"{tuple(values.shape[1:])}, not the {tuple(shard[name].shape[1:])} of its layout"
                 raise StoreError(f"the encoder gave {name} tokens of shape {expected}")
@@ -100,17 +111,22 @@ def make_shards(
     """`make_shard` of each of ``shards``, with clips decoded ahead. The similarity is that of the encoder's ``guide``,
     if it has one and there are sound and picture; what that one cannot use cannot be used."""
     clips = [media[clip] for ids in shards for clip in ids]
+    # nothing is decoded yet: these are generators
     decoded, guide, theirs = decode(clips, header.reading, workers), getattr(encoder, "guide", None), iter(())
+    # where a stream is absent there is no similarity to take
     if header.reading["streams"] != list(STREAMS):
         guide = None
     if guide is not None:
+        # every clip once more, in the size and at the rate that the guide reads
         theirs = decode(clips, header.reading | guide.reading._asdict(), workers)
     for ids in shards:
         tensors, bad = make_shard(encoder, ids, header.layout, decoded, batch)
         if guide is not None:
             other, missed = make_shard(guide, ids, guide.layout, theirs, batch)
+            # where neither can use a clip, the encoder's own reason stays
             bad, tensors["similarity"] = missed | bad, other["similarity"]
             unusable = [clip in bad for clip in ids]
+            # tokens of clips that the guide alone refuses: an unusable clip is zero in every stream
             for stream in tensors.values():
                 stream[unusable] = 0
         yield tensors, bad
@@ -118,6 +134,7 @@ def make_shards(
 
 def _encode(encoder: Encoder, clips: list[Clip]) -> Tokens:
     def stack(parts: list[np.ndarray | None]) -> torch.Tensor | None:
+        # all clips have a stream, or none has
         there = [part for part in parts if part is not None]
         return torch.from_numpy(np.stack(there)) if there else None
 
@@ -148,6 +165,7 @@ def fingerprints(header: Header, media: dict[str, Media]) -> list[str]:
     """Of each shard, what its clips are made from."""
     sources = []
     for ids in header.shards:
+        # parts of one file differ by nothing but where they begin
         starts = json.dumps([media[clip].start for clip in ids])
         sources.append(digest((fingerprint([media[clip].path for clip in ids]) + starts).encode()))
     return sources
@@ -182,17 +200,21 @@ def extract(
     """
     with alone([store]):
         header = header_of(encoder, name, list(media), config, streams=streams)
+        # other features, and a disk that is too small, are refused before any file is read
         open_store(store, header, replace=replace)
         shards, stale = header.shards, stale_shards(store, fingerprints(header, media))
         there = set(range(len(shards))) - stale.keys()
+        # what an earlier attempt found unusable counts as well
         unusable, allowed = quarantined(store, there), int(config.quarantine_share * len(media))
         done = sum(len(shards[number]) for number in there)
         with progress(total=len(media), desc=name, unit="clip", initial=done) as bar:
             for number in make(encoder, Work(header, stale, media, store, config.batch, workers)):
                 unusable |= quarantined(store, [number])
+                # after each shard, not at the end: the rest of a long extraction would be for nothing
                 if len(unusable) > allowed:
                     message = f"{len(unusable)} unusable clips, {allowed} allowed (features.quarantine_share)"
                     raise StoreError(f"{message}; the first: {next(iter(unusable.values()))}")
                 bar.update(len(shards[number]))
+        # the index comes last, and without one no store is read
         finish(store, header)
     return header

@@ -85,14 +85,17 @@ class GuidedAttention(Attention):
         self.channels = width
         self.heads = heads
         self.query = nn.Linear(audio, width)
+        # a bias of keys would add the same to all scores of a query, and the softmax takes that out again
         self.key = nn.Linear(visual, width, bias=False)
         self.value = nn.Linear(visual, width)
         self.moment_query = nn.Linear(audio, width)
         self.moment_key = nn.Linear(width, width, bias=False)
         self.moment_value = nn.Linear(width, width)
+        # of a zero query all scores are 0. Keys are not zero as well, or neither would have a gradient
         nn.init.zeros_(self.moment_query.weight)
         nn.init.zeros_(self.moment_query.bias)
         self.gain = nn.Parameter(torch.tensor(float(learnt_guidance)))
+        # a τ of 0 stays 0: the row `lll` is to have nothing of the prior's similarity
         self.tau = nn.Parameter(torch.tensor(float(prior_guidance)), requires_grad=prior_guidance != 0)
 
     def forward(self, tokens: Tokens, centre: Tensor | None, *, maps: bool = False) -> AttendedVisual:
@@ -113,6 +116,7 @@ class GuidedAttention(Attention):
         # one query a clip, over its slots
         when = guided_attention(
             self.moment_query(mean)[:, None, None],
+            # [B,L,1,E] to [B,1,L,E]: what was seen in each slot stands where patches stood, and has no centre to add
             where.output.transpose(1, 2),
             self.moment_key.weight,
             self.moment_value.weight,
@@ -140,6 +144,7 @@ class MeanPooling(Attention):
         self.channels = channels
 
     def forward(self, tokens: Tokens, centre: Tensor | None, *, maps: bool = False) -> AttendedVisual:
+        # no centre to add: without learnt attention tokens come in float32, as they are (avcil/learn/train.py)
         return _evenly(tokens, tokens.visual.mean((1, 2)))
 
 
@@ -159,6 +164,7 @@ class FrozenAttention(MeanPooling):
             return super().forward(tokens, centre)
         similarity = unit_spread(tokens.similarity) if self.fusion == "frozen_scaled" else tokens.similarity
         spatial = (self.prior_guidance * similarity).softmax(-1)
+        # over all slots alike: the prior does not say when to look
         visual = torch.einsum("bls,blsd->bd", spatial, tokens.visual) / tokens.visual.shape[1]
         return _evenly(tokens, visual)._replace(spatial=spatial)
 
@@ -169,6 +175,7 @@ class FrozenAttention(MeanPooling):
 
 def frozen_features(tokens: Tokens, prior_guidance: float) -> Features:
     """Those of `frozen_guided`, for what reads them beside learnt ones."""
+    # it has no weights, so that one can be made on the spot
     attention = FrozenAttention(tokens.channels[0], "frozen_guided", prior_guidance)
     return attention.fuse(attention(tokens, None).feature, tokens.audio.mean(1))
 
@@ -180,4 +187,5 @@ def unit_spread(similarity: Tensor) -> Tensor:
     size = spread.square().mean((1, 2), keepdim=True).sqrt()
     # what rounding leaves of equal numbers is no spread
     differs = size > 1e-5 * similarity.abs().amax((1, 2), keepdim=True)
+    # tokens are not learnt, so that no gradient meets the 0 / 0 that `where` leaves out
     return torch.where(differs, spread / size, 0.0)

@@ -22,6 +22,8 @@ COPIES = 8  # of a batch, for what is computed from it; of weights, for gradient
 
 def at_once(takes: Iterable[int], workers: int, device: torch.device) -> int:
     """Runs at a time, each of which ``takes`` so many bytes there, ``workers`` at most and one at least."""
+    # on a CPU ``takes`` is not gone through, for which the header and manifest of each run would be read.
+    # One at least: what does not fit is streamed (avcil/learn/feed.py)
     return workers if device.type == "cpu" else max(1, min(workers, free(device) // max(takes)))
 
 
@@ -32,19 +34,25 @@ def taken(manifest: Path, store: Path, method: Method, training: Training, tasks
     if not attends(method.fusion):
         layout = layout.pooled()
     elif method.patches is not None:
+        # a grid finer than the store's leaves it as it is (`tokens_of`)
         layout = layout.coarse(min(method.patches, round(layout.patches**0.5)))
     clip = 2 * layout.clip_bytes  # as float32
 
     train, seen = table.label[table.split == "train"].value_counts(), sum(task.classes for task in tasks)
     clips = int(train.sum())
+    # else, in the last task, all training clips may be at hand
     if not method.restart and method.memory != "all":
         exemplars = method.exemplars * (seen if method.budget == "per_class" else 1)
+        # the largest classes in the largest task, since each seed has another order
         clips = min(clips, int(train.nlargest(max(task.classes for task in tasks)).sum()) + exemplars)
     if training.keep != "last":
+        # `_score` holds them beside the clips at hand for the whole task
         clips += int((table.split == "val").sum())
 
+    # shapes alone, which take no memory
     with torch.device("meta"):
         model = build(method, training, channels)
         model.classifier.grow(seen)
     weights = sum(4 * parameter.numel() for parameter in model.parameters())
+    # learning and predicting take turns: of their clips the larger number counts
     return CONTEXT + clip * (clips + max(COPIES * training.batch, 2 * AT_ONCE)) + COPIES * weights

@@ -35,6 +35,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """The JSON file is written last: a folder that has it is whole."""
     tensors = {f"model.{name}": value for name, value in checkpoint.model.items()}
     tensors |= {f"readout.{name}": value for name, value in checkpoint.readout.items()}
+    # its digest goes into the JSON file: of two saves that a kill has mixed, neither is taken for whole
     written = write_tensors(folder / "tensors.safetensors", tensors)
     state = {"classes": checkpoint.classes, "memory": checkpoint.memory, "origin": checkpoint.origin}
     write_sealed(folder / "checkpoint.json", state | {"tensors": written})
@@ -43,12 +44,14 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
 def load_checkpoint(folder: Path, *, order: list[str] | None = None) -> Checkpoint:
     """Raises CheckpointError if the folder holds none, a damaged one, or one whose classes are not the first of
     ``order``."""
+    # told apart from damage: nothing has to be deleted here
     if not (folder / "checkpoint.json").is_file():
         raise CheckpointError(f"{folder}: no whole checkpoint; run the task that makes it")
     try:
         state = read_sealed(folder / "checkpoint.json")
         # those of older versions have no digest of their tensors
         tensors = read_tensors(folder / "tensors.safetensors", state.pop("tensors", None))
+        # TypeError: an entry too many or too few, as another version would write
         whole = Checkpoint({}, {}, **state)
     except ValueError as error:
         raise CheckpointError(str(error)) from None
@@ -58,6 +61,7 @@ def load_checkpoint(folder: Path, *, order: list[str] | None = None) -> Checkpoi
         way_out = "take the data of its own seed, or delete it and run from the first task"
         raise CheckpointError(f"{folder}: learnt in another class order; {way_out}")
     model, readout = (
+        # the first word alone is cut off: a hook's tensors go on with its name and a dot
         {name.removeprefix(part): value for name, value in tensors.items() if name.startswith(part)}
         for part in ("model.", "readout.")
     )

@@ -69,7 +69,9 @@ def restore(
 ) -> IncrementalClassifier:
     """The model of a checkpoint, ready to predict."""
     model = build(method, training, channels)
+    # first the shapes, which hang on the number of classes: `load_state_dict` compares them
     model.classifier.grow_as(checkpoint.model, len(checkpoint.classes))
+    # the empty checkpoint has no weights: the first task starts from those just drawn
     if checkpoint.model:
         model.load_state_dict(checkpoint.model)
     return model.eval()
@@ -91,12 +93,15 @@ def predict(
     read.
     """
     model.eval()
+    # every classifier has a weight, and where nothing is learnt no other part of the model has one
     device = model.classifier.weight.device
     parts, unread = [], set(Output._fields) - {"features", *fields}
     for chunk in _together(rows, tokens):
         output = model(tokens.clips(chunk).to(device), centre=tokens.centre, maps=maps)
+        # averaged where it is, so that not every channel is copied to the CPU
         if output.spatial.dim() == 4:  # a map a channel
             output = output._replace(spatial=output.spatial.mean(-1), temporal=output.temporal.mean(-1))
+        # nothing, on the device and of the type, stands for what is not read, so that all fields can be joined
         parts.append(output._replace(**dict.fromkeys(unread, output.logits[:0])).to("cpu"))
     features = Features(*map(torch.cat, zip(*(part.features for part in parts), strict=True)))
     whole = {name: torch.cat([getattr(part, name) for part in parts]) for name in Output._fields if name != "features"}
@@ -104,11 +109,13 @@ def predict(
 
 
 def _together(rows: Tensor, tokens: ClipSource) -> tuple[Tensor, ...]:
+    # 4 bytes a number. No rows are one part of none, so that callers have something to join
     return rows.split(max(1, min(AT_ONCE, BYTES // (4 * sum(tokens.sizes)))))
 
 
 def tokens_of(data: Dataset, method: Method) -> TokenSource:
     """The tokens that a method looks at: all of them, coarser patches, or, without attention, one a stream."""
+    # what is pooled or coarse already comes back unchanged: `run_tasks` asks before `run_task` does
     if not attends(method.fusion):
         return data.tokens.pooled()
     if method.patches is None or method.patches**2 >= data.tokens.shape[2]:
@@ -122,6 +129,7 @@ def solved_head(method: Method, training: Training, state: dict[str, Tensor]) ->
     if method.readout == "classifier":
         return None
     # a head takes every tensor for its own sums
+    # those of hooks begin with the hook's name and a dot (`_readout` in avcil/learn/train.py)
     state = {name: value for name, value in state.items() if name.partition(".")[0] not in method.hooks}
     if method.readout == "ridge":
         return RecursiveRidge(training.ridge_penalty, state)
@@ -137,6 +145,7 @@ def solved_features(method: Method, tokens: TokenSource, rows: Tensor, features:
     them those of nothing learnt, so that the head has all that a closed form on frozen tokens has."""
     if method.readout != "carried_ridge":
         return features
+    # in parts, for tokens are far larger than what is kept of them
     clips = (tokens.clips(chunk) for chunk in _together(rows, tokens))
     parts = [frozen_features(chunk, method.prior_guidance).fused for chunk in clips]
     return features._replace(fused=torch.cat([torch.cat(parts), features.fused], 1))
@@ -182,6 +191,7 @@ def evaluate(
 ) -> TaskResult:
     """Accuracy and attention on the clips of each task so far, all seen classes being candidates; ``data``: of the
     tokens that the method looks at."""
+    # task j has the positions bounds[j] to bounds[j + 1] of the class order
     bounds = np.cumsum([0, *(t.classes for t in tasks[: task + 1])])
     rows = data.rows(split, 0, int(bounds[-1]))
     labels = data.labels[rows]
@@ -189,6 +199,7 @@ def evaluate(
 
     # of coarser patches it is not known what they show
     share = data.share if attends(method.fusion) and method.patches is None else None
+    # maps only where they are measured: those a channel would be built for nothing (LOG.md)
     read = read_out(checkpoint, method, training, data.tokens, rows, maps=share is not None, device=device)
     model, output, predicted = read.model, read.output, read.logits.argmax(1)
 
@@ -198,7 +209,9 @@ def evaluate(
         hits = metrics.attention_hit(spatial, temporal, shown, training.covered)
         aucs = metrics.attention_auc(spatial, shown, training.covered)
         hit = [float(hits[part.numpy()].mean()) for part in parts]
+        # NaN of a clip in which the object never shows
         auc = [float(np.nanmean(aucs[part.numpy()])) for part in parts]
+    # a frozen row has a classifier as well, of which no step is ever taken
     learnt = [] if model.attention.frozen else [p.numel() for p in model.parameters() if p.requires_grad]
     return TaskResult(
         task=task,
@@ -206,6 +219,7 @@ def evaluate(
         clips=[int(part.sum()) for part in parts],
         hit=hit,
         auc=auc,
+        # by name: tables compare rows clip by clip
         predictions={data.clip_ids[i]: int(p) for i, p in zip(rows.tolist(), predicted, strict=True)},
         memory_bytes=_memory_bytes(data.tokens, method, checkpoint),
         trained_parameters=sum(learnt),
@@ -219,5 +233,6 @@ def _memory_bytes(tokens: TokenSource, method: Method, checkpoint: Checkpoint) -
     guided = visual + audio + similarity
     by_fusion = {"visual": visual, "audio": audio} | dict.fromkeys(("guided", "frozen_guided", "frozen_scaled"), guided)
     clip = 2 * by_fusion.get(method.fusion, visual + audio)
+    # hooks' tensors are among them, as DER++'s stored logits
     statistics = sum(value.numel() * value.element_size() for value in checkpoint.readout.values())
     return clip * len(checkpoint.memory) + statistics

@@ -41,12 +41,15 @@ class Feed:
         self.source, self.rows, self.device = tokens, rows, torch.device(device)
         self.dtype = getattr(torch, precision)
         visual, audio, similarity = tokens.sizes
+        # of a clip's patches as held, and of its old maps a channel, for which methods/av_cil.py asks
         self.map_bytes = visual * self.dtype.itemsize
         self.bytes = len(rows) * (self.map_bytes + 4 * (audio + similarity))
         self._mean = self.centre = None
         if precision == "bfloat16" and len(rows):
-            # any centre is exact, for it is added again; the mean of 64 clips leaves small numbers to round
+            # any centre is exact, for it is added again; the mean of some clips leaves small numbers to round
+            # at equal distances, for clips that stand together are often of one class
             self._mean = tokens.clips(rows[:: max(1, len(rows) // 64)]).visual.mean((0, 1, 2))
+            # one is taken off where clips are read, the other is added where the model is
             self.centre = self._mean.to(self.device)
         in_place = isinstance(tokens, Tokens) and self.device.type == "cpu" and precision == "float32"
         self.streamed = not in_place and self.bytes > (SHARE * free(self.device) if room is None else room)
@@ -66,6 +69,7 @@ class Feed:
         """The clips at ``index`` [B] of the N, on the device."""
         if self._held is None:
             return self._read(index).to(self.device)
+        # `index_select` wants its index where the tokens are
         index = index.to(self.device)
         return Tokens(*(stream.index_select(0, index) for stream in self._held))
 
@@ -74,18 +78,23 @@ class Feed:
         if not self.streamed:
             yield from map(self.clips, indices)
             return
+        # one reader, so that batches come in order, and one batch ahead is all that memory has to hold
         with ThreadPoolExecutor(1) as reader:
             coming = [reader.submit(self._staged, index) for index in indices[:1]]
+            # None: behind the last batch nothing is left to read
             for index in [*indices[1:], None]:
+                # raises here what the reader raised
                 ready = coming.pop().result()
                 if index is not None:
                     coming.append(reader.submit(self._staged, index))
+                # only now, so that the next batch is being read while this one is learnt
                 yield ready.to(self.device)
 
     def _whole(self) -> Tokens:
         """All clips, on the device: written there part by part, so that there is one copy of them at any time."""
         whole: list[Tensor] = []
         part = max(1, min(PART, PART_BYTES // (4 * sum(self.source.sizes))))
+        # at least once: no clips have shapes as well
         for start in range(0, max(1, len(self)), part):
             clips = self._read(torch.arange(start, min(start + part, len(self))))
             if not whole:
@@ -96,8 +105,10 @@ class Feed:
 
     def _read(self, index: Tensor) -> Tokens:
         """The clips at ``index``, on the CPU."""
+        # the source and its rows are on the CPU
         clips = self.source.clips(self.rows[index.cpu()])
         visual = clips.visual if self._mean is None else clips.visual - self._mean
+        # taken off in float32, and rounded only then
         return clips._replace(visual=visual.to(self.dtype))
 
     def _staged(self, index: Tensor) -> Tokens:

@@ -22,11 +22,13 @@ def _add(old: Tensor | None, new: Tensor) -> Tensor:
         return new
     # F.pad counts dimensions from the last
     grown = [size for pair in zip(old.shape, new.shape, strict=True) for size in (pair[1] - pair[0], 0)]
+    # reversed, the 0 of each pair is in front: rows and columns are added at the end, as new classes are
     return F.pad(old, grown[::-1]) + new
 
 
 def ridge_solution(gram: Tensor, cross: Tensor, penalty: float | Tensor) -> Tensor:
     """W = (G + λI)⁻¹ Q, with G [M,M], Q [M,C] and W [M,C]."""
+    # with λ > 0 there is a solution from the first clip on
     return torch.linalg.solve(gram + penalty * torch.eye(len(gram), dtype=gram.dtype), cross)
 
 
@@ -81,6 +83,7 @@ class NearestMean(Head):
 
     def update(self, features: Features, labels: Tensor, classes: int) -> None:
         """features and labels [N] of all clips at hand; afterwards ``classes`` are known."""
+        # taken anew and not added to, for features that go on learning have moved since
         means = torch.zeros(classes, features.fused.shape[1])
         if self.state:
             means[: len(self.state["means"])] = self.state["means"]
@@ -125,7 +128,9 @@ class RecursiveRidge(Head):
         """xᵀ(G + λI)⁻¹x, [N]: how far clips are from those learnt, measured by the spread of these (close to
         Mahalanobis', Lee et al., NeurIPS 2018, arXiv 1807.03888)."""
         x = self.expand(features)
+        # where λ is chosen from the clips, it is kept with the sums (methods/ranpac.py)
         penalty = self.state.get("penalty", torch.tensor(self.penalty))
+        # x.T: for all clips at once
         return (x * ridge_solution(self.state["gram"], x.T, float(penalty)).T).sum(1)
 
 
@@ -143,8 +148,11 @@ class CarriedRidge(RecursiveRidge):
 
     def carry(self, old: Features, new: Features) -> None:
         """old and new features of the same clips, in front of the update of the task that moved them."""
+        # the 1 that `expand` appends makes an offset a part of the linear map
         before, after = self.expand(old), self.expand(new)
+        # the change is fitted, so that damping pulls towards no drift and not towards features of zero
         drift = ridge_solution(before.T @ before, before.T @ (after - before), self.damping)
         drift += torch.eye(len(drift), dtype=drift.dtype)
+        # a new dictionary, as in `update`
         self.state = {"gram": drift.T @ self.state["gram"] @ drift, "cross": drift.T @ self.state["cross"]}
         self._solution = None

@@ -81,6 +81,7 @@ class Learning:
     new: int
     generator: torch.Generator = field(default_factory=torch.Generator)
     old_model: Any = None
+    # of an `Output` it has only the fields that are read, so that it is none
     old_output: Any = None
     head: Head | None = None
     hooks: dict[str, Hooks] = field(default_factory=dict)
@@ -100,6 +101,7 @@ class Learning:
     def growth(self) -> float:
         """g, the factor of all distillation weights: √(P / (C − P)), past over new classes, as in LUCIR (Hou et al.,
         CVPR 2019), √(task + 1), as in AFC, or 1."""
+        # the ratio is 1 at as many past as new classes, where the weights in params.yaml hold
         by_name = {"ratio": self.past / self.blocks[-1], "task": len(self.blocks), "none": 1.0}
         return by_name[self.method.growth] ** 0.5
 
@@ -107,8 +109,10 @@ class Learning:
     def reads_old(self) -> set[str]:
         """Fields that a loss, or a head that is carried, reads of what the old model gives for the clips at hand."""
         fields = {field for hook in self.hooks.values() for field in hook.reads_old}
+        # a weight of 0 reads nothing
         if self.method.logit_distillation:
             fields.add("logits")
+        # a head that is carried fits its drift to features of before and after
         if self.method.feature_distillation or isinstance(self.head, CarriedRidge):
             fields.add("features")
         return fields
@@ -126,11 +130,15 @@ def hooks_of(method: Method) -> dict[str, Hooks]:
 def check(row: str, method: Method) -> None:
     """Raises ValueError, naming the row, if a method's file does not take what the row gives it."""
     try:
+        # a file of another kind may have a `build` of as many arguments, which makes something else
         if other := [name for name, hook in hooks_of(method).items() if not isinstance(hook, Hooks)]:
             raise ValueError(f"hooks: `{other[0]}` is none, but a fusion, classifier or read-out")
+        # hooks have had their options checked by now. A head is not built before its first task begins
         if method.readout not in READOUTS:
             options(method.readout, method.readout_options)
+        # a fusion's `build` wants the widths of tokens, which are not known yet
         for name in named(method):
             find(name).build  # noqa: B018 - that it is there
+    # all that a file may raise while somebody is still writing it, a missing `build` among it
     except (ValueError, AttributeError, TypeError, NameError, ImportError, SyntaxError) as problem:
         raise ValueError(f"{row}: {problem}") from None

@@ -23,6 +23,7 @@ def logged(folder: Path) -> Iterator[Watch]:
     with Live(str(folder), save_dvc_exp=False, dvcyaml=False) as live:
 
         def watch(task: int, epoch: int, losses: dict[str, float]) -> None:
+            # the folder is one task's, so that its number is not written
             for name, value in losses.items():
                 live.log_metric(name, value)
             live.next_step()

@@ -26,6 +26,7 @@ def objective(learning: Learning, batch: Batch) -> dict[str, Tensor]:
         logits,
         batch.labels,
         old_logits,
+        # blocks sum to P: in task 0 there is none
         learning.blocks[:-1] if method.logit_blocks == "task" else [past] * (past > 0),
         tuple(batch.output.features) if holds_features else (),
         tuple(old.features.at(rows)) if holds_features else (),
@@ -38,5 +39,6 @@ def objective(learning: Learning, batch: Batch) -> dict[str, Tensor]:
     if holds_features:
         losses["feature_distillation"] = learning.growth * method.feature_distillation * dual.feature
     for hook in learning.hooks.values():
+        # AFC puts NCA in the place of cross-entropy this way
         losses |= hook.losses(learning, batch)
     return losses

@@ -21,7 +21,9 @@ def herding(features: Tensor, count: int) -> list[int]:
     left = torch.ones(len(unit), dtype=torch.bool)
     chosen: list[int] = []
     for k in range(1, min(count, len(unit)) + 1):
+        # how far off the mean would be with each clip as the next one
         distance = (target - (total + unit) / k).norm(dim=1)
+        # no clip twice, as can happen in AV-CIL's code (benchmarks/parity.py)
         best = int(distance.masked_fill(~left, torch.inf).argmin())
         chosen.append(best)
         left[best] = False
@@ -31,6 +33,7 @@ def herding(features: Tensor, count: int) -> list[int]:
 
 def quota(budget: int, per_class: bool, classes: int) -> int:
     """Exemplars of each class: ``budget`` if per class, else the total shared by all classes seen."""
+    # rounded down, so that all classes have as many and the budget is never passed
     return budget if per_class else budget // classes
 
 
@@ -55,14 +58,18 @@ def select(
         return torch.empty(0, dtype=torch.long)
     past_rows = torch.arange(new, len(labels))
     if selection == "all":
+        # past ones first here as well: memory stays in the order of tasks
         return torch.cat([past_rows, torch.arange(new)])
+    # in the order of the exemplars, which a set would lose
     memory = [past_rows[labels[new:] == label][:count] for label in dict.fromkeys(labels[new:].tolist())]
     # sorted, so in the order in which classes are learnt
     for label in labels[:new].unique():
         rows = (labels[:new] == label).nonzero()[:, 0]
         if selection == "random":
+            # by the task's own generator, so that a task learnt again keeps the same clips
             best = torch.randperm(len(rows), generator=generator)[:count]
         else:
+            # with no position the list would become a tensor of floating point, which is no index
             best = torch.tensor(herding(features[rows], count), dtype=torch.long)
         memory.append(rows[best])
     return torch.cat(memory)

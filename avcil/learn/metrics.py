@@ -10,6 +10,7 @@ import numpy as np
 def accuracy_after(matrix: np.ndarray, clips: np.ndarray) -> np.ndarray:
     """A_t = Σ_{j<=t} n_j R[t,j] / Σ_{j<=t} n_j: accuracy on all clips of the classes seen after task t, [T]."""
     seen = np.tril(np.ones_like(matrix)) * clips
+    # a weight of 0 does not silence NaN
     return (np.nan_to_num(matrix) * seen).sum(1) / seen.sum(1)
 
 
@@ -25,6 +26,7 @@ def last_accuracy(matrix: np.ndarray, clips: np.ndarray) -> float:
 
 def forgetting(matrix: np.ndarray) -> np.ndarray:
     """F_t = (1/t) Σ_{j<t} (max_{j<=l<t} R[l,j] − R[t,j]) for t = 1 … T−1; may be negative. Shape [T-1]."""
+    # from row j on, since R[l,j] is NaN before
     return np.array([np.mean([matrix[j:t, j].max() - matrix[t, j] for j in range(t)]) for t in range(1, len(matrix))])
 
 
@@ -66,6 +68,7 @@ def attention_hit(spatial: np.ndarray, temporal: np.ndarray, share: np.ndarray, 
     spatial [B,L,S], temporal [B,L], share [B,L,S]: the part of each patch that the object visibly covers. A peak hits
     if its patch is covered to at least ``covered``. Returns bool [B].
     """
+    # of both together: in a moment that is not looked at, the sharpest peak counts for nothing
     joint = (spatial * temporal[..., None]).reshape(len(spatial), -1)
     return share.reshape(len(share), -1)[np.arange(len(joint)), joint.argmax(1)] >= covered
 
@@ -78,10 +81,12 @@ def attention_auc(spatial: np.ndarray, share: np.ndarray, covered: float) -> np.
     """
     inside = (share >= covered).astype(np.float32)
     outside = 1 - inside
+    # 1 where the first patch has more, 1/2 where both have the same, 0 where it has less
     above = np.sign(spatial[..., :, None] - spatial[..., None, :]) / 2 + 0.5  # [B,L,S,S]
     wins = np.einsum("bls,blsr,blr->bl", inside, above, outside, optimize=True)
     pairs = inside.sum(-1) * outside.sum(-1)
     with np.errstate(invalid="ignore"):
+        # no pair: the object is not in the slot, or fills it, and nothing can be told
         auc = np.where(pairs > 0, wins / np.maximum(pairs, 1), np.nan)
         counted = (~np.isnan(auc)).sum(1)
         return np.where(counted > 0, np.nansum(auc, 1) / np.maximum(counted, 1), np.nan)

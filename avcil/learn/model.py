@@ -42,6 +42,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.kind = kind
         self.weight = nn.Parameter(torch.empty(0, features))
+        # bias and scale are there in either kind, only learnt where they are used
         self.bias = nn.Parameter(torch.empty(0), requires_grad=kind == "linear")
         # cosines alone, within [-1, 1], would leave every softmax nearly flat
         self.scale = nn.Parameter(torch.tensor(10.0), requires_grad=kind == "cosine")
@@ -50,7 +51,9 @@ class Classifier(nn.Module):
         """Append freshly drawn rows until there are ``classes``; old rows keep their values."""
         old, features = self.weight.shape
         # as nn.Linear draws them
+        # on the CPU, before a model moves to its device, so that it starts alike on all
         fresh = torch.empty(classes - old, features).uniform_(-(features**-0.5), features**-0.5)
+        # a Parameter cannot grow: this is a new one, and each task has a new optimiser
         self.weight = nn.Parameter(torch.cat([self.weight.detach(), fresh]))
         # no class begins ahead of another
         zeros = torch.zeros(classes - old)
@@ -58,6 +61,7 @@ class Classifier(nn.Module):
 
     def grow_as(self, state: dict[str, Tensor], classes: int) -> None:
         """Take the shapes of a checkpoint of so many classes."""
+        # here the number says it all, while proxies (avcil/learn/methods) also ask the ``state``
         self.grow(classes)
 
     @property
@@ -78,6 +82,7 @@ class Absent(nn.Module):
         self.width = width
 
     def forward(self, feature: Tensor) -> Tensor:
+        # feature distillation leaves zeros out. Not len(feature), as in attention.py
         return feature.new_zeros(feature.shape[0], self.width)
 
 
@@ -119,6 +124,7 @@ class IncrementalClassifier(nn.Module):
 
         self.visual = projection(self.attention.channels, absent=fusion == "audio")
         self.audio = projection(channels[1], absent=fusion == "visual")
+        # frozen streams lie side by side (`FrozenAttention.fuse`), each as wide as its tokens
         features = sum(channels) if self.attention.frozen else width
         self.classifier = (
             Classifier(features, classifier) if classifier in CLASSIFIERS else find(classifier).build(features)

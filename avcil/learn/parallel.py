@@ -16,6 +16,7 @@ from avcil.learn.model import Output
 
 
 def processes() -> int:
+    # some builds of torch come without torch.distributed
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
@@ -33,6 +34,7 @@ def gather(mine: Output, batch: int) -> Output:
     """The output of a whole batch of so many clips, from each process's share."""
     if processes() == 1:
         return mine
+    # as `share` cuts it, which each process knows by itself: no sizes are exchanged
     counts = [len(rows) for rows in torch.arange(batch).tensor_split(processes())]
     return mine.map(lambda tensor: _Gather.apply(tensor, counts))
 
@@ -46,6 +48,7 @@ def sum_gradients(parameters: list[nn.Parameter]) -> None:
     """Replace each gradient by its sum over the processes, in one exchange."""
     if processes() == 1:
         return
+    # what no loss reaches has none, and that is the same in every process
     gradients = [p.grad for p in parameters if p.grad is not None]
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     dist.all_reduce(flat)
@@ -60,8 +63,10 @@ class _Gather(torch.autograd.Function):
     def forward(ctx, mine: Tensor, counts: list[int]) -> Tensor:
         start = sum(counts[: dist.get_rank()])
         ctx.own = slice(start, start + len(mine))
+        # all_gather wants equal shapes: shorter shares are filled up, and cut to their length below
         padded = mine.new_zeros(max(counts), *mine.shape[1:])
         padded[: len(mine)] = mine
+        # by rank, which is the order of rows in the batch
         parts = [torch.empty_like(padded) for _ in counts]
         dist.all_gather(parts, padded)
         return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
@@ -78,4 +83,5 @@ class _Once(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> Tensor:
+        # each process computes all of it, and then their gradients are summed
         return gradient / processes()

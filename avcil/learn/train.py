@@ -38,6 +38,7 @@ def origin(data: Dataset, method: Method, training: Training, tasks: list[Task],
         "encoder": data.encoder,
         "method": method.model_dump(),
         "training": training.model_dump(),
+        # not of later tasks: a sequence that grows keeps what it has learnt
         "tasks": [t.model_dump(by_alias=True) for t in tasks[: task + 1]],
         "seed": seed,
     }
@@ -93,6 +94,7 @@ def run_task(
     exemplars = select(
         learning.labels.cpu(), learnt.features.fused, learning.new,
         selection=method.memory,
+        # of a total budget each class keeps less with every task
         count=quota(method.exemplars, method.budget == "per_class", learning.seen),
         generator=learning.generator,
     )  # fmt: skip
@@ -101,12 +103,15 @@ def run_task(
 
     # 4. All that the next task starts from, and how well it answers about the classes seen.
     checkpoint = Checkpoint(
+        # a copy, which on the CPU neither detach() nor cpu() makes
         model={name: value.detach().cpu().clone() for name, value in learning.model.state_dict().items()},
         readout=readout,
         classes=data.order[: learning.seen],
+        # by name, for rows are those of this data set alone
         memory=[data.clip_ids[row] for row in learning.feed.rows[exemplars]],
         origin=origin(data, method, training, tasks, task, seed),
     )
+    # of the checkpoint, not of the model at hand: so it is measured as whoever loads it finds it
     result = evaluate(data, method, training, tasks, task, checkpoint, split=split, device=device)
     return checkpoint, result, losses
 
@@ -129,6 +134,7 @@ def _begin(
     if start.classes != data.order[:past]:
         raise ValueError(f"task {task} starts from {past} classes in the class order of this seed, not {start.classes}")
     row_of = {clip: row for row, clip in enumerate(data.clip_ids)}
+    # the exemplars stay at hand, whatever `restart` forgets below
     new, exemplars = data.rows("train", past, seen), [row_of[clip] for clip in start.memory]
     if method.restart:
         # what was learnt is forgotten, and all classes are new
@@ -140,6 +146,7 @@ def _begin(
     old_model = restore(start, method, training, data.tokens.channels)
     model = copy.deepcopy(old_model)
     model.classifier.grow(seen)
+    # new ones first, as `Learning.new` counts them
     rows = torch.cat([new, torch.tensor(exemplars, dtype=torch.long)])
     # the kernels of learnt attention add a centre and take halves; means and linear layers do neither
     halves = attends(method.fusion) and not model.attention.frozen
@@ -148,20 +155,25 @@ def _begin(
         feed=Feed(data.tokens, rows, device, precision=precision if halves else "float32"),
         labels=data.labels[rows].to(device),
         new=len(new),
+        # one of its own: however many weights a row draws, batches are the same
         generator=torch.Generator().manual_seed(1000 * seed + task),
         head=solved_head(method, training, start.readout),
         hooks=hooks_of(method),
     )  # fmt: skip
     if learning.head is not None:
+        # of all classes to come, so that a head which would not fit at the end is not begun
         learning.head.check(model.classifier.weight.shape[1], sum(t.classes for t in tasks))
     for name, value in start.readout.items():
+        # a head's own tensors have no dot, and land under names that no hook asks for
         hook, _, key = name.partition(".")
         learning.state.setdefault(hook, {})[key] = value
     # what is frozen does not change: nothing has to be held
     if start.classes and not model.attention.frozen:
         learning.old_model = old_model.to(device)
         if read := learning.reads_old:
+            # predict has put it on the CPU, and each step reads some of its rows
             old = predict(learning.old_model, learning.feed, torch.arange(len(rows)), fields=read).to(device)
+            # the fields that are read alone: to ask for another is an error, and not an empty tensor
             learning.old_output = SimpleNamespace(**{field: getattr(old, field) for field in read})
     return learning
 
@@ -179,6 +191,7 @@ def _score(data: Dataset, learning: Learning, tasks: list[Task], task: int) -> C
     feed = Feed(data.tokens, rows, learning.feed.device)  # read once, not once an epoch
 
     def accuracy() -> float:
+        # by the trained classifier, also where a head reads out: that is solved after the last epoch alone
         return float((predict(learning.model, feed, every).logits.argmax(1) == labels).float().mean())
 
     return accuracy
@@ -188,6 +201,7 @@ def _readout(learning: Learning, learnt: Output, exemplars: Tensor) -> dict[str,
     """What the checkpoint keeps beside the model: the state of a solved read-out, and of hooks."""
     state = {} if learning.head is None else _solve(learning, learning.head, learnt, exemplars)
     for name, hook in learning.hooks.items():
+        # the dot tells a hook's tensors from a head's
         state |= {f"{name}.{key}": value for key, value in hook.state(learning, learnt, exemplars).items()}
     return state
 
@@ -195,11 +209,13 @@ def _readout(learning: Learning, learnt: Output, exemplars: Tensor) -> dict[str,
 def _solve(learning: Learning, head: Head, learnt: Output, exemplars: Tensor) -> dict[str, Tensor]:
     """The state of the head once it knows the clips at hand."""
     feed, readout = learning.feed, learning.method.readout
+    # from the source, which has float32, while the feed may hold halves less a centre
     features = solved_features(learning.method, feed.source, feed.rows, learnt.features)
     # its sums are of features as they were before this task
     if isinstance(head, CarriedRidge) and learning.old_output is not None:
         old = Features(*(feature.cpu() for feature in learning.old_output.features))
         head.carry(solved_features(learning.method, feed.source, feed.rows, old), features)
+    # all at hand, for the nearest mean and where everything is learnt anew
     rows = torch.arange(len(feed))
     if readout == "nearest_exemplars":
         rows = exemplars.sort().values
@@ -265,6 +281,7 @@ def load_finished(folder: Path, data: Dataset, made_from: dict) -> tuple[Checkpo
     try:
         checkpoint, result = load_checkpoint(folder), load_result(folder)
     except ValueError:
+        # not there or damaged: it is learnt again, to the same bytes
         return None
     # as JSON gives it back, where tuples are lists
     if checkpoint.origin != json.loads(json.dumps(made_from)):

@@ -41,6 +41,7 @@ class ClipEncoder(Section):
     published weights are loaded to; own encoders, which are small, stay on the CPU.
     """
 
+    # unlike other sections: a digest is known once weights are loaded, device and weights once a folder is
     model_config = ConfigDict(frozen=False)
 
     name: str
@@ -50,6 +51,7 @@ class ClipEncoder(Section):
     published: EncoderConfig | None = None
     guide: EncoderConfig | None = None
     digest: str | None = None
+    # not in config.json: a saved learner's weights lie beside it, and its device is whoever's loads it
     weights: Path | None = Field(None, exclude=True)
     device: str = Field("cpu", exclude=True)
     _encoder: Encoder | None = PrivateAttr(None)
@@ -60,6 +62,7 @@ class ClipEncoder(Section):
         params.yaml does not have."""
         features, device = params.features, params.compute.device
         if name in params.own_encoders:
+            # with what its weights were made for, so that a saved learner needs no params.yaml
             own, weights = params.encoder, released(name, priors)
             return cls(name=name, features=features, device=device, mini=own, film=params.film, weights=weights)
         if name not in params.encoders:
@@ -83,6 +86,7 @@ class ClipEncoder(Section):
                 assert self.mini and self.film and self.weights
                 mini, _ = load_prior(self.weights, self.mini)
                 encoder = mini.watching(Reading(**self.film.model_dump()))
+            # sums over tokens of one encoder say nothing about tokens of another
             digest = checksum(encoder)
             if self.digest not in (None, digest):
                 message = f"encoder `{self.name}`: weights {digest}, but this learner's are {self.digest}"
@@ -93,9 +97,11 @@ class ClipEncoder(Section):
     def read(self, media: list[Media]) -> tuple[Tokens, dict[int, str]]:
         """Tokens in float16, as a feature store keeps them, of the clips that can be used; of the others, by number
         from 0 on, why not."""
+        # with the start, or all windows of a film would have one name, and tokens are made by name
         names = [f"{clip.path}" + f", from {clip.start:.10g} s on" * (clip.start > 0) for clip in media]
         header = header_of(self.encoder, self.name, names, self.features)
         clips = dict(zip(names, media, strict=True))
+        # by extraction's own code, as one shard, decoded in this process: so tokens are those of a store
         [(tensors, bad)] = make_shards(self.encoder, [names], clips, header, self.features.batch, 0)
         unusable = {}
         for number, (name, clip) in enumerate(zip(names, media, strict=True)):
@@ -103,7 +109,10 @@ class ClipEncoder(Section):
                 # extraction says a manifest's way out, and not where in the file
                 reason = re.sub(r"drop its row( from the manifest)?$", "leave it out", bad[name])
                 reason = f"{name}: {reason.removeprefix(f'{clip.path}: ')}"
+                # extraction takes a folder for a file that is missing
+                # an error for its text alone, in which nothing of a name is obeyed by a terminal
                 unusable[number] = str(ClipError(_absent(clip) or reason))
+        # in a shard zeros stand for clips that cannot be used
         kept = [number for number in range(len(media)) if number not in unusable]
         return Tokens(**{stream: value[kept] for stream, value in tensors.items()}), unusable
 
@@ -114,9 +123,11 @@ def at_hand(here: Path) -> tuple[Params, Path]:
     clone = Path(avcil.__file__).parents[1]
     priors = (here if (here / "prior/mini-0.safetensors").exists() else clone) / "prior"
     settings, search = here / "params.yaml", here / "search.yaml"
+    # of the clone's own file an error needs no explanation of where it comes from
     if not settings.exists() or clone.samefile(here):
         return load(clone / "params.yaml"), priors
     try:
+        # a params.yaml that was copied alone has no search.yaml, and `load` wants one
         return load(settings, search=search if search.exists() else clone / "search.yaml"), priors
     except ParameterError as error:
         raise ParameterError(f"{error}; it is read instead of avcil's: mend it, or start from another folder") from None
@@ -136,13 +147,16 @@ def windows(file: str | Path, seconds: float, every: float) -> list[Media]:
     Raises ValueError for lengths that are none, and ClipError for a file that cannot be read or is shorter than one
     clip.
     """
+    # so written, and not as its contrary, it refuses NaN too
     if not (0 < seconds < math.inf and 0 < every < math.inf):
         raise ValueError(f"windows of {seconds} s, one every {every} s: of both give more than 0, and an end")
     file = Path(file)
     try:
         with av.open(str(file)) as container:
+            # tracks tell their times by a clock at which the file need not begin at 0
             origin = (container.start_time or 0) / av.time_base
             length = (container.duration or 0) / av.time_base
+            # of either kind the first, which is the one that is decoded
             for track in [*container.streams.video[:1], *container.streams.audio[:1]]:
                 if track.duration and track.time_base:
                     end = float(((track.start_time or 0) + track.duration) * track.time_base)
@@ -152,15 +166,18 @@ def windows(file: str | Path, seconds: float, every: float) -> list[Media]:
         raise ClipError(f"{file}: cannot be read ({reason}); correct its path or restore it") from None
     if length < seconds:
         raise ClipError(f"{file}: {length:.2f} s, and a window takes {seconds:.2f} s; give a longer file")
+    # a last window that ends with the file is not to be lost to rounding
     return [Media(file, float(start)) for start in np.arange(0, length - seconds + 1e-6, every)]
 
 
 def _media(clips: Iterable[str | Path | Media]) -> list[Media]:
     """Raises LearnerError for what is no list of files, or an empty one."""
+    # in front, for texts and Media can be iterated as well, into letters and fields
     if isinstance(clips, str | Path | Media):
         raise LearnerError(f"{clips}: one path; give a list of clips")
     if not isinstance(clips, Iterable):
         raise LearnerError(f"clips of type {type(clips).__name__}; give a list of files, or Tokens")
+    # a generator would be used up by the checks
     clips = list(clips)
     if not clips:
         raise LearnerError("no clips; give at least one")
@@ -193,14 +210,17 @@ def tokens_of(clips: Clips, encoder: ClipEncoder | None) -> Tokens:
             raise ClipError(next(iter(unusable.values())))
         return tokens
     for name, stream in clips._asdict().items():
+        # before shapes, which NumPy's arrays have, too
         if not isinstance(stream, Tensor):
             raise LearnerError(f"{name} tokens of type {type(stream).__name__}; give tensors (torch.from_numpy)")
     shapes = [tuple(stream.shape) for stream in clips]
     visual, audio, similarity = shapes
+    # the number of dimensions first: what follows takes it for granted
     if [*map(len, shapes)] != [4, 3, 3] or visual[:3] != similarity or audio[0] != visual[0] or not visual[0]:
         given = ", ".join(map(str, shapes))
         raise LearnerError(f"tokens of shapes {given}; they are [B,L,S,D], [B,A,D'] and [B,L,S] of B clips, B > 0")
     for name, stream in clips._asdict().items():
+        # clip by clip, to say which: one NaN in a sum would spoil all classes for good
         finite = stream.flatten(1).isfinite().all(1)
         if not finite.all():
             raise LearnerError(f"clip {int((~finite).nonzero()[0, 0])}: {name} tokens that are not finite; drop it")

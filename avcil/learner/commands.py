@@ -43,21 +43,25 @@ def run_predict(given: argparse.Namespace) -> None:
 
     Raises LearnerError, or, after all others are answered, ClipError for what cannot be used.
     """
+    # what is wrong with the words of a command is said before anything is loaded
     if given.overlay and len(given.clips) > 1:
         raise LearnerError(f"{given.overlay}: an overlay is of one clip, not of {len(given.clips)}; give one")
     if given.overlay and given.overlay.suffix != ".mp4":
         raise LearnerError(f"{given.overlay}: an overlay is an .mp4 file; name it so")
+    # under whatever name: written over, a clip would be lost
     if given.overlay and given.overlay.resolve() == given.clips[0].resolve():
         raise LearnerError(f"{given.overlay}: is the clip itself; give the overlay another name")
     learner = Learner.load(given.learner, device=given.device)
     _warn_of_longer_ones(given.clips, learner)
     tokens, unusable = usable(given.clips, learner.encoder)
     read = [path for number, path in enumerate(given.clips) if number not in unusable]
+    # tokens of no clip are refused, and here they are no mistake
     predictions = learner.predict(tokens) if read else []
     for path, prediction in zip(read, predictions, strict=True):
         strange = ", unlike all classes known" if prediction.is_unknown else ""
         chance = f"probability {prediction.probabilities[prediction.label]:.2f}"
         print(f"{path}: {prediction.label} ({chance}, unknown score {prediction.unknown:.3f}{strange})")
+    # the last one is raised, so that the command ends with status 1, and is printed by what catches it
     *others, last = [*unusable.values()] or [""]
     for reason in others:
         print(reason, file=sys.stderr)
@@ -73,15 +77,19 @@ def run_learn(given: argparse.Namespace) -> None:
     folder, label = given.learner, tidy(given.label)
     if folder.exists() and not folder.is_dir():
         raise LearnerError(f"{folder}: a file; a learner is a folder, name a new one")
+    # with .next alone it is that of a first save that was killed
     if folder.exists() and not folders.there(folder) and {path.name for path in folder.iterdir()} - {folders.NEXT}:
         raise LearnerError(f"{folder}: not empty and no learner; name a new folder")
     with _left_as_it_was(folder), alone([folder]):  # from reading to writing: else one of two commands would be lost
+        # looked for once more, now that nobody else writes: it may have been made meanwhile
         learner = Learner.load(folder, device=given.device) if folders.there(folder) else Learner()
+        # told, and not refused: they may be two classes
         if label not in learner.classes and (near := alike(label, learner.classes)):
             say = f"`{label}` becomes a class of its own beside `{near[0]}`, which differs by case or blanks alone"
             print(f"{say}; if they are one, take it out by Learner.forget", file=sys.stderr)
         _warn_of_longer_ones(given.clips, learner)
         cost = learner.learn(given.clips, label)
+        # it asks for the same lock, which one process may hold twice
         learner.save(folder)
     kind = "new" if cost.new_classes else "known"
     seconds = f"{cost.seconds:.1f} s, {cost.encoding_seconds:.1f} of them for tokens"
@@ -93,9 +101,11 @@ def run_learn(given: argparse.Namespace) -> None:
 @contextmanager
 def _left_as_it_was(folder: Path) -> Iterator[None]:
     """Folders that were made in vain are not left behind."""
+    # innermost first: each is empty once those in it are gone
     absent = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
         yield
+    # Ctrl-C among others
     except BaseException:
         with suppress(OSError):  # not empty
             for place in absent:
@@ -116,6 +126,7 @@ def write_overlay(path: Path, clip: Path, prediction: Prediction, learner: Learn
     """
     from avcil.results.plots import overlay  # matplotlib takes a second
 
+    # drawing interpolates a grid of 2 x 2 at least; without attention there is one patch
     if prediction.spatial.shape[1] < 4:
         raise LearnerError(f"fusion {learner.method.fusion} looks at no patches: there is nothing to draw")
     assert learner.encoder is not None  # it has read the clip
@@ -123,6 +134,7 @@ def write_overlay(path: Path, clip: Path, prediction: Prediction, learner: Learn
     count, rate = round(reading.seconds * FPS), reading.sample_rate
     shown = read_clip(clip, frames=count, fps=FPS, size=SIZE, sample_rate=rate, fit=reading.fit)
     assert shown.frames is not None and shown.waveform is not None  # both streams are read
+    # more frames than slots: each is under the map of the slot that it falls into
     drawn = np.stack([overlay(frame, maps[i * len(maps) // count]) for i, frame in enumerate(shown.frames)])
     path.parent.mkdir(parents=True, exist_ok=True)
     write_clip(path, drawn, shown.waveform, FPS, rate)

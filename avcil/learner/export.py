@@ -27,6 +27,7 @@ DRAWN_OR_LOOPED = ("ranpac", "acil", "mmal", "carried_ridge")
 
 def looked_at(tokens: Tokens, method: Method) -> TokenSource:
     """What the method looks at of these tokens: `avcil.learn.evaluate.tokens_of` without a data set."""
+    # of a data set `tokens_of` reads the tokens alone
     return evaluate.tokens_of(Dataset([], tokens, torch.empty(0, dtype=torch.long), {}, [], "", None), method)
 
 
@@ -35,9 +36,11 @@ class Predictor(nn.Module):
 
     def __init__(self, model: IncrementalClassifier, method: Method, head: Head | None):
         super().__init__()
+        # a head is no module: what it has solved becomes constants of the program
         self.model, self.method, self.head = model, method, head
 
     def forward(self, visual: Tensor, audio: Tensor, similarity: Tensor) -> Tensor:
+        # a store's tokens are float16
         tokens = looked_at(Tokens(visual.float(), audio.float(), similarity.float()), self.method)
         output = self.model(tokens)
         return output.logits if self.head is None else self.head.logits(output.features)
@@ -51,10 +54,12 @@ def export(predictor: Predictor, tokens: Tokens, classes: list[str], path: Path,
     """
     if path.suffix != ".pt2":
         raise LearnerError(f"{path}: torch.export's files end in .pt2; name it so")
+    # torch.export takes a dimension of one for a constant
     if len(tokens.audio) < 2:
         raise LearnerError("one clip to export with; give two or more, from which the number of clips is seen to vary")
     if predictor.method.readout in DRAWN_OR_LOOPED:
         raise LearnerError(f"read-out {predictor.method.readout} cannot be traced; ridge and trained classifiers can")
+    # one for all three: each has as many clips as the others
     batch = {0: Dim("batch", min=1)}
     with torch.no_grad():
         predictor(*tokens)  # the head is solved once, in front of the trace

@@ -24,15 +24,18 @@ def write(folder: Path, config: dict, tensors: dict[str, Tensor], encoder: ClipE
     """All files are written beside the old ones, config.json last, with the digests of the others, and then take their
     places: killed at any moment, the folder is as before, or the next `read` or `write` brings the rest in place."""
     with alone([folder]):
+        # what a killed save has left is finished or cleared away first, or .next would be in the way
         _take_over(folder)
         following, sums = folder / NEXT, {}
         following.mkdir()
         if encoder is not None and encoder.weights is not None:
+            # these may be the weights of this very folder: they are read before anything takes their place
             write_bytes(following / ENCODER, encoder.weights.read_bytes())
             sums[ENCODER] = file_digest(following / ENCODER)
         licence = encoder.licence if encoder is not None else "not recorded: it was given tokens"
         write_bytes(following / "README.md", card(config, licence).encode())
         sums["model.safetensors"] = write_tensors(following / "model.safetensors", tensors)
+        # with a digest of its own, for no other file vouches for this one
         write_sealed(following / "config.json", {"format": FORMAT, "files": sums, **config})
         _take_over(folder)
 
@@ -41,6 +44,7 @@ def _take_over(folder: Path) -> None:
     """Put what a save has written whole in place; drop what it has not."""
     if (folder / NEXT / "config.json").exists():
         for name in (ENCODER, "model.safetensors", "README.md", "config.json"):  # the last one tells that all are there
+            # those that were moved before a kill are in place; an encoder's weights need not be there at all
             if (folder / NEXT / name).exists():
                 (folder / NEXT / name).replace(folder / name)
     shutil.rmtree(folder / NEXT, ignore_errors=True)
@@ -53,16 +57,19 @@ def there(folder: Path) -> bool:
 
 def read(folder: Path) -> tuple[dict, dict[str, Tensor]]:
     """config.json and all tensors by name. Raises LearnerError for what is missing or damaged."""
+    # not always: to take the lock would make a folder that is not there
     if (folder / NEXT).exists():
         with alone([folder]):
             _take_over(folder)
     try:
         config = read_sealed(folder / "config.json")
+    # what it says is said of files that a stage makes again: no stage makes a learner
     except ValueError:
         way_out = "name the folder that Learner.save wrote, or copy it again"
         raise LearnerError(f"{folder}: no whole config.json; {way_out}") from None
     if config.get("format") != FORMAT or not isinstance(config.get("files"), dict):
         raise LearnerError(f"{folder}/config.json: not of format {FORMAT}; save the learner anew")
+    # names of ours, not those in the file, which may be forged
     for name in [name for name in ("model.safetensors", ENCODER) if name in config["files"]]:
         if not (folder / name).is_file() or file_digest(folder / name) != config["files"][name]:
             raise LearnerError(f"{folder}/{name}: missing or damaged; copy the folder again")

@@ -79,10 +79,13 @@ class Learner:
         params: Params | None = None,
         root: Path | None = None,
     ):
+        # asked even where params are given: it also knows where the priors are
         own, priors = at_hand(_here() if root is None else Path(root))
         params = params or own
+        # the row's own `tokens` are those of the pipeline
         row = params.method(method).model_copy(update={"tokens": encoder})
         self._begin(row, params.training, ClipEncoder.of_params(encoder, params, priors), EMPTY, by_class)
+        # at once, not with the first clips: whoever makes one means to teach it
         self._check_it_learns()
 
     def _begin(
@@ -95,11 +98,13 @@ class Learner:
         self.accuracy: float | None = None
         self.temperature = 1.0
         self.threshold: float | None = None
+        # the sums of each class as if there were no other: its cross has one column
         self._parts: dict[str, dict[str, Tensor]] = {}
 
     @classmethod
     def _of(cls, *parts) -> "Learner":
         """One that does not begin with a row of params.yaml; ``parts`` as in `_begin`."""
+        # past __init__, which reads params.yaml: a saved learner needs none
         learner = cls.__new__(cls)
         learner._begin(*parts)
         return learner
@@ -111,6 +116,7 @@ class Learner:
     ) -> Cost:
         """Learn from these clips alone; what was known before is given up. If anything raises, it is as before."""
         fresh = self._of(self.method, self.training, self.encoder, EMPTY, self.by_class)
+        # `_begin` takes the encoder's, and a learner of tokens may have no encoder
         fresh.device = self.device
         cost = fresh.learn(clips, labels, validation)
         self.__dict__ = fresh.__dict__
@@ -124,20 +130,25 @@ class Learner:
         With ``validation`` clips the learner is measured and calibrated (`calibrate`). Without, a temperature and a
         threshold there were are dropped: they were of other classes. If anything raises, the learner is as before.
         """
+        # `from_run` gives learners of any method, to predict
         self._check_it_learns()
         start = perf_counter()
         tokens = tokens_of(clips, self.encoder)
         labels = _checked(labels, tokens)
+        # before anything is learnt: a validation clip that is refused then costs no learning
         held_out = validation and self._held_out(*validation, {*self.classes, *labels})
         encoded = perf_counter()
+        # a shallow copy will do: what follows replaces counts, parts and checkpoint, and changes none in place
         known, before = self.classes, self.__dict__.copy()
         accuracies: list[float | None] = [None, None]
         try:
             self._absorb(tokens, labels)
             self._drop_calibration()
             if held_out:
+                # as `calibrate` by itself
                 right, old = self._calibrate(*held_out, 0.95), np.isin(held_out[1], known)
                 accuracies = [float(right[part].mean()) if part.any() else None for part in (old, ~old)]
+        # Ctrl-C among others
         except BaseException:
             self.__dict__ = before
             raise
@@ -148,11 +159,13 @@ class Learner:
         state = self.checkpoint.readout
         model = self._restored(tokens).to(named(self.device))
         features = evaluate.predict(model, looked_at(tokens, self.method), torch.arange(len(labels))).features
+        # new ones behind those known, whose columns of the sums stay where they are
         classes = list(dict.fromkeys([*self.classes, *labels]))
         # of classes that a run has learnt it is not recorded from how many clips
         counted = [label for label in classes if label in self.counts or label not in self.classes]
         self.counts = {label: self.counts.get(label, 0) + labels.count(label) for label in counted}
         if self.by_class:
+            # each by itself, as class 0 of one: so it can be weighed, and taken out again
             for label in dict.fromkeys(labels):
                 head = self._ridge(self._parts.get(label, {}))
                 mine = torch.tensor([one == label for one in labels])
@@ -170,9 +183,11 @@ class Learner:
         """Sums of all classes from those of each, gram [M,M] and cross [M,1], as if all had equally many clips."""
         if not self.counts:
             return {}
+        # weights that add up to the number of clips, so that the penalty counts as much as without them
         mean = sum(self.counts.values()) / len(self.counts)
         weighed = [(mean / count, self._parts[label]) for label, count in self.counts.items()]
         gram = torch.stack([weight * part["gram"] for weight, part in weighed]).sum(0)
+        # columns in the order of counts, which `_absorb` and `forget` make that of classes
         return {"gram": gram, "cross": torch.cat([weight * part["cross"] for weight, part in weighed], 1)}
 
     def forget(self, label: str) -> None:
@@ -186,6 +201,7 @@ class Learner:
             raise LearnerError("sums of all classes are kept as one; fit with by_class=True to forget exactly")
         self._parts = {name: part for name, part in self._parts.items() if name != label}
         self.counts = {name: count for name, count in self.counts.items() if name != label}
+        # classes anew from counts, which come sorted from a saved file: columns and names stay together
         self.checkpoint = self.checkpoint._replace(readout=self._sums_of_parts(), classes=list(self.counts))
         self._drop_calibration()
 
@@ -211,6 +227,7 @@ class Learner:
         logits estimate one-hot labels, are then too even.
         """
         readout = self._read_out(tokens_of(clips, self.encoder))
+        # a temperature changes no order, so the label is that of the logits as they are
         chances, scores = (readout.logits / self.temperature).softmax(1), unknown(readout)
         return [
             Prediction(
@@ -231,6 +248,7 @@ class Learner:
         been of any class at random, so that few clips, all of them right, give no certainty; the threshold lets a share
         of ``accept`` pass as known. Raises LearnerError for a share that is none, and as `predict` does.
         """
+        # so written it refuses NaN too
         if not 0 < accept <= 1:
             raise LearnerError(f"accept {accept}: the share of known clips that pass; give more than 0, and at most 1")
         return float(self._calibrate(*self._held_out(clips, labels, set(self.classes)), accept).mean())
@@ -245,6 +263,7 @@ class Learner:
             # after Platt (1999), as if of n + 1 clips one were of any class: else T goes to 0 where all n are right
             return float(F.cross_entropy(logits / np.exp(log), target, label_smoothing=1 / (len(labels) + 1)))
 
+        # over log T, so that T is positive: between about a thousandth and a thousand
         best = minimize_scalar(unlikely, bounds=(-7, 7), method="bounded")
         right = (logits.argmax(1) == target).numpy()
         self.threshold = float(unknown(readout).double().quantile(accept))
@@ -265,6 +284,7 @@ class Learner:
         of what it will be given, two at least."""
         tokens = tokens_of(clips, self.encoder)
         read = self._read_out(tokens)
+        # a program is of one device, and heads are on the CPU
         program = Predictor(read.model.cpu(), self.method, read.head)
         export(program, tokens, self.classes, Path(path), temperature=self.temperature)
 
@@ -280,12 +300,16 @@ class Learner:
         with _this_version(f"{folder}", "run its stage again"):
             method = Method.model_validate(checkpoint.origin["method"])
             training = Training.model_validate(checkpoint.origin["training"])
+        # resolved, for a relative path's parents end where one is
         root = next((p for p in folder.resolve().parents if (p / "params.yaml").is_file()), None)
+        # a run that was moved out of its project predicts from tokens alone
         encoder = root and ClipEncoder.of_params(method.tokens, load(root / "params.yaml"), root / "prior")
         # name, digest of the weights, digest of the store
         made_with = str(checkpoint.origin.get("encoder", "")).split(":")
+        # of a data set that no store gave there is nothing to compare
         if encoder and len(made_with) == 3:
             encoder.digest = made_with[1]
+        # a run sums up all classes as one
         return cls._of(method, training, encoder, checkpoint, False)
 
     def save(self, folder: str | Path) -> None:
@@ -293,6 +317,7 @@ class Learner:
         if not self.classes:
             raise LearnerError("it knows no class yet; fit it before it is saved")
         named = {"model": self.checkpoint.model, "readout": self.checkpoint.readout}
+        # by number, for a label may hold anything, dots among it, which end a prefix
         named |= {f"part{self.classes.index(label)}": part for label, part in self._parts.items()}
         tensors = {f"{prefix}.{name}": value for prefix, some in named.items() for name, value in some.items()}
         config = {
@@ -313,6 +338,7 @@ class Learner:
 
         Raises LearnerError naming what is missing, damaged or of another version, or a device that is none.
         """
+        # before files that may be large are read
         _check_device(device)
         folder = Path(folder)
         config, tensors = folders.read(folder)
@@ -321,12 +347,15 @@ class Learner:
             method, training = Method.model_validate(config["method"]), Training.model_validate(config["training"])
             encoder = config["encoder"] and ClipEncoder.model_validate(config["encoder"])
             if encoder:
+                # both are this machine's and this folder's, so config.json has neither
                 encoder.device, encoder.weights = device, folder / folders.ENCODER if encoder.mini else None
+            # a forged file, whose digest fits, may have anything in place of names
             classes = TypeAdapter(list[str]).validate_python(config["classes"], strict=True)
             checkpoint = Checkpoint(model, readout, classes, config["memory"], config["origin"])
             learner = cls._of(method, training, encoder, checkpoint, config["by_class"])
             learner.__dict__ |= {"device": device} | {name: config[name] for name in MEASURED}
         parts = {label: folders.below(tensors, f"part{number}.") for number, label in enumerate(learner.classes)}
+        # of one whose classes are summed up as one there are no parts
         learner._parts = {label: part for label, part in parts.items() if part}
         return learner
 
@@ -335,6 +364,7 @@ class Learner:
     def _restored(self, tokens: Tokens) -> IncrementalClassifier:
         """The model, for these tokens. Raises LearnerError if they have other channels than those learnt from."""
         wrong = LearnerError(f"tokens of {tokens.channels} channels do not fit what was learnt; use one encoder")
+        # once something was learnt here no weights are kept whose shapes would tell, so the sums are asked
         gram = self.checkpoint.readout.get("gram") if self.method.readout == "ridge" else None
         # frozen features are the channels of both streams; the ridge appends a one
         if self.method.fusion in FROZEN and gram is not None and len(gram) != sum(tokens.channels) + 1:
@@ -379,6 +409,7 @@ def _check_device(name: str) -> None:
     """Raises LearnerError for one that torch does not know or see."""
     try:
         named(name)
+    # torch raises the first for a word that is no device, `named` the second for one that is not here
     except (RuntimeError, ValueError):
         raise LearnerError(f"device {name}: torch sees none here; give cpu, cuda, mps or auto") from None
 
@@ -397,5 +428,6 @@ def _this_version(file: str, way_out: str) -> Iterator[None]:
     try:
         yield
     except (KeyError, ValidationError, OSError) as error:  # OSError: of a method's name too long for a file's
+        # pydantic's text has several lines
         reason = " ".join(str(error).split())[:150]
         raise LearnerError(f"{file}: of another version ({reason}); {way_out}") from None

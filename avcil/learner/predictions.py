@@ -42,6 +42,7 @@ class Cost(NamedTuple):
 
 def auroc(known: Sequence[Prediction], unknown: Sequence[Prediction]) -> float:
     """How well `Prediction.unknown` tells clips of unknown classes from those of known ones; 0.5 is chance."""
+    # not at the head: predicting does without, and it takes seconds to import
     from sklearn.metrics import roc_auc_score
 
     truth = [False] * len(known) + [True] * len(unknown)
@@ -50,6 +51,7 @@ def auroc(known: Sequence[Prediction], unknown: Sequence[Prediction]) -> float:
 
 def by_leverage(head: Head | None) -> TypeGuard[RecursiveRidge]:
     """Whether `unknown` scores by the head's leverage: a ridge knows all that it has learnt from as G = Σ xxᵀ."""
+    # so are `acil`, `ranpac` and others of avcil/learn/methods; not `mmal` and `conditional_ridge`, each several ridges
     return isinstance(head, RecursiveRidge)
 
 
@@ -60,5 +62,6 @@ def unknown(readout: Readout) -> Tensor:
     al., ICLR 2022, arXiv 2110.06207).
     """
     if by_leverage(readout.head):
+        # of what the head reads, which is not always the model's own features
         return readout.head.leverage(readout.features)
     return -readout.logits.max(1).values

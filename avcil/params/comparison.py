@@ -26,6 +26,7 @@ class About(Section):
 class Row(Method):
     """A method's choices, and what is said about it, which decides no result."""
 
+    # in no dump, so that a row that is renamed keeps its runs
     about: About = Field(exclude=True)
 
 
@@ -45,9 +46,11 @@ class Setting(Section):
     @property
     def memory_alone(self) -> bool:
         """Whether nothing but the memory differs from the protocol, so that accuracies can be told by memory."""
+        # all keys but these are compared, so that one that is added later counts as well
         return self.model_dump(exclude=_MEMORY) == Setting().model_dump(exclude=_MEMORY)
 
 
+# the memory itself, and what says which runs there are, not what a run is
 _MEMORY = {"rows", "seeds", "exemplars"}
 
 
@@ -72,21 +75,25 @@ class Protocol(Section):
     @model_validator(mode="after")
     def _consistent(self):
         sizes = self.classes_per_task
+        # an empty list, which has no least one, is refused as well
         if min(sizes if isinstance(sizes, list) else [sizes], default=0) < 1:
             raise ValueError("classes_per_task: at least one class a task")
         for key, named in (("epochs_of", self.epochs_of), ("changes", self.changes)):
             if unknown := sorted(named.keys() - {*self.rows, "*"}):
                 raise ValueError(f"{key}: `{unknown[0]}` is not among the rows")
         for name, setting in self.settings.items():
+            # the protocol's own tasks would leave classes out: 20 of 40 were once learnt so (LOG.md)
             if "classes" in setting.world and setting.classes_per_task is None:
                 raise ValueError(f"settings.{name}: other classes, in the same tasks; say its classes_per_task")
             foreign = sorted(set(setting.seeds or []) - set(self.seeds))
+            # class orders are drawn or given for the protocol's seeds; a drawn world brings its own
             if foreign and not setting.worlds:
                 raise ValueError(f"settings.{name}: seed {foreign[0]} is not among the protocol's {self.seeds}")
             if setting.worlds and self.class_order == "official":
                 raise ValueError(f"settings.{name}: drawn worlds have no official order")
             if (setting.world or setting.clips_per_class) and not setting.worlds:
                 raise ValueError(f"settings.{name}: only drawn worlds can be changed; say `worlds: true`")
+            # only these two are extracted: of its prior, and of the untrained encoder (avcil/comparison/worlds.py)
             if setting.worlds and setting.tokens not in (None, "random"):
                 raise ValueError(
                     f"settings.{name}: drawn worlds have a prior each; leave out `tokens`, or say `random`"
@@ -106,7 +113,9 @@ class Protocol(Section):
         if rows == "headline":
             return {first: self.headline or every[first]}
         listed = {name: [row for row in of if row in rows] for name, of in every.items()}
+        # a row of one's own, which no setting lists
         listed[first] += [row for row in rows if not any(row in of for of in every.values())]
+        # a setting in which nothing is learnt would have its worlds drawn all the same
         return {name: of for name, of in listed.items() if of}
 
     def sizes(self, setting: Setting, classes: int) -> list[int]:

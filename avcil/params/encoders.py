@@ -15,7 +15,9 @@ class Pretrained(Section):
     frames: int = Field(gt=0, description="pictures of a clip, evenly spread over its seconds")
     seconds: float = Field(gt=0, description="of each clip that are read")
     patches: int | None = Field(None, gt=0, description="average each slot's patches to this many a side; null: all")
+    # of weights and arithmetic; a store holds float16 in any case
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    # then both encoders read each clip
     similarity: str | None = Field(None, description="that of another entry of `encoders`, of the same grid, is taken")
 
 
@@ -40,6 +42,7 @@ class VideoMAEAudioMAEConfig(Pretrained):
     kind: Literal["videomae_audiomae"]
     audio_weights: str = Field(description="AudioMAE's .pth file, pre-trained or fine-tuned")
     as_published: bool = Field(description="sound as in the AV-CIL authors' code rather than as AudioMAE was trained")
+    # 1,024 frames of 10 ms, for which it has positions
     seconds: float = Field(gt=0, le=10.24, description="of each clip that are read; AudioMAE hears 10.24 at most")
 
 
@@ -56,9 +59,11 @@ class ImageBindConfig(Pretrained):
     """``weights`` is a local `imagebind_huge.pth`."""
 
     kind: Literal["imagebind"]
+    # the waveform is cut into pieces without a rest (avcil/encoders/imagebind.py)
     seconds: float = Field(gt=0, multiple_of=2, description="of each clip that are read, in pieces of 2")
 
 
+# told apart by `kind`, so that an error is of one family, not of all five
 EncoderConfig = Annotated[
     PeAvConfig | SamAudioConfig | VideoMAEAudioMAEConfig | ClipClapConfig | ImageBindConfig, Field(discriminator="kind")
 ]

@@ -20,8 +20,10 @@ class Compute(Section):
     """Where work is done. Results depend on it by rounding at most, so no stage of the pipeline does."""
 
     engine: Literal["local", "ray"] = Field(description="ray: extraction and sweeps on a Ray cluster, or started here")
+    # 0: the process that encodes also decodes
     workers: int = Field(ge=0, description="processes that decode clips, for each encoder")
     actors: int = Field(gt=0, description="encoders at once, on Ray")
+    # only its form is checked here; whether it is there, where it is used (avcil/base/device.py)
     device: str = Field(
         pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
         description="of encoders, and of all that learns or predicts; auto: cuda or mps where there is one, else cpu",

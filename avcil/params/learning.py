@@ -7,7 +7,9 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from avcil.params.section import Section, nearest
 
+# without learnt weights: what a solved head has summed up of past clips stays true
 FROZEN = ("frozen", "frozen_guided", "frozen_scaled")
+# what the core knows; any other name is a file of METHODS
 FUSIONS = ("guided", "mean", "visual", "audio", *FROZEN)
 CLASSIFIERS = ("linear", "cosine")
 READOUTS = ("classifier", "nearest_mean", "nearest_exemplars", "ridge", "carried_ridge")
@@ -19,6 +21,7 @@ METHODS = Path(__file__).parents[1] / "learn/methods"
 
 def attends(fusion: str) -> bool:
     """Whether it weighs the patches of a slot, and so takes all of them."""
+    # a fusion that is a file is taken to do so
     return fusion not in ("mean", "visual", "audio", "frozen")
 
 
@@ -66,8 +69,10 @@ class Method(Section):
     @field_validator("fusion", "classifier", "readout", "hooks")
     @classmethod
     def _exists(cls, value, info):
+        # known by their files, not by importing them: this room is below avcil/learn
         known = sorted(file.stem for file in METHODS.glob("*.py") if file.stem != "__init__")
         built_in = {"fusion": FUSIONS, "classifier": CLASSIFIERS, "readout": READOUTS, "hooks": ()}[info.field_name]
+        # hooks are a mapping, whose keys are the files
         for name in value if isinstance(value, dict) else [value]:
             if name not in built_in and not (METHODS / f"{name}.py").exists():
                 choices = f"none of {', '.join(built_in)}, and no" if built_in else "no"
@@ -78,8 +83,10 @@ class Method(Section):
     def _consistent(self):
         carried = self.readout == "carried_ridge"
         for wrong, message in (
+            # what is carried are sums of earlier tasks, along the drift of features that are learnt
             (carried and self.restart, "carried_ridge has nothing to carry with restart: true"),
             (carried and self.fusion in FROZEN, "carried_ridge needs a fusion that learns"),
+            # options that nobody reads would pass for options that act
             (self.readout_options and self.readout in READOUTS, f"readout_options: `{self.readout}` has none"),
         ):
             if wrong:
@@ -90,6 +97,7 @@ class Method(Section):
 class Task(Section):
     """One increment."""
 
+    # in Python `from` is a keyword: code says `from_`, params.yaml `from`
     model_config = ConfigDict(populate_by_name=True)
 
     id: int = Field(ge=0)
@@ -100,6 +108,7 @@ class Task(Section):
 
 def chain(sizes: list[int], epochs: int) -> list[Task]:
     """Tasks of so many new classes each, every one from the checkpoint of the one before."""
+    # `init` is the empty checkpoint
     names = ["init", *(f"task{t}" for t in range(len(sizes)))]
     return [Task(id=t, from_=names[t], classes=size, epochs=epochs) for t, size in enumerate(sizes)]
 

@@ -33,6 +33,7 @@ def enter(workdir: str = ".") -> Params:
     One thread: the same bits however many cores there are (avcil/base/portable.py). Where the arithmetic is the
     processor's own all the same, a warning says so.
     """
+    # asked only where torch is there already: the answer imports it, which takes seconds
     if "torch" in sys.modules and portable.possible() and not portable.in_force():
         warnings.warn(
             "not the portable arithmetic: results may differ in the last bits from those in git. Start by `make lab`, "
@@ -46,5 +47,7 @@ def enter(workdir: str = ".") -> Params:
         done = subprocess.run(command, cwd=top, stderr=subprocess.PIPE, text=True)
         if done.returncode:
             raise RuntimeError(f"{workdir}: the sandbox could not be built\n{done.stderr[-3000:]}")
+    # only now: where no sandbox could be made, the notebook stays where it is
     os.chdir(top / workdir)
+    # a sandbox has parameters of its own, cut down
     return load(Path("params.yaml"))

@@ -9,12 +9,15 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 class Section(BaseModel):
     """A frozen group of parameters. An unknown key, a missing key, a wrong type or an infinite number raises."""
 
+    # strict, for a text that is taken for a number hides a slip; an infinite number passes any `gt`
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
     def _known(cls, raw):
+        # before pydantic's own check of keys, which names no near one; a task's `from` is known as an alias
         known = {*cls.model_fields, *(field.alias for field in cls.model_fields.values() if field.alias)}
+        # what is no mapping is left to pydantic
         for key in raw if isinstance(raw, dict) else ():
             if key not in known:
                 raise ValueError(f"no key `{key}`{nearest(key, sorted(known))}")
@@ -25,6 +28,7 @@ def offence(error: ValidationError) -> str:
     """Where the first thing is wrong, and what, in one line."""
     first = error.errors()[0]
     where = ".".join(map(str, first["loc"]))
+    # pydantic puts its own words before those of our validators
     return (f"{where}: " if where else "") + first["msg"].removeprefix("Value error, ")
 
 
@@ -33,6 +37,7 @@ Precision = Literal["float32", "float16", "bfloat16"]
 
 def nearest(word: str, words) -> str:
     """` (did you mean `…`?)`, or nothing."""
+    # keys of YAML may be numbers
     close = difflib.get_close_matches(str(word), [str(w) for w in words], n=1, cutoff=0.5)
     return f" (did you mean `{close[0]}`?)" if close else ""
 

@@ -14,6 +14,7 @@ class Film(Section):
 
     frames: int = Field(gt=0, description="video frames in a clip")
     fps: int = Field(gt=0, description="video frames a second")
+    # whole cells of the 24 x 24 region grid, and whole patches of 12 pixels of `mini`
     size: int = Field(ge=32, multiple_of=24, description="width and height in pixels")
     sample_rate: int = Field(gt=0, description="audio samples a second")
 
@@ -28,6 +29,7 @@ class World(Section):
     seed: int = Field(ge=0, description="seed of the classes")
     classes: int = Field(ge=4)
     timbres: int = Field(ge=1, description="class c sounds with timbre c % timbres")
+    # not strict, here and below: YAML has lists, and no tuples
     silent_objects: tuple[int, int] = Field(strict=False, description="fewest and most silent objects of a scene")
     twin_in_view: float = Field(ge=0, le=1, description="share of clips in which a silent twin is in view")
     noise: tuple[float, float] = Field((0.003, 0.03), strict=False, description="least and most beside a clip's sound")
@@ -43,7 +45,9 @@ class Corpus(Section):
 class MiniConfig(Section):
     """Layout of the encoder."""
 
+    # half as many are normed in 8 groups (avcil/encoders/mini.py)
     channels: int = Field(ge=16, multiple_of=16, description="D, channels of a token")
+    # halved four times over
     mel_bands: int = Field(ge=16, multiple_of=16)
     sample_rate: int = Field(gt=0, description="Hz")
 
@@ -54,6 +58,7 @@ class PriorConfig(Section):
     seeds: Seeds = Field(min_length=1, description="of the released priors: scenes, first weights and batches")
     world: World = Field(description="the world of the pre-training scenes; its seed differs from the benchmark's")
     scenes: int = Field(gt=0, description="pre-training scenes rendered")
+    # numbered after the `scenes`, so that none of them was learnt (notebook 02)
     held_out: int = Field(gt=0, description="scenes kept aside to measure separation and localisation")
     steps: int = Field(gt=0, description="optimiser steps")
     batch: int = Field(gt=1, description="scenes a step")
@@ -69,6 +74,7 @@ class PriorConfig(Section):
 
     @model_validator(mode="after")
     def _consistent(self):
+        # each is checked now, not when its training starts
         for name in self.variants:
             try:
                 self.variant(name)
@@ -79,6 +85,7 @@ class PriorConfig(Section):
     def variant(self, name: str) -> tuple["PriorConfig", int]:
         """Settings and seed of the prior of that name: a seed, or one of ``variants``. Raises ValueError otherwise."""
         if name in self.variants:
+            # less `variants`, whose check would come back here without end
             return PriorConfig(**self.model_dump() | {"variants": {}} | self.variants[name]), 0
         if not name.isdecimal():
             raise ValueError(f"prior: no seed and no variant `{name}`; prior.variants has {list(self.variants)}")

@@ -48,15 +48,18 @@ def load_datasets(
     """
     table = read_manifest(manifest)
     content = read_store(store, room=room)
+    # in the same order, too: a row of the table is a row of the tokens
     if list(table.clip_id) != content.header.clip_ids:
         raise StoreError(f"{store}: made from another manifest than {manifest}; run the features stage")
     share = None
     if regions is not None:
         grid = read_regions(regions, list(table.clip_id))
         _, slots, patches, _ = content.tokens.shape
+        # 255: all of the cell is covered
         share = torch.from_numpy(patch_share(grid.astype(np.float32) / 255, slots, round(patches**0.5)))
     # they keep their rows, so that rows of clips and of tokens are the same
     usable = ~table.clip_id.isin(content.quarantined).to_numpy()
+    # quarantined clips are in no split, so that nothing is learnt from them or measured on them
     splits = {s: torch.from_numpy(np.flatnonzero((table.split == s).to_numpy() & usable)) for s in SPLITS}
     # what a checkpoint says that it was learnt from: other weights or other clips are another origin
     encoder = f"{content.header.encoder}:{content.header.checksum}:{content.digest}"

@@ -48,6 +48,7 @@ def explained_change(visual: Tensor, sound: Tensor, components: int = 1) -> Tens
     still = 1e-12 * visual.double().square().sum((1, 3))
     total = changed.square().sum((1, 3))
     share = torch.where(total > still, explained / total, 0.0)
+    # a view: the slots share their numbers
     return share.sqrt().float()[:, None].expand(-1, visual.shape[1], -1)
 
 
@@ -66,6 +67,7 @@ def change_sums(visual: Tensor, sound: Tensor) -> ChangeSums:
     check_slots(visual, sound)
     v, a = change(visual), change(sound).flatten(0, 1)
     patches, mean = v.flatten(0, 2), v.mean(2).flatten(0, 1)
+    # a tensor like the other sums, so that all four are added up in one way
     count = torch.tensor(float(len(a)), dtype=torch.float64)
     return ChangeSums(count, patches.T @ patches / visual.shape[2], a.T @ a, mean.T @ a)
 
@@ -81,12 +83,15 @@ def synchrony_form(sums: ChangeSums, damping: float) -> Tensor:
     changed.
     Source: ours.
     """
+    # of no clip at all every sum is 0, and no mean NaN
     cov_v, cov_a, cross = (total / sums.slots.clamp(min=1) for total in sums[1:])
     inverse_v, inverse_a = (
+        # pinv, for where nothing ever changed damping is 0 as well. By the mean variance, so that units do not matter
         torch.linalg.pinv(cov + damping * cov.trace() / len(cov) * torch.eye(len(cov), dtype=cov.dtype), hermitian=True)
         for cov in (cov_v, cov_a)
     )
     form = inverse_v @ cross @ inverse_a
+    # tr(F Σ_a Fᵀ Σ_v) without its last product, since Σ_v is symmetric. What rounding leaves below 0 has no root
     spread = (form @ cov_a @ form.T * cov_v).sum().clamp(min=0).sqrt()
     return form / spread if spread else form.zero_()
 

@@ -50,10 +50,13 @@ def read_manifest(path: Path) -> pd.DataFrame:
     path = Path(path)
     if not path.is_file():
         raise ManifestError(f"{path}: no such file; `dvc repro data.dvc` imports it")
+    # before it is parsed, so that damage is called damage and not a missing column
     _check_seal(path)
     try:
+        # all as text: 007 keeps its zeros, and a clip or class called NA is no gap
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:  # also of pandas' parser, and of what is not UTF-8
+        # pandas may say it in several lines, and a refusal has one
         reason = " ".join(str(error).split())
         raise ManifestError(f"{path}: not a CSV file ({reason}); save it as CSV in UTF-8") from None
     missing = [column for column in COLUMNS if column not in table]
@@ -64,19 +67,24 @@ def read_manifest(path: Path) -> pd.DataFrame:
         if rows.any():
             first = int(np.flatnonzero(rows)[0])
             shown = table.iloc[first]
+            # the header is row 1, and positions begin at 0
             raise ManifestError(f"{path}, row {first + 2}: clip `{shown.clip_id}` {what.format(**shown)}; {way_out}")
 
     for column in COLUMNS:
         refuse(table[column].str.strip() == "", f"has no {column}", "fill it in or drop the row")
     refuse(table.clip_id.duplicated(), "occurs twice", "drop one of the rows")
     if "start" in table:
+        # what is no number becomes NaN, which is between nothing, and the upper end keeps infinity out
         table["start"] = pd.to_numeric(table.start, errors="coerce")
         refuse(~table.start.between(0, 1e9), "has no start in seconds, 0 or later", "give one or drop the column")
+    # at both slashes, whichever system wrote it
     outside = [path.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", path) for path in table.path]
     refuse(pd.Series(outside), "has the path `{path}`", "give one below the folder of the manifest, link it if need be")
+    # of one file several clips may be cut, each with its own start
     place = [column for column in ("path", "start") if column in table]
     refuse(table.duplicated(place), "has the path `{path}` of an earlier row", "drop one of the rows")
     refuse(~table.split.isin(SPLITS), "has split `{split}`", "use train, val or test")
+    # a class may do without validation clips: only choosing an epoch wants them (avcil/learn/train.py)
     for split in ("train", "test"):
         known = set(table.label[table.split == split])
         refuse(
@@ -94,6 +102,7 @@ def _check_seal(path: Path) -> None:
 
 def write_manifest(path: Path, table: pd.DataFrame) -> None:
     """With its digest beside it, as `read_manifest` wants it where there is one."""
+    # the same bytes on every system
     write_with_seal(path, table.to_csv(index=False, lineterminator="\n").encode())
 
 
@@ -115,8 +124,10 @@ def read_order(path: Path) -> list[str]:
 def _read(path: Path, kind: Any) -> Any:
     _check_seal(path)
     try:
+        # keys that JSON has as text become numbers, where the kind says so
         return TypeAdapter(kind).validate_json(path.read_bytes())
     except (OSError, ValueError) as error:
+        # pydantic lists each entry that is wrong, and a line's worth of it will do
         reason = " ".join(str(error).split())[:200]
         raise ManifestError(f"{path}: no class order ({reason}); make it again") from None
 
@@ -142,6 +153,7 @@ def find_leaks(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
                 f"row {row.Index + 2}: clip `{row.clip_id}`: no file {file}; restore it or drop the row"
             )
         key = digest(file.read_bytes())
+        # the first clip with these bytes stands for all of them
         twin, twin_split = seen.setdefault(key, (row.clip_id, row.split))
         if twin_split != row.split:
             leaks.append((row.clip_id, row.split, twin, twin_split))
@@ -150,6 +162,7 @@ def find_leaks(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
 
 def class_order(table: pd.DataFrame, seed: int) -> list[str]:
     """The labels in the order in which they are learnt: a permutation drawn from ``seed``."""
+    # sorted first, so that rows in another order give the same permutation
     labels = sorted(table.label.unique())
     return [labels[i] for i in np.random.default_rng((seed, 0)).permutation(len(labels))]
 

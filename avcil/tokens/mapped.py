@@ -47,10 +47,13 @@ class MappedTokens:
         *, dtype: str = "F16",
     ):  # fmt: skip
         self._count, self._per_shard, self._layout, self._views = count, per_shard, layout, views
+        # a view is made by whoever needs it, a store by its stage
         self._way_out = "delete its folder, and it is made anew"
         if views:
             self._way_out = "delete the file and run the features stage"
+        # the last file has what is left
         shards = zip(sums, range(0, count, per_shard), strict=True)
+        # all are opened now: a store that lost clips is refused before learning begins, not in a later task
         self._shards = [self._opened(file, min(per_shard, count - start), dtype) for file, start in shards]
         self._unread, self._made = dict(enumerate(sums.items())), dict[str, MappedTokens]()
 
@@ -59,6 +62,7 @@ class MappedTokens:
         shapes = self._layout.shapes(clips)
         try:
             shard = safe_open(file, framework="pt")
+            # slices know shape and type, and no value is read
             slices = {name: shard.get_slice(name) for name in shapes}
             fits = all(
                 tuple(values.get_shape()) == shapes[name] and values.get_dtype() == dtype
@@ -74,6 +78,7 @@ class MappedTokens:
     def _shard(self, number: int):
         if number in self._unread:
             file, expected = self._unread[number]
+            # once a process, and only of files that are asked for: it reads all of a file
             if file_digest(file) != expected:
                 raise StoreError(f"{file}: checksum differs; {self._way_out}")
             del self._unread[number]
@@ -101,9 +106,11 @@ class MappedTokens:
         rows = range(self._count)[index] if isinstance(index, slice) else index.tolist()
         whole = Tokens(*(torch.empty(shape) for shape in self._layout.shapes(len(rows)).values()))
         for place, row in enumerate(rows):
+            # all files but the last have as many clips
             number, within = divmod(row, self._per_shard)
             shard = self._shard(number)
             for name, into in whole._asdict().items():
+                # of the mapped file one clip is read, and becomes float32 as it is put in its place
                 into[place] = shard.get_slice(name)[within]
         return whole
 
@@ -120,6 +127,7 @@ class MappedTokens:
 
     def _view(self, name: str, layout: Layout, of: Callable[[Tokens], Tokens]) -> "MappedTokens":
         """Its numbers are those that the tokens would give in memory: of halves where they would stay so."""
+        # `run_task` asks again of the view that `run_tasks` has made
         if layout == self._layout:
             return self
         if self._views is None:
@@ -129,16 +137,20 @@ class MappedTokens:
             # the others wait, for hours if need be
             with alone([folder], patience=math.inf):
                 sums = self._made_already(folder)
+                # none, or one that was killed in the making, whose files are written over
                 if sums is None:
                     sums = {}
                     for number, shard in enumerate(self.shards()):
                         file = f"{number:05d}.safetensors"
                         part = of(shard if half else Tokens(*(stream.float() for stream in shard)))
                         sums[file] = write_tensors(folder / file, part._asdict())
+                    # last: a view without it does not count
                     write_sealed(folder / "index.json", {"shards": sums})
+                    # of a store that stood here before: nothing has its digest any more
                     for other in self._views.parent.iterdir():
                         if other != self._views:
                             shutil.rmtree(other, ignore_errors=True)  # another process may drop it too
+            # outside the lock, for a finished view does not change
             files = {folder / file: expected for file, expected in sums.items()}
             dtype = "F16" if half else "F32"
             self._made[name] = MappedTokens(layout, self._count, self._per_shard, files, None, dtype=dtype)
@@ -149,5 +161,6 @@ class MappedTokens:
         """Checksums of a view's files; None of one that is not finished, or whose index is damaged."""
         try:
             return read_sealed(folder / "index.json")["shards"]
+        # a missing file is refused like a damaged one
         except (ValueError, KeyError):
             return None

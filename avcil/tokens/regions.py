@@ -14,6 +14,7 @@ def _shares(cells: int, parts: int) -> np.ndarray:
     """[parts, cells]: how much of each part of a line each cell is; rows sum to 1."""
     edges = np.arange(parts + 1) * (cells / parts)
     starts = np.arange(cells)
+    # in cells: from the later beginning to the earlier end, negative where they do not meet
     overlap = np.minimum(edges[1:, None], starts + 1) - np.maximum(edges[:-1, None], starts)
     return np.clip(overlap, 0, None) * (parts / cells)
 
@@ -24,13 +25,16 @@ def patch_share(regions: np.ndarray, slots: int, side: int) -> np.ndarray:
     Where edges of patches or slots cut cells or frames, these count by the part that lies inside, so that any encoder's
     grid (7 x 7, 14 x 14) can be measured on the renderer's 24 x 24 cells. Integers come out as floating-point numbers.
     """
+    # means of integers would be cut off, and float64 stays what it is
     regions = regions.astype(np.result_type(regions, np.float32), copy=False)
     *lead, frames, cells, _ = regions.shape
+    # where nothing is cut, means of blocks are the same without a product
     if frames % slots == 0 and cells % side == 0:
         shape = (*lead, slots, frames // slots, side, cells // side, side, cells // side)
         return regions.reshape(shape).mean((-5, -3, -1)).reshape(*lead, slots, side * side)
     time, space = _shares(frames, slots), _shares(cells, side)
     share = np.einsum("lf,...fgh,yg,xh->...lyx", time, regions, space, space, optimize=True)
+    # the shares are float64, whatever the regions are
     return share.reshape(*lead, slots, side * side).astype(regions.dtype)
 
 
@@ -41,11 +45,14 @@ def read_regions(path: Path, clip_ids: list[str]) -> np.ndarray:
     damaged or something else, or a clip that it lacks.
     """
     try:
+        # allow_pickle is off by default: nothing in the file is run
         with np.load(path) as arrays:
             names, grids = arrays["clip_id"], arrays["region"]
         row = {clip: i for i, clip in enumerate(names.tolist())}
         if grids.ndim != 4 or grids.dtype != np.uint8 or len(grids) != len(names):
+            # for the `except` below, which names the file
             raise ValueError(f"`region` is {grids.dtype} of shape {grids.shape}")
+        # in the order asked for, which need not be the file's
         return grids[[row[clip] for clip in clip_ids]]
     except KeyError as error:
         reason = f"lacks {error}"

@@ -41,6 +41,7 @@ class Header(NamedTuple):
     clips_per_shard: PositiveInt
 
     def as_json(self) -> dict:
+        # through JSON and back, so that it can be compared with what a file gives
         return json.loads(json.dumps(self._asdict() | {"layout": self.layout._asdict()}))
 
     @property
@@ -71,6 +72,7 @@ def load_header(store: Path) -> Header:
 def cost(layout: Layout, clips: int) -> str:
     """What a store will take, and what it would take with fewer patches; to be read before extraction starts."""
     lines = [f"{layout.clip_bytes / 1e6:.2f} MB a clip, {clips * layout.clip_bytes / 1e9:.2f} GB for {clips} clips"]
+    # fewer patches are worth a word only above 100 GB
     if clips * layout.clip_bytes > 1e11:
         for side in (7, 4):
             fewer = layout._replace(patches=min(side**2, layout.patches))
@@ -84,6 +86,7 @@ def open_store(store: Path, header: Header, *, replace: bool = False) -> None:
     replace: start over where other features are, or a header that is damaged.
     """
     file, wanted = store / "header.json", header.as_json()
+    # what is not there yet contradicts nothing
     stored = wanted
     if file.exists():
         try:
@@ -91,6 +94,7 @@ def open_store(store: Path, header: Header, *, replace: bool = False) -> None:
         except StoreError:
             if not replace:
                 raise
+            # what a damaged header was of is not known: it goes like a store of other features
             stored = {}
     if stored != wanted:
         if not replace:
@@ -98,18 +102,22 @@ def open_store(store: Path, header: Header, *, replace: bool = False) -> None:
             raise StoreError(f"{store}: holds other features ({', '.join(changed)} differ); delete the folder")
         for path in store.iterdir():  # not the folder, which this process may hold (avcil/base/alone.py)
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+    # shards that are there need no more room
     written = sum(shard.stat().st_size for shard in store.glob("*.safetensors"))
     needed = max(0, len(header.clip_ids) * header.layout.clip_bytes - written)
+    # of the nearest folder that is there, which the store itself need not be, and before hours of encoding
     free = shutil.disk_usage(next(p for p in store.absolute().parents if p.exists())).free
     if needed > free:
         sizes = f"{needed / 1e9:.2f} GB to write, {free / 1e9:.2f} GB free"
         raise StoreError(
             f"{store}: {sizes} ({cost(header.layout, len(header.clip_ids))}); average patches or make room"
         )
+    # over an equal one, too: older ones have no digest
     write_sealed(file, wanted)
 
 
 def _files(store: Path, number: int) -> tuple[Path, Path]:
+    # five digits: JSON sorts the names of shards, and that is to be the order of their numbers
     return store / f"{number:05d}.safetensors", store / f"{number:05d}.json"
 
 
@@ -122,6 +130,7 @@ def _note(store: Path, number: int) -> dict | None:
         content = read_sealed(note)
     except ValueError:
         return None
+    # a digest only says that nothing changed since, not that this version wrote it
     whole = content.keys() == {"checksum", "source", "quarantined"} and isinstance(content["quarantined"], dict)
     return content if whole else None
 
@@ -131,6 +140,7 @@ def stale_shards(store: Path, sources: list[str]) -> dict[int, str]:
     stale = {}
     for number, source in enumerate(sources):
         note = _note(store, number)
+        # the shard's digest last, for that reads all of it
         if note is None or note["source"] != source or file_digest(_files(store, number)[0]) != note["checksum"]:
             stale[number] = source
     return stale
@@ -139,6 +149,7 @@ def stale_shards(store: Path, sources: list[str]) -> dict[int, str]:
 def write_shard(store: Path, number: int, tensors: dict[str, torch.Tensor], bad: dict[str, str], source: str) -> None:
     """The note comes last: a shard counts once it is there. Until all are, the store has no index."""
     file, note = _files(store, number)
+    # the index first: while a shard is replaced nobody is to read the store
     for stale in (store / "index.json", note):
         stale.unlink(missing_ok=True)
     written = write_tensors(file, tensors)
@@ -148,6 +159,7 @@ def write_shard(store: Path, number: int, tensors: dict[str, torch.Tensor], bad:
 def quarantined(store: Path, numbers: Iterable[int]) -> dict[str, str]:
     """Unusable clips of the shards of those numbers, with reasons."""
     notes = [_note(store, number) for number in numbers]
+    # a shard that is not there yet has no note
     return {clip: reason for note in notes if note for clip, reason in note["quarantined"].items()}
 
 
@@ -157,6 +169,7 @@ def finish(store: Path, header: Header) -> dict[str, str]:
     bad: dict[str, str] = {}
     for number in range(len(header.shards)):
         file, note = _files(store, number)[0], _note(store, number)
+        # an index of a part would be taken for the whole
         if note is None:
             raise StoreError(f"{file}: missing; run the extraction again, it goes on where it stopped")
         sums[file.name] = note["checksum"]
@@ -196,13 +209,18 @@ def read_store(store: Path, *, encoder: str | None = None, verify: bool = False,
         raise StoreError(f"{store}: features of encoder `{header.encoder}`, not `{encoder}`; run the features stage")
     content, count = _sealed(index), len(header.clip_ids)
     names = [_files(store, number)[0].name for number in range(len(header.shards))]
+    # as in `_note`: intact, it may still be of another form
     whole = content.keys() == {"shards", "quarantined"} and all(isinstance(part, dict) for part in content.values())
     if not whole or [*content["shards"]] != names:
         raise StoreError(f"{index}: lists other shards than those of the header; delete it and run the features stage")
+    # of all checksums, so that with other tokens checkpoints have another origin and views another folder
     sums, stamp = {store / name: expected for name, expected in content["shards"].items()}, digest(json_bytes(content))
+    # beside it: `finish` and DVC know what belongs in the store itself
     views = store.with_name(f".{store.name}.views") / stamp
     mapped = MappedTokens(header.layout, count, header.clips_per_shard, sums, views)
+    # as stored: float32 is twice that, but only up to 2 GiB (`HALF_ABOVE`)
     fits = count * header.layout.clip_bytes <= (free(CPU) // 2 if room is None else room)
+    # read into memory, each shard is compared anyway
     if verify and not fits:
         mapped.verify()
     tokens = _together(mapped.shards(), count) if fits else mapped
@@ -215,6 +233,7 @@ def _together(shards: Iterable[Tokens], count: int) -> Tokens:
     start = 0
     for shard in shards:
         if not whole:
+            # made whole and filled shard by shard, so that there is never a second copy. None: as stored
             dtype = None if stays_half(count, shard.sizes) else torch.float32
             whole = [s.new_empty(count, *s.shape[1:], dtype=dtype) for s in shard]
         for into, part in zip(whole, shard, strict=True):

@@ -19,6 +19,7 @@ class Layout(NamedTuple):
     @property
     def clip_bytes(self) -> int:
         """Bytes of a clip in the feature store, which keeps two to a number."""
+        # 1: the similarity of each patch with its sound
         visual = self.slots * self.patches * (self.visual_channels + 1)
         return 2 * (visual + self.audio_tokens * self.audio_channels)
 
@@ -113,18 +114,23 @@ class Tokens(NamedTuple):
 
     def clips(self, index: Tensor | slice) -> "Tokens":
         if isinstance(index, slice):
+            # of float32 a view, without a copy
             return Tokens(*(stream[index].float() for stream in self))
+        # `index_select` wants its index where the tokens are
         index = index.to(self.audio.device)
         # 5 times faster than stream[index]
         return Tokens(*(stream.index_select(0, index).float() for stream in self))
 
     def coarse(self, side: int) -> "Tokens":
+        # the similarity is one more channel, so that both are averaged alike
         grid = torch.cat([self.visual, self.similarity[..., None]], -1)
         grid = coarse_grid(grid, side)
+        # contiguous: as parts of the joint grid they would keep all of it in memory
         return Tokens(grid[..., :-1].contiguous(), self.audio, grid[..., -1].contiguous())
 
     def pooled(self) -> "Tokens":
         return Tokens(
+            # dimensions stay, of size 1: whatever takes tokens takes these
             self.visual.mean((1, 2), keepdim=True),
             self.audio.mean(1, keepdim=True),
             self.similarity.mean((1, 2))[:, None, None],
@@ -137,11 +143,14 @@ def coarse_grid(patches: Tensor, side: int) -> Tensor:
     grid = round(count**0.5)
     if grid * grid != count:
         raise ValueError(f"{count} patches a slot are not a square grid")
+    # slots stand among the clips, and channels first, as pooling wants them
     maps = patches.flatten(0, 1).transpose(1, 2).unflatten(-1, (grid, grid))
+    # adaptive: where ``side`` does not divide the grid, blocks overlap
     maps = F.adaptive_avg_pool2d(maps, side).flatten(2).transpose(1, 2)
     return maps.reshape(batch, slots, side * side, channels)
 
 
 def frame_audio(audio: Tensor, slots: int) -> Tensor:
     """Mean-pool audio tokens [B,A,D] to the L temporal ``slots`` of the visual tokens: [B,L,D]."""
+    # with fewer tokens than slots, neighbouring slots share one
     return F.adaptive_avg_pool1d(audio.transpose(1, 2), slots).transpose(1, 2)

@@ -90,14 +90,17 @@ CLAIMS = {
     "flat curve": [
         Claim("no fall", "paper", "lll_prior", None, "rise", least=-MARGIN),
         Claim("less than replay's", "paper", "lll_prior", "replay", "rise"),
+        # in one world, since rows that learn from all data at once are not learnt over worlds
         Claim("no more than with all data at once", "paper", "lll_prior", "joint_guided", "rise", STANDARD, -MARGIN),
     ],
     "attention kept": [
         Claim("finds what sounds", "paper", "lll_prior", None, ATTENTION, least=-MARGIN),
         Claim("distillation keeps it", "paper", "lll_prior", "without_both_levels", ATTENTION),
+        # acil_guided looks where the prior by itself does (`attention`)
         Claim("more than the prior alone", "both", "lll_prior", "acil_guided", HIT),
     ],
     "better than the field": [
+        # the whole field is learnt in one world alone
         Claim("than all as published", "paper", "lll_prior", PUBLISHED, setting=STANDARD),
         Claim("than all given its model or tokens", "paper", "lll_prior", GUIDED, setting=STANDARD),
         Claim("than those over worlds", "paper", "lll_prior", GUIDED),
@@ -127,9 +130,11 @@ def nearest_rival(
 
     If it is told from that one, it is from all: a claim about every row needs no adjustment for their number.
     """
+    # a setting may run a part of a family
     known = set(comparable.methods(setting))
     rivals = [row for family in families for row in of_family(family) if row in known]
     leads = {row: lead(comparable, setting, "last_accuracy", first, row) for row in rivals}
+    # the least sure is told by the lower end of the interval, not by the mean
     name = min(leads, key=lambda row: leads[row].low)
     return name, len(rivals), leads[name]
 
@@ -172,7 +177,9 @@ def table(folder: Path) -> str:
         if interval is not None:
             setting = f"{MEASURES[claim.measure][0]}; {SETTINGS[claim.setting].format(interval.seeds)}"
             difference = points(interval)
+        # what is decided is set in bold, one way or the other
         shown = f"**{verdict}**" if "hold" in verdict else verdict
+        # on the first of its claims only, as a heading
         rows.append(["" if part == before else part, claim.text, claim.whose, setting, compared, difference, shown])
         before = part
     head = "| | claim | term | setting | rows compared | difference | verdict |"

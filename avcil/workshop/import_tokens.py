@@ -51,6 +51,7 @@ from avcil.workshop.builders.annotation import is_clip_id
 from avcil.workshop.builders.report import lacking
 from avcil.workshop.imports import BEYOND, TokensError, within_half, write_import
 
+# visual comes first: by its clips, slots and patches the other arrays are then measured
 SHAPES = {
     "visual": "nLSD", "audio": "nAE", "similarity": "nLS", "loudness": "nL", "region": "nLS", "label": "n",
     "split": "n", "clip_id": "n", "order": "C", "scale": "",
@@ -68,6 +69,7 @@ class _Slices:
         self.dtype = np.dtype({"F": "f4", "B": "f4", "I": "i8", "U": "u8"}[part.get_dtype()[0]])  # B: bfloat16
 
     def __getitem__(self, rows: slice) -> np.ndarray:
+        # NumPy has no bfloat16, so floating-point numbers leave torch as float32
         return (self.part[rows].float() if self.dtype.kind == "f" else self.part[rows]).numpy()
 
 
@@ -94,6 +96,7 @@ class _Source(NamedTuple):
 def _reader(path: Path) -> tuple[list[str], Callable[[str], _Array]]:
     """The names of the file's arrays, and what opens one of them."""
     if path.suffix == ".npz":
+        # unless told otherwise NumPy unpickles nothing: an array of objects raises when it is opened
         archive = np.load(path)
         return archive.files, archive.__getitem__
     file = safe_open(path, framework="pt")
@@ -103,6 +106,7 @@ def _reader(path: Path) -> tuple[list[str], Callable[[str], _Array]]:
         if name in texts:
             return np.array(json.loads(texts[name]))
         part = file.get_slice(name)
+        # a single number, such as the scale, cannot be sliced
         return _Slices(part) if part.get_shape() else file.get_tensor(name).float().numpy()
 
     return [*file.keys(), *texts], opened
@@ -110,6 +114,7 @@ def _reader(path: Path) -> tuple[list[str], Callable[[str], _Array]]:
 
 def _arrays(path: Path, names: dict[str, str]) -> dict[str, _Array]:
     """The arrays that are there by our names, of the kinds and shapes that are wanted."""
+    # else a misspelt name would be passed over, and the array under our own name read in its place
     if unknown := [name for name in names if name not in SHAPES]:
         raise TokensError(f"--name {unknown[0]}=...: no such array is read; those are {', '.join(SHAPES)}")
     if path.suffix not in (".npz", ".safetensors"):
@@ -123,6 +128,7 @@ def _arrays(path: Path, names: dict[str, str]) -> dict[str, _Array]:
     for name, letters in SHAPES.items():
         theirs = names.get(name, name)
         if theirs not in there:
+            # whoever names an optional array wants it, so that it has to be there
             if name in OPTIONAL and name not in names:
                 continue
             listed = ", ".join(sorted(there)[:20])
@@ -135,10 +141,12 @@ def _arrays(path: Path, names: dict[str, str]) -> dict[str, _Array]:
         if array.dtype.kind not in wanted:
             kinds = " or ".join(wanted)
             raise TokensError(f"{path}: `{theirs}` is of kind {array.dtype.kind}, not of {kinds} (NumPy's letters)")
+        # one token a clip needs no axis of tokens
         if name == "audio" and len(array.shape) == 2:
             letters = "nE"
         pairs = list(zip(letters, array.shape, strict=False))
         fits = len(letters) == len(array.shape) and all(array.shape)
+        # the first array that has a letter settles its size, all later ones must agree
         if not fits or any(sizes.setdefault(letter, size) != size for letter, size in pairs):
             known = ", ".join(f"{letter} = {size}" for letter, size in sizes.items())
             raise TokensError(
@@ -152,8 +160,10 @@ def _table(path: Path, columns: dict[str, list[Any]]) -> tuple[pd.DataFrame, lis
     order = columns.pop("order")
     if len(set(order)) < len(order) or not all(name and name.isprintable() for name in order):
         raise TokensError(f"{path}: a class of the order is empty, no plain text or there twice; name each once")
+    # objects, so that a message quotes Python's own 4, not np.int64(4)
     written = pd.DataFrame(columns, dtype=object)[["clip_id", "label", "split"]]
     table = written.assign(
+        # words and positions are both keys, for a file may hold either; all else becomes NaN, and is refused below
         label=written.label.map({name: name for name in order} | dict(enumerate(order))),
         split=written.split.map({name: name for name in SPLITS} | dict(enumerate(SPLITS))),
     )
@@ -183,17 +193,22 @@ def open_tokens(path: Path, *, names: dict[str, str] | None = None, scale: float
     path = Path(path)
     arrays = _arrays(path, names or {})
     visual, audio = arrays["visual"], arrays["audio"]
+    # these two alone may be stored in steps of a scale; other arrays are read as they are
     integers = [name for name in ("visual", "audio") if arrays[name].dtype.kind != "f"]
     if scale is not None and not integers:
         raise TokensError(f"{path}: no integers are there that a scale would be for; leave out --scale")
+    # what the command line says goes before what the file says
     if scale is None and "scale" in arrays:
         scale = float(np.asarray(arrays["scale"]))
+    # these columns are short and read whole; of a .safetensors file the tokens stay where they are
     table, order = _table(path, {name: arrays[name][:].tolist() for name in KINDS})
+    # of a scale also 0, NaN and infinity are refused, which would spoil all tokens alike
     if integers and not (scale and 0 < scale < math.inf):
         raise TokensError(
             f"{path}: {integers[0]} holds integers, scale is {scale}; give --scale, the value of one step"
         )
     _, slots, patches, channels = visual.shape
+    # regions.npz holds a square grid for each slot
     if "region" in arrays and math.isqrt(patches) ** 2 != patches:
         raise TokensError(f"{path}: regions of {patches} patches, which are no square grid; leave them out")
     tokens = audio.shape[1] if len(audio.shape) == 3 else 1
@@ -213,6 +228,7 @@ def _shard(source: _Source, first: int, last: int) -> tuple[dict[str, Tensor], d
             part *= source.scale
         unusable |= {ids[row]: f"{name}: {BEYOND}" for row in np.flatnonzero(~within_half(part))}
         values[name] = torch.from_numpy(part)
+    # a clip is unusable as a whole, and no NaN of it may reach the decomposition of changes below
     for part in values.values():
         part[[ids.index(clip) for clip in unusable]] = 0
     visual = values["visual"]
@@ -220,8 +236,10 @@ def _shard(source: _Source, first: int, last: int) -> tuple[dict[str, Tensor], d
     if similarity is None and "loudness" in values:
         pairs = zip(visual.split(CHUNK), values["loudness"][..., None].split(CHUNK), strict=True)
         similarity = torch.cat([explained_change(*pair) for pair in pairs])
+    # all patches alike: where to look has to be learnt from nothing
     if similarity is None:
         similarity = visual.new_zeros(visual.shape[:3])
+    # the file may leave out the axis of a single token, the store does not
     audio = values["audio"].view(len(ids), source.layout.audio_tokens, -1)
     return {"visual": visual.half(), "audio": audio.half(), "similarity": similarity.half()}, unusable
 
@@ -230,9 +248,11 @@ def _regions(source: _Source) -> bytes:
     """regions.npz, as avcil/tokens/regions.py reads it. Raises TokensError for shares outside of their range."""
     array, (count, slots, patches) = source.arrays["region"], source.arrays["region"].shape
     region = array[:]
+    # fractions become steps of 255; integers are such steps already
     if array.dtype.kind == "f":
         with np.errstate(over="ignore", invalid="ignore"):  # refused below
             region = np.rint(region * 255.0)
+    # written so that NaN, which compares false, is refused too
     if not ((region >= 0) & (region <= 255)).all():
         wanted = "in [0, 1], or 0 to 255 as an integer"
         raise TokensError(f"{source.path}: a region is not {wanted}; mend or leave them out")
@@ -259,9 +279,11 @@ def import_tokens(
     another import at ``destination``, or too little space.
     """
     source, destination = open_tokens(path, names=names, scale=scale), Path(destination)
+    # the name becomes a folder below features/
     if not re.fullmatch(r"\w[\w.-]*", encoder, re.ASCII):
         raise TokensError(f"--encoder {encoder!r}: use letters, digits, `_`, `-` and `.`")
     print(source)
+    # before anything is written, so that a wrong region leaves nothing behind
     regions = _regions(source) if "region" in source.arrays else None
     guidance = next((name for name in ("similarity", "loudness") if name in source.arrays), "none")
     unusable = write_import(
@@ -272,6 +294,7 @@ def import_tokens(
         partial(_shard, source),
         encoder=encoder,
         revision="imported",
+        # part of the store's header: with another scale or other names an import does not go on with these shards
         reading={"source": source.path.name, "names": names or {}, "scale": source.scale, "similarity": guidance},
         files=[source.path],
     )
@@ -281,6 +304,7 @@ def import_tokens(
 
 
 def _pair(text: str) -> tuple[str, str]:
+    # the first sign divides, for their name may have one in it
     ours, equals, theirs = text.partition("=")
     if not (ours and equals and theirs):
         raise argparse.ArgumentTypeError(f"`{text}` is not OURS=THEIRS")

@@ -26,6 +26,7 @@ class TokensError(Refusal):
 
 def within_half(values: np.ndarray) -> np.ndarray:
     """Whether all numbers of each clip [n,...] are finite in float16: [n]."""
+    # NaN compares false and infinity is beyond, so that neither passes
     return (np.abs(values) <= np.finfo(np.float16).max).reshape(len(values), -1).all(1)
 
 
@@ -36,6 +37,7 @@ def _checksum(files: list[Path]) -> str:
         size = path.stat().st_size
         total += f"{size} "
         with path.open("rb") as file:
+            # the blocks cover a file of up to 16 MiB whole, and are samples of a larger one
             for block in range(256):
                 file.seek(size * block // 256)
                 total += digest(file.read(1 << 16))
@@ -66,19 +68,24 @@ def write_import(
     in the store. Raises TokensError for a shard without any usable clip; StoreError for another import at
     ``destination``, or too little space.
     """
+    # a clip that is larger than a shard has one of its own
     store, size = destination / "features" / encoder, max(1, SHARD_BYTES // layout.clip_bytes)
     header = Header(encoder, revision, _checksum(files), reading, layout, table.clip_id.tolist(), size)
     print(f"{store}: {cost(layout, len(table))}", flush=True)
+    # all of the destination, since manifest and order are written beside the store
     with alone([destination]):
+        # first, so that another import at the destination is refused before its manifest is written over
         open_store(store, header)
         paths = table.clip_id.map(lambda clip: f"clips/{quote(clip, safe='')}.mp4")  # whatever an id has in it
         write_manifest(destination / "manifest.csv", table.assign(path=paths)[["clip_id", "path", "label", "split"]])
         write_with_seal(destination / "order.json", json_bytes(order))
         shards = header.shards
+        # one source for every shard, the files that all of them are read from
         stale = stale_shards(store, [header.checksum] * len(shards))
         for number, source in progress(stale.items(), desc=encoder, unit="shard"):
             ids = shards[number]
             tensors, unusable = shard(number * size, number * size + len(ids))
+            # single bad clips are quarantined; where a whole shard is bad, something is wrong with the file
             if len(unusable) == len(ids):
                 raise TokensError(
                     f"no usable clip from `{ids[0]}` to `{ids[-1]}`: {unusable[ids[0]]}; write them again"

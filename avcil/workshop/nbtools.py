@@ -18,15 +18,18 @@ from PIL import Image
 
 def normalise(notebook):
     """Keep cells, tags and outputs; drop everything that a clock or a random generator wrote."""
+    # a kernel would write its version of Python here
     language = {"display_name": "Python 3", "language": "python", "name": "python3"}
     notebook.metadata = nbformat.from_dict({"kernelspec": language, "language_info": {"name": "python"}})
     for number, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{number:02d}"
+        # tags stay, since papermill finds the parameters by theirs
         tags = cell.metadata.get("tags", [])
         cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
         if cell.cell_type == "code":
             cell.outputs = _whole_streams(cell.outputs)
         for output in cell.get("outputs", []):
+            # it names a widget by a random id, and the widget ended with its kernel; a panel's picture stands beside it
             output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
     return notebook
 
@@ -52,6 +55,7 @@ def lighten(notebook):
         for output in cell.get("outputs", []):
             data = output.get("data", {})
             if "image/png" in data:
+                # JPEG has no transparency
                 picture = Image.open(io.BytesIO(base64.b64decode(data.pop("image/png")))).convert("RGB")
                 png, jpeg = io.BytesIO(), io.BytesIO()
                 picture.quantize(256).save(png, "png", optimize=True)
@@ -65,11 +69,13 @@ def execute(path: Path) -> None:
     """Run a notebook in its own folder and store its normalised outputs in place."""
     notebook = nbformat.read(path, as_version=4)
     resources = {"metadata": {"path": str(path.parent)}}
+    # without a limit of time, for cells may train
     NotebookClient(notebook, kernel_name="python3", record_timing=False, timeout=None, resources=resources).execute()
     nbformat.write(lighten(normalise(notebook)), path)
 
 
 if __name__ == "__main__":
+    # progress bars tell of seconds, which differ each time
     os.environ["TQDM_DISABLE"] = "1"
     for name in sys.argv[1:]:
         execute(Path(name))

@@ -82,11 +82,13 @@ class _Machine:
 
     def __init__(self, file, path: Path):
         self.file, self.path, self.offset = file, path, 0
+        # no byte string and no axis may claim more than the file has
         self.end = os.fstat(file.fileno()).st_size
         self.stack: list = []
         self.marks: list[list] = []
         self.memo: dict[int, object] = {}
         self.depths: dict[int, int] = {}  # of each list, tuple and dictionary, by id
+        # `np.save` wraps a dictionary as the one item of an array of objects without axes
         self.wrapped: object = None
 
     def refuse(self, what: str) -> NpyError:
@@ -112,6 +114,7 @@ class _Machine:
         """Of what follows an opcode in the file, never more than `SHORT` bytes are read; arrays are passed over."""
         match name := opcode.name:
             case "PROTO" | "FRAME":
+                # what they announce is not needed: whatever other protocols do otherwise is refused opcode by opcode
                 opcode.arg.reader(self.file)
             case "NONE" | "NEWTRUE" | "NEWFALSE":
                 self.stack.append(_CONSTANTS[name])
@@ -124,6 +127,7 @@ class _Machine:
                 self.stack.append(self.file.read(size).decode("utf-8", "surrogatepass"))
             case "SHORT_BINBYTES" | "BINBYTES" | "BINBYTES8":
                 size = int.from_bytes(self.file.read(_WIDTHS[name]), "little")
+                # where the bytes are, not what they are: values are read when somebody asks for them
                 place = _Bytes(self.file.tell(), size)
                 if sum(place) > self.end:
                     raise ValueError(f"{size} bytes where {self.end - place.offset} are left")
@@ -140,6 +144,7 @@ class _Machine:
                 self.memo[len(self.memo)] = self.stack[-1]
             case "BINGET" | "LONG_BINGET":
                 again = self.memo[opcode.arg.reader(self.file)]
+                # arrays may stand in two places, as they cost nothing twice; containers may not (see the head)
                 if type(again) in _CONTAINERS:
                     raise self.refuse(f"a {type(again).__name__} in two places; save it again with a copy in each")
                 self.stack.append(again)
@@ -154,6 +159,7 @@ class _Machine:
                 pairs = zip(map(self.key, items[::2]), items[1::2], strict=True)
                 dict.update(self.nested(self.stack[-1], items), pairs)
             case "GLOBAL":
+                # of a longer line the end is missing, so that `index` raises
                 lines = [self.file.readline(SHORT).decode("utf-8") for _ in range(2)]
                 self.stack.append(self.named(*(line[: line.index("\n")] for line in lines)))
             case "STACK_GLOBAL":
@@ -168,6 +174,7 @@ class _Machine:
 
     def take(self, count: int) -> list:
         if not count:
+            # what came since the last mark is taken, what stood before it comes back
             items, self.stack = self.stack, self.marks.pop()
             return items
         if len(self.stack) < count:
@@ -206,9 +213,11 @@ class _Machine:
         """What the functions of `_NAMES` would make of their arguments."""
         match function, arguments:
             case _Global("dtype"), (str(code), *_):
+                # align and copy follow, which say nothing of plain numbers
                 if not re.fullmatch(r"[biuf][1248]|O[48]?", code):
                     raise self.refuse(f"an array of dtype {code[:20]!a}, not of plain numbers")
                 return np.dtype("O" if code.startswith("O") else f"<{code}")
+            # an empty array, to which BUILD gives shape and place
             case _Global("_reconstruct"), (_Global("ndarray"), tuple(), _Bytes()):
                 return Stored(self.path)
         what = function.name if isinstance(function, _Global) else type(function).__name__
@@ -216,6 +225,7 @@ class _Machine:
 
     def build(self, target, state) -> None:
         match target, state:
+            # the wrapping of `np.save` and nothing else: no axes, one item
             case Stored(), (int(), tuple(shape), np.dtype(hasobject=True), bool(), content):
                 if shape != () or type(content) is not list or len(content) != 1:
                     raise self.refuse("an array of Python objects")
@@ -229,6 +239,7 @@ class _Machine:
                     raise self.refuse(f"an array of {whole} bytes in {getattr(content, 'size', 'none')}")
                 target.shape, target.dtype, target.offset = shape, dtype, content.offset
                 target.order = "F" if fortran else "C"
+            # no sub-array, names or fields, by which a dtype would be a record
             case np.dtype(), (int(), "<" | "|", None, None, None, *_):
                 pass
             case _:
@@ -248,10 +259,12 @@ def index_npy(path: Path) -> dict:
     if not path.is_file():
         raise NpyError(f"{path}: no such file; it belongs to the released data, see its README")
     with path.open("rb") as file:
+        # format 1.0, with two bytes for the length of the header
         start = file.read(10)
         if start[:8] != b"\x93NUMPY\x01\x00":
             raise NpyError(f"{path}: not a .npy file; download it again")
         header = file.read(int.from_bytes(start[8:], "little"))
+        # objects without axes, as a saved dictionary is
         if not re.match(rb"\{'descr': *'\|?O[48]?', *'fortran_order': *\w+, *'shape': *\(\)", header):
             raise NpyError(f"{path}: an array, not a dictionary")
         value = _Machine(file, path).run()

@@ -47,6 +47,7 @@ from avcil.workshop.imports import BEYOND, TokensError, within_half, write_impor
 from avcil.workshop.npydict import Stored, index_npy
 
 SLOTS = 8
+# in the order in which they are preferred
 FEATURES = {
     "audio": ["audio_pretrained_feature_dict.npy"],
     "visual": ["visual_pretrained_feature_dict.npy", "visual_features.h5"],
@@ -65,6 +66,7 @@ class _Source(NamedTuple):
 
 def _features(folder: Path, stream: str) -> tuple[Path, Mapping] | None:
     """A stream's file, if there is one, and its arrays by clip."""
+    # a dictionary goes before HDF5, and the layout as released before a file that lies directly in the folder
     places = [place / name for name in FEATURES[stream] for place in (folder / f"{stream}_pretrained_feature", folder)]
     path = next((place for place in places if place.is_file()), None)
     if path is None:
@@ -79,15 +81,18 @@ def _open(folder: Path, video_disjoint: bool = False) -> _Source:
     released = read_avcil(folder)
     if released is None:
         raise TokensError(f"{folder}: no all_classId_vid_dict.npy; give a folder like data/AVE of the released data")
+    # as VGGSound's builder does it, the label that AV-CIL cuts short is mended
     clips, fields = select(Annotation(folder, *released, RENAMED), video_disjoint=video_disjoint)
     features = {stream: opened for stream in FEATURES if (opened := _features(folder, stream))}
     missing: set[str] = set()
     for path, arrays in features.values():
+        # HDF5 reads its tables when a clip is asked for, so that damage shows here and not on opening
         try:
             missing |= {clip for clip in clips.clip_id if clip not in arrays}
         except _DAMAGE as error:
             raise TokensError(f"{path}: damaged ({error}); download it again") from None
     notes = {f"{stream} features": str(path.relative_to(folder)) for stream, (path, _) in features.items()}
+    # `.` has no name of its own before it is resolved
     name = folder.resolve().name
     report = summarise("official", name, clips, missing=sorted(missing), notes=notes, **fields)
     return _Source(folder, clips, features, report)
@@ -105,17 +110,20 @@ def _layout(source: _Source, side: int | None) -> tuple[int, Layout]:
     """Visual tokens of a clip as released, and layout as stored, from the commonest shapes among the first clips."""
     shapes = {}
     for stream, (path, arrays) in source.features.items():
+        # a hundred clips tell the commonest shape: an odd one among them is outvoted, and quarantined when it is read
         there = (arrays[clip] for clip in source.clips.clip_id if clip in arrays)
         try:
             shapes[stream] = Counter(getattr(array, "shape", None) for array in islice(there, 100)).most_common(1)[0][0]
         except _DAMAGE as error:
             raise TokensError(f"{path}: damaged ({error}); download it again") from None
     audio, visual = shapes["audio"], shapes["visual"]
+    # of both streams as many channels are wanted; a value of the dictionary that is no array has no shape
     if visual is None or len(visual) != 2 or audio != visual[1:] or visual[0] % SLOTS or not visual[0]:
         what = f"visual arrays of shape {visual}, audio arrays of shape {audio}"
         raise TokensError(f"{path}: {what}; ({SLOTS} x patches, channels) and (channels,) are wanted")
     tokens, channels = visual
     patches = tokens // SLOTS
+    # at least one patch, no more than there are, and only of a square grid
     if side is not None and not 1 <= side**2 <= math.isqrt(patches) ** 2 == patches:
         raise TokensError(f"{path}: {patches} patches a slot cannot be pooled to {side} x {side}")
     return tokens, Layout(SLOTS, patches if side is None else side**2, 1, channels, channels)
@@ -127,8 +135,10 @@ def _values(source: _Source, stream: str, clip: str, shape: tuple[int, ...]) -> 
     if clip not in arrays:
         raise ValueError(f"no {stream} features")
     array = arrays[clip]
+    # a dictionary may hold a list or a number where an array belongs
     if not isinstance(array, Stored | h5py.Dataset) or array.shape != shape:
         raise ValueError(f"{stream}: {type(array).__name__} of shape {getattr(array, 'shape', None)}, not {shape}")
+    # a link, a virtual or an external data set could name any file of this machine
     if isinstance(array, h5py.Dataset) and (array.external or array.is_virtual or array.file != arrays):
         raise ValueError(f"{stream}: kept in another file, which was not read")
     values = array.read() if isinstance(array, Stored) else array[()]
@@ -141,12 +151,14 @@ def _values(source: _Source, stream: str, clip: str, shape: tuple[int, ...]) -> 
 
 def _shard(source: _Source, ids: list[str], tokens: int, layout: Layout) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tokens of the clips ``ids``, of which ``tokens`` visual ones were released, and the reasons why some are zero."""
+    # zeros stay for clips that cannot be used, and for the similarity, which was not released
     shard = {name: torch.zeros(shape, dtype=torch.float16) for name, shape in layout.shapes(len(ids)).items()}
     unusable = {}
     for row, clip in enumerate(ids):
         try:
             audio = _values(source, "audio", clip, (layout.audio_channels,))
             visual = _values(source, "visual", clip, (tokens, layout.visual_channels))
+        # damage within one clip's array costs that clip alone
         except (ValueError, *_DAMAGE) as error:
             unusable[clip] = str(error)
             continue
@@ -177,8 +189,10 @@ def import_features(
     """
     opened, destination = _open(Path(source), video_disjoint), Path(destination)
     report, clips = opened.report, opened.clips
+    # one line, of the first stream that is missing
     for stream in [stream for stream in FEATURES if stream not in opened.features]:
         raise TokensError(f"{report.source}: no {stream} features; put {' or '.join(FEATURES[stream])} there")
+    # counted on clips that have features: a class without any cannot be learnt or tested
     if what := lacking(clips[~clips.clip_id.isin(report.missing)], report.order):
         raise TokensError(f"{report.source}: {what} with features; are they complete, and of this data set?")
     tokens, layout = _layout(opened, patches)
@@ -195,6 +209,7 @@ def import_features(
         files=[path for path, _ in opened.features.values()],
     )
     if unusable:
+        # how many, since the reasons of many clips would fill the report
         reasons = f"{len(unusable)} clips, with reasons in features/official/index.json"
         report = report._replace(notes=report.notes | {"unusable": reasons})
     write_json(destination / "report.json", report._asdict())

@@ -33,8 +33,10 @@ def measure(
     from sklearn.metrics import roc_auc_score
 
     data = data._replace(tokens=evaluate.tokens_of(data, method))  # once, not once a task
+    # a head that knows nothing yet, asked of which kind it is
     leverage = by_leverage(evaluate.solved_head(method, training, {}))
     checkpoint, lines, classes = EMPTY, [], sum(task.classes for task in tasks)
+    # after the last task no class is left to come
     for task in tasks[:-1]:
         checkpoint, _, _ = run_task(data, method, training, tasks, task.id, seed, checkpoint, device=device)
         seen = len(checkpoint.classes)
@@ -42,6 +44,7 @@ def measure(
             unknown(evaluate.read_out(checkpoint, method, training, data.tokens, rows, device=device)).double()
             for rows in (data.rows("test", 0, seen), data.rows("test", seen, classes), data.rows("val", 0, seen))
         )
+        # set on validation clips, since a threshold set on the test clips would know what it is tested on
         threshold = held_out.quantile(ACCEPT)
         lines.append(
             {
@@ -61,10 +64,12 @@ def measure(
 def main() -> None:
     """Raises ManifestError or StoreError where `make repro` was not run."""
     params, file, lines = load(), Path("benchmarks/results/open_set.csv"), []
+    # one thread, as everywhere: sums do not depend on how many processors there are
     torch.set_num_threads(1)
     for row in progress(ROWS, desc="rows"):
         method, splits = params.method(row), Path("artifacts/splits")
         store = Path("artifacts/features") / method.tokens
+        # without regions, for attention is not measured
         data = sweep.datasets(sweep.Source(splits / "manifest.csv", splits / "orders.json", store))
         for seed in params.seeds:
             measured = measure(data[seed], method, params.training, params.tasks, seed, params.compute.device)

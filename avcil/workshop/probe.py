@@ -52,6 +52,7 @@ def _operations(normal: Normal) -> Outputs:
     yield "einsum, pooling", (torch.einsum("bls,blsd->bd", weights, normal(16, 8, 64, 128)),)
     for name in ("exp", "tanh", "sin", "sigmoid", "erf"):
         yield name, (getattr(torch, name)(normal(1000)),)
+    # these are defined for positive numbers alone
     for name in ("log", "sqrt", "rsqrt"):
         yield name, (getattr(torch, name)(normal(1000).abs() + 0.1),)
     yield "softmax", (normal(64, 8, 64).softmax(-1),)
@@ -67,6 +68,7 @@ def _operations(normal: Normal) -> Outputs:
     yield "stft", (torch.view_as_real(spectrum),)
     wide = normal(300, 300).double()
     yield "matmul, float64", (wide @ wide,)
+    # the identity keeps the matrix from being nearly singular
     yield "solve, float64", (torch.linalg.solve(wide @ wide.T + torch.eye(300, dtype=torch.float64), wide),)
     yield "eigh, float64", (torch.linalg.eigvalsh(wide @ wide.T),)
     yield from _convolutions(normal)
@@ -91,6 +93,7 @@ def _trained(normal: Normal) -> tuple[Tensor, ...]:
     first, first_bias, second, second_bias = parameters
     labels = torch.arange(64) % 20
     means, squares = ([torch.zeros_like(parameter) for parameter in parameters] for _ in range(2))
+    # steps so far, as tensors, which the function counts up itself
     counts = [torch.tensor(0.0) for _ in parameters]
     for _ in range(50):
         hidden = F.linear(normal(64, 128), first, first_bias).relu()
@@ -107,6 +110,7 @@ def _trained(normal: Normal) -> tuple[Tensor, ...]:
 
 def digests() -> dict[str, str]:
     """The first 12 hexadecimal digits of SHA-256 of each operation's output, in the setting of this process."""
+    # drawn by NumPy, so that torch, which is probed, has no part in its own inputs
     draw = np.random.default_rng(0)
 
     def normal(*shape: int) -> Tensor:
@@ -151,7 +155,9 @@ def arithmetic() -> str:
         return "portable"
     if not portable.possible():
         return "not portable: no AVX2"
+    # what was set before avcil stays as it was, so the variables are the first suspects
     other = [f"{name} is not {value}" for name, value in portable.VARIABLES.items() if os.environ.get(name) != value]
+    # if they are all right, they came too late
     return f"not portable: {', '.join(other) or 'torch started before avcil did, or with more threads'}"
 
 
@@ -181,6 +187,7 @@ def save(mine: dict[str, str], folder: Path = FOLDER) -> Path:
     own = {variable: value for variable, value in os.environ.items() if variable not in portable.VARIABLES}
     own |= {"AVCIL_PORTABLE": "0", "OMP_NUM_THREADS": "1"}
     run = [sys.executable, "-m", "avcil.workshop.probe", "--json"]
+    # in a process of its own, since libraries choose their instructions once
     default = json.loads(subprocess.run(run, env=own, stdout=subprocess.PIPE, check=True).stdout)
     record = {
         "name": name,
@@ -188,6 +195,7 @@ def save(mine: dict[str, str], folder: Path = FOLDER) -> Path:
         "versions": versions(),
         "recorded": f"{datetime.date.today().isoformat()}, python -m avcil.workshop.probe --save",
         "operations": {"portable": mine, "default": default},
+        # whole ways were run by somebody, and cannot be made again from here
         "whole": read_record(file)["whole"] if file.exists() else None,
     }
     write_json(file, record)

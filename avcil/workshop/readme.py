@@ -36,6 +36,7 @@ def headline(folder: Path) -> str:
     measures = ["average_accuracy", "last_accuracy", "forgetting_last", "localisation_hit_first_task"]
     rows = [[name_of(method), *tables.cells(row, measures)] for method, row in summary.iterrows()]
     table = markdown("| | average | last | forgetting | attention hit, task 0 |", "lrrrr", rows)
+    # of how many seeds: the fewest, so that no row is said to have more than it has
     return (
         f"{table}\n\nTest clips of Sounding Objects, in percent: mean ± standard deviation over "
         f"{int(summary.seeds.min())} class orders. Average: over tasks of the accuracy on all classes seen; last: "
@@ -69,6 +70,7 @@ def comparisons(folder: Path) -> str:
             claims.lead(comparable, claims.STANDARD, measure, first, second)
             for measure in ("last_accuracy", "forgetting_last")
         )
+        # `claims.lead` counts less forgetting as being ahead
         rows.append([what, verdict(accuracy), verdict(forgetting, ("less by", "more by"))])
     table = markdown("| first against second | last accuracy | forgetting (last) |", "lll", rows)
     return (
@@ -80,6 +82,7 @@ def comparisons(folder: Path) -> str:
 def remarks(folder: Path) -> str:
     """Attention as tasks go by, and the prior by itself."""
     priors = pd.read_csv(folder / "prior.csv").set_index("prior")
+    # the untrained prior is what the others are compared with
     trained, comparable = priors.drop(index="random"), Comparable.of(folder)
     ours, none, replay = (
         points(comparable.lead(claims.STANDARD, "localisation_change_first_task", row))
@@ -102,12 +105,15 @@ def field(folder: Path) -> str:
     """Every row in the standard setting, by family, best first, with `lll_analytic` minus it."""
     table, reference = standard(folder), "lll_analytic"
     others = [row for row in table.index if row != reference]
+    # all at once, so that the correction counts every comparison
     ahead = Comparable.of(folder).compare(claims.STANDARD, reference, others).set_index("method")
     measures, rows = ["average_accuracy", "last_accuracy", "forgetting_mean", "forgetting_last"], []
     for family in families():
         members = table.loc[table.index.isin(of_family(family))].sort_values("last_accuracy", ascending=False)
+        # a line of which only the first cell is filled is a heading to the report's tables (report/static/report.js)
         rows += [[f"*{family}*{' |' * 6}"]] if len(members) else []
         for name, row in members.iterrows():
+            # the reference is not ahead of itself
             lead = ""
             if name in ahead.index:
                 line = ahead.loc[name]
@@ -130,6 +136,7 @@ def methods() -> str:
     rows = [
         [f"`{name}`", row.paper, row.idea, row.deviations]
         for name, row in names.rows().items()
+        # rows that are another one less a part, or that say nothing of themselves, are no methods of their own
         if row.idea and not row.part
     ]
     return markdown("| row | paper | what holds the new model to the old one | deviations |", "llll", rows)
@@ -140,6 +147,7 @@ def settings(folder: Path) -> str:
     summary = pd.read_csv(folder / "summary.csv").query("setting != @claims.STANDARD")
     cells = (100 * summary.last_accuracy).map("{:.1f}".format)
     cells += (100 * summary.forgetting_last).map(" ({:.1f})".format)
+    # in the order of the table, where `unstack` would sort by name
     columns = list(summary.setting.unique())
     table = cells.groupby([summary.method, summary.setting]).first().unstack(fill_value="")[columns]
     listed = [row for family in families() for row in of_family(family) if row in table.index]
@@ -155,9 +163,11 @@ def priors(folder: Path) -> str:
     for row in comparable.methods(claims.UNTOLD):
         last = [percent(*summary.loc[setting, row][["last_accuracy", "last_accuracy_std"]]) for setting in settings]
         guidance = [
+            # naive fusion is what the others are compared with
             "" if row == "naive_fusion" else points(comparable.lead(setting, "last_accuracy", row, "naive_fusion"))
             for setting in settings
         ]
+        # the same row in two settings, which differ in tokens and share their test clips
         loss = points(comparable.lead(claims.UNTOLD, "last_accuracy", row, row, claims.STANDARD))
         rows.append([short_name_of(row), *last, loss, *guidance])
     head = (
@@ -175,6 +185,7 @@ def _harder(folder: Path) -> str:
     """What fewer exemplars change, and what is left to tell where sound alone tells the class."""
     comparable = Comparable.of(folder)
     leads = {
+        # the same row with fewer exemplars, on the same test clips
         row: comparable.lead("exemplars_1", "last_accuracy", row, row, "exemplars_20")
         for row in ("lll_analytic", "lll_prior", "replay")
     }
@@ -191,9 +202,11 @@ def _harder(folder: Path) -> str:
 
 def worth(folder: Path) -> str:
     """What each part of LLL is worth, as one thing is turned."""
+    # which setting turns what is said by the protocol, which a folder of tables does not have
     table = tables.worth(Comparable.of(folder), load(project.root() / "params.yaml").protocol())
     cells = table.assign(cell=[points(Interval(*line)) for line in table[list(Interval._fields)].values])
     wide = cells.pivot(index=["knob", "value"], columns="part", values="cell").fillna("")
+    # a pivot sorts its lines; they stay in the order of the protocol
     order = table[["knob", "value"]].drop_duplicates().itertuples(index=False, name=None)
     rows = [[*key, *(wide.loc[key, part] for part in tables.PARTS)] for key in order]
     return markdown(f"| | | {' | '.join(tables.PARTS)} |", "llrrr", rows)
@@ -210,6 +223,7 @@ def field_reading(folder: Path) -> str:
         return "; ".join(short_name_of(row) for row in rows) or "none"
 
     seeds = comparable.seeds[comparable.seeds.setting == claims.STANDARD]
+    # over all rows of the setting, ours and those of others
     first = seeds.groupby("method").last_accuracy.mean().idxmax()
     others = [row for row in comparable.methods(claims.STANDARD) if row != first]
     rest = comparable.compare(claims.STANDARD, first, others)
@@ -228,6 +242,7 @@ def field_reading(folder: Path) -> str:
             against.append(f"against the nearest of {count} methods {kind} ({short_name_of(rival)}) {verdict(ahead)}")
             goals.append(f"{short_name_of(row)} over every method {kind}: {outcome(ahead, least=0.1)}")
         lines.append(f"- *{short_name_of(row)}*: {'; '.join(against)}.")
+    # Student's t over seeds alone, since forgetting is not known clip by clip
     forgetting = {row: over_seeds(values) for row, values in seeds.groupby("method").forgetting_last}
     few = [row for row, interval in forgetting.items() if sign(interval._replace(high=interval.high - 0.05)) < 0]
     lines.append(
@@ -242,13 +257,16 @@ def machines(folder: Path) -> str:
 
     def alike(part: str) -> tuple[int, ...]:
         """How many there are of a part, and how many give the same bytes in portable and in each one's arithmetic."""
+        # null where nobody has run it
         ways = [record[part] for record in records if record[part]]
         tables = [pd.DataFrame([way[kind] for way in ways]) for kind in ("portable", "default")]
+        # alike are those of which all processors give one digest
         return len(tables[0].columns), *(int((table.nunique() == 1).sum()) for table in tables)
 
     wide = {True: "yes", False: "no", None: "not recorded"}
     rows = [[one["name"], wide[one["instruction_sets"]["avx512_f"]], one["versions"]["torch"]] for one in records]
     made_on = json.loads((folder / "made_on.json").read_text()).values()
+    # a table may have lines of several processors
     makers = sorted({one for made in made_on for one in (made["processor"], *made.get("lines_of", ())) if one})
     (operations, portable, own), (steps, portable_steps, own_steps) = alike("operations"), alike("whole")
     return (
@@ -263,6 +281,7 @@ def machines(folder: Path) -> str:
 def kernels(benchmarks: Path) -> str:
     """The goals of the kernels and of a training step, by device, and seconds an epoch."""
     blocks = []
+    # by kind, then by name: the order of a folder's files differs from system to system
     for path in [path for kind in ("kernels", "training_step") for path in sorted(benchmarks.glob(f"{kind}_*.json"))]:
         measured = json.loads(path.read_text())
         rows = [
@@ -277,7 +296,9 @@ def kernels(benchmarks: Path) -> str:
         machine = measured["machine"]
         head = f"| {machine['device']}, {machine['threads']} threads | wanted | reached | |"
         blocks.append(markdown(head, "lrrl", rows))
+    # without the title and the blank line below it
     epochs = (benchmarks / "training_epoch.md").read_text().split("\n", 2)[2].strip()
+    # its headings would divide the page that it is put into
     epochs = re.sub(r"^## (.*)$", r"**\1**", epochs, flags=re.M)
     return "\n\n".join([*blocks, "AV-CIL from its features to its last task. " + epochs])
 
@@ -308,11 +329,14 @@ def _vggsound(benchmarks: Path) -> str:
     """An estimate from measured parts, and which they are."""
     steps = json.loads((benchmarks / "training_step_nvidia_h200.json").read_text())["groups"]
     name, group = next((name, group) for name, group in steps.items() if name.startswith("LLL"))
+    # the group's name has the clips of a batch: `... B256 ...`
     batch = int(name.split(" B")[1].split()[0])
     step = next(one["ms"] for one in group["variants"] if (one["variant"], one["precision"]) == ("ours, auto", "fp32"))
     decoded = json.loads((benchmarks / "extraction.json").read_text())["decoding"]["decode, 2 workers"]
+    # float16, of 16 slots, 64 patches and 1,024 channels
     learning, reading = VGGSOUND / batch * step / 1000, VGGSOUND * 2 * 16 * 64 * 1024 / DISK
     hours = VGGSOUND / decoded["clips_per_second"] / 3600
+    # decoding was measured with two workers; a cluster of 64 has 32 times as many
     return (
         f"*All of VGGSound, by calculation; it was not run.* An epoch of {VGGSOUND:,} clips of 16 x 64 x 1024 on one "
         f"NVIDIA H200 is {learning:.0f} s of steps ({step:.1f} ms for {batch} clips of 8 x 196 x 768, measured, which "
@@ -343,9 +367,11 @@ def development(benchmarks: Path, folder: Path) -> str:
 
 def _untrained(folder: Path) -> str:
     comparable = Comparable.of(folder)
+    # the setting lists our row first
     ours, *others = comparable.methods("worlds_untrained")
     leads = {row: comparable.lead("worlds_untrained", "last_accuracy", ours, row) for row in others}
     against = "; ".join(f"{short_name_of(row)}: {verdict(lead)}" for row, lead in leads.items())
+    # as many worlds for all of them
     worlds = leads[others[0]].seeds
     return f"On untrained tokens over {worlds} worlds instead of one, {short_name_of(ours)} against {against}."
 
@@ -354,6 +380,7 @@ def open_set(file: Path) -> str:
     """How well each row tells clips of classes to come from those of classes learnt, best first."""
     measured, measures = pd.read_csv(file), ["auroc", "unknown_refused", "known_refused"]
     start, end = measured.task.min(), measured.task.max()
+    # the mean over tasks first, so that the spread is that of seeds
     by_seed = measured.groupby(["row", "score", "seed"])[measures].mean()
     cells = by_seed.groupby(["row", "score"]).agg(["mean", "std"])
     moments = (100 * measured.groupby(["row", "task"]).auroc.mean().unstack()[[start, end]]).round(1).astype(str)
@@ -362,6 +389,7 @@ def open_set(file: Path) -> str:
         auroc, *refused = (percent(*row[measure]) for measure in measures)
         rows.append([name_of(name), score, auroc, *moments.loc[name], *refused])
     head = f"| row | score | AUROC | after task {start} | after task {end} | unknown refused | known refused |"
+    # the same for every row and seed, whose classes have equally many clips
     known, unknown = (measured.groupby("task")[kind].first() for kind in ("known", "unknown"))
     return (
         f"{markdown(head, 'llrrrrr', rows)}\n\nIn percent, test clips, mean over the tasks but the last ± standard "
@@ -401,6 +429,7 @@ def files(root: Path) -> list[Path]:
 
 def updated(texts: dict[str, str], folder: Path) -> dict[str, str]:
     """The texts with fresh results. Raises ValueError if a marker is missing, or stands in two texts."""
+    # benchmarks/ stands beside metrics/, in the project's root
     texts, benchmarks = dict(texts), folder.parent / "benchmarks/results"
     sections = {
         "results": f"{comparisons(folder)}\n\n{remarks(folder)}",
@@ -431,16 +460,19 @@ def updated(texts: dict[str, str], folder: Path) -> dict[str, str]:
     }
     for name, content in sections.items():
         begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+        # a marker's two ends have to be in one text
         places = [place for place, text in texts.items() if begin in text and end in text]
         if len(places) != 1:
             stand = f"stand in {' and '.join(places)}" if places else "are gone"
             raise ValueError(f"README.md, docs/: the markers `{begin}` and `{end}` {stand}; put them round one table")
+        # a marker that stands twice in its text fails here
         before, rest = texts[places[0]].split(begin)
         texts[places[0]] = f"{before}{begin}\n{content}\n{end}{rest.split(end)[1]}"
     return texts
 
 
 if __name__ == "__main__":
+    # it takes nothing, but asked for help it must not write
     argparse.ArgumentParser(prog="python -m avcil.workshop.readme", description=__doc__).parse_args()
     fresh = updated({str(path): path.read_text() for path in files(Path())}, Path("metrics"))
     for name, text in fresh.items():

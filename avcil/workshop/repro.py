@@ -24,12 +24,15 @@ from avcil.params import project
 def clear(root: Path) -> None:
     """Clear away what killed DVCs left in ``root``. What a living one writes or holds stays."""
     temporary = root / ".dvc/tmp"
+    # no DVC has run here yet
     if not temporary.is_dir():
         return
     with suppress(LockError):  # held by a living one
         with Lock(str(temporary / "rwlock.lock")):
+            # DVC changes the list under this lock too
             _drop_entries(temporary / "rwlock")
         with Lock(str(temporary / "lock")):
+            # DVC writes the files below while it holds this lock, so that half of one was left by a DVC that was killed
             for name, schema in (("dvc.lock", COMPILED_LOCKFILE_SCHEMA), ("data.dvc", COMPILED_SINGLE_STAGE_SCHEMA)):
                 if (root / name).exists() and not _whole(root / name, schema):
                     _restore(root / name)
@@ -43,8 +46,10 @@ def _drop_entries(file: Path) -> None:
         entries = json.loads(file.read_bytes())
         readers = {path: [one for one in some if _lives(one["pid"])] for path, some in entries["read"].items()}
         writers = {path: one for path, one in entries["write"].items() if _lives(one["pid"])}
+    # of a list that is cut short, nothing is known
     except (ValueError, TypeError, KeyError):
         readers, writers = {}, {}
+    # without empty entries, as DVC leaves it
     file.write_text(json.dumps({"read": {path: some for path, some in readers.items() if some}, "write": writers}))
 
 
@@ -67,6 +72,7 @@ def _whole(file: Path, schema) -> bool:
 def _restore(file: Path) -> None:
     """Bring back what git's index has; without a dvc.lock, stages are looked up in DVC's cache."""
     done = subprocess.run(["git", "checkout", "--quiet", "--", file.name], cwd=file.parent, capture_output=True)
+    # dvc.lock can be done without, data.dvc cannot: nothing would say where the data come from
     if done.returncode and file.name == "dvc.lock":
         file.unlink()
     print(f"{file.name}: half written by a DVC that was killed; the last one in git is taken", file=sys.stderr)
@@ -74,4 +80,5 @@ def _restore(file: Path) -> None:
 
 if __name__ == "__main__":
     clear(project.root())
+    # in place of this process, so that signals and the exit status are DVC's own
     os.execv(sys.executable, [sys.executable, "-m", "dvc", "repro", *sys.argv[1:]])

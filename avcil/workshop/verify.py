@@ -66,7 +66,9 @@ def git(folder: Path, *arguments: str) -> bytes:
 
 def committed(folder: Path) -> Files:
     """The tables of the last commit. Raises ValueError if there is no commit, or none of them in it."""
+    # names as they are, where git would quote odd ones
     names = git(folder, "ls-tree", "-z", "--name-only", "HEAD", "metrics/").decode().split("\0")
+    # from this folder on, which may lie within a larger repository
     tables = {name: git(folder, "show", f"HEAD:./{name}") for name in names if name.endswith(".csv")}
     if SUMMARY not in tables:
         raise ValueError(f"{SUMMARY} is not committed: there is nothing to compare with")
@@ -83,6 +85,7 @@ def standing(folder: Path) -> Files:
 
 def table_digest(content: bytes) -> str:
     """SHA-256 of a table, without the column that is measured where it has one."""
+    # as text: numbers that are read and written again may be spelt otherwise
     table = pd.read_csv(io.BytesIO(content), dtype=str, keep_default_na=False)
     if MEASURED in table:
         content = table.drop(columns=MEASURED).to_csv(index=False).encode()
@@ -91,10 +94,12 @@ def table_digest(content: bytes) -> str:
 
 def ran(folder: Path, table: str) -> bool:
     """Whether a stage made a table here: its executed notebook, which git does not have, stands as dvc.lock says."""
+    # the empty start, which fits every name, comes last
     name = next(notebook for start, notebook in NOTEBOOKS.items() if Path(table).name.startswith(start))
     notebook, lock = folder / f"artifacts/notebooks/{name}.ipynb", folder / "dvc.lock"
     if not notebook.is_file() or not lock.is_file():
         return False
+    # the digest that DVC records; no safety hangs on it
     return hashlib.md5(notebook.read_bytes(), usedforsecurity=False).hexdigest() in lock.read_text()
 
 
@@ -104,6 +109,7 @@ def ran(folder: Path, table: str) -> bool:
 def half_interval(line: Line, measure: str) -> float:
     """How far from a committed mean is within: the larger of t(0.975, n − 1) s / √n and `FLOOR`."""
     seeds, spread = int(line["seeds"]), line[f"{measure}_std"]
+    # of one seed no spread is written
     if seeds < 2 or not spread:
         return FLOOR
     return max(FLOOR, intervals.half_width(float(spread), seeds))
@@ -111,9 +117,11 @@ def half_interval(line: Line, measure: str) -> float:
 
 def _why_outside(old: Line, new: Line) -> str:
     """Why a row is outside; empty if it is within. old and new: its line in the table of means."""
+    # means over fewer or more seeds are of other luck
     if old["seeds"] != new["seeds"]:
         return f"{old['seeds']} seeds committed, {new['seeds']} here"
     for measure in MEASURES:
+        # a measure that neither side has is no difference
         if not old[measure] or not new[measure]:
             if old[measure] != new[measure]:
                 return f"{measure} is given on one side only"
@@ -137,6 +145,7 @@ def _lines(files: Files, table: str) -> dict[str, list[Line]]:
 def asked_here(folder: Path) -> set[str]:
     """The rows that params.yaml asks for, where they were run here."""
     params = load(folder / "params.yaml")
+    # where the stage was not run, git has put the rows here, whatever params.yaml asks for
     chosen = params.protocol().chosen(params.rows) if ran(folder, SUMMARY) else {}
     return {f"{setting} / {row}" for setting, rows in chosen.items() for row in rows}
 
@@ -150,9 +159,11 @@ def outcomes(before: Files, here: Files, run_here: set[str]) -> dict[str, tuple[
     for name in old | new:
         if name not in old or name not in new:
             rows[name] = OUTSIDE, "committed, but not here" if name in old else "not among the committed rows"
+        # single seeds too: their means may agree where they do not
         elif old[name] == new[name] and old_seeds.get(name) == new_seeds.get(name):
             rows[name] = SAME if name in run_here else NOT_RUN, ""
         else:
+            # the table of means has one line a row
             reason = _why_outside(old[name][0], new[name][0])
             rows[name] = OUTSIDE if reason else WITHIN, reason
     return rows
@@ -200,11 +211,15 @@ def record(folder: Path, here: Files) -> list[str]:
         "versions": probe.versions(),
     }
     for name, content in here.items():
+        # a table that is new to the record has neither digest nor maker
         now, before = table_digest(content), old.get(name, {"sha256": None, "processor": None})
+        # the maker of these bytes is known
         if before["sha256"] == now and before["processor"]:
             new[name] = before
         else:
+            # None is no record of other bytes, but no record at all
             changed = before["sha256"] not in (None, now)
+            # rows that were not asked for keep their lines, and so their makers
             earlier = {before["processor"], *before.get("lines_of", ())} - {None, mine["processor"]}
             made = mine | {"lines_of": sorted(earlier)} if changed or ran(folder, name) else {"processor": None}
             new[name] = {"sha256": now, **made}
@@ -218,6 +233,7 @@ def machines(folder: Path, before: Files) -> list[str]:
     makers = [
         made
         for name, content in before.items()
+        # a record of other bytes says nothing of those that are committed
         if (made := made_on.get(name, {})).get("processor") and made["sha256"] == table_digest(content)
     ]
     counts = Counter(maker["processor"] for maker in makers)
@@ -244,6 +260,7 @@ def main(arguments: list[str] | None = None) -> None:
         try:
             rows = outcomes(before, here, run_here)
             shown = table(rows, before, here)
+        # a column that is gone, or a cell that is no number
         except (KeyError, ValueError) as error:
             raise ValueError(f"{SUMMARY} cannot be compared ({error!r}); git checkout it, or make it again") from None
         counts = Counter(outcome for outcome, _ in rows.values())
@@ -252,12 +269,14 @@ def main(arguments: list[str] | None = None) -> None:
         print(
             f"{len(rows)} rows:", ", ".join(f"{counts[o]} {o}" for o in (SAME, WITHIN, OUTSIDE, NOT_RUN) if counts[o])
         )
+        # without the two letters and the blank that git puts in front
         print("not as committed in metrics/ and figures/:", ", ".join(line[3:] for line in changed) or "nothing")
         print(*machines(folder, before), sep="\n")
         if asked.record:
             print(f"{MADE_ON}: {', '.join(record(folder, here)) or 'unchanged'}")
     except ValueError as error:
         sys.exit(str(error))
+    # so that `make verify` fails where a row is outside
     sys.exit(bool(counts[OUTSIDE]))
 
 

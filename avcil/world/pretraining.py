@@ -57,6 +57,7 @@ class Namer(nn.Module):
         super().__init__()
         self.looks = nn.Linear(channels, world.classes, bias=False)
         self.sounds = nn.Linear(channels, world.timbres, bias=False)
+        # its own, not the encoder's: naming drives it up, and made a shared one too sharp for guidance (LOG.md)
         self.log_scale = nn.Parameter(torch.tensor(2.3))
 
 
@@ -95,6 +96,7 @@ def frame_matching(encoder: Mini, visual: Tensor, audio: Tensor, loud: Tensor) -
     scale = encoder.log_scale.exp()
     clips = (scale * torch.einsum("ild,jlpd->iljp", heard, seen)).logsumexp(-1).log_softmax(2)
     moments = (scale * torch.einsum("ild,impd->ilmp", heard, seen)).logsumexp(-1).log_softmax(2)
+    # `diagonal` puts its own dimension last: what is right by clip comes as [L,B]
     right = clips.diagonal(dim1=0, dim2=2).T + moments.diagonal(dim1=1, dim2=2)
     return -(right * loud).sum() / loud.sum()
 
@@ -108,27 +110,33 @@ def prior_loss(learner: PriorLearner, scenes: Scenes, matching: Matching = "regi
     target = rows % 2
     waveforms = scenes.waveforms.float()
     prompted, other = waveforms[rows, target], waveforms[rows, 1 - target]
+    # the third sound is another scene's, half as loud: nobody in the picture makes it
     mixture = encoder.spectrogram(prompted + other + 0.5 * other.roll(1, 0))
     rest = encoder.spectrogram(other + 0.5 * other.roll(1, 0))
     alone = encoder.spectrogram(prompted)
+    # mixtures to separate, single sounds to name and match
     mixed, clean = encoder.audio(torch.cat([mixture, alone])).chunk(2)
 
     # 1. separation
     prompt = prompt_tokens(visual, scenes.regions[rows, target])
+    # where nothing sounds the share is 0, not 0 / 0
     ideal = alone / (alone + rest + 1e-3)
     weight = torch.log1p(10 * mixture)
     mask = separator(mixed, prompt)
     separation = (F.binary_cross_entropy_with_logits(mask, ideal, reduction="none") * weight).sum() / weight.sum()
 
     # 2. naming
+    # the sound alone is named, for the mixture has another scene's timbre too
     heard = F.normalize(clean.mean(1), dim=-1)
     right = scenes.classes[rows, target]
     scale = namer.log_scale.exp()
     if matching == "frames":
+        # over the patches, any of which may show the class
         looks = (namer.looks(F.normalize(visual, dim=-1)) * scale).logsumexp(2)
     else:
         looks = namer.looks(F.normalize(prompt, dim=-1)) * scale
     naming = F.cross_entropy(looks.flatten(0, 1), right.repeat_interleave(visual.shape[1]))
+    # class c has timbre c % timbres (avcil/params/world.py)
     naming = naming + F.cross_entropy(namer.sounds(heard) * scale, right % namer.sounds.out_features)
 
     # 3. matching, more where it is loud
@@ -136,8 +144,10 @@ def prior_loss(learner: PriorLearner, scenes: Scenes, matching: Matching = "regi
     if matching == "frames":
         return PriorLoss(separation, naming, frame_matching(encoder, visual, clean, loud))
     share = scenes.regions[rows, target]
+    # where the object is hidden no patch is right, and the slot does not count
     visible = share.sum(-1) > 0
     score = encoder.similarity(visual, clean)
+    # of the softmax over patches what falls on the object, each by the share that it covers; log 0 is avoided
     log_right = (score + torch.log(share.clamp_min(1e-6))).logsumexp(-1) - score.logsumexp(-1)
     weight = visible * loud
     patches = -(log_right * weight).sum() / weight.sum()
@@ -154,6 +164,7 @@ def _unfinished(path: Path | None, made_from: str) -> dict:
     except Exception as error:  # of a damaged file torch's reader raises anything
         print(f"{path}: damaged ({' '.join(str(error).split())[:100]}); training begins again", flush=True)
         return {}
+    # what other settings or scenes left is ignored, and written over
     return state if state.get("made_from") == made_from else {}
 
 
@@ -169,6 +180,7 @@ def pretrain(
     optimiser = torch.optim.AdamW(learner.parameters(), config.learning_rate, weight_decay=config.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.learning_rate, total_steps=config.steps)
     weights = torch.tensor([config.separation_weight, config.naming_weight, config.patch_weight])
+    # the sounds stand for their scenes: frames are more than three times as many bytes
     made_from = digest(f"{config.model_dump_json()} {seed} {digest(scenes.waveforms.numpy())}".encode())
     parts: dict[str, Any] = {"learner": learner, "optimiser": optimiser, "schedule": schedule}
 
@@ -179,6 +191,7 @@ def pretrain(
         for name, part in parts.items():
             part.load_state_dict(saved[name])
     for step in progress(range(first, config.steps), desc=f"prior {seed}", initial=first, total=config.steps):
+        # drawn anew at each step, so that the generator's state is all that a resumed run needs to go on
         rows = torch.randperm(len(scenes.frames), generator=generator)[: config.batch]
         losses = prior_loss(learner, Scenes(*(field[rows] for field in scenes)), config.matching)
         optimiser.zero_grad()
@@ -189,6 +202,7 @@ def pretrain(
             history.append({"step": step} | {name: loss.item() for name, loss in losses._asdict().items()})
         if unfinished is not None and (step + 1) % SAVED_EVERY == 0:
             state = {name: part.state_dict() for name, part in parts.items()} | {"generator": generator.get_state()}
+            # written as a whole: a kill meanwhile leaves what was saved before
             content = io.BytesIO()
             torch.save(state | {"step": step + 1, "history": json.dumps(history), "made_from": made_from}, content)
             write_bytes(unfinished, content.getvalue())
@@ -198,6 +212,7 @@ def pretrain(
 @torch.no_grad()
 def standardise(encoder: Mini, scenes: Scenes) -> None:
     """Set the encoder's standardisation from its tokens of ``scenes``, one object of each sounding."""
+    # in parts, for feature maps take far more memory than tokens
     frames, waveforms = scenes.frames.split(50), scenes.waveforms[:, 0].float().split(50)
     visual = torch.cat([encoder.visual(part) for part in frames])
     audio = torch.cat([encoder.audio(encoder.spectrogram(part)) for part in waveforms])
@@ -209,6 +224,7 @@ def train_prior(params: Params, name: str, folder: Path) -> None:
     ``history-NAME.csv``; a training that was stopped goes on from ``unfinished-NAME.pt``."""
     config, seed = params.prior.variant(name)
     scenes = render_scenes(config.world, params.film, seed, config.scenes)
+    # first weights; scenes and batches are drawn from generators of their own
     torch.manual_seed(seed)
     learner = PriorLearner(params)
     history = pretrain(config, seed, learner, scenes, folder / f"unfinished-{name}.pt")
@@ -220,7 +236,9 @@ def train_prior(params: Params, name: str, folder: Path) -> None:
 
 def untrained(params: Params, folder: Path) -> None:
     """Write ``random.safetensors``: the same encoder with the weights that training starts from, standardised alike."""
+    # the first ones of seed 0, as for `mini`
     scenes = render_scenes(params.prior.world, params.film, 0, STANDARDISED)
+    # the weights that `mini-1` begins with
     torch.manual_seed(1)
     encoder = Mini(params.encoder)
     standardise(encoder, scenes)
@@ -250,12 +268,14 @@ def main(arguments: list[str] | None = None) -> None:
     asked = parser.parse_args(arguments)
     params = load()
     known = [*map(str, params.prior.seeds), *params.prior.variants]
+    # a wrong name is refused before the first training, which takes half an hour
     for name in (names := asked.names or known):
         try:
             params.prior.variant(name)
         except ValueError as error:
             parser.error(str(error))
     with alone([asked.folder]):
+        # None: the untrained one
         for _ in each(partial(_train, params=params, folder=asked.folder), [*names, None]):
             pass
     print(_comparison(asked.folder, Path("prior")))

@@ -36,12 +36,14 @@ or a `partial` of one."""
 
 
 def clip_id(split: str, label: int, index: int) -> str:
+    # split, label and index are read off it again (avcil/beyond/streams.py)
     return f"{split}-{label:03d}-{index:03d}"
 
 
 def benchmark_clip(world: World, film: Film, seed: int, row: tuple[str, int, int]) -> tuple[Scene, np.ndarray]:
     """Scene and waveform [N] of a clip, with the noise beside its sound; ``row``: split, label and index."""
     scene = benchmark_scene(world, film, seed, *row)
+    # apart from the scene's own draws, so that `benchmark_scene` alone shows the same
     rng = np.random.default_rng((seed, BENCHMARK, SPLITS.index(row[0]), row[1], row[2], 1))
     noise = rng.normal(0, 1, film.samples)
     waveform = scene.waveforms[0] * rng.uniform(0.4, 0.9) + noise * rng.uniform(*world.noise)
@@ -52,6 +54,7 @@ def _write_benchmark_clip(
     folder: Path, world: World, film: Film, seed: int, change: Change | None, row: tuple[str, int, int]
 ) -> np.ndarray:
     scene, waveform = benchmark_clip(world, film, seed, row)
+    # regions stay those of the scene, whatever ``change`` does to its frames
     shown = (scene.frames, waveform) if change is None else change(scene.frames, waveform, row)
     write_clip(folder / f"{clip_id(*row)}.mp4", *shown, film.fps, film.sample_rate)
     return np.round(scene.regions[0] * 255).astype(np.uint8)
@@ -73,9 +76,11 @@ def write_corpus(
         for index in range(corpus.clips_per_class[split])
     ]
     (folder / "clips").mkdir(parents=True, exist_ok=True)
+    # its processes end with this one: left alone they would wait for work for ever
     with ProcessPoolExecutor(workers, initializer=end_with, initargs=(os.getpid(),)) as pool:
         write = partial(_write_benchmark_clip, folder / "clips", world, film, corpus.seed, change)
         jobs = [pool.submit(write, row) for row in rows]
+        # in the order of the rows, not as clips are done: `ids` names them by place
         regions = np.stack([job.result() for job in progress(jobs, desc="clips")])
     ids = [clip_id(*row) for row in rows]
     np.savez_compressed(folder / "regions.npz", clip_id=np.array(ids), region=regions)
@@ -87,6 +92,7 @@ def write_corpus(
             "split": [split for split, _, _ in rows],
         }
     )
+    # last, for whoever finds it takes the clips to be whole (avcil/comparison/worlds.py)
     manifest.to_csv(folder / "manifest.csv", index=False)
     return manifest
 

@@ -30,9 +30,11 @@ class Acil(RanPac):
     """
 
     def __init__(self, size: int, penalty: float, state: dict[str, Tensor] | None = None):
+        # with a penalty that is given, `RanPac` chooses none
         super().__init__(size, penalty, state)
 
     def expand(self, features: Features) -> Tensor:
+        # after the ReLU is as good as in front of it: ReLU(cx) = c ReLU(x) for c > 0
         return super().expand(features) / (3 * features.fused.shape[1]) ** 0.5
 
 

@@ -39,14 +39,18 @@ def nca(similarities: Tensor, labels: Tensor, scale: Tensor, margin: float = 0.6
     is therefore never applied. Source: Douillard et al., PODNet, ECCV 2020, arXiv 2004.13513.
     """
     shifted = scale * (similarities - margin)
+    # so that no exponential overflows; beside the constant 1 below this maximum does not cancel, so that it has to be
+    # theirs, over the true class as well
     shifted = shifted - shifted.amax(1, keepdim=True)
     true = shifted.gather(1, labels[:, None])
+    # the true class is not left out but becomes exp(0): the 1 of the equation
     others = shifted.scatter(1, labels[:, None], 0.0)
     return (others.logsumexp(1) - true[:, 0]).mean()
 
 
 def held_features(output: Output) -> tuple[Tensor, ...]:
     """The F features: visual, audio, and the visual one before its projection."""
+    # without the fused one, as in AV-CIL's code; columns of importance are in this order
     return output.features.visual, output.features.audio, output.attended
 
 
@@ -55,6 +59,7 @@ def importance(model: IncrementalClassifier, feed: Feed, labels: Tensor, batch: 
     parts = []
     for rows in torch.arange(len(labels), device=labels.device).split(batch):
         output = model(feed.clips(rows), centre=feed.centre)
+        # a mean over the batch: a smaller last batch has larger gradients, of which only a clip's own shares are read
         loss = nca(output.logits, labels[rows], model.classifier.scale)
         gradients = torch.autograd.grad(loss, held_features(output))
         parts.append(torch.stack([gradient.norm(dim=1) for gradient in gradients], 1))
@@ -68,7 +73,10 @@ def importance_distillation(features: tuple[Tensor, ...], old: tuple[Tensor, ...
 
     features and old: F tensors [B,E_f] each, hats meaning unit length; weights I [B,F], norms of gradients.
     """
+    # of a model of one class no loss depends on any feature: 0 / 0 would be NaN, as in AV-CIL's code
     share = weights / weights.sum(1, keepdim=True).clamp_min(1e-12)
+    # a norm, not its square: its slope is 0 at no distance and 1 right beside it, so that old and new features have to
+    # come by the same route, or rounding alone gives the first step a direction (LOG.md)
     distance = [
         (F.normalize(new, dim=1) - F.normalize(before, dim=1)).norm(dim=1)
         for new, before in zip(features, old, strict=True)
@@ -86,13 +94,18 @@ def imprint(model: IncrementalClassifier, feed: Feed, labels: Tensor) -> None:
 
     classifier: Any = model.classifier
     labels = labels.cpu()
+    # logits compare directions alone, so centres are sought among directions
     features = F.normalize(predict(model, feed, torch.arange(len(labels))).features.fused, dim=1)
+    # logits do not see a proxy's length, but the same step turns a longer one less
     length = classifier.kept.norm(dim=1).mean()
+    # `weight` holds new classes alone, `kept` those before
     first = classifier.classes - len(classifier.weight) // PROXIES
     with torch.no_grad():
         for c in range(first, classifier.classes):
             mine = features[labels == c].numpy()
+            # k-means refuses to find more centres than clips
             count = min(PROXIES, len(mine))
+            # a seed of its own: NumPy's global one is no argument of `run_task`, whose bits may depend on nothing else
             centres = KMeans(count, n_init=1, random_state=0).fit(mine).cluster_centers_
             start = (c - first) * PROXIES
             classifier.weight[start : start + count] = torch.from_numpy(centres).to(length.device) * length
@@ -107,10 +120,13 @@ class Afc(Hooks):
 
     def before_task(self, learning: Learning) -> None:
         if learning.past:
+            # before `imprint`: by the old model, with random proxies of new classes as in AV-CIL's code
             self.importance = importance(learning.model, learning.feed, learning.labels)
             imprint(learning.model, learning.feed, learning.labels)
 
     def losses(self, learning: Learning, batch: Batch) -> dict[str, Tensor]:
+        # under the core's name, whose place it takes; by the scale of the batch, for under torchrun the gradient of the
+        # classifier's own would be counted once a process
         losses = {"cross_entropy": nca(batch.output.logits, batch.labels, batch.scale)}
         if learning.past:
             before = tuple(feature[batch.rows] for feature in held_features(learning.old_output))
@@ -120,6 +136,7 @@ class Afc(Hooks):
 
 
 def build(options: Options, method: Method) -> Afc:
+    # where nothing is attended a held feature is a mean of frozen tokens, of which there is no gradient
     if method.classifier != "proxies" or not attends(method.fusion) or method.fusion in FROZEN:
         raise ValueError("afc: needs classifier: proxies and fusion: guided or channelwise")
     return Afc(options.weight)

@@ -26,7 +26,9 @@ def attention_distillation(spatial: Tensor, old_spatial: Tensor) -> Tensor:
 
     spatial, old_spatial [B,L,S], each summing to 1 over S; clamped at 1e-8.
     """
+    # of a patch without weight 0 log 0 would be NaN, and so would its gradient
     new, old = spatial.clamp_min(1e-8).log(), old_spatial.clamp_min(1e-8).log()
+    # KL(old ‖ new), for kl_div takes its arguments the other way round; `batchmean` would divide by clips alone
     return F.kl_div(new, old, reduction="sum", log_target=True) / (spatial.shape[0] * spatial.shape[1])
 
 
@@ -37,6 +39,7 @@ class AttentionDistillation(Hooks):
         self.weight = weight
 
     def losses(self, learning: Learning, batch: Batch) -> dict[str, Tensor]:
+        # with restart there is no old model in later tasks either
         if not learning.past:
             return {}
         distance = attention_distillation(batch.output.spatial, learning.old_output.spatial[batch.rows])
@@ -44,6 +47,7 @@ class AttentionDistillation(Hooks):
 
 
 def build(options: Options, method: Method) -> AttentionDistillation:
+    # of maps a channel it is the hook `av_cil` that has the term; without attention maps never move
     if method.fusion == "channelwise" or not attends(method.fusion):
         raise ValueError(f"attention_distillation: fusion `{method.fusion}` has no map a slot; use fusion: guided")
     return AttentionDistillation(options.weight)

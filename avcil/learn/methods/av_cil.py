@@ -35,6 +35,7 @@ def instance_contrast(visual: Tensor, audio: Tensor, temperature: float) -> Tens
 
     visual, audio [B,E], hats meaning unit length (instance-aware similarity).
     """
+    # row b is sound b: from sound to picture alone, so that the loss is not symmetric
     scores = F.normalize(audio, dim=1) @ F.normalize(visual, dim=1).T / temperature
     return F.cross_entropy(scores, torch.arange(len(scores), device=scores.device))
 
@@ -50,8 +51,10 @@ def class_contrast(
     Equation 7. ``as_published``: their code divides by B where the equation has :math:`|P_b|`.
     """
     scores = F.normalize(audio, dim=1) @ F.normalize(visual, dim=1).T / temperature
+    # a clip is of its own class, so no |P_b| is 0
     same = (labels[:, None] == labels).to(scores.dtype)
     agreement = (F.log_softmax(scores, 1) * same).sum(1)
+    # as published, clips with few of their class in the batch count less
     return -(agreement / (len(labels) if as_published else same.sum(1))).mean()
 
 
@@ -64,25 +67,31 @@ def channel_attention_distillation(divergence: Tensor, exemplar: Tensor) -> Tens
     divergence [B], the sums in the brackets, 0 for other clips (``avcil.kernels.channelwise_attention``); exemplar [B],
     true for M clips. Zero for M = 0 (visual attention distillation).
     """
+    # the half that AV-CIL gives to either of where and when; a batch without exemplars is 0 / 2
     return divergence.sum() / (2 * exemplar.sum().clamp_min(1))
 
 
 class AvCil(Hooks):
     def __init__(self, options: Options):
         self.options = options
+        # what `attention_options` asks, which is given rows alone; None while no map is held to an old one
         self.learning: Any = None
         self.old_maps: OldAttention | None = None
 
     def before_task(self, learning: Learning) -> None:
         """Asks the old model once for its maps of exemplars, in the tokens' type, if they are not too many to keep."""
         feed = learning.feed
+        # at hand, new clips come first
         exemplars = torch.arange(learning.new, len(feed), device=feed.device)
         self.learning = learning if self.options.attention_distillation and learning.past else None
         self.old_maps = None
+        # a map a channel has as many numbers as the clip's visual tokens, whose bytes the feed knows
         if self.learning and 0 < feed.map_bytes * len(exemplars) <= MAP_BYTES:
+            # in parts, for maps are float32 at first and become the tokens' type when they are kept
             parts = [self._old_attention(rows) for rows in exemplars.split(200)]
             self.old_maps = OldAttention(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
+    # for `inputs`, which has a linear layer: the kernel itself records no gradients
     @torch.no_grad()
     def _old_attention(self, rows: Tensor) -> OldAttention:
         feed, attention = self.learning.feed, self.learning.old_model.attention
@@ -93,10 +102,12 @@ class AvCil(Hooks):
         if self.learning is None:
             return {}
         exemplar = rows >= self.learning.new
+        # with too many to keep, the old model is asked about this batch's, numbered as they come
         if self.old_maps is None:
             old, place = self._old_attention(rows[exemplar]), exemplar.cumsum(0) - 1
         else:
             old, place = self.old_maps, rows - self.learning.new
+        # nothing is remembered of a new clip: the kernel's divergence is then 0
         return {"old": old, "old_rows": torch.where(exemplar, place, -1)}
 
     def after_task(self, learning: Learning) -> None:
@@ -107,12 +118,15 @@ class AvCil(Hooks):
     def losses(self, learning: Learning, batch: Batch) -> dict[str, Tensor]:
         losses: dict[str, Tensor] = {}
         options, (visual, audio, _) = self.options, batch.output.features
+        # contrasts too begin with the second task: the first is learnt by cross-entropy alone, as in their code
         if not learning.past:
             return losses
         if options.attention_distillation:
+            # the divergence came with the output, for `attention_options` had given the old maps to the attention
             distance = channel_attention_distillation(batch.output.divergence, batch.labels < learning.past)
             losses["attention_distillation"] = learning.growth * options.attention_distillation * distance
         if options.instance_contrast:
+            # no `growth`, which is of distillation: contrasts hold on to nothing old
             contrast = instance_contrast(visual, audio, options.temperature)
             losses["instance_contrast"] = options.instance_contrast * contrast
         if options.class_contrast:

@@ -37,6 +37,7 @@ class ChannelwiseAttention(Attention):
 
     def inputs(self, tokens: Tokens) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """What the kernel takes: audio [B,D], visual tokens, weight and bias."""
+        # in [-1,1]: the kernels' closed form leans on bounded scores, and the CPU's refuses others
         return torch.tanh(self.audio(tokens.audio.mean(1))), tokens.visual, self.visual.weight, self.visual.bias
 
     def forward(
@@ -52,7 +53,9 @@ class ChannelwiseAttention(Attention):
         ``old`` ones, of which ``old_rows`` [B] says each clip's, or -1."""
         inputs, batch = self.inputs(tokens), len(tokens.audio)
         attended = channelwise_attention(*inputs, centre=centre, old=old, of=old_rows)
+        # of fewer dimensions than maps a channel, which `predict` tells by that and averages
         spatial, temporal = inputs[0].new_empty(batch, 0, 0), inputs[0].new_empty(batch, 0)
+        # a second time, for closed forms build none; learning asks for no maps, figures and evaluation do
         if maps:
             _, spatial, temporal = channelwise_maps(*inputs, centre)
         divergence = attended.spatial_divergence + attended.temporal_divergence
@@ -60,6 +63,7 @@ class ChannelwiseAttention(Attention):
 
     def fuse(self, visual: Tensor, audio: Tensor) -> Features:
         """Visual, audio and fused feature, each [B,E]."""
+        # each stream by itself and then the sum, where the core takes ReLU of the sum
         visual, audio = F.relu(visual), F.relu(audio)
         return Features(visual, audio, visual + audio)
 

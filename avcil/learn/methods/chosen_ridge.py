@@ -32,6 +32,7 @@ class ChosenRidge(RecursiveRidge):
     """
 
     def __init__(self, options: Options, state: dict[str, Tensor] | None = None):
+        # each part chooses a penalty of its own; nobody reads this one
         super().__init__(0.0, state)
         self.options = options
 
@@ -45,18 +46,24 @@ class ChosenRidge(RecursiveRidge):
 
     def _picture(self, features: Features, source: Source) -> Features:
         """The features with the picture of one source."""
+        # pictures lie in the order of SOURCES, all of them, whichever of them this row chooses among
         return features._replace(visual=features.visual.chunk(len(SOURCES), 1)[SOURCES.index(source)])
 
     def update(self, features: Features, labels: Tensor, classes: int) -> None:
         heads = [self._head(position) for position in range(len(self.options.sources))]
         for source, head in zip(self.options.sources, heads, strict=True):
             head.update(self._picture(features, source), labels, classes)
+        # after every task anew: chosen once, after the first, it errs (LOG.md)
+        # without products the ranking is the same, in a tenth of the time (LOG.md)
         scores = [head.without_products().solution.score for head in heads]
         self.state = {name: torch.stack([head.state[name] for head in heads]) for name in heads[0].state}
+        # equals do occur: where no sound changes, synchrony is zero, and its picture that of none
         self.state["believed"] = torch.tensor(scores.index(min(scores)))
+        # `Head.update`, which would do so, is never called here
         self._solution = None
 
     def _solve(self) -> tuple[ProductRidge, Source]:
+        # of the others the sums are kept, and never solved with products
         position = int(self.state["believed"])
         return self._head(position), self.options.sources[position]
 

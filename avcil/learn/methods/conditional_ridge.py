@@ -32,6 +32,7 @@ class StreamRidge(ScaledRidge):
         self.stream = stream
 
     def streams(self, features: Features) -> tuple[Tensor, ...]:
+        # of one stream `ScaledRidge` centres and scales that one, and chooses a λ for it alone
         return (F.normalize(getattr(features, self.stream).double(), dim=1),)
 
 
@@ -68,7 +69,9 @@ class ConditionalRidge(Head):
     def _with(self, name: str, features: Features) -> tuple[Tensor, Features]:
         """Which clips have the streams of a combination, [N], and the features that its part reads."""
         there = presence(features)
+        # not these streams alone: a clip with both teaches each of its streams, too
         rows = torch.stack([there[stream] for stream in COMBINATIONS[name]]).all(0)
+        # without a sound all sources show this picture; of a clip with both it has to be asked for
         if name == "visual":
             features = features._replace(visual=features.visual.chunk(len(SOURCES), 1)[SOURCES.index("none")])
         return rows, features.at(rows)
@@ -76,21 +79,25 @@ class ConditionalRidge(Head):
     def update(self, features: Features, labels: Tensor, classes: int) -> None:
         for name, part in self._parts.items():
             rows, mine = self._with(name, features)
+            # one that has learnt is updated by no clip as well: new classes are columns of every part
             if rows.any() or part.state:  # of no clip ever there is nothing to solve
                 part.update(mine, labels[rows], classes)
         self.state = {f"{name}.{key}": value for name, part in self._parts.items() for key, value in part.state.items()}
 
     def logits(self, features: Features) -> Tensor:
         there, scores = presence(features), {}
+        # every part that has learnt knows all classes, so any tells how many
         classes = next(value.shape[-1] for key, value in self.state.items() if key.endswith(".cross"))
         for name, part in self._parts.items():
             if part.state:
                 rows, mine = self._with(name, features)
                 scores[name] = features.audio.new_zeros(len(rows), classes, dtype=torch.float32)
+                # even of an absent stream a part would say something, so it is asked about its own rows alone
                 scores[name][rows] = part.logits(mine)
         alone = [scores[stream] for stream in ("audio", "visual") if stream in scores]
         both = there["audio"] & there["visual"]
         # of a clip with one stream, the other's part scores zero
+        # so a sum is the one score there is, and of clips with both it is divided by how many there are
         some = torch.stack(alone).sum(0) / (1 + both[:, None] * (len(alone) - 1))
         return torch.where(both[:, None], scores["both"], some) if "both" in scores else some
 

@@ -46,6 +46,7 @@ class FeCam(Head):
         self.shared = shared
 
     def _tukey(self, z: Tensor) -> Tensor:
+        # a root of a negative number would be NaN
         return z.sign() * z.abs() ** self.power
 
     def check(self, channels: int, classes: int) -> None:
@@ -58,6 +59,7 @@ class FeCam(Head):
             )
 
     def update(self, features: Features, labels: Tensor, classes: int) -> None:
+        # before the sums are made: they are what would not fit
         self.check(features.fused.shape[1], classes)
         super().update(features, labels, classes)
 
@@ -68,12 +70,15 @@ class FeCam(Head):
         return {"counts": y.sum(0), "sums": y.T @ z, "tukey_sums": y.T @ t, "tukey_grams": grams}
 
     def _solve(self) -> tuple[Tensor, ...]:
+        # a class that is known without a clip so far has zeros, not NaN
         counts = self.state["counts"].clamp(min=1)
+        # of the mean of z, not the mean of t: a prototype climbs the ladder as a clip does
         prototypes = F.normalize(self._tukey(self.state["sums"] / counts[:, None]), dim=1)
         totals, grams = self.state["tukey_sums"], self.state["tukey_grams"]
         # n Σ_c, for K_c does not change when Σ_c is scaled
         if self.shared:
             scatter = grams - totals.T @ (totals / counts[:, None])
+            # the one inverse stands there once a class, so that `logits` need not tell the two apart
             return prototypes, *[self._inverse(scatter, grams)] * len(counts)
         moments = zip(counts, totals, grams, strict=True)
         return prototypes, *(self._inverse(gram - total.outer(total) / n, gram) for n, total, gram in moments)
@@ -82,10 +87,12 @@ class FeCam(Head):
         """K_c⁻¹ [E,E]."""
         channels, eye = len(gram), torch.eye(len(gram), dtype=gram.dtype)
         diagonal = scatter.diagonal().mean()
+        # a single channel has no rest: 0 / 1, not 0 / 0
         rest = (scatter.sum() - scatter.diagonal().sum()) / max(channels * (channels - 1), 1)
         # above rounding errors and far below any variance: only clips that do not vary at all notice
         floor = 1e-10 * (1 + gram.diagonal().mean())
         shrunk = scatter + (self.shrinkage * diagonal + floor) * eye + self.shrinkage * rest * (1 - eye)
+        # to a unit diagonal: distances of classes are compared, and one that varies more would have smaller ones
         scale = shrunk.diagonal().rsqrt()
         return torch.cholesky_inverse(torch.linalg.cholesky(scale[:, None] * shrunk * scale)).contiguous()
 
@@ -93,6 +100,7 @@ class FeCam(Head):
         unit = F.normalize(self._tukey(features.fused.double()), dim=1)
         prototypes, *inverses = self.solution
         differences = ((unit - prototype, inverse) for prototype, inverse in zip(prototypes, inverses, strict=True))
+        # class by class: all differences at once would be [C,N,E]
         return torch.stack([-((d @ inverse) * d).sum(1) for d, inverse in differences], 1).float()
 
 

@@ -29,17 +29,21 @@ def sigmoid_distillation(logits: Tensor, old_logits: Tensor, *, as_published: bo
     logits n [B,C], old_logits o [B,P], P > 0. ``as_published``: AV-CIL's code takes the sigmoid of the new logits
     twice.
     """
+    # past classes alone: labels are learnt by the core's softmax, as in AV-CIL's code, not by the paper's sigmoids
     new = logits[:, : old_logits.shape[1]]
+    # it takes a sigmoid itself, so that the one given here is the second
     return F.binary_cross_entropy_with_logits(new.sigmoid() if as_published else new, old_logits.sigmoid())
 
 
 class ICarl(Hooks):
+    # said here, for the core asks for old logits only where it distils them itself
     reads_old = ("logits",)
 
     def __init__(self, options: Options):
         self.options = options
 
     def losses(self, learning: Learning, batch: Batch) -> dict[str, Tensor]:
+        # with restart there is no old model in later tasks either
         if not learning.past:
             return {}
         old_logits = learning.old_output.logits[batch.rows]

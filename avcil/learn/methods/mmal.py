@@ -16,6 +16,7 @@ from avcil.params.section import Section
 
 class Options(Section):
     expansion: int = Field(1000, gt=0, description="M of each modality")
+    # ahead of 1 on validation clips of pooled tokens; guided rows say 1, which was ahead there (LOG.md)
     penalty: float = Field(10.0, gt=0, description="γ")
 
 
@@ -46,9 +47,11 @@ class Mmal(Head):
 
     def expand(self, features: Features) -> Features:
         """x of each modality [N,M]."""
+        # the same buffers at each call, so that none is kept in the state
         generator = torch.Generator().manual_seed(SEED)
         # one buffer after the other, the sound's first: sums of older runs are over these
         audio, visual, fused = (
+            # the variance of ACIL's buffer, 1/(3E)
             random_relu(z, self.size, generator) / (3 * z.shape[1]) ** 0.5
             for z in (features.audio, features.visual, features.fused)
         )
@@ -59,6 +62,7 @@ class Mmal(Head):
         sums: dict[str, Tensor] = {}
         for name, x in expanded._asdict().items():
             sums |= {f"{name}_gram": x.T @ x, f"{name}_cross": x.T @ y}
+        # C_m: by it W_f may change although its clips are gone
         for name in ("visual", "audio"):
             sums[f"{name}_fused"] = getattr(expanded, name).T @ expanded.fused
         return sums
@@ -68,8 +72,10 @@ class Mmal(Head):
         fused = ridge_solution(self.state["fused_gram"], self.state["fused_cross"], self.penalty)
         parts = []
         for name in ("visual", "audio"):
+            # Q_m − C_m W_f, with the W_f of now: also what it leaves over of old clips
             leftover = self.state[f"{name}_cross"] - self.state[f"{name}_fused"] @ fused
             parts.append(0.5 * ridge_solution(self.state[f"{name}_gram"], leftover, self.penalty))
+        # in the order of `Features`, which `logits` goes through beside it
         return (*parts, fused)
 
     def logits(self, features: Features) -> Tensor:

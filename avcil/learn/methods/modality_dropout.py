@@ -23,6 +23,7 @@ class Options(Section):
 
 def withhold(tokens: Tokens, sound: Tensor, picture: Tensor) -> Tokens:
     """The clips [B] without the sound of some and the picture of some, masks [B]: zeros stand for what is absent."""
+    # in the order of Tokens; a similarity is of both, so nothing is left of it where one is gone
     gone = (picture, sound, picture | sound)
     parts = (
         stream.masked_fill(mask.view(-1, *[1] * (stream.dim() - 1)), 0.0)
@@ -35,14 +36,18 @@ class Dropping(Feed):
     """A feed whose batches, those of training alone, withhold streams; of a clip that has one no more."""
 
     def __init__(self, feed: Feed, share: float, generator: torch.Generator):
+        # the feed as it stands: made anew it would hold its tokens a second time
         vars(self).update(vars(feed))
         self.share, self.generator = share, generator
 
     def batches(self, indices: Sequence[Tensor]) -> Iterator[Tokens]:
         for clips in super().batches(indices):
+            # drawn on the CPU: the same clips wherever the model is
             drawn = torch.rand(len(clips.audio), generator=self.generator).to(clips.audio.device)
+            # zeros stand for what was absent before
             there = [stream.flatten(1).ne(0).any(1) for stream in (clips.audio, clips.visual)]
             lost = (drawn < self.share) & there[0] & there[1]
+            # the same number says whether and which, so that no clip can lose both
             first = drawn < self.share / 2
             yield withhold(clips, lost & first, lost & ~first)
 
@@ -55,6 +60,7 @@ class ModalityDropout(Hooks):
         self.share = share
 
     def before_task(self, learning: Learning) -> None:
+        # the old model has answered already, about whole clips
         learning.feed = Dropping(learning.feed, self.share, learning.generator)
 
 

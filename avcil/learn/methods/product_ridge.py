@@ -18,6 +18,7 @@ from avcil.params.section import Section
 
 
 class Options(Section):
+    # both chosen on validation clips of three sets (LOG.md)
     products: int = Field(1000, gt=0, description="M")
     variance: float = Field(0.1, gt=0, description="of all products together, where each stream has 1")
 
@@ -57,6 +58,7 @@ class ProductRidge(ScaledRidge):
 
     def _projections(self, audio: int, visual: int) -> tuple[Tensor, ...]:
         """P and Q, for streams of so many channels; always the same ones."""
+        # kept, though never stored: numbers drawn at each call could not be traced by torch.export
         if not self._drawn:
             generator = torch.Generator().manual_seed(SEED)
             shapes = ((audio, self.products), (visual, self.products))
@@ -65,12 +67,14 @@ class ProductRidge(ScaledRidge):
 
     def streams(self, features: Features) -> tuple[Tensor, ...]:
         """â, v̂ and p."""
+        # else a clip's products would grow with the length of either stream, whatever goes with what
         audio, visual = (F.normalize(stream.double(), dim=1) for stream in (features.audio, features.visual))
         first, second = self._projections(audio.shape[1], visual.shape[1])
         return audio, visual, (audio @ first) * (visual @ second)
 
     def without_products(self) -> ScaledRidge:
         """Of the same sums, those of sound and picture alone."""
+        # and the 1, which comes last
         streams = [*range(int(self.state["channels"][:2].sum())), -1]
         gram, cross = self.state["gram"][streams][:, streams], self.state["cross"][streams]
         return ScaledRidge({"gram": gram, "cross": cross, "channels": self.state["channels"][:2]})
@@ -78,16 +82,20 @@ class ProductRidge(ScaledRidge):
     def _solve(self) -> Any:
         sizes = self.state["channels"].tolist()
         streams, products = slice(0, sizes[0] + sizes[1]), slice(sizes[0] + sizes[1], sum(sizes))
+        # copies, for products are centred in place, and the state is of products as they came
         gram, cross = self.state["gram"].clone(), self.state["cross"].clone()
+        # ā and v̄ of all clips so far: the row of the 1 holds sums, its last number their count
         audio, visual = (gram[-1, streams] / gram[-1, -1]).split(sizes[:2])
         first, second = self._projections(*sizes[:2])
         # p̃ = p − linear [â, v̂], and so are the sums; constants go when `ScaledRidge` centres
         linear = torch.cat([(visual @ second) * first, (audio @ first) * second]).T
+        # T G Tᵀ: first its rows, and then columns of what rows have become
         gram[products] -= linear @ gram[streams]
         gram[:, products] -= gram[:, streams] @ linear.T
         cross[products] -= linear @ cross[streams]
         centred = ScaledRidge({"gram": gram, "cross": cross, "channels": self.state["channels"]})
         centred.variances = self.variances
+        # a copy: the solution of `centred` stays its own
         weight = centred.solution.weight.clone()
         # back to the regressors as they come
         weight[streams] -= linear.T @ weight[products]
@@ -96,6 +104,7 @@ class ProductRidge(ScaledRidge):
     def leverage(self, features: Features) -> Tensor:
         _, centred, linear = self.solution
         x = self.expand(features)
+        # `expand` has just made x, so that it may be written over
         x[:, linear.shape[1] : -1] -= x[:, : linear.shape[1]] @ linear.T
         return centred._leverage(x)
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+# of a class, as in AV-CIL's code
 PROXIES = 10
 
 
@@ -22,8 +23,10 @@ class ProxyClassifier(nn.Module):
 
     def __init__(self, features: int):
         super().__init__()
+        # a buffer: in the checkpoint, and nothing that an optimiser moves
         self.register_buffer("kept", torch.empty(0, features))
         self.weight = nn.Parameter(torch.empty(0, features))
+        # goes on from task to task, where AV-CIL's code starts each at 1; only the loss reads it
         self.scale = nn.Parameter(torch.tensor(1.0))
 
     @property
@@ -34,10 +37,12 @@ class ProxyClassifier(nn.Module):
         """Keep all proxies there are; append freshly drawn ones until there are ``classes``."""
         self.kept = torch.cat([self.kept, self.weight.detach()])
         features = self.kept.shape[1]
+        # of a length of about 1
         self.weight = nn.Parameter(torch.randn(PROXIES * classes - len(self.kept), features) * features**-0.5)
 
     def grow_as(self, state: dict[str, Tensor], classes: int) -> None:
         """Take the shapes of a checkpoint of so many classes."""
+        # in two steps, or past proxies too would have their place in `weight`
         if "classifier.kept" in state:
             self.grow(len(state["classifier.kept"]) // PROXIES)
         self.grow(classes)
@@ -45,6 +50,7 @@ class ProxyClassifier(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """features [B,E]; [B,C]."""
         proxies = F.normalize(torch.cat([self.kept, self.weight]), dim=-1)
+        # −‖ẑ − ŵ‖² = 2 ẑ·ŵ − 2 for unit vectors: one product in place of all differences
         closeness = 2 * F.normalize(features, dim=-1) @ proxies.T - 2
         closeness = closeness.unflatten(1, (-1, PROXIES))
         return (closeness.softmax(-1) * closeness).sum(-1)

@@ -21,6 +21,7 @@ class Options(Section):
 
 def random_relu(features: Tensor, size: int, generator: torch.Generator) -> Tensor:
     """ReLU(x P), features [N,E] to [N,M]; P [E,M] is standard normal."""
+    # float64 throughout: in float32 sums lose digits that the solution hangs on
     projection = torch.randn(features.shape[1], size, generator=generator, dtype=torch.float64)
     return F.relu(features.double() @ projection)
 
@@ -37,6 +38,7 @@ class RanPac(RecursiveRidge):
     """
 
     def __init__(self, size: int, penalty: float | None = None, state: dict[str, Tensor] | None = None):
+        # 1: what a first task of one clip is solved with
         super().__init__(1.0 if penalty is None else penalty, state)
         self.chooses = penalty is None
         self.size = size
@@ -48,6 +50,7 @@ class RanPac(RecursiveRidge):
     def update(self, features: Features, labels: Tensor, classes: int) -> None:
         super().update(features, labels, classes)
         if self.chooses:
+            # a λ is no sum: the update has left the last one as it was, in a dictionary that is new
             before = self.state.get("penalty", torch.tensor(self.penalty, dtype=torch.float64))
             y = F.one_hot(labels, classes).double()
             self.state["penalty"] = self._choose_penalty(self.expand(features), y) if len(y) > 1 else before

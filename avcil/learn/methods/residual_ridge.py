@@ -30,10 +30,12 @@ class ResidualRidge(ScaledRidge, CarriedRidge):
     """
 
     def __init__(self, damping: float, state: dict[str, Tensor] | None = None):
+        # by name, for ScaledRidge's takes no damping; of the penalty, 0, nothing is read, since λ is chosen
         CarriedRidge.__init__(self, 0.0, damping, state)
 
     def streams(self, features: Features) -> tuple[Tensor, ...]:
         """â, v̂ and ẑ."""
+        # the sound first, as heads are stored
         streams = (features.audio, features.visual, features.fused)
         return tuple(F.normalize(stream.double(), dim=1) for stream in streams)
 
@@ -41,10 +43,13 @@ class ResidualRidge(ScaledRidge, CarriedRidge):
         """As `CarriedRidge` does, by the equal A = I + X_oᵀ (X_o X_oᵀ + μI)⁻¹ (X_n − X_o): O(E²N), not O(E³)."""
         before, after = self.expand(old), self.expand(new)
         damped = before @ before.T + self.damping * torch.eye(len(before), dtype=before.dtype)
+        # the right factor of A − I: its columns of streams that did not move are zero, so that A leaves these alone
         drift = torch.linalg.solve(damped, after - before)
+        # G A, and below Aᵀ(G A): A itself is never made
         gram = self.state["gram"] + (self.state["gram"] @ before.T) @ drift
         carried = {"gram": gram + drift.T @ (before @ gram)}
         carried["cross"] = self.state["cross"] + drift.T @ (before @ self.state["cross"])
+        # beside the streams' widths, which CarriedRidge's own form would drop
         self.state, self._solution = self.state | carried, None
 
 

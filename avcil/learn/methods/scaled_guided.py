@@ -12,6 +12,7 @@ from torch import Tensor
 from avcil.learn.attention import AttendedVisual, Attention, Features, GuidedAttention, frozen_features, unit_spread
 from avcil.tokens.tokens import Tokens
 
+# its own, not those of `training`: a fusion's file is told channels alone
 WIDTH, HEADS = 128, 4
 # first weights of a similarity of unit spread, and of learnt scores beside it
 TAU, GAIN = 1.5, 0.1
@@ -30,6 +31,7 @@ def common_scale(tokens: Tokens, centre: Tensor | None = None) -> Tokens:
     Args:
         centre: [D], what the true visual tokens are more than those given.
     """
+    # the root mean square is to be that of true tokens; whoever comes after is given no centre
     visual = tokens.visual.float() + (0.0 if centre is None else centre)
     scaled = _over_root_mean_square(visual), _over_root_mean_square(tokens.audio.float())
     return Tokens(*scaled, unit_spread(tokens.similarity.float()))
@@ -53,6 +55,7 @@ class ScaledGuided(Attention):
         """Guided visual and mean audio feature side by side [B,channels], and their maps."""
         tokens = common_scale(tokens, centre)
         attended = self.attention(tokens, None)
+        # put by for `fuse`, which is given the two projected features and no tokens
         self.untrained = frozen_features(tokens, TAU)
         # audio comes along here: the core's own audio layer, which nothing else reads, is given tokens of any scale
         return attended._replace(feature=torch.cat([attended.feature, tokens.audio.mean(1)], 1))
@@ -60,7 +63,9 @@ class ScaledGuided(Attention):
     def fuse(self, visual: Tensor, audio: Tensor) -> Features:
         """Frozen visual, frozen audio and learnt feature of the clips that were attended last."""
         assert self.untrained is not None, "nothing was attended"
+        # given out once: those of one batch can never stand beside another's features
         untrained, self.untrained = self.untrained, None
+        # the core's visual layer has mixed picture and sound; what its audio layer gives is dropped
         return untrained._replace(fused=F.relu(visual))
 
 

@@ -35,6 +35,7 @@ class Spectrum(NamedTuple):
 def spectrum(gram: Tensor, cross: Tensor, clips: int, floor: float) -> Spectrum:
     """Of XᵀX [E,E] and XᵀY [E,C]; eigenvalues up to ``floor`` are rounding errors. At most clips − 1 are left."""
     values, vectors = torch.linalg.eigh(gram)
+    # eigenvalues ascend, and N centred clips differ in at most N − 1 directions: the last ones
     values, vectors = (part[..., max(0, len(gram) - clips + 1) :] for part in (values, vectors))
     values, vectors = values[values > floor], vectors[:, values > floor]
     return Spectrum(values, vectors, vectors.T @ cross)
@@ -58,6 +59,7 @@ def gcv(modes: Spectrum, squares: Tensor, clips: int, penalties: Tensor) -> Tens
     outside = (squares - power.sum()).clamp(min=0) if free else squares.new_zeros(())
     left = penalties[:, None] / (modes.values + penalties[:, None])
     degrees = free + left.sum(1)
+    # of a single clip neither an error nor a degree of freedom is left: 0 over what float64 can still square
     return clips * (outside + left.square() @ power) / degrees.clamp(min=1e-100).square()
 
 
@@ -91,6 +93,7 @@ class ScaledRidge(RecursiveRidge):
     """Of the streams once they are scaled; None: 1 each."""
 
     def __init__(self, state: dict[str, Tensor] | None = None):
+        # λ is chosen when it is solved; nobody reads this penalty
         super().__init__(0.0, state)
 
     def streams(self, features: Features) -> tuple[Tensor, ...]:
@@ -103,6 +106,7 @@ class ScaledRidge(RecursiveRidge):
 
     def update(self, features: Features, labels: Tensor, classes: int) -> None:
         super().update(features, labels, classes)
+        # no sum, so set and not added; of no clip, since only widths are asked for
         self.state["channels"] = torch.tensor([stream.shape[1] for stream in self.streams(features.at(slice(0)))])
 
     def _solve(self) -> Any:
@@ -115,6 +119,7 @@ class ScaledRidge(RecursiveRidge):
         # the same about zero: a spread that is tiny beside it is rounding
         whole = torch.stack([part.sum() / clips for part in gram.diagonal()[:-1].split(sizes)])
         scale = torch.where(spread > 1e-12 * whole, spread.rsqrt(), 0.0)
+        # a smaller variance under the one λ for all is a larger penalty on that stream
         if self.variances:
             scale = scale * scale.new_tensor(self.variances).sqrt()
         # rounding errors of the sums, in the units of what is solved
@@ -124,10 +129,13 @@ class ScaledRidge(RecursiveRidge):
         modes = spectrum(scale[:, None] * centred * scale, scaled, int(clips), floor)
         # one-hot targets: their squares sum to N
         squares = clips - counts.square().sum() / clips
+        # sums grow with clips, and so must what is added to them
         penalties = clips * PENALTIES
         scores = gcv(modes, squares, int(clips), penalties)
         penalty = float(penalties[scores.argmin()])
+        # weights of x, scaled once more: then they are of streams as they come
         weight = scale[:, None] * (modes.vectors @ (modes.turned / (modes.values + penalty)[:, None]))
+        # the intercept, unpenalised: mean targets less what mean streams predict
         weight = torch.cat([weight, ((counts - sums @ weight) / clips)[None]])
         return Solution(weight, scale, modes, penalty, float(scores.min()))
 
@@ -137,10 +145,13 @@ class ScaledRidge(RecursiveRidge):
 
     def _leverage(self, regressors: Tensor) -> Tensor:
         _, scale, modes, penalty, _ = self.solution
+        # the row of the 1: sums of the streams, and last the count of clips
         sums = self.state["gram"][-1]
         x = (regressors[:, :-1] - sums[:-1] / sums[-1]) * scale
         turned = x @ modes.vectors
         within = (turned.square() / (modes.values + penalty)).sum(1)
+        # outside of all directions that were learnt the inverse is 1/(Nλ): there a clip is strangest
+        # rounding may leave less than nothing of it
         beyond = (x.square().sum(1) - turned.square().sum(1)).clamp(min=0) / penalty
         return 1 / sums[-1] + within + beyond
 

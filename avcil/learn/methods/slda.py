@@ -34,14 +34,18 @@ class Slda(Head):
 
     def _sums(self, features: Features, labels: Tensor, classes: int) -> dict[str, Tensor]:
         x, y = features.fused.double(), F.one_hot(labels, classes).double()
+        # sums, not the published running updates, which depend on the order of clips
         return {"counts": y.sum(0), "sums": y.T @ x, "gram": x.T @ x}
 
     def _solve(self) -> tuple[Tensor, ...]:
         counts, sums, gram = (self.state[name] for name in ("counts", "sums", "gram"))
+        # a class that is known without a clip so far has a mean of zero, not NaN
         means = sums / counts.clamp(min=1)[:, None]
+        # Σ_c n_c μ_c μ_cᵀ, since n_c μ_c is the sum
         covariance = (gram - sums.T @ means) / counts.sum()
         shrunk = (1 - self.shrinkage) * covariance + self.shrinkage * torch.eye(len(gram), dtype=gram.dtype)
         weight = torch.linalg.solve(shrunk, means.T)
+        # without the log-prior that scikit-learn's has: frequent classes are not preferred
         return weight, -0.5 * (means.T * weight).sum(0)
 
     def logits(self, features: Features) -> Tensor:

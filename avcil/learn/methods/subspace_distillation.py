@@ -31,6 +31,7 @@ def subspace_distillation(features: Tensor, old: Tensor, past: Tensor) -> Tensor
     an old model, which knows few classes, has collapsed onto the few directions that it needed (LOG.md).
     """
     moved = F.normalize(features, dim=1) - F.normalize(old, dim=1)
+    # of weights directions alone: a class of larger weights is held no more than others
     return (moved @ F.normalize(past, dim=1).T).square().sum(1).mean()
 
 
@@ -43,12 +44,15 @@ class SubspaceDistillation(Hooks):
     def losses(self, learning: Learning, batch: Batch) -> dict[str, Tensor]:
         if not learning.past:
             return {}
+        # weights of the old model, which stay: the new one's turn while they are learnt, and would take the hold along
         old, past = learning.old_output.features.fused[batch.rows], learning.old_model.classifier.weight.detach()
         distance = subspace_distillation(batch.output.features.fused, old, past)
+        # under the name of the core's feature level, in whose place it stands
         return {"feature_distillation": learning.growth * self.weight * distance}
 
 
 def build(options: Options, method: Method) -> SubspaceDistillation:
+    # the `weight` of other classifiers need not be a row a past class: of proxies it is the last task's alone
     if method.classifier not in CLASSIFIERS or method.fusion in FROZEN or method.feature_distillation:
         raise ValueError(
             "subspace_distillation: needs feature_distillation: 0.0, in whose place it stands, a fusion that learns, "

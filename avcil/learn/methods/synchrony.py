@@ -34,6 +34,7 @@ class Synchrony(Hooks):
             return
         feed, attention = learning.feed, learning.model.attention
         assert isinstance(attention, FrozenSources)
+        # to the CPU: sums are float64, which not every device has
         parts = (feed.clips(index).to("cpu") for index in torch.arange(len(feed)).split(AT_ONCE))
         sums = [change_sums(part.visual.float(), frame_audio(part.audio, part.visual.shape[1])) for part in parts]
         whole = ChangeSums(*(torch.stack(parts).sum(0) for parts in zip(*sums, strict=True)))
@@ -42,6 +43,7 @@ class Synchrony(Hooks):
     def state(self, learning: Learning, learnt: Output, exemplars: Tensor) -> dict[str, Tensor]:
         attention, head = learning.model.attention, learning.head
         assert isinstance(attention, FrozenSources) and isinstance(head, ChosenRidge)
+        # not in `after_task`: only now has the head learnt this task, and the model's buffers are kept after this
         attention.believed.fill_(SOURCES.index(head.believed))
         return {}
 

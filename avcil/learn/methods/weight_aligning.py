@@ -28,11 +28,13 @@ class WeightAligning(Hooks):
         past = learning.past
         if past:
             with torch.no_grad():
+                # weights alone, biases stay; by one factor, so that differences among new classes stay, too
                 norms = learning.model.classifier.weight.norm(dim=1)
                 learning.model.classifier.weight[past:] *= (norms[:past].mean() / norms[past:].mean()).clamp(max=1)
 
 
 def build(options: Options, method: Method) -> WeightAligning:
+    # cosines and proxies are normalised: no norm of theirs prefers a class
     if method.classifier != "linear":
         raise ValueError("weight_aligning: needs classifier: linear")
     return WeightAligning()

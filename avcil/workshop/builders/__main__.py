@@ -32,6 +32,7 @@ SHARED = ("split_seed", "video_disjoint")  # options of `build`
 
 def _share(text: str) -> float:
     if not 0 < float(text) < 1:
+        # argparse names the option of a bare ValueError, and calls the text invalid
         raise ValueError
     return float(text)
 
@@ -64,10 +65,12 @@ def _parser() -> argparse.ArgumentParser:
         text = cleandoc(read.__doc__ or "")
         one = benchmarks.add_parser(name, help=text.split("\n")[0], description=text, formatter_class=shape)
         one.add_argument("annotations", type=Path)
+        # the media of a list of one's own lie beside it
         if name != "folder":
             one.add_argument("media", type=Path)
         place = "imports/<its folder>" if name == "folder" else f"imports/{name}"
         one.add_argument("destination", type=Path, nargs="?", help=f"where to write (default: {place})")
+        # the options of a benchmark are the parameters of its reader, after the annotations
         for option in (*list(signature(read).parameters)[1:], *SHARED):
             one.add_argument(f"--{option.replace('_', '-')}", **OPTIONS[option])
     return parser
@@ -77,6 +80,7 @@ def main(arguments: list[str] | None = None) -> None:
     given = vars(_parser().parse_args(arguments))
     benchmark, annotations, destination = (given.pop(name) for name in ("benchmark", "annotations", "destination"))
     media = given.pop("media", annotations.parent)
+    # `labels.csv` alone lies in `.`, which has no name before it is resolved
     name = media.resolve().name if benchmark == "folder" else benchmark
     # what is not given has its default where it is used
     given = {option: value for option, value in given.items() if value is not None}

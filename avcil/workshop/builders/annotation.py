@@ -19,6 +19,7 @@ from avcil.workshop.npydict import index_npy
 
 def is_clip_id(text: str) -> bool:
     """Whether a manifest can name a clip by it."""
+    # blanks are printable, line ends and what a terminal obeys are not
     return text.isprintable() and text.strip() != ""
 
 
@@ -28,6 +29,7 @@ def _clip_id(text: str) -> str:
     return text
 
 
+# no negative ids: taken as a position, -1 would be the last class
 _BY_CLASS = TypeAdapter(dict[NonNegativeInt, list[Annotated[str, AfterValidator(_clip_id)]]])
 
 
@@ -48,6 +50,7 @@ class Clip(NamedTuple):
     @classmethod
     def of(cls, clip_id: str, label: str, split: str) -> "Clip":
         """A clip in a file of its own name; one named <YouTube id>_<start second>, as in VGGSound, is of that video."""
+        # ASCII, as YouTube's ids are; else letters of any alphabet would fit
         timed = re.fullmatch(r"([\w-]{11})_\d{6}", clip_id, re.ASCII)
         return cls(clip_id, label, split, timed[1] if timed else clip_id, ((clip_id, 0.0),))
 
@@ -81,9 +84,12 @@ def read_rows(
 
     headless: the header may be missing; then there are exactly ``columns``.
     """
+    # in AVE's rows, which are divided by &, a quotation mark is a character as any other
     quoting = csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
+    # nothing is guessed: 007 stays a text, NA may be a label, and an empty row counts as it does in an editor
     as_text = {"header": None, "dtype": str, "keep_default_na": False, "skip_blank_lines": False}
     try:
+        # with -sig the mark that spreadsheets put in front is not taken for a part of the first name
         table = pd.read_csv(path, sep=delimiter, quoting=quoting, encoding="utf-8-sig", **as_text)
     except (OSError, ValueError) as error:  # ValueError: also pandas' own, and of what is not UTF-8
         reason = " ".join(str(error).split())
@@ -91,12 +97,14 @@ def read_rows(
         raise BuilderError(f"{path}: cannot be read ({reason}); {way_out}") from None
     names = table.iloc[0].str.strip().tolist()
     lacking = [column for column in columns if column not in names]
+    # without a header the number of columns is all that tells what they are
     if lacking and not (headless and len(names) == len(columns)):
         wanted = f"{', '.join(columns)} are expected, with `{delimiter}` between them"
         raise BuilderError(f"{path}, row 1: no column `{lacking[0]}`; {wanted}")
     first = 1
     if lacking:
         names, first = list(columns), 0
+    # a dictionary would keep the last one without a word; of columns without names nobody reads any
     if twice := [name for number, name in enumerate(names) if name and name in names[:number]]:
         raise BuilderError(f"{path}, row 1: two columns `{twice[0]}`; delete or rename one")
     for number, cells in enumerate(table.to_numpy()[first:].tolist(), first + 1):
@@ -115,6 +123,7 @@ def time(where: str, text: str) -> float:
         value = float(text)
     except ValueError:
         value = math.nan
+    # NaN fails both comparisons, so that what is no number is refused here too
     if not 0 <= value <= 1e9:
         raise BuilderError(f"{where}: `{text}` is no time in seconds; mend or delete the row")
     return value
@@ -133,6 +142,7 @@ def read_classes(path: Path) -> list[str]:
         return read_order(path)
     ids = index_npy(path)
     plain = all(isinstance(name, str) and name.isprintable() for name in ids)
+    # types as well, for True and 1.0 are equal to 1
     if not plain or {type(i) for i in ids.values()} != {int} or sorted(ids.values()) != list(range(len(ids))):
         raise BuilderError(f"{path}: not the ids 0, 1, 2, ... of class names; give category_encode_dict.npy")
     return sorted(ids, key=lambda name: ids[name])
@@ -149,11 +159,14 @@ def read_avcil(folder: Path, val_share: float | None = None) -> tuple[list[Clip]
     labels, members, clips = read_classes(folder / "category_encode_dict.npy"), index_npy(path), []
     try:
         for split in SPLITS:
+            # strict, else the text "0" would pass for the class 0
             for class_id, ids in _BY_CLASS.validate_python(members[split], strict=True).items():
                 clips += [Clip.of(clip, labels[class_id], split) for clip in ids]
+    # LookupError: of a split that is not there, or of an id beyond the labels
     except (ValidationError, LookupError) as error:
         reason = str(error)
         if isinstance(error, ValidationError):
+            # in ASCII and cut short, for anything may stand there
             reason = f"{split}.{offence(error)}: {error.errors()[0]['input']!a:.300}"
         raise BuilderError(f"{path}: not {{split: {{class id: [clip]}}}} ({reason}); download it again") from None
     return clips, labels

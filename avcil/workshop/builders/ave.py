@@ -21,8 +21,10 @@ def read(annotations: Path, *, classes: Path | None = None) -> Annotation:
     """
     order = read_classes(classes) if classes else None
     if released := read_avcil(annotations):
+        # an order that was asked for goes before AV-CIL's
         return Annotation(annotations, released[0], order or released[1])
     rows = read_rows(annotations / "Annotations.txt", COLUMNS, headless=True, delimiter="&")
+    # of a film that is annotated again with the same label, the place of its last row counts
     known = {(row["Category"], row["VideoID"]): place for place, (_, row) in enumerate(rows)}
     clips = []
     for split, name in FILES.items():
@@ -32,4 +34,5 @@ def read(annotations: Path, *, classes: Path | None = None) -> Annotation:
                 what = f"`{video}` of `{label}` is not in Annotations.txt"
                 raise BuilderError(f"{where}: {what}; take all four files from one download")
             clips.append((known[label, video], Clip.of(video, label, split)))
+    # the order of Annotations.txt, whatever that of the other files: of two labels the last one is kept
     return Annotation(annotations, [clip for _, clip in sorted(clips)], order)

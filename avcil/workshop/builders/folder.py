@@ -23,10 +23,13 @@ def read(annotations: Path) -> Annotation:
     seen: dict[str, str] = {}
     notes: dict[str, str] = {}
     for where, row in read_rows(annotations, ("path", "label")):
+        # a list may have been written on Windows
         path = row["path"].replace("\\", "/").removeprefix("./")
+        # later the manifest would be refused, by a row that this list does not have
         if path.startswith("/") or ".." in PurePosixPath(path).parts:
             raise BuilderError(f"{where}: `{path}` is not in {annotations.parent}; give a path as seen from there")
         start = time(where, row.get("start", "0"))
+        # 0 and 0.0 are the same second, and make the same id
         clip_id = f"{path}@{start:.10g}" if "start" in row else path
         if clip_id in seen:
             raise BuilderError(f"{where}: `{clip_id}` is also in {seen[clip_id]}; delete one of the rows")
@@ -37,5 +40,7 @@ def read(annotations: Path) -> Annotation:
         # one letter may be written in two ways, and not every system keeps the one of the list
         spelled = dict.fromkeys([path, *(unicodedata.normalize(form, path) for form in ("NFC", "NFD"))])
         places = tuple((file, start) for file in spelled)
+        # a file whose recording is not told is one by itself
         clips.append(Clip(clip_id, row["label"], split, row.get("video") or path, places))
+    # only what was left open is drawn, and then there is a note of it
     return Annotation(annotations, clips, redraw={"open": SHARES} if notes else {}, notes=notes, exact=True)

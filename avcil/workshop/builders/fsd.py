@@ -12,6 +12,7 @@ from avcil.workshop.builders.draw import SHARES
 
 CLASSES, BASE, WAY = 89, 59, 5
 IDS = [str(i) for i in range(CLASSES)]
+# samples a second of the mixtures, by which names of clips that are cut out of them count
 RATE = 44_100
 FOLDERS = ("base/train", "base/val", "base/test", "novel_val", "novel_test")
 
@@ -36,8 +37,10 @@ def read_fsd_mix_clips(annotations: Path, *, names: Path | None = None, shots: i
             ids = re.findall(r"\d+", row["labels"])
             several += len(ids) > 1
             if len(ids) == 1:
+                # `base/train` and its like have their split in their name; novel classes come without one
                 split = folder[5:] if folder.startswith("base") else "novel"
                 clips.append(_clip(where, folder, row["filename"], row["start_time"], ids[0], split, labels))
+    # base classes keep all their clips
     few = dict.fromkeys(labels[BASE:], shots) if shots else {}
     return _annotation(annotations, clips, labels, few, {"novel": SHARES}, f"{several} rows of several labels left out")
 
@@ -74,10 +77,12 @@ def _labels(names: Path | None) -> list[str]:
 
 
 def _clip(where: str, folder: str, file: str, start: str, label: str, split: str, labels: list[str]) -> Clip:
+    # as text: 007 or -1 is no id, though either could be made a position
     label = labels[IDS.index(one_of(where, label, IDS))]
     stem, begin = file.removesuffix(".wav"), time(where, start)
     # of novel classes, soundscapes are in val/ and test/, and clips cut out of them in novel_val/ and novel_test/
     mixture, cut = f"{folder.removeprefix('novel_')}/{stem}", f"{folder}/{stem}_{int(begin * RATE)}"
+    # a clip that is cut out begins at 0; else it is looked for in its mixture, under both names of the folder
     return Clip(cut, label, split, mixture, ((cut, 0.0), (mixture, begin), (f"{folder}/{stem}", begin)))
 
 

@@ -48,12 +48,15 @@ def read(annotations: Path, *, classes: Path | None = None, val_share: float | N
     if released := read_avcil(annotations, val_share):
         return Annotation(annotations, released[0], names if classes else released[1], RENAMED, notes=notes)
     clips, unlabelled = [], 0
+    # sorted, since of two labels of a clip the last counts, and file systems list as they like
     for path in sorted(annotations.glob("*.csv")) if annotations.is_dir() else [annotations]:
+        # `label` is not asked for, since test.csv may come without it
         for where, row in read_rows(path, ("youtube_id", "time_start", "time_end", "split")):
             split = SPLITS[one_of(where, row["split"], list(SPLITS))]
             if not row.get("label"):
                 unlabelled += 1
                 continue
+            # names of files have whole seconds
             begin, end = (int(time(where, row[column])) for column in ("time_start", "time_end"))
             clip_id = f"{row['youtube_id']}_{begin:06d}_{end:06d}"
             clips.append(Clip(clip_id, row["label"], split, row["youtube_id"], ((clip_id, 0.0),)))
@@ -63,6 +66,7 @@ def read(annotations: Path, *, classes: Path | None = None, val_share: float | N
             raise BuilderError(f"{annotations}: {what}; add a test.csv with labels, or --val-share 0.1")
         return Annotation(annotations, clips, names, RENAMED, notes=notes)
     notes["split"] = f"Kinetics' val is test; {val_share:g} of its train, drawn by class, is val"
+    # clips that Kinetics calls test are left out, whether they have labels or not
     clips = [clip._replace(split="test" if clip.split == "val" else "train") for clip in clips if clip.split != "test"]
     redraw = {"train": {"train": 1 - val_share, "val": val_share}}
     return Annotation(annotations, clips, names, RENAMED, redraw, notes=notes)

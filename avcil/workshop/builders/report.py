@@ -81,9 +81,11 @@ def media_index(folder: Path) -> dict[str, str]:
     walk = progress(os.walk(folder), desc="media", unit=" folders")
     files = [Path(place, name).relative_to(folder) for place, _, names in walk for name in names]
     index: dict[str, str] = {}
+    # the first file of a name is kept, and sorted it is the same one on every file system
     for file in sorted(files, key=lambda file: (file.suffix.lower() in AUDIO, file)):
         path = file.as_posix()
         index.setdefault(path, path)
+        # any other file is found by its whole path alone
         if file.suffix.lower() in VIDEO | AUDIO:
             timed = re.fullmatch(r"(.{11})_\d{6}_\d{6}", file.stem)
             for name in (path.removesuffix(file.suffix), file.stem, *(timed.groups() if timed else ())):
@@ -95,6 +97,7 @@ def _tidy(labels: pd.Series, renamed: dict[str, str]) -> tuple[pd.Series, dict[s
     """Labels without stray blanks, under their official names, and of names that differ in case only the commonest;
     and what became of the others."""
     named = labels.map(tidy).replace(renamed)
+    # of spellings that are equally common, `mode` puts the first of the alphabet first
     named = named.groupby(named.str.casefold()).transform(lambda names: names.mode()[0])
     changed = named != labels
     return named, dict(zip(labels[changed], named[changed], strict=True))
@@ -102,6 +105,7 @@ def _tidy(labels: pd.Series, renamed: dict[str, str]) -> tuple[pd.Series, dict[s
 
 def _order(annotation: Annotation, labels: set[str]) -> list[str]:
     """The classes in the order in which they are learnt. Raises BuilderError for one without clips."""
+    # a list of classes may be written in either spelling too
     order = [annotation.renamed.get(name, name) for name in annotation.classes or sorted(labels)]
     if unknown := [f"`{name}`{nearest(name, labels)}" for name in order if name not in labels]:
         raise BuilderError(f"{annotation.source}: no clip of {', '.join(unknown)}; correct or drop these classes")
@@ -113,14 +117,17 @@ def _order(annotation: Annotation, labels: set[str]) -> list[str]:
 def _unique(clips: pd.DataFrame) -> tuple[pd.DataFrame, dict]:
     """Every clip once, and what `Report` says of the others."""
     by_clip = clips.groupby("clip_id", sort=False)
+    # left out of both, as in AV-CIL, rather than given to one of them
     torn = by_clip.split.transform("nunique") > 1
     ambiguous = by_clip.label.transform("nunique") > 1
+    # plain repetitions; clips torn between splits or labels are listed as such
     again = clips.duplicated("clip_id") & ~torn & ~ambiguous
     fields = {
         "repeated": sorted(set(clips.clip_id[again])),
         "two_labels": {clip: list(dict.fromkeys(same.label)) for clip, same in clips[ambiguous].groupby("clip_id")},
         "two_splits": sorted(set(clips.clip_id[torn])),
     }
+    # of two labels the last, as in AV-CIL
     return clips[~torn].drop_duplicates("clip_id", keep="last"), fields
 
 
@@ -134,13 +141,16 @@ def select(annotation: Annotation, *, split_seed: int = 0, video_disjoint: bool 
     clips = pd.DataFrame(annotation.clips, columns=Clip._fields)
     clips["label"], mended = _tidy(clips.label, annotation.renamed)
     order = _order(annotation, set(clips.label))
+    # classes that are left out go first, so that a second label among them contradicts nothing
     clips, fields = _unique(clips[clips.label.isin(order)])
     if clips.empty:
         raise BuilderError(f"{annotation.source}: each clip is listed in two splits; list it in one")
     clips = clips.assign(split=draw.split(clips, annotation.redraw, split_seed))
     tested = clips.video[clips.split == "test"]
+    # nothing is shared where nobody asked for videos to be kept apart
     shared = (clips.split != "test") & clips.video.isin(tested) & video_disjoint
     fields |= {"order": order, "mended_labels": mended, "dropped": clips.split[shared].value_counts().to_dict()}
+    # last, so that shots are drawn of clips that stay
     return draw.few(clips[~shared], annotation.shots, split_seed), fields
 
 
@@ -157,9 +167,12 @@ def summarise(benchmark: str, source: str, clips: pd.DataFrame, **fields) -> Rep
     for split, other in (("test", "train"), ("test", "val"), ("val", "train")):
         own, others = clips[clips.split == split], clips[clips.split == other]
         shared = own[own.video.isin(others.video)]
+        # once a clip, however many parts of its video the other split has
         same = len(shared.merge(others[["video", "label"]].drop_duplicates()))
+        # a benchmark may have no val clips
         share = round(len(shared) / max(1, len(own)), 4)
         leaks[f"{split} and {other}"] = {"clips": len(shared), "share": share, "same_class": same}
+    # a class that lacks a split is told of as 0, not left out
     per_class = pd.crosstab(clips.label, clips.split).reindex(index=fields["order"], columns=SPLITS, fill_value=0)
     counts = {"clips": per_class.sum().to_dict(), "per_class": per_class.T.to_dict()}
     return Report(benchmark, source, leaks=leaks, **counts, **fields)
@@ -171,22 +184,27 @@ def _locate(clips: pd.DataFrame, media: Path, exact: bool) -> tuple[pd.DataFrame
         index = {name: name for names in clips.places for name, _ in names if (media / name).is_file()}
     else:
         index = media_index(media)
+    # places are listed best first
     place = clips.places.map(lambda names: next(((index[name], at) for name, at in names if name in index), None))
     there = place.notna()
     if not there.any():
         what = f"none of the {len(clips)} clips, such as `{clips.places.iloc[0][0][0]}`"
         raise BuilderError(f"{media}: holds {what}; give the folder that does (--help shows the layout)")
+    # ten digits at most, so that a start is written alike however its file spells it
     path, start = "clips/" + place[there].str[0], place[there].str[1].map("{:.10g}".format)
     return clips[there].assign(path=path, start=start), sorted(clips.clip_id[~there])
 
 
 def _write(destination: Path, media: Path, manifest: bytes, contents: dict[str, object]) -> None:
     link, old = destination / "clips", destination / "manifest.csv"
+    # a folder of somebody's own is never replaced
     if link.exists() and not link.is_symlink():
         raise BuilderError(f"{link}: not a link to media; choose another destination")
+    # a store has a row for each clip of its manifest, in that order
     if (destination / "features").exists() and not (old.is_file() and old.read_bytes() == manifest):
         raise BuilderError(f"{destination}: holds features of other clips; delete them or choose another destination")
     destination.mkdir(parents=True, exist_ok=True)
+    # renamed over the old link, so that there is one at every moment
     fresh = unfinished(destination / "clips")
     fresh.symlink_to(media.resolve(), target_is_directory=True)
     fresh.replace(link)
@@ -220,6 +238,7 @@ def build(
         if missing:
             why = f"{len(missing)} clips have no medium, such as `{missing[0]}`: get theirs"
         raise BuilderError(f"{annotation.source}: {what}; {why}, or leave the classes out")
+    # splits in the order train, val, test, which is not the alphabet's
     clips = clips.sort_values(["split", "clip_id"], key=lambda c: c.map(SPLITS.index) if c.name == "split" else c)
     report = summarise(benchmark, str(annotation.source), clips, missing=missing, notes=annotation.notes, **fields)
     table = clips[["clip_id", "path", "label", "split", "start"]]

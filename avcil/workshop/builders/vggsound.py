@@ -41,6 +41,7 @@ def read(
     if released := read_avcil(annotations, val_share):
         clips, order = released[0], order or released[1]
     else:
+        # not as a default of the parameter, since `read_avcil` refuses a share that was asked for
         share = val_share or 0.1
         clips, redraw = [], {"train": {"train": 1 - share, "val": share}}
         notes["split"] = f"VGGSound's; {share:g} of its train, drawn by class and video, is val"
@@ -57,10 +58,12 @@ def read(
 
 def _multilabel(path: Path, clips: list[Clip], order: list[str] | None) -> tuple[dict[str, list[str]], str]:
     """The labels of each test clip that is annotated anew, and a line for the report."""
+    # both under VGGSound's own names, as VGGSounder writes them
     official = {clip.clip_id: RENAMED.get(clip.label, clip.label) for clip in clips if clip.split == "test"}
     classes = {RENAMED.get(name, name) for name in order or official.values()}
     several: dict[str, set[str]] = defaultdict(set)
     for _, row in read_rows(path, ("video_id", "label")):
+        # of clips that are tested here, and of labels that can be predicted
         if official.get(row["video_id"]) in classes and row["label"] in classes:
             several[row["video_id"]].add(row["label"])
     tested = sum(label in classes for label in official.values())
@@ -69,6 +72,7 @@ def _multilabel(path: Path, clips: list[Clip], order: list[str] | None) -> tuple
     agreed = sum(official[clip] in labels for clip, labels in several.items())
     count = f"{sum(map(len, several.values()))} labels of {len(several)} of {tested} test clips"
     note = f"{count}; VGGSound's own label is one in {agreed}"
+    # sorted, since sets come in another order each time
     return {clip: sorted(labels) for clip, labels in several.items()}, note
 
 

@@ -24,6 +24,7 @@ class Answer(NamedTuple):
 
 def prior_attention(similarity: Tensor) -> Attention:
     """Where and when the prior itself hears the sound come from; similarity [L,S]."""
+    # over all patches of all moments at once, so that a moment's weight is the sum of its patches'
     joint = similarity.flatten().softmax(0).view_as(similarity)
     temporal = joint.sum(1)
     return Attention((joint / temporal[:, None]).numpy(), temporal.numpy())
@@ -32,7 +33,9 @@ def prior_attention(similarity: Tensor) -> Attention:
 def _spread(spatial: Tensor, patches: int) -> np.ndarray:
     """Maps over coarser patches [L,S'] as maps [L,S] over all of them."""
     coarse, side = round(spatial.shape[1] ** 0.5), round(patches**0.5)
+    # the nearest, so that each fine patch has the weight of the coarse one in which it lies
     fine = F.interpolate(spatial.unflatten(1, (coarse, coarse))[:, None], size=(side, side)).flatten(1)
+    # shared out among the fine ones, so that a slot still sums to 1
     return (fine / fine.sum(1, keepdim=True)).numpy()
 
 
@@ -54,6 +57,7 @@ def answer_of(
 ) -> Answer:
     """What it says of the first clip of ``data``, with the read-out that `evaluate` uses."""
     read = read_out(checkpoint, method, training, tokens_of(data, method), device=device)
+    # a solved head's scores are no logits of a softmax, and are left as they are
     scores = read.logits.softmax(1) if read.head is None else read.logits
     slots, patches = data.tokens.shape[1:3]
     if attends(method.fusion):

@@ -40,21 +40,25 @@ class ClipView(Panel):
     def __init__(self, places: Places, params: Params, live: LiveRuns | None = None):
         self.places, self.params, self.live = places, params, live or LiveRuns()
         self.reading = params.film.model_dump()
+        # faces look for the clip_id as a column
         self.table = read_manifest(places.corpus / "manifest.csv").set_index("clip_id", drop=False)
         self.test = self.table[self.table.split == "test"]
         self.regions = Regions(places.corpus / "regions.npz")
         self.faces = Faces(places.corpus, self.table, params.film, self.regions)
         self.encoder, self.separator = load_prior(places.prior, params.encoder)
+        # other encoders are loaded when a row asks for them
         self.encoders = {"mini": self.encoder}
 
         trained = [name for name in params.methods if self._can_ask(name)]
         self.hint = "" if trained else line("`dvc repro` adds: attention and predictions after each task")
+        # seeds of which something is stored; before anything has been learnt, all
         seeds = [seed for seed in params.seeds if not trained or self._folder(trained[0], 0, seed).exists()]
         tasks = range(len(params.tasks))
         self.stored = [(short_name_of(name), name) for name in trained]
         after = self._moments() if trained else [("prior", ALONE)]
         self.methods = Checks("rows", self.stored, trained[:1], height=430)
         self.seed = widgets.Dropdown(options=seeds, description="seed", **WIDE)
+        # not redrawn while the handle is being dragged
         self.task = widgets.SelectionSlider(
             options=after, value=after[-1][1], description="look after", continuous_update=False, **WIDE
         )
@@ -108,6 +112,7 @@ class ClipView(Panel):
 
     def _take_live(self) -> None:
         """Rows trained in this session stand below the stored ones; the last one is ticked."""
+        # what a row of other tokens says cannot be asked, without its encoder
         names = [name for name, run in self.live.runs.items() if self._encodes(run.method.tokens)]
         if not names:
             return
@@ -118,6 +123,7 @@ class ClipView(Panel):
                 self.task.options = self._moments()
                 self.task.value = self.task.options[-1][1]
             self.methods.options = [*self.stored, *((f"{name} (live)", name) for name in names)]
+            # what is ticked stays so, and the newest one joins it
             self.methods.value = (*self.methods.value, *(n for n in names[-1:] if n not in self.methods.value))
         self.hint = ""
         self._look()
@@ -169,12 +175,15 @@ class ClipView(Panel):
 
     def _read_upload(self) -> None:
         (file,) = self.upload.value
+        # emptied, so that the same file can be chosen once more
         with self.quiet():
             self.upload.value = ()
         with TemporaryDirectory() as folder:
+            # the last part of its name alone, since a page might send a path
             path = Path(folder) / Path(file.name).name
             path.write_bytes(file.content)
             self._read(path)
+            # the temporary folder means nothing to whoever reads it
             self.note.value = self.note.value.replace(f"{folder}/", "")
 
     def _read(self, own: Path | None) -> None:
@@ -183,14 +192,17 @@ class ClipView(Panel):
         try:
             now = read_clip(file, **self.reading)
         except ClipError as error:
+            # without the way out, which is a manifest's: to drop the row
             self.note.value = line(str(error).split("; ")[0], wrong=True)
             return
         assert now.frames is not None and now.waveform is not None  # only a clip read for one stream lacks the other
         self.now, self.frames, self.waveform = now, now.frames, now.waveform
         self.label = None if own else self.table.label[self.clip.value]
         self.name = own.name if own else self.clip.value
+        # the benchmark's own clips are as long as `mini` reads
         longer = unread([Media(file)], self.params.film.frames / self.params.film.fps) if own else ""
         self.longer = longer and line(f"mini {longer}")
+        # kept answers are of one clip
         self.tokens: dict[str, Tokens] = {}
         self.answers: dict[str, dict[str, Answer]] = {}
         tokens = self._encoded("mini")
@@ -219,11 +231,13 @@ class ClipView(Panel):
     def _ask(self, row: str) -> dict[str, Answer]:
         """What the row's checkpoints say of the clip, task by task."""
         run: LiveRun | None = self.live.runs.get(row)
+        # classes are positions in the order: in another one they would have other names
         if run and run.data.order != self.order:
             self.note.value = line(f"{row} was trained in the class order of seed {run.seed}: choose that seed")
             return {}
         method = run.method if run else self.params.methods[row]
         tokens = self._encoded(method.tokens)
+        # the class is not read, since nothing is scored
         data = Dataset([self.name], tokens, torch.tensor([0]), {}, self.order, method.tokens, None)
         if run:
             learnt = enumerate(run.checkpoints)
@@ -231,9 +245,11 @@ class ClipView(Panel):
         answers, device = {}, self.params.compute.device
         for task in range(len(self.params.tasks)):
             folder = self._folder(row, task, self.seed.value)
+            # a chain that is being learnt has its first tasks alone
             if folder.exists():
                 try:
                     answers[f"after task {task}"] = answer(folder, method, self.params.training, data, device=device)
+                # one line about this checkpoint; the others are asked all the same
                 except CheckpointError as error:
                     self.note.value = line(str(error), wrong=True)
         return answers
@@ -246,11 +262,13 @@ class ClipView(Panel):
         after = self.task.value
         looks = {row: self.answers[row][after].attention for row in self.methods.value if after in self.answers[row]}
         self.looks = {f"{short_name_of(row)} {after}": look for row, look in looks.items()} or {ALONE: self.prior}
+        # the first row's look is the prompt of the separation below
         self.spatial, self.temporal, _ = next(iter(self.looks.values()))
         self.video.value, width = film(self.now, self.looks, self.share, self.mel)
         self.video.width = str(width)
         slots = len(self.temporal)
         moments = self.frames[:: len(self.frames) // slots][:slots]  # a picture for each slot
+        # an even map shows nothing
         maps = {name: look.spatial for name, look in self.looks.items() if look.learnt} or {ALONE: self.prior.spatial}
         title = f"{self.name}: where to look (outlined: what sounds)"
         self.picture.value = png(plots.attention_over_tasks(moments, maps, self.share, title=title))
@@ -264,6 +282,7 @@ class ClipView(Panel):
         truth = own if self.label is None else self.faces.html(self.label, size=64) + html.escape(self.label)
         heads = "".join(f"<th colspan={TOP}>{html.escape(short_name_of(row))}</th>" for row in rows)
         lines = []
+        # the first option is the prior, which names no class
         for _, after in self.task.options[1:]:
             cells = []
             for answers in (self.answers[row] for row in rows):
@@ -272,6 +291,7 @@ class ClipView(Panel):
                     f"<td>{self.faces.html(label, right=label == self.label)}<br><small>{score:.2f}</small></td>"
                     for label, score in best
                 ]
+                # a row without an answer keeps its place in the table
                 cells += mine + ["<td></td>"] * (TOP - len(mine))
             shade = ' style="background: rgba(25, 118, 210, 0.15)"' if after == self.task.value else ""
             lines.append(f"<tr{shade}><th>{after}</th>{''.join(cells)}</tr>")
@@ -283,6 +303,7 @@ class ClipView(Panel):
         other = read_clip(self._file(self.other.value), **self.reading).waveform
         assert other is not None
         pair = torch.from_numpy(np.stack([self.waveform, other]))[None]
+        # a prompt for each sound, of which only the first one's is read
         prompt = torch.from_numpy(np.stack([self.spatial, self.spatial]).astype(np.float32))[None]
         scenes = Scenes(torch.from_numpy(self.frames)[None], pair, prompt, torch.zeros(1, 2, dtype=torch.long))
         waves = separate(self.encoder, self.separator, scenes).waveforms
@@ -294,4 +315,5 @@ class ClipView(Panel):
         self.sound.value = f"mixed in: {mixed} " + line(
             f"SI-SDR of this clip's sound: {before:.1f} dB in the mixture, {after:.1f} dB separated"
         )
+        # last, since each picture that was shown brings its sound along
         self.voices.value = self.faces.voices()

@@ -25,6 +25,7 @@ class Regions:
 
     def of_clip(self, clip: str | None) -> np.ndarray:
         """Shares [F,G,G] of cells, from 0 to 1."""
+        # where there are no regions, no cell is covered
         return self.grids.get(clip, np.zeros((1, 24, 24))).astype(np.float32) / 255
 
 
@@ -34,7 +35,9 @@ def cut_out(picture: np.ndarray, grid: np.ndarray) -> np.ndarray:
     if not len(rows):
         return picture
     cell = len(picture) / len(grid)
+    # a half cell to the rim of the outermost ones, and one to spare
     half = (max(np.ptp(rows), np.ptp(columns)) / 2 + 1.5) * cell
+    # moved into the picture where it would reach beyond
     top, left = (
         round(np.clip((np.mean([at.min(), at.max()]) + 0.5) * cell - half, 0, max(0, len(picture) - 2 * half)))
         for at in (rows, columns)
@@ -56,6 +59,7 @@ class Faces(dict):
     def __missing__(self, label: str) -> str:
         clips = self.table[(self.table.label == label) & (self.table.split == "train")].set_index("clip_id")
         grids = {clip: self.regions.of_clip(clip) for clip in clips.index}
+        # by the middle frame, which is the one cut out below
         middle = {clip: grid[len(grid) // 2] for clip, grid in grids.items()}
         best = max(middle, key=lambda clip: middle[clip].sum())
         frames, waveform, _, rate = read_clip(self.folder / clips.path[best], **self.film.model_dump())
@@ -64,6 +68,7 @@ class Faces(dict):
         face = Image.fromarray(cut_out(frames[len(frames) // 2], middle[best])).resize((64, 64))
         content = io.BytesIO()
         face.save(content, "jpeg", quality=80)
+        # kept, so that each class's clip is decoded once
         self[label] = "data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode()
         return self[label]
 
@@ -72,6 +77,7 @@ class Faces(dict):
         frame = "3px solid #1b9e3e" if right else "3px solid transparent"
         name = html.escape(label)
         style = f"width: {size}px; height: {size}px; border: {frame}; padding: 0; background: none; cursor: pointer"
+        # the sound stands elsewhere on the page (`voices`), once for all pictures of its class
         press = "[...document.querySelectorAll('audio')].find((one) => one.title === this.title).play()"
         inside = f'<img src="{self[label]}" alt="hear {name}" style="width: 100%; height: 100%; display: block">'
         return f'<button title="{name}" onclick="{press}" style="{style}; vertical-align: middle">{inside}</button>'
@@ -86,6 +92,7 @@ class Faces(dict):
         """The style that shows the labels of ToggleButtons of CSS class ``name`` as pictures."""
         every = f".{name} .widget-toggle-button"
         rules = [
+            # names stay there for screen readers, unseen
             f"{every} {{width: 60px; height: 60px; background-size: cover; color: transparent; font-size: 1px}}",
             f"{every}.mod-active {{outline: 3px solid #1976d2; outline-offset: -3px}}",
             *(f"{every}:nth-child({n}) {{background-image: url({self[label]})}}" for n, label in enumerate(labels, 1)),

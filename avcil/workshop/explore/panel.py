@@ -49,6 +49,7 @@ class Places(NamedTuple):
 
 def print_hint() -> None:
     """How controls come up, and what a reload of the page does."""
+    # Voilà has a kernel for each page, which ends with it
     if os.environ.get("SERVER_SOFTWARE", "").startswith("voila/"):
         print("A reload of this page starts over: what you chose and trained ends with it.")
     else:
@@ -71,6 +72,7 @@ def picture(caption: str) -> widgets.Image:
 def png(figure: Figure) -> bytes:
     """The figure is closed, so that a notebook shows it once, in its panel."""
     content = io.BytesIO()
+    # without matplotlib's version the same figure is the same bytes
     figure.savefig(content, format="png", dpi=80, metadata={"Software": None})
     plt.close(figure)
     return content.getvalue()
@@ -85,6 +87,7 @@ def plot(output: widgets.Output, figure: dict | None) -> None:
     """Show a Vega-Lite figure there, or take no room for none."""
     output.layout.display = None if figure else "none"
     shown = {"data": {VEGA: {"config": plots_explore.CONFIG} | (figure or {})}, "metadata": {VEGA: EMBED}}
+    # replaced rather than cleared and filled, so that no blank frame is seen
     output.outputs = [{"output_type": "display_data"} | shown] if figure else []
 
 
@@ -107,6 +110,7 @@ def line(text: str, *, wrong: bool = False) -> str:
 
 def beside(controls: list[widgets.Widget], shown: list[widgets.Widget]) -> widgets.HBox:
     """Controls in a column of fixed width, and what they change at its right; on a narrow page below it."""
+    # with a least width of 0, else what is in a column keeps it from shrinking on a phone
     left = widgets.VBox(controls, layout=widgets.Layout(flex=f"0 1 {COLUMN}px", min_width="0"))
     right = widgets.VBox(shown, layout=widgets.Layout(flex="1 1 560px", min_width="0", overflow="hidden"))
     return side_by_side(left, right)
@@ -149,16 +153,20 @@ class Checks(widgets.VBox):
         ]
         for box in self.boxes.children:
             box.observe(self._ticked, "value")
+        # else boxes of earlier lists would stay in the kernel
         for box in old:
             box.close()
+        # what is no option any more is not ticked any more
         self._ticked()
 
     @traitlets.observe("value")
     def _tick(self, _) -> None:
+        # boxes that are set from here shall not answer
         self._quiet = True
         for box, (_, value) in zip(self.boxes.children, self.options, strict=True):
             box.value = value in self.value
         self._quiet = False
+        # once for all of them: values that are no option drop out
         self._ticked()
 
     def _ticked(self, _=None) -> None:
@@ -201,6 +209,7 @@ class Panel(widgets.VBox):
 
     def _repr_mimebundle_(self, **options):
         bundle = super()._repr_mimebundle_(**options)
+        # beside the widgets, which nobody can show without their kernel
         if picture := self._picture():
             bundle["image/png"] = base64.b64encode(still(picture)).decode()
         return bundle

@@ -43,8 +43,10 @@ def _border(share: np.ndarray, size: int) -> np.ndarray:
     """Pixels [size,size] at the border of the region that covers half of a patch or more, share [S]."""
     side = round(len(share) ** 0.5)
     grid = Image.fromarray(share.reshape(side, side).astype(np.float32))
+    # padded by as much as is rolled, so that the rim of the picture is no border
     inside = np.pad(np.asarray(grid.resize((size, size), Image.Resampling.BILINEAR)) >= 0.5, 2, mode="edge")
     around = [np.roll(inside, shift, axis) for shift in (-2, 2) for axis in (0, 1)]
+    # two pixels wide: inside, but not with all neighbours at that distance
     return (inside & ~np.logical_and.reduce(around))[2:-2, 2:-2]
 
 
@@ -71,11 +73,14 @@ def timeline(mel: np.ndarray, moments: list[np.ndarray], seconds: float, width: 
     when, sound = figure.add_axes((0, 0.6, 1, 0.4)), figure.add_axes((0, 0.12, 1, 0.46))
     for number, moment in enumerate(moments):
         edges = np.linspace(0, seconds, len(moment) + 1)
+        # filled where there is one; several would hide one another
         when.stairs(moment, edges, color=PALETTE[number], fill=len(moments) == 1, linewidth=2.5, alpha=0.9)
+    # room for twice the even weight at least, so that an even look stands about half as high as it could
     highest = max(max(moment.max(), 2 / len(moment)) for moment in moments)
     when.set(xlim=(0, seconds), ylim=(0, 1.1 * highest), xticks=[], yticks=[])
     when.text(0.006, 0.94, "attention in time", transform=when.transAxes, va="top", fontsize=9)
     decibels = 20 * np.log10(mel + 1e-6)
+    # sixty decibels, as in the figures (avcil/results/plots.py)
     extent, quietest = (0, seconds, 0, len(mel)), decibels.max() - 60
     sound.imshow(decibels, origin="lower", aspect="auto", extent=extent, cmap="magma", vmin=quietest)
     sound.text(0.006, 0.94, "spectrogram", transform=sound.transAxes, va="top", fontsize=9, color="white")
@@ -99,13 +104,16 @@ def film(
     seconds = len(clip.waveform) / clip.sample_rate
     below = timeline(mel, [look.temporal for look in looks.values()], seconds, head.shape[1])
     foot = np.full((FOOT, head.shape[1], 3), 40, np.uint8)
+    # pictures are repeated where they are few a second, so that the playhead moves smoothly
     steps, pictures = max(1, round(SMOOTH / clip.fps)), []
     for number, frame in enumerate(clip.frames):
         slot = number * len(share) // len(clip.frames)
         heats = [overlay(frame, look.spatial[slot]) if look.learnt else frame for look in looks.values()]
+        # the outline is white on the picture and black on heat, where it is seen
         tiles = [_tile(frame, share[slot], size, 255), *(_tile(heat, share[slot], size, 0) for heat in heats)]
         whole = np.concatenate([head, np.concatenate(tiles, 1), below, foot])
         for step in range(steps):
+            # the middle of the step
             at = round((number + (step + 0.5) / steps) / len(clip.frames) * whole.shape[1])
             picture = whole.copy()
             picture[-TIMELINE - FOOT : -FOOT, at - 1 : at + 2] = (0, 220, 255)

@@ -26,6 +26,7 @@ STYLE = "<style>table.avcil td, table.avcil th {padding: 1px 10px; line-height: 
 
 def measures_over_seeds(runs: pd.DataFrame, matrix: pd.DataFrame) -> pd.DataFrame:
     """Mean and spread over seeds of each method's measures at the last task of the tables given."""
+    # of attention nothing is asked here
     unseen = pd.DataFrame(columns=[*RUN, "task", "on_task", "hit"])
     return mean_and_spread(measures(Tables(runs, matrix, unseen)).groupby("method", sort=False), MAIN)
 
@@ -41,8 +42,10 @@ def class_accuracy(predictions: list[dict[str, int]], labels: pd.Series) -> pd.D
 
 def task_confusion(predicted: dict[str, int], labels: pd.Series, sizes: list[int]) -> np.ndarray:
     """Share [t,t] of each task's clips (rows) that are taken for classes of each task (columns)."""
+    # of each class, by its position, the task in which it is learnt
     task = np.repeat(np.arange(len(sizes)), sizes)
     pairs = task[labels.reindex(list(predicted))], task[list(predicted.values())]
+    # also tasks for which nobody is taken
     return pd.crosstab(*pairs, normalize="index").reindex(columns=range(len(sizes)), fill_value=0.0).to_numpy()
 
 
@@ -56,6 +59,7 @@ class Results(Panel):
             way_out = "`git checkout metrics` brings it back, `dvc repro` makes it anew"
             raise ValueError(f"{missing[0]}: not there; {way_out}")
         self.places, self.params, self.live = places, params, live or LiveRuns()
+        # what metrics/ holds is kept apart, since live rows are put beside it again and again
         self.runs, self.matrix = self.stored = tuple(map(pd.read_csv, tables))
         last, settings = int(self.runs.task.max()), list(self.runs.setting.unique())
         options = [(name.replace("_", " "), name) for name in settings]
@@ -86,6 +90,7 @@ class Results(Panel):
 
     @cached_property
     def faces(self) -> Faces:
+        # made when a class is first shown: its clips are decoded for it
         corpus = self.places.corpus
         return Faces(corpus, read_manifest(corpus / "manifest.csv"), self.params.film, Regions(corpus / "regions.npz"))
 
@@ -95,6 +100,7 @@ class Results(Panel):
 
     def _take_live(self) -> None:
         """Rows trained in this session join those of the first setting; the last one is ticked."""
+        # live runs learn the tasks and exemplars of params.yaml, which the first setting leaves as they are
         setting = self.source.options[0][1]
         mine = frames({(setting, name, run.seed): run.results for name, run in self.live.runs.items()})
         self.runs, self.matrix = (
@@ -107,13 +113,16 @@ class Results(Panel):
         """The rows and seeds of the chosen setting; rows that were chosen stay so where it has them."""
         runs = self.runs[self.runs.setting == self.source.value]
         names = [name for name in (*self.params.methods, *self.live.runs) if name in set(runs.method)]
+        # what was chosen, or at first the method and what it is seen against
         wanted = {*(self.methods.value or ("lll_prior", "replay", "naive_fusion", "finetune")), *ticked}
         seeds = sorted(runs.seed.unique().tolist())
         with self.quiet():
             self.methods.options = [(self._name(name), name) for name in names]
+            # a setting may have none of them, and something has to be shown
             self.methods.value = tuple(name for name in names if name in wanted) or tuple(names[:1])
             self.seeds.options = [(str(seed), seed) for seed in seeds]
             self.seeds.value = tuple(seeds)
+            # from left to right: the slider would cut a value that is beyond its limit
             self.task.max = self.task.value = int(runs.task.max())
         self._update()
 
@@ -122,6 +131,7 @@ class Results(Panel):
 
     def _update(self) -> None:
         methods, seeds, setting = list(self.methods.value), list(self.seeds.value), self.source.value
+        # what was shown stays
         if not methods or not seeds:
             self.note.value = line("choose at least one row and one seed", wrong=True)
             return
@@ -144,12 +154,14 @@ class Results(Panel):
         shown.columns = shown.columns.str.replace("_", " ")
         self.table.value = STYLE + shown.to_html(border=0, classes="avcil", na_rep="")
         with self.quiet():
+            # the row whose classes are shown stays as long as it is among the chosen
             chosen = self.detail.value
             self.detail.options = [(self._name(name), name) for name in methods]
             self.detail.value = chosen if chosen in methods else methods[0]
         self._update_classes()
 
     def _update_classes(self) -> None:
+        # predictions are of single runs: the first of the seeds
         method, seed, setting = self.detail.value, self.seeds.value[0], self.source.value
         run, until = self.live.runs.get(method), self.task.value + 1
         if run is not None:

@@ -24,6 +24,7 @@ from avcil.workshop.explore.panel import ALIGNED
 
 def in_a_line(value) -> str:
     """A value as YAML."""
+    # never folded, and without the `...` that PyYAML writes below a plain value
     return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10_000).splitlines()[0]
 
 
@@ -40,6 +41,7 @@ class Yaml(widgets.Text):
 
     @staticmethod
     def _written(value, widget: "Yaml") -> str:
+        # what could not be read is shown as it was typed
         if isinstance(value, str):
             return value
         return "" if value == widget.empty else in_a_line(value)
@@ -55,6 +57,7 @@ def control(name: str, field: FieldInfo, value) -> widgets.Widget:
     """The widget for a parameter, by its type."""
     kind = field.annotation
     options = {"value": value, "description": name, "tooltip": field.description or name} | ALIGNED
+    # a number that may be left out needs a line that may be empty
     if NoneType in get_args(kind):
         return Yaml(None, **options)
     if get_origin(kind) is dict:
@@ -69,11 +72,13 @@ def control(name: str, field: FieldInfo, value) -> widgets.Widget:
 
 def parse_row(raw: dict, name: str, row: dict, training: dict, tasks: list[dict]) -> tuple[Params, Method]:
     """params.yaml as it would be with this row, and the row. Raises ParameterError with one line."""
+    # YAML reads `null` or `on` as something else than a name
     if not (name.isidentifier() and name.isascii() and yaml.safe_load(name) == name):
         raise ParameterError(f"name: `{name}` is not a plain name; use letters, digits and underscores")
     if name in raw["methods"]:
         raise ParameterError(f"name: `{name}` is a row of params.yaml already; give this one a name of its own")
     methods = raw["methods"] | {name: row | {"about": {"name": name, "family": "own"}}}
+    # the whole file is checked, as it will be once the row stands in it
     params = parse(raw | {"methods": methods, "training": raw["training"] | training, "tasks": tasks})
     return params, params.methods[name]
 
@@ -81,6 +86,7 @@ def parse_row(raw: dict, name: str, row: dict, training: dict, tasks: list[dict]
 def row_text(name: str, method: Method, reference: Method) -> str:
     """The line of params.yaml: what differs from `lll_prior`."""
     about = f"about: {{name: {name}, family: own}}"
+    # without braces of its own, for it goes into those of the row
     differs = [
         in_a_line({key: value})[1:-1] for key, value in method.model_dump().items() if value != getattr(reference, key)
     ]
@@ -99,6 +105,7 @@ def command(name: str, before: Params, now: Params) -> str:
         for key, value in new.items()
         if value != old[key]
     ]
+    # in one line: Hydra's grammar knows no line breaks
     if now.tasks != before.tasks:
         changed.append(f"tasks={in_a_line([task.model_dump(by_alias=True) for task in now.tasks])}")
     words = [word for change in (*changed, f"rows=[{name}]") for word in ("-S", change)]
@@ -132,12 +139,14 @@ class LiveRun:
     def at(self) -> tuple[Task, int]:
         """The task that is learnt, the last one at the end, and how many epochs of it are done."""
         task = self.tasks[min(len(self.results), len(self.tasks) - 1)]
+        # losses only ever grow, so that the latest alone tell of the present task
         return task, sum(epoch["task"] == task.id for epoch in self.losses[-task.epochs :])
 
     @property
     def share(self) -> float:
         """Of all tasks, with what is done of the present one; a solved row has no epochs."""
         task, epochs = self.at
+        # at the end the last task counts twice, as one that is done and by its epochs
         return min(1.0, (len(self.results) + epochs / task.epochs) / len(self.tasks))
 
     @property
@@ -153,6 +162,7 @@ class LiveRun:
         thread = threading.get_ident()
 
         def stop_here(*_) -> None:
+            # torch calls it for every optimiser of the process, and other threads may learn too
             if self.stopped and threading.get_ident() == thread:
                 raise _Stopped
 
@@ -160,12 +170,14 @@ class LiveRun:
         handle = register_optimizer_step_post_hook(stop_here)
         try:
             for task in self.tasks:
+                # solved rows take no step, so it is asked between tasks as well
                 stop_here()
                 checkpoint, result, _ = run_task(
                     self.data, self.method, self.training, self.tasks, task.id, self.seed, checkpoint,
                     device=self.device,
                     watch=lambda task, epoch, losses: self.losses.append({"task": task, "epoch": epoch} | losses),
                 )  # fmt: skip
+                # before the result: whoever counts results finds a checkpoint for each
                 self.checkpoints.append(checkpoint)
                 self.results.append(result)
         except _Stopped:
@@ -186,4 +198,5 @@ class LiveRuns(traitlets.HasTraits):
 
     def keep(self, name: str, run: LiveRun) -> None:
         """A run of the same name is replaced."""
+        # another dictionary, else observers would not be told
         self.runs = self.runs | {name: run}

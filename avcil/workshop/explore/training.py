@@ -34,11 +34,13 @@ class Trainer(Panel):
         self.places, self.params, self.raw = places, params, raw
         stored = places.metrics / "runs.csv"
         self.runs = pd.read_csv(stored) if stored.exists() else pd.DataFrame(columns=["setting", "method", "seed"])
+        # rows of the first setting, which is learnt as a live run is
         self.runs = self.runs[self.runs.setting == next(iter(params.protocol().settings))]
         self.numbers, self.row, self.command = pd.DataFrame(), "", ""
         self.job: asyncio.Task | None = None
         self.learning: LiveRun | None = None
 
+        # before anything is extracted the panel comes up too, and says what is missing
         stores = [store.parent.name for store in sorted(places.features.glob("*/index.json"))] or ["mini"]
         names = [name for name, row in params.methods.items() if row.tokens in stores]
         options = [(short_name_of(name), name) for name in names]
@@ -55,6 +57,7 @@ class Trainer(Panel):
             {name: control(name, field, getattr(values, name)) for name, field in section.model_fields.items()}
             for section, values in ((Method, params.methods[names[0]]), (Training, params.training))
         )
+        # chosen among the stores that are there
         self.parts["tokens"] = widgets.Dropdown(options=stores, description="tokens", **ALIGNED)
         self.train = widgets.Button(description="Train", button_style="primary", icon="play")
         self.stop = widgets.Button(description="Stop", icon="stop", disabled=True)
@@ -68,6 +71,7 @@ class Trainer(Panel):
         self.train.on_click(self._press)
         self.stop.on_click(lambda _: self.learning and self.learning.stop())
 
+        # the choices that every row makes; the others are those of a few (avcil/params/learning.py)
         first = list(self.parts)[:12]
         rest = [[widget for key, widget in self.parts.items() if key not in first]]
         rest += [[widget for key, widget in self.shared.items() if key not in SHARED]]
@@ -104,6 +108,7 @@ class Trainer(Panel):
 
     def _check(self) -> None:
         """Whether the choices fit together; if not, one line says why, and Train is off."""
+        # off until everything has been found to fit
         self.train.disabled = True
         try:
             params, method = self._chosen()
@@ -115,6 +120,7 @@ class Trainer(Panel):
             return
         self.row = row_text(self.name.value, method, self.params.methods["lll_prior"])
         self.command = command(self.name.value, self.params, params)
+        # while a run is learnt, the status is the run's
         if self.job is None or self.job.done():
             self.train.disabled, self.status.value = False, line("ready")
 
@@ -135,11 +141,14 @@ class Trainer(Panel):
 
     def _press(self, _) -> None:
         self._check()
+        # the check has just said, by the button, whether these choices can be learnt
         if not self.train.disabled:
             self.train.disabled, self.stop.disabled, self.saved.value, self.learning = True, False, "", None
+            # the click returns at once; learning goes on beside the event loop
             self.job = asyncio.ensure_future(self._learn())
 
     async def _learn(self) -> None:
+        # as chosen at the press: widgets may change while it learns
         params, method = self._chosen()
         name, row, repeat = self.name.value, self.row, self.command
         try:
@@ -150,6 +159,7 @@ class Trainer(Panel):
             self._draw_losses()
             work = asyncio.get_running_loop().run_in_executor(None, run.run)
             await self._follow(run, work)
+            # raises what was raised in the thread
             work.result()
         except Exception as error:  # whatever a combination runs into is told here: nobody sees a task's traceback
             kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
@@ -157,10 +167,12 @@ class Trainer(Panel):
             return
         finally:
             self.train.disabled, self.stop.disabled = False, True
+        # the end is drawn whatever was drawn last
         self.bar.value = run.share
         self._draw()
         self._draw_losses()
         self.status.value = line(self._outcome(run))
+        # stopped before its first task was learnt, it has nothing to show
         if run.results:
             self.live.keep(name, run)
         self.saved.value = (
@@ -177,17 +189,21 @@ class Trainer(Panel):
             (task, epochs), now = run.at, (len(run.results), len(run.losses))
             self.bar.value = run.share
             self.status.value = line(f"learning task {task.id} of 0 to {last}, epoch {epochs} of {task.epochs} …")
+            # drawing holds Python's lock, and so costs learning time
             if now != drawn and time.monotonic() >= due:
                 self._draw_losses()
+                # accuracy changes with a task, losses with an epoch
                 if now[0] != drawn[0]:
                     self._draw()
                 drawn, due = now, time.monotonic() + DRAW
+            # returns at once when the run ends
             await asyncio.wait([work], timeout=LOOK)
 
     def _outcome(self, run: LiveRun) -> str:
         if self.numbers.empty:
             return "stopped before the first task was learnt"
         last, stored = self.numbers.iloc[-1], self._stored()
+        # stored rows after as many tasks, for a live run may have fewer
         stored = stored[stored.task == last.task]
         others = ", ".join(f"{row.method} {100 * row.accuracy:.1f}" for row in stored.itertuples())
         outcome = f"after task {int(last.task)}: {100 * last.accuracy:.1f} % of clips right"
@@ -204,5 +220,6 @@ class Trainer(Panel):
         plot(self.curves, plots_explore.live(self.numbers, self._stored(), tasks=len(self.params.tasks), title=title))
 
     def _draw_losses(self) -> None:
+        # a copy, since the thread goes on adding
         losses = list(self.learning.losses) if self.learning else []
         plot(self.losses, plots_explore.live_losses(pd.DataFrame(losses)) if losses else None)

@@ -34,6 +34,7 @@ def digest_of(value: object) -> str:
 def link(source: str | Path, target: str | Path) -> None:
     """The same file under another name."""
     try:
+        # tokens and checkpoints stand on the disk once, however many stores and runs have them
         os.link(source, target)
     except OSError:  # a file system without links
         shutil.copy2(source, target)
@@ -60,14 +61,18 @@ def read_clips(labels: Path) -> tuple[pd.DataFrame, list[str]]:
 
     Raises BuilderError for a list that cannot be used, a file that is not there, or a clip that is listed twice.
     """
+    # built for its checks and its manifest: all else of the benchmark goes with the scratch folder
     with TemporaryDirectory() as scratch:
         report = build("folder", folder.read(labels), labels.parent, Path(scratch))
         table = read_manifest(Path(scratch) / "manifest.csv")
     if report.missing:
         more = f" and {len(report.missing) - 1} more" if len(report.missing) > 1 else ""
         raise BuilderError(f"{labels}: no file `{report.missing[0]}`{more}; correct the path or delete the row")
+    # as in the list: `clips` was the link in the scratch folder
     table["path"] = table.path.str.removeprefix("clips/")
+    # a film that holds several clips is read once
     table["content"] = table.path.map({path: file_digest(labels.parent / path) for path in table.path.unique()})
+    # the same bytes under two names would be learnt twice, or learnt and tested
     again = table.duplicated(["content", "start"])
     if again.any():
         second = table[again].iloc[0]
@@ -90,6 +95,7 @@ class Division(NamedTuple):
     def of(self, drawn: list[str]) -> list[list[str]]:
         """The tasks of the classes that are there now."""
         tasks = [[label for label in task if label in drawn] for task in self.tasks]
+        # a task of which no class is there now is none
         return [task for task in tasks if task]
 
 
@@ -118,14 +124,18 @@ def classes_by_task(file: Path, drawn: list[str], asked: int | None, most: int) 
     except ValidationError:
         raise Refusal(f"{file}: of another version; delete it, and classes are divided into tasks anew") from None
     known = {label for task in before.tasks for label in task} if before else set()
+    # that none of its classes is known says that the folder is of another list
     if before and not known & set(drawn):
         raise ValueError(f"{file.parent}: holds results of other classes; give --to another folder")
+    # without another wish the division stands, and only grows
     if before and asked in (None, before.asked):
         new = [label for label in drawn if label not in known]
         division = before._replace(tasks=[*before.tasks, new] if new else before.tasks)
     else:
         count = asked or min(most, max(1, len(drawn) // 2))
+        # as even as they divide, earlier tasks having the one class more
         division = Division(asked, [part.tolist() for part in np.array_split(drawn, count)])
+    # also where a class has gone or come back, which leaves the file as it is
     if before and before.tasks != division.of(drawn):
         print(f"{file}: the tasks were {in_words(before.tasks)}")
     return division
@@ -142,11 +152,14 @@ def extract_tokens(
     Only clips that no store of this encoder has yet are decoded and encoded. One at a time: the tokens of a clip are
     the same bits whatever clips it came with.
     """
+    # of `features` the threshold of silence alone decides what a clip's tokens are
     chosen = ClipEncoder.of_params(encoder, params, priors).model_dump(exclude={"features"})
+    # and the code that makes them, so that tokens of an older one are not taken for these
     how = chosen, params.features.silence, digest(code_of(("encoders/*.py", "extraction/*.py")))
     clips = media(table, folder)
     store = place / f"{encoder}-{digest_of(how)}" / digest_of(list(clips))
     _begin_store(store, list(clips))
+    # a shard a clip, so that other stores can link it; and however many clips are unusable, it is said of each
     features = params.features.model_copy(update={"clips_per_shard": 1, "quarantine_share": 1.0})
     adapted = params.model_copy(update={"features": features})
     # `replace`: the same settings with other weights
@@ -166,6 +179,7 @@ def _begin_store(store: Path, clips: list[str]) -> None:
     with begun(store) as unfinished:
         for number, clip in enumerate(clips):
             for suffix in (".safetensors", ".json"):
+                # of a clip that the other store lacks it asks for shard -0001, which there never is
                 if (shard := best / f"{known.get(clip, -1):05d}{suffix}").exists():
                     link(shard, unfinished / f"{number:05d}{suffix}")
         write_sealed(unfinished / "header.json", headers[best]._replace(clip_ids=clips).as_json())
@@ -176,6 +190,7 @@ def drop_unusable(table: pd.DataFrame, unusable: dict[str, str], labels: Path) -
     for reason in unusable.values():
         print(f"left out: {reason}")
     left = table[~table.clip_id.isin(unusable)]
+    # of all classes in the list, so that one whose clips are all unusable is noticed
     if what := lacking(left, sorted(set(table.label))):
         raise BuilderError(f"{labels}: {what} is left, as {len(unusable)} clips cannot be used; replace them")
     return left

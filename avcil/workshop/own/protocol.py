@@ -21,8 +21,10 @@ def run(benchmark: str, rows: list[str] | None = None) -> str:
     if benchmark not in params.protocols:
         raise ParameterError(f"no protocols/{benchmark}.yaml{nearest(benchmark, params.protocols)}")
     place, prescribed = protocol.place_of(benchmark), params.protocols[benchmark]
+    # without a folder in imports/ it is the embedded benchmark, which has stages of its own
     if place.chained:
         raise ParameterError(f"imports/{benchmark}: not there; import it first (docs/own_data.md)")
+    # a misspelt row is refused before any is learnt
     for row in rows or []:
         params.method(row)
     chosen: list[str] | Literal["all"] = rows or "all"
@@ -30,6 +32,7 @@ def run(benchmark: str, rows: list[str] | None = None) -> str:
     protocol.drop_others(results, prescribed, params.methods)
     sweep.run(protocol.jobs(place, params, prescribed, chosen, results), engine=params.compute.engine)
     found = tables.read(results, prescribed, chosen)
+    # lines of rows that were not asked for stay in the tables
     tables.write(results / "metrics", found, prescribed)
     summary = tables.summarise(tables.per_seed(tables.frames(found.results)))
     lines = [
@@ -37,6 +40,7 @@ def run(benchmark: str, rows: list[str] | None = None) -> str:
         for _, row in summary.sort_values(["setting", "last_accuracy"], ascending=False).iterrows()
     ]
     table = tables.markdown("| setting | row | average | last | forgetting |", "llrrr", lines)
+    # only a benchmark that was built with --vggsounder has several labels a clip
     if (place.folder / vggsound.MULTILABEL).exists():
         several = tables.multilabel_accuracy(found, vggsound.read_multilabel(place.folder))
         several.round(4).to_csv(results / "metrics/multilabel.csv", index=False)

@@ -57,6 +57,7 @@ def learn(job: sweep.Job) -> sweep.Done:
     """All tasks of a run; those that stand in its folder are not learnt again. The folder's name says of which clips
     they are, so the store's own digest, which any new clip changes, is left out of what a checkpoint is made from."""
     data = sweep.datasets(job.source)[job.seed]
+    # `encoder:weights:store`, of which the last is left out
     data = data._replace(encoder=data.encoder.rpartition(":")[0])
     started = time.perf_counter()
     results = run_tasks(data, job.method, job.training, job.tasks, job.seed, job.folder, device=job.device)
@@ -65,6 +66,7 @@ def learn(job: sweep.Job) -> sweep.Done:
 
 def _made_from(table: pd.DataFrame, tasks: list[list[str]], header: Header, shared: list) -> list[str]:
     """Of each task, the digest of all that determines it but the seed: no clip of a later task is among that."""
+    # all that the header says, but for the clips: those are named below, as far as a task has seen them
     encoder, digests = header._replace(clip_ids=[]).as_json(), []
     for seen in (tasks[: task + 1] for task in range(len(tasks))):
         clips = table[table.label.isin([*chain.from_iterable(seen)])]
@@ -74,6 +76,7 @@ def _made_from(table: pd.DataFrame, tasks: list[list[str]], header: Header, shar
 
 def _begin_run(row: Path, digests: list[str]) -> Path:
     """The folder of a run, with the first tasks of the run beside it that shares most of them."""
+    # the last digest is that of all tasks, and so of the whole run
     run = row / digests[-1]
     if run.exists():
         return run
@@ -81,12 +84,15 @@ def _begin_run(row: Path, digests: list[str]) -> Path:
     for file in row.glob("*/made_from.json"):
         with suppress(ValueError, KeyError):  # damaged, or of another version: nothing is known of it
             pairs = zip(digests, read_sealed(file)["tasks"], strict=False)
+            # a task is the same only if all tasks before it are
             shared[file.parent] = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
     with begun(run) as unfinished:
         if shared:
             best = max(shared, key=lambda other: shared[other])
             for there in (best / f"task{task}" for task in range(shared[best])):
+                # the run beside it may have been killed before its last task
                 if there.exists():
+                    # links are safe, since files are never changed in place (avcil/base/files.py)
                     shutil.copytree(there, unfinished / there.name, copy_function=link)
         write_sealed(unfinished / "made_from.json", {"tasks": digests})
     return run
@@ -110,12 +116,15 @@ def table_of(results: dict, test: pd.Series) -> tuple[pd.DataFrame, str]:
     count, fewest = len(test), test.value_counts()
     table = tables.summarise(tables.per_seed(tables.frames(results))).rename(columns={"method": "row"})
     table = table[["row", *(f"{name}{end}" for name in tables.MAIN for end in ("", "_std")), "seeds"]]
+    # rows that are equal stay in the order in which they were asked for
     table = table.sort_values("last_accuracy", ascending=False, kind="stable")
+    # whole clips, on the mean over seeds: all seeds are tested on the same ones
     right = (table.last_accuracy * count).round().astype(int)
     spans = [binomtest(k, count).proportion_ci(method="wilson") for k in right]
     table = table.assign(test_clips=count, low=[span.low for span in spans], high=[span.high for span in spans])
     single = max(map(len, results.values())) == 1
     if single:
+        # nan rather than 0, which would look like a merit
         table.loc[:, table.columns.str.startswith("forgetting")] = float("nan")
     cells = []
     for _, row in table.iterrows():
@@ -149,10 +158,13 @@ def run(
     params, priors = at_hand(Path())
     seeds = seeds or params.seeds
     try:
+        # checked as those of params.yaml, and named as the option is
         TypeAdapter(dict[str, Seeds]).validate_python({"--seeds": seeds})
     except ValidationError as error:
         raise ParameterError(offence(error)) from None
+    # all rows learn from one encoder's tokens, whatever params.yaml has them read
     methods = {row: params.method(row).model_copy(update={"tokens": encoder}) for row in rows}
+    # hooks and weights are checked first, before any clip is decoded
     for row, method in methods.items():
         check(row, method)
     reader = ClipEncoder.of_params(encoder, params, priors)
@@ -173,14 +185,17 @@ def run(
         write_manifest(to / "manifest.csv", table)
         write_orders(to / "orders.json", {seed: [*chain.from_iterable(by_task)] for seed in seeds})
         source = sweep.Source(to / "manifest.csv", to / "orders.json", store)
+        # the tasks of params.yaml are of other classes; only their epochs are taken, those of the first
         chained = increments([len(task) for task in by_task], params.tasks[0].epochs)
         jobs = []
         for row, method in methods.items():
+            # all that decides what a row learns, beside clips and tokens
             shared = [method.model_dump(), params.training.model_dump(), params.tasks[0].epochs, sweep.code(method)]
             place = _begin_run(to / "learnt" / row, _made_from(usable, by_task, load_header(store), shared))
             print(f"{row}: {place}", flush=True)
             on = params.compute.device
             job = sweep.Job((row,), source, method, params.training, chained, 0, folder=place, device=on)
+            # seeds share a run's folder, whose name leaves them out
             jobs += [job._replace(seed=seed) for seed in seeds]
         done = sweep.run(jobs, engine=params.compute.engine, work=learn)
         results = {("own", name[0], seed): runs.results for (name, seed), runs in done.items()}
@@ -191,6 +206,7 @@ def run(
 
 
 def _command(given: argparse.Namespace) -> None:
+    # a list that is called labels.csv says nothing, so its folder names the results
     name = given.labels.stem if given.labels.stem != "labels" else given.labels.resolve().parent.name
     to = given.to or Path("own") / name
     print(run(given.labels, to, encoder=given.encoder, rows=given.rows, tasks=given.tasks, seeds=given.seeds))

@@ -36,6 +36,7 @@ def revision(root: Path) -> str:
         return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True).stdout.strip()
 
     head = git("log", "-1", "--format=%H of %cs")
+    # files that git does not track change no revision
     changed = " with uncommitted changes" if git("status", "--porcelain", "--untracked-files=no") else ""
     return head + changed if head else "unknown: no git repository"
 
@@ -58,11 +59,13 @@ def notebook(paths: list[Path]) -> nbformat.NotebookNode:
     for path in paths[1:]:
         title = nbformat.v4.new_markdown_cell(f"## {path.stem}")
         cells = nbformat.read(path, as_version=4).cells
+        # of further copies what they computed; their text is that of the first
         whole.cells += [title, *(cell for cell in cells if cell.cell_type == "code" and cell.outputs)]
     words = ""
     for number, cell in enumerate(whole.cells):
         cell["id"] = f"cell-{number}"  # copies of one notebook have the same ones
         if cell.cell_type == "markdown":
+            # for those who cannot see the figure, the paragraph before it, without marks that would be read aloud
             words = re.sub(r"[#*`\[\]\n]+", " ", cell.source.strip().split("\n\n")[-1]).strip()
         else:
             cell.metadata["tags"] = ["hide-input"]
@@ -76,6 +79,7 @@ def rows(params: Params, summary: pd.DataFrame) -> list[dict[str, object]]:
     for name, method in params.methods.items():
         choices = [f"{key}: {value}" for key, value in method.model_dump().items() if value != ours[key]]
         row = method.about.model_dump() | {"row": name, "choices": ", ".join(choices)}
+        # rows that the standard setting does not have keep empty cells
         row |= dict.fromkeys([*MEASURES, "seeds"], "")
         if name in summary.index:
             line = summary.loc[name]
@@ -93,6 +97,7 @@ def with_origin(text: str, made_by: dict[str, lock.Stage]) -> str:
         origin = f"From stage [{stage.name}](#{stage.anchor}), MD5 `{stage.outs[path][:8]}`." if stage else ""
         return f"```{{figure}} {file}\n:alt: {alt}\n\n{alt}. {origin}\n```"
 
+    # `figures/` in README.md, `../figures/` in docs/
     return re.sub(r"!\[([^\]]*)\]\(((?:\.\./)?(figures/[^)]+))\)", figure, text)
 
 
@@ -104,6 +109,7 @@ def write(root: Path, source: Path, folder: Path) -> None:
     made_by = {path: stage for stage in stages for path in stage.outs}
     # the tables of metrics/ as they are now, which need not be those that were committed
     texts = readme.updated({str(path.relative_to(root)): path.read_text() for path in readme.files(root)}, metrics)
+    # README.md is no page of its own: its parts come into the front page
     front, summary = texts.pop("README.md"), readme.standard(metrics)
     (folder / "clips").mkdir(parents=True)
     listed = copies(root, stages)
@@ -119,6 +125,7 @@ def write(root: Path, source: Path, folder: Path) -> None:
         pages={path: name for name, paths in listed.items() for path in paths},
         dump=lambda value: yaml.safe_dump(value, sort_keys=True, allow_unicode=True),
     )  # fmt: skip
+    # a misspelt name in a page is an error, not a gap
     templates = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True)
     for page in sorted((HERE / "pages").glob("*.md")):
         texts[page.name] = templates.from_string(page.read_text()).render(known)
@@ -140,12 +147,16 @@ def build(root: Path, folder: Path) -> None:
     """Render everything into ``folder``, which is replaced as a whole, once all of it is made.
 
     Raises FileExistsError if something else than a report is there."""
+    # only what this wrote before is ever deleted: revision.js marks it
     if folder.exists() and not (folder / "revision.js").exists():
         raise FileExistsError(f"{folder}: there is something else than a report; name another folder, or move it away")
+    # MyST-NB writes beside the folder that it is told of, so all is made in a temporary one
     with TemporaryDirectory() as temporary:
         source, doctrees, made = (Path(temporary) / name for name in ("source", "doctrees", "report"))
         write(root, source, made)
+        # warnings alone are printed: links that lead nowhere are among them
         Sphinx(source, HERE, made, doctrees, "html", status=None, warning=sys.stderr).build()
+        # for a build that goes on with this one, which none does
         (made / ".buildinfo").unlink()
         shutil.rmtree(folder, ignore_errors=True)
         shutil.move(made, folder)

@@ -37,13 +37,16 @@ def films(root: Path, params: Params, folder: Path) -> list[Film]:
     regions, made = Regions(corpus / "regions.npz"), []
     runs = {name: run_folder(root / "artifacts", row, last, seed) for row, name in ROWS.items()}
     for label in order[:2]:
+        # a list of one label gives a table, even where the class has a single test clip
         row = test.loc[[label]].iloc[0]
         clip = read_clip(corpus / row.path, **params.film.model_dump())
         tokens = encoder.encode(*(torch.from_numpy(part)[None] for part in (clip.frames, clip.waveform)))
+        # the class is not read, since nothing is scored
         data = Dataset([row.clip_id], tokens, torch.tensor([0]), {}, order, "mini", None)
         answers = {
             name: answer(runs[name], params.methods[key], params.training, data)
             for key, name in ROWS.items()
+            # what is stored may be of other tokens than `mini`, in which the clip is encoded here
             if runs[name].exists() and params.methods[key].tokens == "mini"
         }
         looks = {name: one.attention for name, one in answers.items()}

@@ -26,6 +26,7 @@ html_show_search_summary = False  # it is fetched: not from `file:`
 
 def _inline(page: HTML5Translator, node: math) -> None:
     page.body.append(convert(node.astext()))
+    # written as a whole: Sphinx shall not go into it
     raise SkipNode
 
 
@@ -38,6 +39,7 @@ def _block(page: HTML5Translator, node: math_block) -> None:
 def _lead_somewhere(app: Sphinx, tree: document, name: str) -> None:
     """MyST makes an anchor of all that it does not find: files that stay in the repository, which become text, and
     headings as JupyterLab spells their anchors."""
+    # as a list, for links are replaced on the way
     for link in list(tree.findall(reference)):
         if "/" in link.get("refid", ""):
             link.replace_self(link.children)

@@ -29,6 +29,7 @@ class Stage(NamedTuple):
 def stages(root: Path) -> list[Stage]:
     """All stages that have run but the report, whose entry is still that of its last run. Paths are below ``root``."""
     known = []
+    # a lock of which no stage has run has no entries
     for name, entry in (yaml.safe_load((root / "dvc.lock").read_text()).get("stages") or {}).items():
         deps, outs = ({i["path"]: i.get("md5", "") for i in entry.get(kind) or []} for kind in ("deps", "outs"))
         params = {key: value for group in (entry.get("params") or {}).values() for key, value in group.items()}
@@ -41,15 +42,19 @@ def stages(root: Path) -> list[Stage]:
 
 def picture(known: list[Stage]) -> str:
     """What stages hand on to one another, as SVG; of the tasks of a chain one box. Each box leads to its record."""
+    # reversed, so that a chain's box leads to the record of its first task
     first = {stage.name.split("@")[0]: stage for stage in reversed(known)}
     graph = networkx.DiGraph()
     graph.add_nodes_from(stage.name.split("@")[0] for stage in known)
     for one, other in permutations(known, 2):
         outs, deps = map(PurePath, one.outs), [*map(PurePath, other.deps)]
         ends = [stage.name.split("@")[0] for stage in (one, other)]
+        # tasks of a chain hand on within their box; else one path may be a folder in which the other is
         if ends[0] != ends[1] and any(o.is_relative_to(d) or d.is_relative_to(o) for o in outs for d in deps):
             graph.add_edge(*ends)
+    # without lines to what a stage only gets through others
     graph = networkx.transitive_reduction(graph)
+    # sorted, so that the picture does not hang on the order in dvc.lock
     layers = [sorted(layer) for layer in networkx.topological_generations(graph)]
     width = WIDE * max(map(len, layers))
     place = {

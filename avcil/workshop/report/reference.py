@@ -42,6 +42,7 @@ def _directive(item: Item) -> str:
     elif isinstance(item, griffe.Attribute) and item.annotation and isinstance(item.parent, griffe.Class):
         head, parts = f".. py:attribute:: {item.name}\n   :type: {item.annotation}", []
     else:
+        # values of a module, and attributes without a type, are left out
         return ""
     body = "\n\n".join(filter(None, [_docstring(item), *parts]))
     return f"{head}\n\n{indent(body, '   ')}\n"
@@ -50,6 +51,7 @@ def _directive(item: Item) -> str:
 def pages(folder: Path) -> dict[str, str]:
     """A page for each module of the package in ``folder``, by dotted name; a package's leads to those of its own."""
     texts, waiting = {}, [griffe.load(folder.name, search_paths=[folder.parent.resolve()], allow_inspection=False)]
+    # the list grows while it is gone through: packages in packages
     for module in waiting:
         inner = [part for _, part in sorted(module.modules.items()) if not part.is_alias]
         waiting += inner
