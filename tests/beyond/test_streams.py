@@ -94,15 +94,15 @@ def test_none_is_the_rows_own_result_and_nothing_is_done_twice(params, tmp_path,
     corpus = params.corpus.model_copy(update={"clips_per_class": {"train": 4, "val": 2, "test": 2}})
     alone = params.compute.model_copy(update={"workers": 1})  # processes of its own would take longer to start
     small = params.model_copy(update={"world": world, "corpus": corpus, "tasks": chain([4, 4], 1), "compute": alone})
-    changes = {"worlds": [1], "rows": ["lll_closed"], "trained": ["scaled_ridge"], "trained_worlds": [1]}
+    changes = {"worlds": [1], "rows": ["scaled_ridge_guided"], "trained": ["scaled_ridge"], "trained_worlds": [1]}
     settings = SETTINGS.model_copy(update=changes)
     drawn, folder = tmp_path / "worlds", tmp_path / "runs"
     table = streams.run(settings, small, drawn, folder)["beyond_streams"]
     assert table.streams.tolist() == [*ways(), "none", *3 * ["depth and motion"]]
-    assert table.row.tolist() == [*4 * ["lll_closed"], *2 * ["scaled_ridge"], *2 * ["lll_closed"]]
+    assert table.row.tolist() == [*4 * ["scaled_ridge_guided"], *2 * ["scaled_ridge"], *2 * ["scaled_ridge_guided"]]
     assert table.weight.tolist() == [*6 * [0.3], 0.1, 0.3]
     assert (table.split == "val").tolist() == [*6 * [False], *2 * [True]]
-    assert table.last_accuracy.between(0, 1).all() and table.hit[table.row == "lll_closed"].between(0, 1).all()
+    assert table.last_accuracy.between(0, 1).all() and table.hit[table.row == "scaled_ridge_guided"].between(0, 1).all()
     asked, files = streams.jobs(settings, small, drawn, folder)
     data = sweep.datasets(asked[0].source)[1]
     own = run_tasks(data, asked[0].method, asked[0].training, asked[0].tasks, 1, None)[-1]
