@@ -41,6 +41,7 @@ from avcil.tokens.store import read_store
 from avcil.tokens.tokens import Tokens, TokenSource
 from avcil.world.pretraining import frame_matching
 
+# beside the code of worlds that of their shifts and of adapters: a change of any is measured anew
 MEASURING = (*worlds.MAKING, "beyond/robust.py", "beyond/adapting.py")
 _DRAWN = 12  # the stream of random numbers of shifts
 AT_ONCE = 100  # clips that are adapted together
@@ -51,10 +52,12 @@ AT_ONCE = 100  # clips that are adapted together
 
 def grey(shot: Shot, share: float, rng: np.random.Generator) -> Shot:
     """That share of all colour is gone."""
+    # a mean of what was there: no channel leaves 0 to 255
     frames = shot.frames + share * (shot.frames.mean(-1, keepdims=True) - shot.frames)
     return shot._replace(frames=frames.round().astype(np.uint8))
 
 
+# its order enters the seeds of what is drawn, so a new shift stands at the end
 SHIFTS = {"pixel_noise": robust.pixel_noise, "sound_noise": robust.sound_noise, "gain": robust.gain, "grey": grey}
 
 
@@ -64,8 +67,10 @@ def shifted(
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """A clip under a shift, which maps its parts to their strengths: frames [F,H,W,3] and waveform [N]."""
     split, label, index = row
+    # no shift mixes in another object's sound, so that field holds the clip's own
     shot = Shot(frames, waveform, waveform, sample_rate)
     for part, strength in shift.items():
+        # by clip and shift: the same noise in whatever order clips are rendered
         rng = np.random.default_rng((seed, _DRAWN, [*SHIFTS].index(part), SPLITS.index(split), label, index))
         shot = SHIFTS[part](shot, strength, rng)
     return shot.frames, shot.waveform
@@ -84,6 +89,7 @@ class Adapter(nn.Module):
     def __init__(self, channels: int, rank: int):
         super().__init__()
         self.down, self.up = nn.Linear(channels, rank), nn.Linear(rank, channels)
+        # W₁ stays as it was drawn: with both at zero neither would ever get a gradient
         nn.init.zeros_(self.up.weight)
         nn.init.zeros_(self.up.bias)
 
@@ -100,6 +106,7 @@ class Moments(nn.Module):
     def __init__(self, x: Tensor):
         super().__init__()
         flat = x.flatten(0, -2)
+        # buffers, not weights: nothing of it is learnt
         self.register_buffer("mean", flat.mean(0))
         self.register_buffer("spread", flat.std(0))
 
@@ -138,9 +145,12 @@ def objective(encoder: Mini, adapters: Adapters, tokens: Tokens, old: Adapters |
     there are ``old`` adapters, with feature distillation: ``distillation`` times the mean square, of both streams, of
     what tokens changed since."""
     streams = adapters.visual(tokens.visual), adapters.audio(tokens.audio)
+    # cosines, which the prior was taught by, are of tokens that are not standardised
     visual, audio = raw(encoder, *streams)
+    # all moments count alike: how loud they are is not stored
     loss = frame_matching(encoder, visual, audio, tokens.similarity.new_ones(tokens.similarity.shape[:2]))
     if old is not None:
+        # what the old adapters give is a target, and they learn nothing from it
         with torch.no_grad():
             before = old.visual(tokens.visual), old.audio(tokens.audio)
         loss = loss + distillation * sum(F.mse_loss(now, then) for now, then in zip(streams, before, strict=True))
@@ -152,10 +162,12 @@ def fit(
     generator: torch.Generator, old: Adapters | None = None,
 ) -> None:  # fmt: skip
     """Learn adapters in place from the clips at ``rows``."""
+    # of the adapters alone: the encoder's own are frozen where they are loaded
     weights = [weight for adapter in adapters for weight in adapter.parameters()]
     optimiser = torch.optim.AdamW(weights, settings.learning_rate)
     device = encoder.log_scale.device
     for _ in range(settings.epochs):
+        # drawn on the CPU from a generator of its own, so that batches are the same on every device
         for batch in rows[torch.randperm(len(rows), generator=generator)].split(settings.batch):
             tokens = Tokens(*source.clips(batch)).to(device)
             loss = objective(encoder, adapters, tokens, old, settings.distillation)
@@ -171,6 +183,7 @@ def adapted(encoder: Mini, adapters: Adapters, source: TokenSource) -> Tokens:
     for rows in torch.arange(source.shape[0]).split(AT_ONCE):
         tokens = Tokens(*source.clips(rows)).to(device)
         visual, audio = adapters.visual(tokens.visual), adapters.audio(tokens.audio)
+        # not the stored similarity, which is of tokens as they were: what guides is adapted with them
         parts.append(Tokens(visual, audio, encoder.similarity(*raw(encoder, visual, audio))).to("cpu"))
     return Tokens(*map(torch.cat, zip(*parts, strict=True)))
 
@@ -185,6 +198,7 @@ def by_task(
     learns from the clips of all tasks at once, of which those to come are not there yet: it is a bound. Source of
     `first`: Panos et al., ICCV 2023, arXiv 2303.13199.
     """
+    # batches are drawn from this one, weights from torch's own, which `run_task` seeds anew in every task
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
 
@@ -197,7 +211,9 @@ def by_task(
         fit(encoder, adapters, source, rows, settings, generator)
         return adapters
 
+    # labels say which clips come with which task, and nothing else
     parts = [data.rows("train", first, last) for first, last in pairwise(bounds)]
+    # these change nothing, and `frozen` keeps them
     current, every = Adapters(nn.Identity(), nn.Identity()), []
     if way == "moments":
         first = Tokens(*data.tokens.clips(parts[0])).to(encoder.log_scale.device)
@@ -210,9 +226,12 @@ def by_task(
         current = learnt(data.tokens, torch.cat(parts))
     for task, rows in enumerate(parts):
         if way in ("continued", "distilled"):
+            # a copy goes on: the one that was handed out, and that it is held to, stays as it was
             old, current = current, copy.deepcopy(current) if task else fresh()
+            # in the first task there is nothing learnt to be held to
             fit(encoder, current, data.tokens, rows, settings, generator, old if task and way == "distilled" else None)
         elif way == "merged":
+            # begun anew in every task, where `continued` goes on from the one before
             every.append(learnt(data.tokens, rows))
             current = Adapters(*(Merged(list(stream)) for stream in zip(*every, strict=True)))
         yield current
@@ -223,6 +242,7 @@ def by_task(
 
 def place_of(shift: str, settings: Adapting, folder: Path) -> Path:
     """Where the worlds of a shift are drawn, named by what makes them differ."""
+    # strengths as well as code, or clips of another strength would be taken for these
     made = json.dumps(settings.shifts[shift]).encode() + code_of(MEASURING)
     return folder / f"{shift}-{digest(made)[:12]}"
 
@@ -233,7 +253,9 @@ def drawn(world: int, shift: str, settings: Adapting, params: Params, folder: Pa
 
     def of(number: int, clips: dict[str, int]) -> worlds.Place:
         few = params.turned({}, clips)
+        # noise is drawn by the seed of the clips, so that each world has its own
         seed = worlds.seeded(number, few).corpus.seed
+        # a partial of a module's function, for processes that render get it pickled
         change = partial(shifted, settings.shifts[shift], sample_rate, seed)
         return worlds.drawn(number, place_of(shift, settings, folder), few, ("mini",), change=change)
 
@@ -266,18 +288,22 @@ def learn(job: Job, settings: Adapting, params: Params, around: dict[tuple[str, 
     def measure() -> dict:
         encoder, _ = load_prior(released(worlds.prior_of(job.seed, params), PRIORS), params.encoder)
         elsewhere = read_store(around[shift, job.seed]).tokens
+        # the first class of each task, and at the end the number of classes
         bounds = [0, *accumulate(task.classes for task in job.tasks)]
         ways = by_task(way, encoder.to(named(job.device)), data, elsewhere, bounds, settings, job.seed)
         checkpoint, before = EMPTY, None
         for task, adapters in enumerate(ways):
+            # ways that learn once hand out the same adapters in every task, and all clips have been through them
             if adapters is not before:
                 tokens, before = adapted(encoder, adapters, data.tokens), adapters
+            # exemplars are kept by name, so their tokens are as they are now, while sums stay of tokens as they were
             checkpoint, result, _ = run_task(
                 data._replace(tokens=tokens), job.method, job.training, job.tasks, task, job.seed, checkpoint,
                 device=job.device,
             )  # fmt: skip
         return study.last(result)
 
+    # these three are in the job's name and in the place of its world: a longer list learns nothing again
     how = settings.model_dump(exclude={"worlds", "shifts", "rows"})
     return study.once(job, data, measure, *MEASURING, adapted=how)
 

@@ -36,6 +36,7 @@ def by_world(runs: pd.DataFrame, row: str, measure: str) -> pd.Series:
 def lead(runs: pd.DataFrame, other: str) -> Interval:
     """Last accuracy of `lll_closed` minus that of another row, paired by world."""
     apart = by_world(runs, OURS, "last_accuracy") - by_world(runs, other, "last_accuracy")
+    # a row that is trained may have been run in fewer worlds
     return over_seeds(apart.dropna())
 
 
@@ -46,7 +47,9 @@ def left_to_gain(runs: pd.DataFrame, row: str) -> Interval:
 
 def published(runs: pd.DataFrame) -> list[str]:
     """The rows that are others', on what they were published on, that were run in as many worlds as ours."""
+    # `scaled_ridge` is ours, though it stands in a family of published rows
     known = [row for row in dict.fromkeys(runs.row) if family_of(row) in PUBLISHED and row != "scaled_ridge"]
+    # from fewer worlds an interval is wider, and its row could come out as the nearest for that alone
     return [row for row in known if lead(runs, row).seeds == runs[runs.row == OURS].world.nunique()]
 
 
@@ -54,6 +57,7 @@ def _by_size(folder: Path) -> Iterator[tuple[pd.DataFrame, pd.DataFrame, pd.Data
     """Of worlds of as many classes, fewest first, the runs, their moments, and what classes are told apart by."""
     runs, *others = (pd.read_csv(folder / f"beyond_{name}.csv") for name in ("many_tasks", "tasks", "distinct"))
     for _, mine in runs.groupby("classes"):
+        # these tables do not say how many classes a world has, but no two sizes share the number of a world
         moments, distinct = (table[table.world.isin(mine.world)] for table in others)
         yield mine, moments, distinct
 
@@ -96,6 +100,7 @@ def _of_worlds(text: str) -> str:
 
 def looked_at(folder: Path) -> str:
     """Of each size of worlds the answer, and a line a row that attends."""
+    # of a row that does not attend there is no hit
     return "\n\n".join(_looked_at(runs[runs.hit_of_first.notna()], moments) for runs, moments, _ in _by_size(folder))
 
 
@@ -107,7 +112,9 @@ def _looked_at(runs: pd.DataFrame, moments: pd.DataFrame) -> str:
         return over_seeds((values if less is None else values - by_world(runs, less, measure)).dropna())
 
     first, last = moments.tasks.min(), moments.tasks.max()
+    # hits at the first moment: the table has the last ones and what changed
     early = 100 * (runs.hit_of_first - runs.hit_change).groupby(runs.row).mean()
+    # guidance by itself has a line of its own, below
     others = [row for row in dict.fromkeys(runs.row) if row != FROZEN]
     rows = [
         [
@@ -137,6 +144,7 @@ def _of_many_tasks(runs: pd.DataFrame, moments: pd.DataFrame) -> str:
     # of one world there is no interval
     nearest = min(leads, key=lambda row: np.nan_to_num(leads[row].low, nan=leads[row].mean))
     ahead, cost, size = leads[nearest], *(_power(runs, OURS, kind) for kind in ("seconds", "bytes"))
+    # at most JOINT below the twin, so that it minus the twin is more than -JOINT
     within, lead_of = GOAL[outcome(_less(twin), -JOINT)], GOAL[outcome(ahead, AHEAD)]
     worlds = f"{twin.seeds} world{'s' * (twin.seeds > 1)}"
     return (
@@ -184,6 +192,7 @@ def _distinct(table: pd.DataFrame) -> str:
 def right(correct: pd.DataFrame, row: str, sense: str, train: float, test: float) -> np.ndarray:
     """Whether each test clip is right, [seeds, clips]."""
     lines = correct[(correct.row == row) & (correct.sense == sense)]
+    # by seed, for rows are paired line by line
     lines = lines[(lines.train == train) & (lines.test == test)].sort_values("seed")
     return np.array([[*digits] for digits in lines.correct], float)
 
@@ -195,6 +204,7 @@ def answers(correct: pd.DataFrame) -> dict[str, Interval]:
     it: `drop` of conditioning and of naive fusion, `half` of naive fusion's minus it, and the lead `over` each rival;
     with half of the training clips without it, `trained`; `learnt`: with both, over leaving such training clips out.
     """
+    # where every clip is whole it does not matter which sense the line is filed under
     both = [right(correct, row, SENSES[0], 0, 0) for row in ("conditional", "zeros")]
     found = {"whole": both[1] - both[0]}
     for sense in SENSES:
@@ -203,7 +213,9 @@ def answers(correct: pd.DataFrame) -> dict[str, Interval]:
             for row in ("conditional", "naive")
         }
         found |= {f"drop {row} {sense}": values for row, values in drop.items()}
+        # above zero where it costs less than half of what naive fusion loses
         found[f"half {sense}"] = drop["naive"] / 2 - drop["conditional"]
+        # name, rival, and the shares of training and of test clips that lack the sense
         compared = [(f"over {row}", row, 0.0, HALF) for row in RIVALS]
         compared += [(f"trained {row}", row, HALF, 0.0) for row in RIVALS] + [("learnt", "quarantined", HALF, HALF)]
         for what, row, train, test in compared:
@@ -220,9 +232,11 @@ def missing(folder: Path) -> str:
     found = answers(pd.read_csv(folder / "beyond_correct.csv", dtype={"correct": str}))
     blocks = [f"**{_of_missing(found)}**"]
     for vary, other, clips in (("test", "train", "test"), ("train", "test", "training")):
+        # one share is turned while the other split is whole
         means = table[table[other] == 0].groupby(["row", "sense", vary]).last_accuracy.mean()
         columns = [(sense, share) for sense in SENSES for share in settings.shares]
         rows = [
+            # no cell where a row has no run: it leaves such training clips out, and all are such
             [row.name, *(f"{100 * means[name, *key]:.1f}" if (name, *key) in means else "" for key in columns)]
             for name, row in settings.rows.items()
         ]
@@ -284,6 +298,7 @@ def candidates(table: pd.DataFrame, settings: Light) -> pd.Series:
     that store no more than the goal's share and leave more than one patch a slot, so that there is something to attend
     to. The first is the one to claim."""
     scored = table[table.split == "val"].set_index("variant")
+    # null, of all patches, is more than one as well
     several = np.array([settings.variants[name].patches != 1 for name in scored.index])
     fitting = scored[several & (scored.bytes <= settings.share * scored.bytes["whole"])]
     return fitting.sort_values(["last_accuracy", "bytes"], ascending=[False, True]).last_accuracy
@@ -295,11 +310,13 @@ def light(folder: Path) -> str:
     settings = load_beyond(load(root / "params.yaml"), root / "beyond.yaml").light
     table = pd.read_csv(folder / "beyond_light.csv")
     solved = table[table.row == settings.row]
+    # bytes and times are means over all runs, accuracies are kept apart by split
     means, scores = solved.groupby("variant").mean(numeric_only=True), solved.groupby(["split", "variant"])
     accuracy, worlds = 100 * scores.last_accuracy.mean(), scores.size()
     whole, lines = means.loc["whole"], []
     for name, variant in settings.variants.items():
         if name in means.index:  # else it is not run yet
+            # a variant may have been scored on validation clips alone
             tested = ("test", name) in accuracy
             lines.append(
                 [
@@ -332,6 +349,7 @@ def light(folder: Path) -> str:
         _guided(table, settings),
         _trained(table, settings),
     ]
+    # without counterparts there is no table of what guidance chooses
     return _of_worlds("\n\n".join(filter(None, blocks)))
 
 
@@ -344,6 +362,7 @@ def _of_light(table: pd.DataFrame, settings: Light) -> str:
     name, gained = settings.variants[settings.claimed].name, gain(table, settings.row, settings.claimed)
     sizes = table[table.row == settings.row].groupby("variant").bytes.mean()
     ours, whole = sizes[[settings.claimed, "whole"]]
+    # both have to hold: few bytes, and little lost
     reached = outcome(gained, -settings.loss) if ours <= settings.share * whole else "does not hold"
     wanted = f"{_part(settings.share)} for at most {100 * settings.loss:.0f}; {GOAL[reached]}"
     return (
@@ -355,12 +374,15 @@ def _of_light(table: pd.DataFrame, settings: Light) -> str:
 
 def _guided(table: pd.DataFrame, settings: Light) -> str:
     """The most similar patches against as many that are chosen or made otherwise."""
+    # frozen, and so hashable: a variant is looked up by what it stores
     run = {settings.variants[name]: name for name in table.variant[table.split == "test"].unique()}
     rows = []
     for variant, name in run.items():
         if variant.by == "guidance" and variant.patches and not variant.slots:
+            # the same in all but how patches are chosen
             others = [run.get(variant.model_copy(update={"by": by})) for by in ("random", "grid")]
             rows.append([variant.name, *(verdict(gain(table, settings.row, name, o)) if o else "" for o in others)])
+    # a line of names alone tells nothing
     rows = [row for row in rows if any(row[1:])]
     return markdown("| | over as many random ones | over as many means |", "lll", rows) if rows else ""
 
@@ -387,7 +409,9 @@ def lost(table: pd.DataFrame, measure: str = "last_accuracy") -> pd.DataFrame:
     """The share of a measure that whole clips had and damaged ones have no more: a line a damage, strength and world, a
     column a row."""
     wide = table.pivot(index=["damage", "strength", "world"], columns="row", values=measure)
+    # of each world its whole clips, beside all its damages
     whole = wide.xs((WHOLE, 0.0)).reindex(wide.index, level="world")
+    # the order of beyond.yaml, which pivot has sorted away: the first row is the one that is compared
     return (1 - wide / whole)[list(dict.fromkeys(table.row))]
 
 
@@ -415,9 +439,11 @@ def robust(folder: Path) -> str:
     ]
     accuracy = table.pivot(index=["damage", "strength", "world"], columns="row", values="last_accuracy")
     against = {
+        # losses the other way round, so that above zero is better for the first row in both
         row: [*_counted(accuracy[rows[0]] - accuracy[row], damages), *_counted(shares[row] - shares[rows[0]], damages)]
         for row in rows[1:]
     }
+    # the sentence is about the last row of the list, the table below about all
     (other, counts), ours = list(against.items())[-1], short_name_of(rows[0])
     answer = (
         f"Of {len(damages)} damages, what {ours} has left is more than {short_name_of(other)} has in {counts[0]} and "
@@ -457,6 +483,7 @@ def _counted(apart: pd.Series, damages: list[tuple[str, float]]) -> list[int]:
 
 def over_frozen(table: pd.DataFrame, row: str, shift: str, way: str) -> Interval:
     """What a way of adapting adds to last accuracy."""
+    # not `table.shift`, which pandas has for something else
     return apart(table[(table.row == row) & (table["shift"] == shift)], "way", way, "frozen")
 
 
@@ -472,6 +499,7 @@ def adapting(folder: Path) -> str:
             line = [WAYS[way]]
             for shift in shifts:
                 accuracy, hit = means.loc[(row, shift, way)]
+                # `frozen` is what the others are told against
                 gained = "" if way == "frozen" else points(over_frozen(table, row, shift, way))
                 line += [f"{accuracy:.1f}", gained, f"{hit:.1f}"]
             lines.append(line)
@@ -496,14 +524,17 @@ def streams(folder: Path) -> str:
     table = pd.read_csv(folder / "beyond_streams.csv")
     tested, tried = table[table.split == "test"], table[table.split == "val"]
     rows = {row: tested[tested.row == row] for row in dict.fromkeys(tested.row)}
+    # the weight was chosen with all streams joined, so its lines have the name of all
     chosen, every = list(dict.fromkeys(tested.streams)), tried.streams.iloc[0]
     means, lines = 100 * tested.groupby(["row", "streams"])[["last_accuracy", "hit"]].mean(), []
     for way in chosen:
         line = [way]
         for row, runs in rows.items():
+            # rows that are trained were run with all streams and with none
             accuracy, hit = means.loc[(row, way)] if (row, way) in means.index else (np.nan, np.nan)
             line += ["" if np.isnan(value) else f"{value:.1f}" for value in (accuracy, hit)]
             measured = way != ALONE and not np.isnan(accuracy)
+            # before the hits, as the head of the table has it
             line.insert(-1, points(apart(runs, "streams", way, ALONE)) if measured else "")
         lines.append(line)
     told = "; ".join(

@@ -74,6 +74,7 @@ def numbers(stream: Tensor, kind: str) -> Numbers:
     if kind == "float16":
         return Numbers(stream.half(), None)
     over = -1 if kind == "int8_token" else tuple(range(1, stream.dim() - 1))
+    # rounded to float16 first: what is divided by here is what `read` multiplies by (at least the least, for zeros)
     scale = (stream.abs().amax(over, keepdim=True) / 127).half().clamp_min(torch.finfo(torch.float16).tiny)
     return Numbers((stream / scale.float()).round().clamp(-127, 127).to(torch.int8), scale)
 
@@ -83,7 +84,9 @@ def stored(tokens: Tokens, variant: Variant, generator: torch.Generator) -> Stor
     patch over the slots follows the best one; with ``by: random`` ``generator`` draws them."""
     if variant.slots:
         slots = tokens.shape[1]
+        # the middle of each of so many equal parts of the clip
         rows = (2 * torch.arange(variant.slots) + 1) * slots // (2 * variant.slots)
+        # of the sound every token stays
         tokens = tokens._replace(visual=tokens.visual[:, rows], similarity=tokens.similarity[:, rows])
     visual, similarity = tokens.visual, tokens.similarity
     places = torch.empty(0, dtype=torch.uint8)
@@ -91,13 +94,17 @@ def stored(tokens: Tokens, variant: Variant, generator: torch.Generator) -> Stor
         tokens = tokens.coarse(variant.side)
         visual, similarity = tokens.visual, tokens.similarity
     elif variant.by == "attention":
+        # as `frozen_sources` weighs patches under the store's similarity: the mean that it would read itself
         weights = (TAU * unit_spread(similarity)).softmax(-1)
+        # [N,L,1,V]: a mean is one patch of its slot
         visual = torch.einsum("nls,nlsv->nlv", weights, visual)[:, :, None]
         similarity = (weights * similarity).sum(-1, keepdim=True)
     elif variant.patches:
+        # the largest of random numbers are patches drawn without repetition
         score = similarity if variant.by == "guidance" else torch.rand(similarity.shape, generator=generator)
         chosen = score.topk(variant.patches, -1).indices
         visual = visual.gather(2, chosen[..., None].expand(-1, -1, -1, visual.shape[-1]))
+        # a byte names one of up to 256 patches
         similarity, places = similarity.gather(2, chosen), chosen.to(torch.uint8)
     return Stored(numbers(visual, variant.numbers), numbers(tokens.audio, variant.numbers), similarity.half(), places)
 
@@ -116,9 +123,11 @@ def flops(tokens: Tokens) -> int:
 def milliseconds(attention: Attention, clips: list[Stored]) -> list[float]:
     """Of a processor, for one clip of each: from what is stored to what is attended, taking turns; their medians."""
     spent: list[list[float]] = [[] for _ in clips]
+    # in turns, so that what slows the machine for a while slows all variants
     for _ in range(TURNS):
         for one, seconds in zip(clips, spent, strict=True):
             started = time.process_time()
+            # from what is stored: to restore float32 is a part of the price
             attention(one.read(), None)
             seconds.append(time.process_time() - started)
     return [1000 * float(np.median(seconds)) / len(one.similarity) for one, seconds in zip(clips, spent, strict=True)]
@@ -128,6 +137,7 @@ def jobs(beyond: Beyond, params: Params, shipped: Source, drawn: Path, folder: P
     """Every variant in every world, named (row, variant); ``shipped``: world 0. Worlds are drawn below ``drawn`` where
     they are not there yet. What `claimed` was chosen by is scored on validation clips. Raises ParameterError for a
     variant of more than there is."""
+    # asked of the shipped store, before worlds are drawn, which takes minutes
     settings, layout = beyond.light, load_header(shipped.store).layout
     for name, variant in settings.variants.items():
         if (variant.patches or 1) > layout.patches or (variant.slots or 1) > layout.slots:
@@ -140,6 +150,7 @@ def jobs(beyond: Beyond, params: Params, shipped: Source, drawn: Path, folder: P
     # what is solved does not depend on how clips are cut into tasks
     solved = beyond.solved(params), chain([sum(task.classes for task in params.tasks)], 1)
     trained = params.method(settings.trained), params.tasks
+    # in every world, that of the choice among them
     asked = [(settings.row, solved, name, world) for world in sources for name in settings.variants]
     asked += [
         (settings.trained, trained, name, world)
@@ -160,6 +171,7 @@ def learn(job: Job, beyond: Beyond) -> Done:
 
     def measure() -> dict:
         every = data.tokens.clips(slice(None))
+        # random patches are drawn anew in each world
         clips = stored(every, variant, torch.Generator().manual_seed(job.seed))
         read = clips.read()
         # the share of each patch that the sounding object has is not known of other patches
@@ -168,7 +180,9 @@ def learn(job: Job, beyond: Beyond) -> Done:
             split=job.split, device=job.device,
         )  # fmt: skip
         some = every.clips(torch.arange(TIMED))
+        # whole tokens take turns beside it: their ratio hangs less on the machine than milliseconds do
         timed = [stored(some, one, torch.Generator()) for one in (variant, Variant())]
+        # as it is before it learns, for learning changes no time
         attention = build(job.method, job.training, every.channels).attention
         seconds = milliseconds(attention, timed)
         return {

@@ -63,7 +63,9 @@ def jobs(settings: ManyTasks, params: Params, folder: Path) -> list[Job]:
 
 def _with_memory(row: Method, settings: ManyTasks) -> Method:
     """With one number of exemplars for all classes, however many there are."""
+    # by class, memory would grow with the tasks, and with it what a task costs
     memory = {"exemplars": settings.exemplars, "budget": "total"} if row.memory in ("random", "herding") else {}
+    # made anew, so that changes are checked
     return Method(**row.model_dump() | memory)
 
 
@@ -73,6 +75,7 @@ def learn(job: Job, moments: int) -> Done:
 
     def measure() -> dict:
         costs = run_costs(job, data, moments)
+        # predictions are most of a result, and nothing here reads them
         return costs._asdict() | {"results": [result._replace(predictions={})._asdict() for result in costs.results]}
 
     return study.once(job, data, measure, MEASURING, moments=moments)
@@ -86,9 +89,11 @@ def read(job: Job) -> Costs:
 
 def run_costs(job: Job, data: Dataset, moments: int) -> Costs:
     """Learn a job's tasks; ``moments``: how often to evaluate, of a single task once."""
+    # here, and not within a task: what a row looks at is made once, outside of what is timed
     data = data._replace(tokens=tokens_of(data, job.method))
     # learning ends with an evaluation: of one clip, for that of all is not to be timed
     one = data.rows("test", 0, job.tasks[0].classes)[:1]
+    # without regions nothing is timed that only scores attention
     timed, every = data._replace(splits=data.splits | {"test": one}, share=None), max(1, len(job.tasks) // moments)
     checkpoint, costs = EMPTY, Costs([], [], [])
     for task in (task.id for task in job.tasks):
@@ -97,6 +102,7 @@ def run_costs(job: Job, data: Dataset, moments: int) -> Costs:
             timed, job.method, job.training, job.tasks, task, job.seed, checkpoint, device=job.device
         )
         costs.seconds.append(time.process_time() - started)
+        # exemplars and sums are counted in the result, the model beside them
         costs.bytes.append(result.memory_bytes + _bytes(checkpoint))
         if (task + 1) % every == 0:
             costs.results.append(
@@ -124,11 +130,13 @@ def distinct(sources: dict[int, Source], settings: ManyTasks, params: Params) ->
     """Whether sounds and looks of so many classes are told apart at all: of the first quarter, half and all classes of
     a world's order, the share of test clips whose timbre is named by the sound alone, and of those with a twin the
     share told from it by the guided picture alone; with a closed form that learns all at once."""
+    # the picture under the store's similarity, without a choice among sources
     lines, guided = [], params.methods["lll_closed_without_products"]
     for world, source in sources.items():
         data = sweep.datasets(source)[world]
         model = build(guided, params.training, data.tokens.channels)
         features = predict(model, data.tokens, torch.arange(len(data.labels)), fields=()).features
+        # a label ends in its class, and class c sounds with timbre c % timbres
         timbre_of = torch.tensor([int(label.rpartition("_")[2]) % settings.timbres for label in data.order])
         for classes in (settings.classes // 4, settings.classes // 2, settings.classes):
             learnt, tested = (data.rows(split, 0, classes) for split in ("train", "test"))
@@ -137,9 +145,12 @@ def distinct(sources: dict[int, Source], settings: ManyTasks, params: Params) ->
             sound.update(features.at(learnt), timbres[learnt], settings.timbres)
             picture.update(features.at(learnt), data.labels[learnt], classes)
             heard = sound.logits(features.at(tested)).argmax(1) == timbres[tested]
+            # the classes that share the clip's timbre
             alike = timbre_of[:classes] == timbres[tested][:, None]
+            # only these compete: the sound is taken as told
             seen = picture.logits(features.at(tested)).masked_fill(~alike, -torch.inf).argmax(1) == labels
             line = {"world": world, "classes": classes, "timbres": len(timbres[learnt].unique())}
+            # a clip whose twin is not among these classes has nothing to be told from
             right = {"sound": heard.float().mean(), "picture": seen[alike.sum(1) > 1].float().mean()}
             lines.append(line | {name: float(share) for name, share in right.items()})
     return pd.DataFrame(lines)
@@ -154,10 +165,13 @@ def blocks(results: list[TaskResult]) -> tuple[np.ndarray, np.ndarray]:
     """The accuracy matrix R of results at K moments, tasks between two moments taken together, with its clips: [K,K]
     and [K]. Accuracies of single tasks, of few clips each, have maxima that are mostly luck."""
     ends = [result.task + 1 for result in results]
+    # task numbers at which blocks begin
     starts, clips = [0, *ends[:-1]], np.add.reduceat(results[-1].clips, [0, *ends[:-1]])
     matrix = np.full((len(results), len(results)), np.nan)
     for moment, result in enumerate(results):
+        # shares back to clips, for blocks of tasks of unequal size
         right = np.multiply(result.accuracy, result.clips)
+        # the last block ends where the result does
         matrix[moment, : moment + 1] = np.add.reduceat(right, starts[: moment + 1]) / clips[: moment + 1]
     return matrix, clips
 
@@ -166,6 +180,7 @@ def hit_of_first(results: list[TaskResult]) -> np.ndarray:
     """[K] by moment: the share of the clips of the tasks before the first moment on which attention peaks on what
     sounds; NaN of a row that does not attend."""
     first = results[0].task + 1
+    # tasks before the first moment alone: of these there are clips at every moment
     hits = [[np.nan] * first if result.hit is None else result.hit[:first] for result in results]
     return np.average(hits, axis=1, weights=results[0].clips)
 
@@ -180,6 +195,7 @@ def tables(asked: list[Job]) -> dict[str, pd.DataFrame]:
     lines, runs = [], []
     for job in asked:
         cut, row = job.name
+        # a twin has no line of its own, but a column in that of its row
         if cut == "joint":
             continue
         one, joint = read(job), twins[row, job.seed]

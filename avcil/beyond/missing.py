@@ -47,7 +47,9 @@ def pooled(tokens: TokenSource, method: Method, training: Training) -> Pooled:
     if method.fusion != "frozen_sources":
         whole = tokens.pooled().clips(slice(None))
         every = torch.ones(len(whole.audio), dtype=torch.bool)
+        # a mean of zeros is zero, so that a stream may be withheld after pooling as well as before
         return Pooled(whole, withhold(whole, every, ~every))
+    # the picture of a clip without sound is another one, so sound is withheld before patches are weighed
     model = build(method, training, tokens.channels)
     views = []
     for heard in (True, False):
@@ -56,7 +58,9 @@ def pooled(tokens: TokenSource, method: Method, training: Training) -> Pooled:
             clips, every = tokens.clips(index), torch.ones(len(index), dtype=torch.bool)
             clips = clips if heard else withhold(clips, every, ~every)
             features = predict(model, clips, torch.arange(len(index)), fields=()).features
+            # one patch of one slot, which has the pictures of all sources beside one another
             visual = features.visual[:, None, None]
+            # no similarity: it has done its guiding
             parts.append(Tokens(visual, features.audio[:, None], visual.new_zeros(visual.shape[:3])))
         views.append(Tokens(*map(torch.cat, zip(*parts, strict=True))))
     return Pooled(*views)
@@ -66,7 +70,9 @@ def ranks(data: Dataset, seed: int) -> Tensor:
     """[N] in [0, 1): of a share s those below s lack the sense, of every split as many."""
     rank = torch.zeros(len(data.clip_ids), dtype=torch.float64)
     for number, rows in enumerate(data.splits.values()):
+        # each split by itself, so that shares are exact in each
         drawn = np.random.default_rng((seed, 1, number)).permutation(len(rows))
+        # a split may have no clips
         rank[rows] = torch.from_numpy(drawn / max(1, len(rows)))
     return rank
 
@@ -74,6 +80,7 @@ def ranks(data: Dataset, seed: int) -> Tensor:
 def lacking(tokens: Pooled, absent: Tensor, sense: Sense) -> Tokens:
     """The clips, of which those ``absent`` [N] lack a sense."""
     nobody = torch.zeros_like(absent)
+    # without its picture a clip is heard as ever, but without its sound its picture is seen unguided
     if sense == "picture":
         return withhold(tokens.whole, nobody, absent)
     pairs = zip(tokens.unheard, tokens.whole, strict=True)
@@ -84,8 +91,11 @@ def filled(tokens: Tokens, rows: Tensor) -> Tokens:
     """With the mean token of those clips at ``rows`` that have a stream in place of its absence."""
     streams = []
     for stream in (tokens.visual, tokens.audio):
+        # zeros throughout are what stands for absence
         there = stream.flatten(1).ne(0).any(1)
+        # of training clips alone: a row that learns knows no mean of test clips
         known = stream[rows][there[rows]]
+        # where every training clip lacks it there is no mean
         mean = known.mean(0) if len(known) else torch.zeros_like(stream[0])
         streams.append(torch.where(there.view(-1, *[1] * (stream.dim() - 1)), stream, mean))
     return Tokens(streams[0], streams[1], tokens.similarity)
@@ -98,6 +108,7 @@ def posed(
     """The training clips, of which a share lacks the sense, and the test clips once for each share of ``tests``, in one
     split, named `0.5/CLIP`."""
     rank, learnt, tested = ranks(data, seed), data.splits["train"], data.splits["test"]
+    # one run answers all shares: the same test clips stand there once for each
     rows = torch.cat([learnt, *[tested] * len(tests)])
     absent = torch.cat([rank[learnt] < train, *(rank[tested] < share for share in tests)])
     at = Pooled(*(view.clips(rows) for view in tokens))
@@ -105,6 +116,7 @@ def posed(
     first = torch.arange(len(learnt))
     if fill == "means":
         clips = filled(clips, first)
+    # predictions are by name, and a test clip is asked once for each share
     ids = [data.clip_ids[row] for row in learnt.tolist()]
     ids += [f"{share}/{data.clip_ids[row]}" for share in tests for row in tested.tolist()]
     splits = {
@@ -112,6 +124,7 @@ def posed(
         "val": first[:0],
         "test": torch.arange(len(learnt), len(rows)),
     }
+    # no share of patches: of one token a stream there are none
     return data._replace(clip_ids=ids, tokens=clips, labels=data.labels[rows], splits=splits, share=None)
 
 
@@ -134,7 +147,9 @@ def jobs(beyond: Beyond, params: Params, source: Source, folder: Path) -> list[J
 @lru_cache(maxsize=2)
 def _pooled(source: Source, dumped: str, training: Training) -> Pooled:
     """Of a source, once for all rows and seeds that look at it alike."""
+    # seeds differ in the order of classes, and their tokens are the same
     data = next(iter(sweep.datasets(source).values()))
+    # the row comes as text, for its dictionaries would be no key of a cache
     return pooled(data.tokens, Method.model_validate_json(dumped), training)
 
 
@@ -145,6 +160,7 @@ def learn(job: Job, beyond: Beyond) -> Done:
 
     def measure() -> dict:
         method = job.method
+        # what does not change how a row looks is left out of the key, so that rows share their tokens
         seen = method if method.fusion == "frozen_sources" else method.model_copy(update={"hooks": {}})
         tokens = _pooled(job.source, seen.model_copy(update={"readout_options": {}}).model_dump_json(), job.training)
         if method.fusion == "frozen_sources":
@@ -160,11 +176,13 @@ def learn(job: Job, beyond: Beyond) -> Done:
                 result = _last(given, method, job)
                 truth = dict(zip(given.clip_ids, given.labels.tolist(), strict=True))
                 for test in settings.shares:
+                    # in the order of their names, for rows are compared clip by clip
                     names = sorted(name for name in result.predictions if name.startswith(f"{test}/"))
                     digits = (str(int(result.predictions[name] == truth[name])) for name in names)
                     right[f"{sense}/{share}/{test}"] = "".join(digits)
         return right
 
+    # what a row is called changes no result
     how = {"missing": row.model_dump(exclude={"name"}), "shares": settings.shares}
     return study.once(job, data, measure, MEASURING, **how)
 

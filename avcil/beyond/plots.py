@@ -29,6 +29,7 @@ def many_tasks(moments: pd.DataFrame) -> Figure:
     figure, axes = plt.subplots(1, 4, figsize=(13.5, 3.8))
     rows = list(dict.fromkeys(moments.row))
     colours = dict(zip(rows, sns.color_palette("husl", len(rows)), strict=True))
+    # worlds are of one size if they have as many tasks
     last = moments.groupby("world").tasks.transform("max")
     means = moments.assign(last=last).groupby(["last", "row", "tasks"]).mean(numeric_only=True)
     first = moments.tasks.min()
@@ -41,14 +42,17 @@ def many_tasks(moments: pd.DataFrame) -> Figure:
         for size, row in means.index.droplevel("tasks").unique():
             smallest, dashes = size == last.min(), "-" if family_of(row) == "LLL" else ":"
             style = {"color": colours[row], "marker": "o", "markersize": 3, "alpha": 1 if smallest else 0.4}
+            # named once for all sizes, or the legend would have each row twice
             named = {"label": short_name_of(row)} if smallest else {}
             axis.plot(factor * means.loc[size, row][column], dashes, **style, **named)
         axis.set(xlabel="tasks", ylabel=label)
         if column in ("seconds", "bytes"):
+            # a power of the number of tasks is a straight line there
             axis.set(xscale="log", yscale="log")
         else:
             axis.set_ylim(0, 1)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="lower center", ncols=4, frameon=False, fontsize="small")
+    # the legend's lines, of four rows each, stand below
     figure.tight_layout(rect=(0, 0.06 * (1 + len(rows) // 4), 1, 1))
     return figure
 
@@ -65,6 +69,7 @@ def missing(table: pd.DataFrame, names: dict[str, str]) -> Figure:
     panels = [(sense, vary) for vary in ("test", "train") for sense in senses]
     for axis, (sense, vary) in zip(axes, panels, strict=True):
         other = "train" if vary == "test" else "test"
+        # of a pair of shares one is turned, and clips of the other split are whole
         mine = table[(table.sense == sense) & (table[other] == 0)]
         curves = 100 * mine.groupby(["row", vary]).last_accuracy.mean()
         for depth, (row, colour) in enumerate(colours.items()):  # the first in front
@@ -89,8 +94,10 @@ def light(table: pd.DataFrame, settings: Light) -> Figure:
     shares = solved.groupby("variant")[[*MEASURED]].mean()
     shares /= shares.loc["whole"]
     wide = solved.pivot(index=["split", "world"], columns="variant", values="last_accuracy")
+    # world by world: a variant that was not run in all is not set against whole tokens of the others
     gains = 100 * wide.sub(wide["whole"], axis=0).groupby("split").mean()
     tested = gains.loc["test"].dropna()
+    # where there are no test clips the mean of both splits is that of validation clips
     gained = tested.combine_first(gains.mean())
     variants = {name: variant for name, variant in settings.variants.items() if name in gained}
     kinds = list(dict.fromkeys(variant.kept for variant in variants.values()))
@@ -99,7 +106,9 @@ def light(table: pd.DataFrame, settings: Light) -> Figure:
     ring: dict[str, Any] = {"marker": "o", "markersize": 13, "markerfacecolor": "none", "markeredgecolor": "black"}
     figure, axes = plt.subplots(1, 3, figsize=(13, 4.8), sharey=True)
     for axis, (column, label) in zip(axes, MEASURED.items(), strict=True):
+        # only what was tested is joined: scores of validation clips are of another world
         ordered = pd.DataFrame({"share": shares[column], "points": tested}).dropna().sort_values(["share", "points"])
+        # in front is what loses less than all that are smaller (-100: before the first there is none)
         front = ordered[ordered.points > ordered.points.cummax().shift(fill_value=-100)]
         axis.step(front.share, front.points, where="post", color="0.6", linewidth=1, zorder=1)
         for name, variant in variants.items():
@@ -111,12 +120,15 @@ def light(table: pd.DataFrame, settings: Light) -> Figure:
             }
             axis.plot(shares[column][name], gained[name], **style, zorder=3)
         axis.plot(shares[column][settings.claimed], gained[settings.claimed], **ring, zorder=4)
+        # ticks at halves, quarters and eighths
         axis.set_xscale("log", base=2)
         axis.xaxis.set_major_formatter(lambda share, _: f"{share:g}" if share >= 1 else f"1/{1 / share:g}")
         axis.set(xlabel=f"{label}, of whole tokens'")
+    # as the points have set them: the shade of the goal would widen them
     low, top = axes[0].get_xlim()[0], axes[0].get_ylim()[1]
     axes[0].fill_between([low, settings.share], -100 * settings.loss, top, color="0.92", zorder=0)
     axes[0].set(xlim=(low, None), ylim=(None, top), ylabel="last accuracy less whole tokens', points")
+    # by kind and by numbers: a name for each variant would fill the page
     entries: list[Artist] = [
         Line2D([], [], marker="o", linestyle="", color=colours[kind], label=kind) for kind in kinds
     ]
@@ -138,10 +150,12 @@ def robust(table: pd.DataFrame) -> Figure:
     """
     wide = table.pivot(index=["row", "world"], columns=["damage", "strength"], values="last_accuracy")
     shares = 100 * (1 - wide.div(wide[WHOLE, 0.0], axis=0))
+    # whole clips lose nothing, and where two objects sound two labels are right
     damages = [case for case in wide.columns if case[0] not in (WHOLE, DUET)]
     rows = list(dict.fromkeys(table.row))
     figure, axis = plt.subplots(figsize=(7, 0.3 * len(damages) + 1.2))
     for place, (row, colour) in enumerate(zip(rows, sns.color_palette("colorblind", len(rows)), strict=True)):
+        # rows side by side about the line of each damage
         heights = [at + 0.2 * (place - (len(rows) - 1) / 2) for at in range(len(damages))]
         for world in wide.loc[row].index:
             axis.plot(shares.loc[row, world][damages], heights, ".", color=colour, alpha=0.35, markersize=3)
@@ -173,6 +187,7 @@ def adapting(table: pd.DataFrame) -> Figure:
                 values = by_way.get_group(way)[measure]
                 axis.plot(values, [at] * len(values), ".", color=colour, alpha=0.35, markersize=4)
             axis.plot(means[measure][ways], range(len(ways)), "o", color=colour, markersize=6, label=label)
+            # what every way is compared with
             axis.axvline(means[measure]["frozen"], color=colour, linewidth=1, linestyle=":")
         axis.set(title=shift, xlabel="%", yticks=range(len(ways)), yticklabels=[WAYS[way] for way in ways])
     axes[0].invert_yaxis()
@@ -192,6 +207,7 @@ def streams(table: pd.DataFrame) -> Figure:
     added, chosen = 100 * wide.sub(wide[ALONE], axis=0), [way for way in chosen if way != ALONE]
     figure, axis = plt.subplots(figsize=(7, 0.5 * len(chosen) + 1.3))
     for place, (row, colour) in enumerate(zip(rows, sns.color_palette("colorblind", len(rows)), strict=True)):
+        # rows side by side about the line of each choice
         heights = [at + 0.18 * (place - (len(rows) - 1) / 2) for at in range(len(chosen))]
         for values in added.loc[row][chosen].to_numpy():
             axis.plot(values, heights, ".", color=colour, alpha=0.35, markersize=4)

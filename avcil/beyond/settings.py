@@ -38,6 +38,7 @@ class ManyTasks(Section):
     @model_validator(mode="after")
     def _consistent(self):
         _check_worlds(self.worlds, self.trained_worlds)
+        # `many_tasks` evaluates after every so many whole tasks, the last among them
         if self.classes % (self.classes_per_task * self.moments):
             raise ValueError(f"{self.classes} classes are not {self.moments} times a number of tasks; change `moments`")
         return self
@@ -87,6 +88,7 @@ class Variant(Section):
     @property
     def kept(self) -> str:
         """What of the patches and slots, in words."""
+        # the figure has a colour for each of these words, whatever the numbers are stored as
         if self.by == "attention":
             return "guided mean"
         if self.slots:
@@ -102,14 +104,17 @@ class Variant(Section):
         named = {"guidance": f"{count} best patches", "random": f"{count} random patches", "grid": f"{count} means"}
         kept = "guided mean" if self.by == "attention" else named[self.by] if self.patches else "all patches"
         slots = f" of {self.slots} slots" if self.slots else ""
+        # what follows `int8_`
         return f"{kept}{slots}{'' if self.numbers == 'float16' else ', int8 by ' + self.numbers[5:]}"
 
     @model_validator(mode="after")
     def _possible(self):
+        # a coarser grid is square, as the encoder's is
         if self.by == "grid" and self.side**2 != self.patches:
             raise ValueError(f"patches: {self.patches} are no square grid")
         if self.by == "attention" and self.patches != 1:
             raise ValueError(f"patches: {self.patches}, but the guided mean of a slot is 1")
+        # `patches: null` keeps all, of which none is drawn
         if self.by == "random" and self.patches is None:
             raise ValueError("patches: by random, but not how many")
         return self
@@ -133,6 +138,7 @@ class Light(Section):
     @model_validator(mode="after")
     def _consistent(self):
         _check_worlds(self.worlds, self.trained_worlds, [self.choice])
+        # tables, figures and answers ask for these by name
         for name in ("whole", self.claimed, *self.trained_variants):
             if name not in self.variants:
                 raise ValueError(f"variants: no `{name}`{nearest(name, self.variants)}")
@@ -153,7 +159,9 @@ Drawn = Annotated[Seeds, AfterValidator(_drawn)]
 
 def _check_strength(key: str, strength: float) -> None:
     """Of those that are no decibels, which may be any number."""
+    # x264's rate factors end at 51, and what is a part of a whole at 1
     highest = {"pixel_noise": 1, "compression": 51, "dropped_frames": 1, "delay": math.inf, "grey": 1}
+    # keys are `damages.DAMAGE` or `shifts.NAME.PART`
     part = key.split(".")[-1]
     if part in highest and not 0 < strength <= highest[part]:
         raise ValueError(f"{key}: {strength:g} is not above 0 and at most {highest[part]}")
@@ -163,6 +171,7 @@ Damage = Literal["pixel_noise", "sound_noise", "other_sound", "gain", "compressi
 
 
 WHOLE, DUET = "whole", "two_sounds"  # what is compared with damaged clips, and a second object that sounds
+# their order enters the seeds of what damages draw, so a new one stands at the end
 CASES = {  # what is done to a clip, in words that take its strength
     WHOLE: "as it is",
     "pixel_noise": "pixel noise of {:g}",
@@ -269,6 +278,7 @@ class Beyond(Section):
     def method(self, params: Params, name: str) -> Method:
         """A row of `missing`."""
         row = self.missing.rows[name]
+        # made anew, so that changes are checked
         return Method(**params.method(row.of).model_dump() | row.changes)
 
     def solved(self, params: Params) -> Method:
@@ -281,6 +291,7 @@ def load_beyond(params: Params, path: Path = Path("beyond.yaml")) -> Beyond:
     try:
         beyond = Beyond.model_validate(mapping(path.read_text("utf-8"), path.name))
         light = beyond.light
+        # of all studies at once: a name that is wrong is told before hours of those that are right
         rows = [light.row, light.trained]
         for study in (beyond.many_tasks, beyond.more_tasks, beyond.streams):
             rows += [*study.rows, *study.trained]
@@ -288,12 +299,14 @@ def load_beyond(params: Params, path: Path = Path("beyond.yaml")) -> Beyond:
         for name in rows:
             if name not in params.methods:
                 raise ParameterError(f"{path.name}: no method `{name}`{nearest(name, params.methods)}")
+        # before rows are made of them, for a row would refuse a key without saying where in the file it stands
         changes = {f"missing.rows.{name}": row.changes for name, row in beyond.missing.rows.items()}
         for where, changed in (changes | {"light": light.changes}).items():
             if unknown := sorted(changed.keys() - Method.model_fields.keys()):
                 hint = nearest(unknown[0], Method.model_fields)
                 raise ParameterError(f"{path.name}: {where}: no key `{unknown[0]}` of a row{hint}")
         for name in beyond.missing.rows:
+            # only to refuse a row that cannot be
             beyond.method(params, name)
         beyond.solved(params)
     except OSError as error:

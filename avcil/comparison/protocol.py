@@ -27,8 +27,10 @@ def place_of(benchmark: str) -> Place:
 def run_folder(artifacts: Path, method: str, task: int, seed: int, setting: str = "standard") -> Path:
     """Where checkpoint and result of a row after a task are kept: in `runs`, which DVC versions, those of `lll_prior`,
     which is learnt task by task in stages of its own, and of the headline's other rows; else beside the results."""
+    # `lll_prior` comes last: where it is the method itself, the folder of its chain counts
     rows = {method: f"runs/others/{method}", "lll_prior": "runs/lll_prior"} if setting == "standard" else {}
     place = artifacts / rows.get(method, "")
+    # rows outside of the headline have no such folder
     place = place if method in rows and place.exists() else artifacts / "sweep" / setting / method
     return place / f"task{task}" / f"seed{seed}"
 
@@ -36,21 +38,27 @@ def run_folder(artifacts: Path, method: str, task: int, seed: int, setting: str 
 def _source(place: Place, tokens: str, protocol: Protocol, setting: Setting, out: Path) -> Source:
     """Write manifest and class orders, and say where everything is."""
     table = read_manifest(place.folder / "manifest.csv")
+    # tables read clips and orders beside the results (`tables.read`), whatever becomes of the place
     write_manifest(out / "manifest.csv", table)
     seeds = setting.seeds or protocol.seeds
     if protocol.class_order == "official":
+        # one order for all: seeds then differ in what they draw while they learn
         orders = dict.fromkeys(seeds, read_order(place.folder / "order.json"))
     else:
         orders = {seed: class_order(table, seed) for seed in seeds}
     write_orders(out / "orders.json", orders)
     regions = place.folder / "regions.npz"
+    # without regions, as of most videos, attention is not scored
     stored = regions if regions.exists() else None
     return Source(out / "manifest.csv", out / "orders.json", place.stores / tokens, stored)
 
 
 def _adapted(row: str, method: Method, protocol: Protocol, setting: Setting) -> Method:
+    # a new dictionary, so that what is added below does not reach the protocol, and the row's word counts last
     changes = protocol.changes.get("*", {}) | protocol.changes.get(row, {})
+    # a row that keeps no exemplars, or all clips, is asked for no number of them
     if method.memory in ("random", "herding"):
+        # not `or`: a setting of 0 exemplars is one
         exemplars = protocol.exemplars if setting.exemplars is None else setting.exemplars
         if exemplars is not None:
             changes["exemplars"] = exemplars
@@ -60,6 +68,7 @@ def _adapted(row: str, method: Method, protocol: Protocol, setting: Setting) -> 
             changes["memory"] = "none"
         if protocol.budget is not None:
             changes["budget"] = protocol.budget
+    # made anew, for `model_copy` would check none of the changes
     return Method(**method.model_dump() | changes)
 
 
@@ -76,12 +85,15 @@ def jobs(
         setting = protocol.settings[name]
         keep = {} if setting.keep is None else {"keep": setting.keep}
         shared = Training(**params.training.model_dump() | protocol.training | keep)
+        # of each seed the place whose clips it learns, and the folder for its manifest and class order
         where = dict.fromkeys(setting.seeds or protocol.seeds, (place, out / name))
         if setting.worlds:
             changed = bool(setting.world or setting.clips_per_class)
+            # `worlds.drawn` deletes other worlds of the same seed there, so changed ones have a folder of their own
             folder = artifacts / "worlds" / (name if changed else "")
             turned = params.turned(setting.world, setting.clips_per_class)
             for seed in where:
+                # world 0 is the shipped one, and of a setting that changes its worlds none is shipped
                 world = worlds.drawn(seed, folder, turned) if seed or changed else place
                 where[seed] = (world, out / name / f"world{seed}")
         for row in chosen:
@@ -90,11 +102,13 @@ def jobs(
             method = _adapted(row, params.methods[row], protocol, setting)
             epochs = protocol.epochs_of.get(row, protocol.epochs)
             tokens = setting.tokens or protocol.tokens or method.tokens
+            # by place, not by seed: seeds that share clips share one source, which is in memory once
             sources = {at: _source(at[0], tokens, protocol, setting, at[1]) for at in set(where.values())}
             for seed, at in where.items():
                 classes = pd.read_csv(sources[at].manifest, dtype=str).label.nunique()
                 tasks = chain(protocol.sizes(setting, classes), epochs)
                 file = out / name / row / f"seed{seed}.json"
+                # DVC versions runs/others, which holds the headline's checkpoints alone
                 folder = artifacts / "runs/others" / row if row in protocol.headline else file.parent
                 kept = folder if name == first else None
                 on = params.compute.device
@@ -107,6 +121,7 @@ def drop_others(artifacts: Path, protocol: Protocol, methods: Collection[str]) -
     """Delete the runs in ``artifacts`` of settings that the protocol, and of rows that ``methods`` have no more."""
     stale = [folder for folder in (artifacts / "runs/others").glob("*") if folder.name not in protocol.headline]
     for setting in (artifacts / "sweep").glob("*"):
+        # manifests and folders of worlds stand there too, and are no rows
         runs = [folder for folder in setting.glob("*") if any(folder.glob("seed*.json"))]
         gone = setting.name not in protocol.settings
         stale += [setting] if gone else [folder for folder in runs if folder.name not in methods]

@@ -14,6 +14,7 @@ from avcil.params.learning import Method, Training
 from avcil.params.section import nearest
 
 SHIPPED = "as it ships"  # the trial that changes nothing
+# joins row and trial to the one name that a run has
 SEPARATOR = ": "
 MEASURES = ["average_accuracy", "last_accuracy", "forgetting_last", "plasticity"]
 
@@ -26,6 +27,7 @@ def trials(params: Params) -> dict[tuple[str, str], tuple[Method, Training]]:
     """
     named = {}
     for name, grids in params.search.trials.items():
+        # without its `about`, so that it compares equal to a trial that changes nothing
         row = Method(**params.method(name).model_dump())
         named[name, SHIPPED] = row, params.training
         for grid in grids:
@@ -33,21 +35,25 @@ def trials(params: Params) -> dict[tuple[str, str], tuple[Method, Training]]:
                 changes = dict(zip(grid, values, strict=True))
                 trial = ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in changes.items())
                 changed = _changed(row, params.training, changes, f"search.trials.{name}")
+                # a grid that holds the shipped value would have it learnt twice
                 if changed not in named.values():
                     named[name, trial] = changed
     return named
 
 
 def _changed(row: Method, training: Training, changes: dict, place: str) -> tuple[Method, Training]:
+    # copies as dictionaries: neither the row nor what all rows share is touched
     sections = row.model_dump(), training.model_dump()
     for key, value in changes.items():
         *path, last = key.split(".")
+        # the first part of a key tells whose it is
         first = path[0] if path else last
         section = next((section for section in sections if first in section), None)
         if section is None:
             hint = nearest(first, [*sections[0], *sections[1]])
             raise ParameterError(f"{place}.{key}: neither of a row nor of `training`{hint}")
         for name in path:
+            # a hook or an option that the row leaves out begins empty
             section = section.setdefault(name, {})
         section[last] = value
     return Method(**sections[0]), Training(**sections[1])
@@ -57,17 +63,21 @@ def jobs(params: Params, folder: Path) -> list[Job]:
     """A run for each trial and development world, world by world; worlds are drawn below ``folder``, and finished runs
     kept there."""
     named = {SEPARATOR.join(name): changed for name, changed in trials(params).items()}
+    # each trial poses as a row, so that its runs are made as any row's are
     methods = {name: method for name, (method, _) in named.items()}
     setting = Setting(worlds=True, seeds=params.search.worlds)
     alone = {"settings": {"search": setting}, "rows": [*named], "headline": []}
     made = protocol.jobs(
         protocol.place_of(params.benchmark)._replace(chained=False),
+        # `model_copy` does not check: these have no `about`, and no run reads it
         params.model_copy(update={"methods": methods}),
         params.protocol().model_copy(update=alone),
         "all",
         folder,
     )
+    # jobs come with the training that all rows share, and a trial may have changed it
     scored = [job._replace(training=named[job.name[1]][1], split="val", folder=None) for job in made]
+    # a process keeps the last dataset that it read, so runs of one world stand together
     return sorted(scored, key=lambda job: job.seed)
 
 
@@ -79,6 +89,7 @@ def scores(params: Params, folder: Path) -> pd.DataFrame:
     )
     names = seeds.method.str.split(SEPARATOR, expand=True).set_axis(["row", "trial"], axis=1)
     table = names.assign(world=seeds.seed, **seeds[MEASURES].round(4))
+    # in the order of search.yaml, not world by world as they were learnt
     return table.set_index(["row", "trial"]).loc[[*trials(params)]].reset_index()
 
 
@@ -92,6 +103,7 @@ def compared(table: pd.DataFrame) -> pd.DataFrame:
     for row, runs in table.groupby("row", sort=False):
         wide = runs.pivot(index="world", columns="trial", values="last_accuracy")
         shipped = wide.pop(SHIPPED)
+        # a row without trials has its line too
         best = wide.mean().idxmax() if len(wide.columns) else None
         ahead = [] if best is None else (wide[best] - shipped).round(4).tolist()
         lines.append((row, len(wide.columns), shipped.mean(), best, ahead))

@@ -31,6 +31,7 @@ from avcil.params.learning import Method, Task, Training
 from avcil.tokens.dataset import Dataset, load_datasets
 from avcil.tokens.manifest import read_orders
 
+# every room that training reaches (tests/test_rooms.py compares), so that no result outlives its code
 CORE = ("base/*.py", "params/section.py", "params/learning.py", "kernels/*.py", "tokens/*.py", "learn/*.py")
 
 
@@ -94,6 +95,7 @@ def read_run(file: Path) -> tuple[Done, dict]:
 def _parsed(file: Path, kept: dict) -> tuple[Done, dict]:
     try:
         return Done([TaskResult(**result) for result in kept["results"]], kept["seconds"]), kept["origin"]
+    # the digest was right, so the file is whole: it has other fields than this version
     except (TypeError, KeyError):
         raise ValueError(f"{file}: of another version; delete it and run its sweep again") from None
 
@@ -114,9 +116,12 @@ def write_run(file: Path, done: Done, made_from: dict) -> None:
 
 def stamp_of(job: Job, data: Dataset) -> dict:
     """Everything that determines what a job gives, by name."""
+    # of the last task, whose origin names all tasks before it
     stamp = origin(data, job.method, job.training, job.tasks, len(job.tasks) - 1, job.seed)
+    # tokens are told by `encoder` within the origin, and labels, splits and regions by these files
     clips = digest(b"".join(file.read_bytes() for file in (job.source.manifest, job.source.regions) if file))
     stamp |= {"split": job.split, "code": code(job.method), "order": data.order, "files": clips}
+    # as a file gives it back, for it is compared with what was read from one
     return json.loads(json.dumps(stamp))
 
 
@@ -129,6 +134,7 @@ def run_job(job: Job) -> Done:
             return _parsed(job.file, kept)[0]
     if job.folder:
         _begin_folder(job.folder, job.seed, stamp)
+    # asked before learning adds such files: seconds of a part are not those of a run
     resumed = job.folder is not None and any(job.folder.glob(f"task*/seed{job.seed}/result.json"))
     started = time.perf_counter()
     try:
@@ -136,6 +142,7 @@ def run_job(job: Job) -> Done:
             data, job.method, job.training, job.tasks, job.seed, job.folder, split=job.split, device=job.device
         )
     except Diverged as error:
+        # the error knows task and seed, and of many runs at once it has to say which
         raise Diverged(f"{' / '.join(job.name)}: {error}") from None
     done = Done(results, None if resumed else time.perf_counter() - started)
     if job.file:
@@ -145,13 +152,16 @@ def run_job(job: Job) -> Done:
 
 def _begin_folder(folder: Path, seed: int, stamp: dict) -> None:
     """Drop a seed's checkpoints that were made from something else: they would be taken for finished tasks."""
+    # by seed, for checkpoints of other seeds stand in the same folder
     origin_file = folder / f"origin-seed{seed}.json"
     if origin_file.exists():
         with suppress(ValueError):  # damaged, it says nothing of the checkpoints
             if read_sealed(origin_file) == stamp:
                 return
+    # `run_tasks` compares neither code nor split, and would go on from them
     for stale in folder.glob(f"task*/seed{seed}"):
         shutil.rmtree(stale)
+    # last, so that a kill in between leaves no new stamp beside old checkpoints
     write_sealed(origin_file, stamp)
 
 
@@ -174,11 +184,14 @@ def run(
     # a row that cannot be run is told before hours of those that can
     for name, method in {job.name[-1]: job.method for job in jobs}.items():
         check(name, method)
+    # two sweeps in one folder could delete each other's unfinished files (LOG.md)
     with alone({place for job in jobs for place in (job.folder, job.file and job.file.parent) if place}):
         some = min(workers or os.cpu_count() or 1, len(jobs))
+        # all jobs of a sweep have the device of params.yaml, so the first one tells
         gpus = float(bool(jobs) and jobs[0].device.startswith("cuda"))
         results = ray.each(work, jobs, gpus) if engine == "ray" else _each(work, jobs, some)
         done = dict(progress(results, total=len(jobs), desc="runs"))
+    # results come in as they are done, and tables want them in an order that no machine changes
     return {(job.name, job.seed): done[number] for number, job in enumerate(jobs)}
 
 
@@ -187,5 +200,6 @@ def _each(work: Callable[[Job], Done], jobs: list[Job], workers: int) -> Iterato
     if not jobs:
         return iter(())
     device = named(jobs[0].device)
+    # a generator: on the CPU nothing is counted, and no store is opened for it (`at_once`)
     takes = (taken(job.source.manifest, job.source.store, job.method, job.training, job.tasks) for job in jobs)
     return processes.each(work, jobs, at_once(takes, workers, device), device=device)

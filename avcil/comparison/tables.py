@@ -27,6 +27,7 @@ MAIN = ["average_accuracy", "last_accuracy", "forgetting_mean", "forgetting_last
 MEASURES = [
     *MAIN, "retention", "backward_transfer", "rise", "localisation_hit_first_task", "localisation_change_first_task",
 ]  # fmt: skip
+# the few rows that `dvc metrics show` tells of
 HEADLINE = ("lll_prior", "lll_closed", "replay", "joint_guided")
 
 Key = tuple[str, str, int]
@@ -53,6 +54,7 @@ class Swept(NamedTuple):
 def read(artifacts: Path, protocol: Protocol, rows) -> Swept:
     """What the sweep, and for `lll_prior` the chain of tasks, left below ``artifacts``, of what ``rows`` asks for."""
     results, seconds, orders, labels = {}, {}, {}, {}
+    # the first setting is the one whose runs keep checkpoints
     first = next(iter(protocol.settings))
     for name, chosen in protocol.chosen(rows).items():
         setting, folder = protocol.settings[name], artifacts / "sweep" / name
@@ -61,13 +63,18 @@ def read(artifacts: Path, protocol: Protocol, rows) -> Swept:
             key, file = (name, row, seed), folder / row / f"seed{seed}.json"
             if name == first and not file.exists():  # of a chain, or of a clone that has the checkpoints alone
                 sizes = setting.classes_per_task or protocol.classes_per_task
+                # of one size for all tasks their number hangs on the classes, which are not read here
                 known = len(sizes) if isinstance(sizes, list) else None
+                # two folders up from ROW/task0/seedS
                 results[key] = _of_tasks(run_folder(artifacts, row, 0, seed, name).parents[1], seed, known)
                 continue
             (results[key], took), _ = read_run(file)
+            # a run that went on after a stop has no seconds
             if took is not None:
                 seconds[key] = took
+        # worlds have clips of their own for each seed, so none of theirs can be paired
         if not setting.worlds:
+            # where `lll_prior` alone is learnt no sweep has written them, and the stage `splits` has
             given = folder if (folder / "orders.json").exists() else artifacts / "splits"
             table, drawn = read_manifest(given / "manifest.csv"), read_orders(given / "orders.json")
             for seed in seeds:
@@ -84,11 +91,13 @@ def _of_tasks(runs: Path, seed: int, known: int | None) -> list[TaskResult]:
     tasks = range(known or there)
     if not there:
         raise ValueError(f"{runs}: no results of seed {seed}; `dvc repro --force sweep` learns what is missing")
+    # where some are there, the one that is missing is told by `load_result`
     return [load_result(runs / f"task{task}" / f"seed{seed}") for task in tasks]
 
 
 def accuracy_after(result: TaskResult) -> float:
     """Accuracy on all clips of the classes seen so far."""
+    # weighted, for tasks may have unequal numbers of clips
     return float(np.average(result.accuracy, weights=result.clips))
 
 
@@ -99,6 +108,7 @@ def _of_task(result: TaskResult) -> dict:
         "accuracy": accuracy_after(result),
         "new_accuracy": result.accuracy[-1],
         "past_accuracy": np.average(past, weights=clips[:-1]) if past else np.nan,
+        # none where nothing attends, or where it is not known what sounds
         "localisation_hit": np.nan if result.hit is None else np.average(result.hit, weights=clips),
         "localisation_auc": np.nan if result.auc is None else np.average(result.auc, weights=clips),
         "memory_bytes": result.memory_bytes,
@@ -118,6 +128,7 @@ def frames(results: dict[Key, list[TaskResult]]) -> Tables:
                 matrix.append(cell | {"accuracy": accuracy, "clips": result.clips[j]})
                 if result.hit is not None and result.auc is not None:
                     localisation.append(cell | {"hit": result.hit[j], "auc": result.auc[j]})
+    # columns are named, for rows without attention leave no line to take names from
     places = pd.DataFrame(localisation, columns=[*RUN, "task", "on_task", "hit", "auc"])
     return Tables(pd.DataFrame(runs), pd.DataFrame(matrix), places)
 
@@ -139,11 +150,14 @@ def per_seed(tables: Tables) -> pd.DataFrame:
     last task.
     """
     lines = []
+    # task 0's clips are tested after every task, so that they show what becomes of attention
     first_clips = tables.localisation[tables.localisation.on_task == 0]
     hits = {run: cells.sort_values("task").hit for run, cells in first_clips.groupby(RUN)}
     tasks = {run: by_task.sort_values("task") for run, by_task in tables.runs.groupby(RUN)}
+    # not sorted: lines keep the order of the runs
     for run, cells in tables.matrix.groupby(RUN, sort=False):
         matrix, clips = accuracy_matrix(cells)
+        # a row without attention has no line there, and both its hits are NaN
         hit, first, last = hits.get(run, pd.Series([np.nan])), tasks[run].iloc[0], tasks[run].iloc[-1]
         measures = {
             "average_accuracy": metrics.average_accuracy(matrix, clips),
@@ -205,11 +219,13 @@ def budgets(seeds: pd.DataFrame, protocol: Protocol, exemplars: dict[str, int]) 
     """
     alone = {name: setting.exemplars for name, setting in protocol.settings.items() if setting.memory_alone}
     mine = seeds[seeds.setting.isin(alone)]
+    # a setting that says nothing of exemplars has the protocol's number, or that of each row
     default = mine.method.map(exemplars) if protocol.exemplars is None else protocol.exemplars
     frame = mine[["method", "seed", "last_accuracy"]].assign(
         exemplars=mine.setting.map(alone).astype(float).fillna(default).astype(int)
     )
     several = frame.groupby("method").exemplars.nunique()
+    # two points are no curve
     return frame[frame.method.map(several) > 2].sort_values(["method", "exemplars"], kind="stable")
 
 
@@ -220,6 +236,7 @@ def confusion(results: dict[int, TaskResult], orders: dict[str, list[str]], mani
     """
     labels = dict(zip(manifest.clip_id, manifest.label, strict=True))
     rows = [
+        # seeds are text in JSON
         (seed, clip, labels[clip], orders[str(seed)][number])
         for seed, result in results.items()
         for clip, number in result.predictions.items()
@@ -241,8 +258,10 @@ def correctness(swept: Swept) -> pd.DataFrame:
     for (setting, method, seed), results in swept.results.items():
         if (setting, seed) not in swept.labels:
             continue
+        # both are positions in the class order of this seed
         predictions, labels = results[-1].predictions, swept.labels[setting, seed]
         mine = sorted(predictions)
+        # the first run of a setting says which clips the others must have
         if clips.setdefault(setting, mine) != mine:
             raise ValueError(f"{setting}, {method}, seed {seed}: other test clips than other runs have; learn it again")
         right = "".join(str(int(predictions[clip] == labels[clip])) for clip in mine)
@@ -260,6 +279,7 @@ def multilabel_accuracy(swept: Swept, annotated: Mapping[str, Collection[str]]) 
     for (setting, method, seed), results in swept.results.items():
         order, labels = swept.orders[setting, seed], swept.labels[setting, seed]
         predictions = results[-1].predictions
+        # a clip that is not annotated has its one label
         right = [order[at] in annotated.get(clip, (order[labels[clip]],)) for clip, at in predictions.items()]
         lines.append((setting, method, seed, sum(right) / len(right)))
     return pd.DataFrame(lines, columns=[*RUN, "multilabel_accuracy"])
@@ -273,6 +293,7 @@ class Comparable(NamedTuple):
 
     @classmethod
     def of(cls, folder: Path) -> "Comparable":
+        # digits as text: a number would lose the zeros in front
         return cls(pd.read_csv(folder / "seeds.csv"), pd.read_csv(folder / "correct.csv", dtype={"correct": str}))
 
     def methods(self, setting: str) -> list[str]:
@@ -287,10 +308,14 @@ class Comparable(NamedTuple):
         was not run in its setting.
         """
         names = [(setting, first)] if second is None else [(setting, first), (against or setting, second)]
+        # no other measure is a mean over clips
         by_clip = measure == "last_accuracy" and (self.correct.setting == setting).any()
         table, column = (self.correct, "correct") if by_clip else (self.seeds, measure)
+        # sorted, for pandas warns where a part of an unsorted index is looked up
         runs = table.set_index(["setting", "method", "seed"])[column].sort_index()
+        # a seed that only one of the two was run with counts for neither
         wide = pd.concat([runs.loc[name] for name in names], axis=1).dropna()
+        # taken by position, for both columns have the same name, and digits spread out to [seeds, clips]
         values, *minus = (np.array([[*digits] for digits in of] if by_clip else of, float) for _, of in wide.items())
         interval = over_seeds_and_clips if by_clip else over_seeds
         return interval(values - minus[0] if minus else values)
@@ -308,6 +333,7 @@ class Comparable(NamedTuple):
         return table.reset_index()
 
 
+# parts of `lll_prior`, each with the row that is `lll_prior` without it
 PARTS = {"guidance": "naive_fusion", "distillation": "without_both_levels", "prior": "without_prior"}
 
 
@@ -321,6 +347,7 @@ def worth(comparable: Comparable, protocol: Protocol, row: str = "lll_prior") ->
     for knob, steps in protocol.knobs.items():
         for (setting, value), (part, without) in product(steps.items(), PARTS.items()):
             methods = comparable.methods(setting)
+            # in drawn worlds there are no clips of the first setting to pair with
             against = setting if without in methods or protocol.settings[setting].worlds else first
             if row in methods and without in comparable.methods(against):
                 lead = comparable.lead(setting, "last_accuracy", row, without, against)
@@ -347,12 +374,17 @@ def _merged(
     """
     key = ["setting", "method"]
     if file.exists():
+        # digits of correct.csv are no number
         before = pd.read_csv(file, dtype={"correct": str} if "correct" in fresh else None)
+        # a table of older columns is not mixed with this one
         if list(before.columns) == list(fresh.columns):
             kept = before[[row not in asked for row in before[key].itertuples(index=False, name=None)]]
+            # an empty table would have a say in the types of columns, of which pandas warns
             fresh = pd.concat([part for part in (kept, fresh) if len(part)] or [fresh])
     position = {row: number for number, row in enumerate(order)}
+    # -1: neither in the protocol any more, nor asked for
     fresh = fresh.assign(at=[position.get(row, -1) for row in fresh[key].itertuples(index=False, name=None)])
+    # `.at` is an accessor of pandas, and a stable sort keeps the order of seeds and tasks within a row
     return fresh[fresh["at"] >= 0].sort_values("at", kind="stable").drop(columns="at")
 
 
@@ -367,6 +399,7 @@ def write(folder: Path, swept: Swept, protocol: Protocol) -> None:
     tables = frames(swept.results)
     seeds = per_seed(tables)
     fresh = {
+        # seeds.csv has both, of the last task
         "runs": tables.runs.drop(columns=["memory_bytes", "trained_parameters"]),
         "accuracy_matrix": tables.matrix.drop(columns="clips"),
         "localisation": tables.localisation,
@@ -374,6 +407,7 @@ def write(folder: Path, swept: Swept, protocol: Protocol) -> None:
         "summary": summarise(seeds),
         "correct": correctness(swept),
     }
+    # lines stand in the protocol's order, whatever was asked for this time
     order = [(setting, row) for setting, rows in protocol.chosen("all").items() for row in rows]
     asked = dict.fromkeys(run[:2] for run in swept.results)
     own = [key for key in asked if key not in order]
@@ -383,7 +417,9 @@ def write(folder: Path, swept: Swept, protocol: Protocol) -> None:
     for name, frame in whole.items():
         write_bytes(folder / f"{name}.csv", frame.to_csv(index=False).encode())
     first = next(iter(protocol.settings))
+    # of the merged tables: curves and headline tell of rows that were not asked for too
     runs, summary = (whole[name][whole[name].setting == first] for name in ("runs", "summary"))
+    # a column a row, as the plots of dvc.yaml name them
     curves = runs.pivot_table(index="task", columns="method", values="accuracy", sort=False)
     write_bytes(folder / "curves.csv", curves.round(4).reset_index().to_csv(index=False).encode())
     means = summary.set_index("method")[["last_accuracy", "forgetting_last"]].set_axis(["last", "forgetting"], axis=1)
@@ -391,5 +427,6 @@ def write(folder: Path, swept: Swept, protocol: Protocol) -> None:
     write_json(folder / "headline.json", means.loc[headline].to_dict("index"))
     cost = pd.DataFrame([(*key[:2], value) for key, value in swept.seconds.items()], columns=[*RUN[:2], "seconds"])
     cost = cost.astype({"seconds": float}).groupby(RUN[:2], sort=False).seconds.mean().round(3).reset_index()
+    # seconds of fewer rows say less than those that stand there
     if not (folder / "cost.csv").exists() or len(cost) >= len(pd.read_csv(folder / "cost.csv")):
         write_bytes(folder / "cost.csv", cost.to_csv(index=False).encode())

@@ -19,6 +19,7 @@ from avcil.params import Params
 from avcil.tokens.manifest import class_order, media, read_manifest, write_orders
 from avcil.world.sounding_objects import Change, write_corpus
 
+# the code that makes a world: a change of any statement draws worlds anew, even one that changes no byte
 MAKING = ("encoders/*.py", "extraction/*.py", "world/*.py")
 
 
@@ -36,6 +37,7 @@ class Place(NamedTuple):
 def prior_of(seed: int, params: Params) -> str:
     """Name of the released prior that world ``seed`` is heard and seen by."""
     number = seed % len(params.prior.seeds)
+    # the first one is called `mini`, without a number
     return f"mini-{number}" if number else "mini"
 
 
@@ -61,6 +63,7 @@ def drawn(
     changed in another way belong into another folder.
     """
     params = seeded(seed, params)
+    # all that decides a clip or its tokens is in the name of the folder, so another choice is another folder
     sections = [params.world, params.corpus, params.film, params.encoder, params.features]
     choices = json.dumps([section.model_dump(mode="json") for section in sections], sort_keys=True).encode()
     prior = released(prior_of(seed, params), PRIORS).read_bytes()
@@ -70,6 +73,7 @@ def drawn(
         if stale != folder:
             shutil.rmtree(stale)
     if not (folder / "manifest.csv").exists():  # it is written last
+        # 0, with which clips are decoded in this process, is no size of a pool of renderers
         workers = max(1, params.compute.workers)
         write_corpus(folder, params.world, params.film, params.corpus, workers=workers, change=change)
     clips = media(read_manifest(folder / "manifest.csv"), folder)
@@ -77,6 +81,7 @@ def drawn(
         store = folder / "features" / name
         # clips that are still there were not read to the end
         if (folder / "clips").exists() or not (store / "index.json").exists():
+            # rows ask for `mini`, so the store is called that whichever prior made it
             extract(prior_of(seed, params) if name == "mini" else name, clips, params, store)
     read = folder / "read"
     with suppress(FileNotFoundError):  # nothing is extracted from a part of them, if this is killed while they go
@@ -87,6 +92,7 @@ def drawn(
 
 def source_of(place: Place, seed: int, folder: Path) -> Source:
     """The `mini` tokens of a place, its classes in the order of the seed, which is written into ``folder``."""
+    # no regions: who scores attention adds them (`beyond.study.source_of`)
     manifest, orders = place.folder / "manifest.csv", folder / f"orders{seed}.json"
     write_orders(orders, {seed: class_order(read_manifest(manifest), seed)})
     return Source(manifest, orders, place.stores / "mini")

@@ -18,6 +18,7 @@ from avcil.tokens.dataset import Dataset
 
 
 def _read(data: Dataset, clip: int, folder: Path, method: Method, training: Training) -> Readout:
+    # a checkpoint of another seed has another class order, and is refused
     checkpoint = load_checkpoint(folder, order=data.order)
     return read_out(checkpoint, method, training, data.tokens, torch.tensor([clip]))
 
@@ -30,6 +31,7 @@ def spatial_map(data: Dataset, clip: int, folder: Path, method: Method, training
 def probabilities(data: Dataset, clip: int, folder: Path, method: Method, training: Training) -> pd.Series:
     """What that checkpoint says of the clip, by label: softmax of its classifier's logits, or of its solved head's."""
     logits = _read(data, clip, folder, method, training).logits[0]
+    # classes seen so far are the first of the order
     return pd.Series(logits.softmax(0).numpy(), index=data.order[: len(logits)])
 
 
@@ -37,6 +39,7 @@ def slot_frames(path: Path, film: Film) -> np.ndarray:
     """The frames [L,H,W,3] that stand for the temporal slots: every second one of the clip."""
     frames = read_clip(path, **film.model_dump()).frames
     assert frames is not None  # only a clip read for its sound alone has none
+    # a slot of `mini` sees three frames, of which these are in the middle
     return frames[::2]
 
 
@@ -51,8 +54,12 @@ def write_gif(path: Path, frames: np.ndarray, maps: list[np.ndarray], share: np.
             axis.axis("off")
             outline(axis, share[slot], frame.shape[0], colour="black" if number else "white")
         figure.subplots_adjust(0, 0, 1, 1, 0.02, 0)
+        # before it is drawn there are no pixels
         figure.canvas.draw()
+        # without opacity, of which a .gif knows all or nothing
         pictures.append(Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3]))
+        # pyplot keeps every figure that is not closed, and here is one a slot
         plt.close(figure)
+    # in milliseconds a picture, and 0 for over and over
     options = {"save_all": True, "append_images": pictures[1:], "duration": round(1000 / fps), "loop": 0}
     pictures[0].save(path, **options)

@@ -13,6 +13,7 @@ GUIDED = ("replay on the guided model", "closed form, guided tokens")
 
 @lru_cache(maxsize=1)
 def _read(file: Path, changed: int) -> dict[str, About]:
+    # `changed` is read by the cache alone: a params.yaml that was edited is read again
     return {name: row.about for name, row in load(file).methods.items()}
 
 
@@ -21,6 +22,7 @@ def rows() -> dict[str, About]:
     try:
         file = project.root() / "params.yaml"
         return _read(file, file.stat().st_mtime_ns)
+    # outside of a project `root` raises FileNotFoundError
     except (OSError, ParameterError):
         return {}
 
@@ -30,6 +32,7 @@ def about(method: str) -> About:
     known = rows()
     if method in known:
         return known[method]
+    # any family will do, but it has to be one of `families`, among which figures look it up
     return About(name=method.replace("_", " "), family=next((row.family for row in known.values()), "others"))
 
 
@@ -44,6 +47,7 @@ def short_name_of(method: str) -> str:
 
 def families() -> list[str]:
     """In the order of params.yaml."""
+    # as `about` calls it where there is no params.yaml
     return list(dict.fromkeys(row.family for row in rows().values())) or ["others"]
 
 

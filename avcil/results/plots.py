@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from avcil.results.names import short_name_of
 
 PALETTE = sns.color_palette("colorblind", 10)
+# places in PALETTE: rows that share one stand in no figure of notebook 07 together
 _COLOURS = {
     "lll_prior": 0, "naive_fusion": 1, "audio_only": 2, "visual_only": 4, "replay": 3, "finetune": 5,
     "ridge": 2, "lll": 4, "joint_guided": 7, "without_both_levels": 9,
@@ -24,10 +25,12 @@ _COLOURS = {
 
 def use_style() -> None:
     """Call once a notebook."""
+    # seaborn's own choice is Arial, wherever that is installed (LOG.md)
     sns.set_theme(context="notebook", style="ticks", font_scale=0.9, font="DejaVu Sans")
     # the fonts that come with matplotlib alone: those of the system, and the cache of its user, are others elsewhere
     own = font_manager.findSystemFonts([f"{matplotlib.get_data_path()}/fonts/ttf"])
     font_manager.fontManager.ttflist.clear()
+    # of fonts that suit alike the first is taken, and files are found in no order
     for path in sorted(own):
         font_manager.fontManager.addfont(path)
     matplotlib.rcParams |= {
@@ -42,14 +45,17 @@ def use_style() -> None:
 
 
 def colour_of(method: str):
+    # 7 is the grey one
     return PALETTE[_COLOURS.get(method, 7)]
 
 
 def label_ends(axes, ends: list[tuple], x: float, gap: float, fontsize: str | float | None = "small") -> None:
     """Write names right of their lines' ends, pushed apart by at least ``gap``. ends: height, name and colour."""
     placed = -np.inf
+    # from below, so that a name only ever moves up, out of the way of the one before
     for y, name, colour in sorted(ends, key=lambda end: end[0]):
         placed = max(y, placed + gap)
+        # names stand beside the axes, where they would be clipped away
         axes.annotate(name, (x, placed), color=colour, va="center", fontsize=fontsize, annotation_clip=False)
 
 
@@ -68,9 +74,11 @@ def accuracy_curves(runs: pd.DataFrame, methods: list[str], *, title: str) -> Fi
     ends = []
     for method in methods:
         by_task = runs[runs.method == method].groupby("task").accuracy
+        # bounds, which have all data at once, are dashed
         style = "--" if method.startswith("joint") else "-"
         ends.append(band(axes, by_task, short_name_of(method), colour_of(method), style))
     last = int(runs.task.max())
+    # gaps are in units of the y axis
     label_ends(axes, ends, last + 0.12, 0.042)
     axes.set(xlabel="task", ylabel="accuracy on all classes seen", ylim=(0, 1), xticks=range(last + 1), title=title)
     figure.tight_layout()
@@ -84,6 +92,7 @@ def four_way(summary: pd.DataFrame) -> Figure:
         "lll_prior": "joint_guided",
     }  # fmt: skip
     table = summary.set_index("method")
+    # only some of the rows may have been learnt
     shown = [row for row in joint_of if row in table.index]
     figure, axes = plt.subplots(figsize=(6.4, 3.6))
     for x, row in enumerate(shown):
@@ -99,6 +108,7 @@ def four_way(summary: pd.DataFrame) -> Figure:
             )  # fmt: skip
     axes.set(
         xticks=range(len(shown)),
+        # `lll_prior` as the paper's figure calls it
         xticklabels=["guided fusion" if row == "lll_prior" else short_name_of(row) for row in shown],
         ylabel="accuracy after the last task",
         ylim=(0, 1),
@@ -114,6 +124,7 @@ def ablation_bars(differences: pd.DataFrame, comparisons: pd.DataFrame, *, title
     differences: method, seed, difference (fraction), drawn as dots; comparisons: method, difference, low, high, of
     `tables.compare`, as bars with their intervals, grey where they are not told apart.
     """
+    # numbered anew in this order, for a line's number is the place of its bar
     table = comparisons.sort_values("difference", ascending=False).reset_index(drop=True)
     figure, axes = plt.subplots(figsize=(7, 0.5 + 0.42 * len(table)))
     for y, line in table.iterrows():
@@ -129,6 +140,7 @@ def ablation_bars(differences: pd.DataFrame, comparisons: pd.DataFrame, *, title
         xlabel="LLL minus it, points of last accuracy (bar: mean; line: 95 % interval; dots: seeds)",
         title=title,
     )
+    # the first line at the top
     axes.invert_yaxis()
     figure.tight_layout()
     return figure
@@ -158,7 +170,9 @@ def forgetting_plasticity(summary: pd.DataFrame, methods: list[str]) -> Figure:
         table.forgetting_last, table.plasticity, xerr=table.forgetting_last_std, yerr=table.plasticity_std,
         fmt="none", ecolor="0.75", elinewidth=1,
     )  # fmt: skip
+    # in units of the y axis, whose span hangs on the rows
     gap, placed = 0.06 * np.ptp(table.plasticity), list[tuple[float, float]]()
+    # from below, so that names are only ever moved up
     for method, row in table.sort_values("plasticity").iterrows():
         x, y = row.forgetting_last, row.plasticity
         axes.plot(x, y, "o", color=colour_of(method))
@@ -170,6 +184,7 @@ def forgetting_plasticity(summary: pd.DataFrame, methods: list[str]) -> Figure:
         )  # fmt: skip
     axes.set(xlabel="forgetting after the last task", ylabel="accuracy on new classes (plasticity)")
     axes.set_title("Learning without forgetting is up and to the left")
+    # room for the names right of their dots
     axes.margins(x=0.25)
     figure.tight_layout()
     return figure
@@ -198,14 +213,19 @@ def overlay(frame: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Attention [S] as heat over the greyed frame [H,W,3] uint8: opacity and colour follow weight over maximum."""
     side = round(len(weights) ** 0.5)
     size = frame.shape[0]
+    # over many patches even the largest weight is small, and all of it would look pale
     grid = (weights / weights.max()).reshape(side, side)
+    # where pixels are between the centres of patches, which are at 0, 1, ... (beyond the outer ones nothing is guessed)
     positions = np.clip((np.arange(size) + 0.5) * side / size - 0.5, 0, side - 1)
+    # the last pixels lie on the last patch, and still need one after `low`
     low = np.minimum(positions.astype(int), side - 2)
     part = positions - low
+    # bilinear: first down, then across
     rows = grid[low] * (1 - part[:, None]) + grid[low + 1] * part[:, None]
     smooth = rows[:, low] * (1 - part) + rows[:, low + 1] * part
     grey = 0.3 + 0.7 * frame.mean(-1, keepdims=True) / 255
     heat = matplotlib.colormaps["YlOrRd"](smooth)[..., :3]
+    # the root lifts small weights, and 0.85 lets the picture through at the peak
     opacity = np.sqrt(smooth)[..., None] * 0.85
     return ((grey * (1 - opacity) + heat * opacity) * 255).round().astype(np.uint8)
 
@@ -213,7 +233,9 @@ def overlay(frame: np.ndarray, weights: np.ndarray) -> np.ndarray:
 def outline(axis, share: np.ndarray, size: int, colour: str = "white") -> None:
     """Draw the border of the truly sounding region, where share [S] is a half, over an image of ``size`` pixels."""
     side = round(len(share) ** 0.5)
+    # in pixels, as imshow counts them: the first one's centre is at 0
     centres = (np.arange(side) + 0.5) * size / side - 0.5
+    # of a level that nothing reaches matplotlib warns
     if share.max() >= 0.5:
         axis.contour(centres, centres, share.reshape(side, side), levels=[0.5], colors=colour, linewidths=1.2)
 
@@ -243,6 +265,7 @@ def attention_over_tasks(frames: np.ndarray, maps: dict[str, np.ndarray], share:
 def spectrograms(mels: dict[str, np.ndarray], *, seconds: float, title: str) -> Figure:
     """Mel magnitudes [M,frames] by name, on one decibel scale."""
     figure, axes = plt.subplots(1, len(mels), figsize=(2.6 * len(mels), 2.5), sharey=True, squeeze=False)
+    # one scale for all, or what is faint would look as loud as the rest (1e-6: silence has no logarithm)
     top = 20 * np.log10(max(mel.max() for mel in mels.values()) + 1e-6)
     for axis, (name, mel) in zip(axes[0], mels.items(), strict=True):
         decibels, extent = 20 * np.log10(mel + 1e-6), (0, seconds, 0, len(mel))

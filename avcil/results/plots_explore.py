@@ -16,8 +16,10 @@ from avcil.results.plots import PALETTE, colour_of
 
 LIVE, PAST = "this run", "this run, past classes"
 SHOWN = [{"filter": {"param": "shown"}}]
+# the wheel alone scrolls the page, and `!` keeps the browser from zooming with Ctrl as well
 ACROSS: dict = {"type": "interval", "zoom": "wheel![event.ctrlKey]"}
 ZOOM = {"name": "zoom", "select": ACROSS, "bind": "scales"}
+# limits of 0 are none: names are not cut, and no row is left out of a legend
 LABELS = {"labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal", "labelLimit": 0}
 CONFIG = {
     "font": "sans-serif", "axis": LABELS, "title": {"fontSize": 13}, "view": {"stroke": None},
@@ -28,6 +30,7 @@ CONFIG = {
 def _colours(names: dict[str, str]) -> dict:
     """A colour for each row; those that are grey in `plots`, as most are, differ. names: by row."""
     rest = [row for row in names if colour_of(row) == PALETTE[7]]
+    # what is being learnt is black and grey, as no stored row is
     others = dict(zip(rest, sns.husl_palette(len(rest), l=0.5), strict=True)) | {LIVE: "black", PAST: "gray"}
     colours = [to_hex(others.get(row) or colour_of(row)) for row in names]
     return {"field": "row", "type": "nominal", "scale": {"domain": list(names.values()), "range": colours}}
@@ -35,12 +38,14 @@ def _colours(names: dict[str, str]) -> dict:
 
 def _data(table: pd.DataFrame) -> dict:
     """What is not there is null: JSON has no NaN."""
+    # as objects, for a column of numbers would turn None back into NaN
     rounded = table.round(5).astype(object)
     return {"values": rounded.where(table.notna(), None).to_dict("records")}
 
 
 def _toggles(names: Iterable[str]) -> dict:
     """All are shown, until a click on a name in the legend takes it away, or brings it back."""
+    # begun with all rows chosen, so that a click hides one (LOG.md)
     select = {"type": "point", "fields": ["row"], "toggle": "true", "clear": False}
     return {"name": "shown", "value": [{"row": name} for name in names], "select": select, "bind": "legend"}
 
@@ -57,8 +62,10 @@ def _tooltip(*fields: str, **values: str) -> list[dict]:
 
 def _curves(table: pd.DataFrame, names: dict[str, str], *, tasks: int, title: str) -> dict:
     """table: row, task, accuracy, and the least and greatest over seeds, of rows of those names."""
+    # a little room on both sides, or the first and the last dots would be cut
     x = _axis("task", "task", domain=[-0.2, tasks - 0.8]) | {"axis": {"grid": False, "values": [*range(tasks)]}}
     y = _axis("accuracy", "accuracy on all classes seen", domain=[0, 1.02])
+    # bounds, which have all data at once, and this run on past classes alone
     dashed = [name for row, name in names.items() if row.startswith("joint") or name == PAST]
     dash = {"condition": {"test": {"field": "row", "oneOf": dashed}, "value": [5, 4]}, "value": [1, 0]}
     tips = _tooltip("row", "task", accuracy="accuracy", least="worst seed", greatest="best seed")
@@ -95,6 +102,7 @@ def forgetting_plasticity(measures: pd.DataFrame, names: dict[str, str]) -> dict
     points["row"] = points.method.map(names)
     for name in ("forgetting_last", "plasticity"):
         for side, sign in (("low", -1), ("high", 1)):
+            # one seed has no spread, and its bar no length
             points[f"{name}_{side}"] = points[name] + sign * points[f"{name}_std"].fillna(0)
     x = _axis("forgetting_last", "forgetting after the last task", zero=False)
     y = _axis("plasticity", "accuracy on new classes (plasticity)", zero=False)
@@ -120,6 +128,7 @@ def ranking(measures: pd.DataFrame, names: dict[str, str]) -> dict:
     columns = [name for name in measures if not name.endswith("_std")]
     lines = measures.rename_axis("method").reset_index()
     lines["row"] = lines.method.map(names)
+    # ranks are worked out in the page, where the measure is chosen
     sort = {"field": "rank", "op": "min"}
     y = {"field": "row", "type": "nominal", "sort": sort, "title": None}
     labels = [name.replace("_", " ") for name in columns]
@@ -130,6 +139,7 @@ def ranking(measures: pd.DataFrame, names: dict[str, str]) -> dict:
         "params": [{"name": "by", "value": "last_accuracy", "bind": choice}],
         "transform": [
             {"calculate": "datum[by]", "as": "mean"},
+            # null, of one seed, counts as 0
             {"calculate": "datum[by + '_std'] || 0", "as": "spread"},
             {"calculate": "slice(by, 0, 10) == 'forgetting' ? datum.mean : -datum.mean", "as": "rank"},
             {"calculate": "datum.mean - datum.spread", "as": "low"},
@@ -147,10 +157,12 @@ def ranking(measures: pd.DataFrame, names: dict[str, str]) -> dict:
 def _cells(x: str, y: str, value: str, *, cell: int, tooltip: list[dict], **more) -> dict:
     """A heatmap of shares with their values written in them; more: of the channel y."""
     across = {"field": x, "type": "ordinal", "axis": {"labelAngle": 0, "title": x}}
+    # cividis is dark below a half
     light = {"condition": {"test": f"datum['{value}'] < 0.5", "value": "white"}, "value": "black"}
     text = {"field": value, "type": "quantitative", "format": ".2f"}
     colour = {"type": "quantitative", "scale": {"domain": [0, 1], "scheme": "cividis"}, "legend": None}
     return {
+        # sort None: in the order of the table, not of the alphabet
         "encoding": {"x": across, "y": {"field": y, "type": "ordinal", "sort": None} | more, "tooltip": tooltip},
         "width": {"step": cell}, "height": {"step": min(cell, 26)},
         "layer": [
@@ -171,6 +183,7 @@ def matrices(matrix: pd.DataFrame, names: dict[str, str]) -> dict:
     tips = _tooltip(
         "row", "after task", "on clips of task", accuracy="accuracy", least="worst seed", greatest="best seed"
     )
+    # matrices of more tasks are so wide that two fill a line
     few = table["after task"].max() < 6
     return {
         "description": "accuracy matrices",
@@ -189,7 +202,9 @@ def class_changes(accuracy: pd.DataFrame, confusion: np.ndarray, faces: dict[str
     """
     names = list(faces)
     by_class = accuracy.set_axis([names[c] for c in accuracy.index]).rename_axis(index="class", columns="after task")
+    # classes that are not learnt yet have no cell
     table = by_class.stack().rename("accuracy").reset_index()
+    # once a class, or each of its cells would draw the picture again
     table["face"] = table["class"].map(faces).where(~table["class"].duplicated())
     tasks, taken = np.arange(len(confusion)), "taken for a class of task"
     confused = pd.DataFrame(confusion, tasks, tasks).rename_axis(index="clips of task", columns=taken)
@@ -198,6 +213,7 @@ def class_changes(accuracy: pd.DataFrame, confusion: np.ndarray, faces: dict[str
     axis = {"title": None, "labelPadding": 30}  # pictures stand there
     left = _cells("after task", "class", "accuracy", cell=50, tooltip=tips, axis=axis)
     left["layer"].append({
+        # neither null, of a class's further cells, nor "", of one without a picture
         "transform": [{"filter": "datum.face"}],
         "mark": {"type": "image", "width": 24, "height": 24},
         "encoding": {"x": {"value": -16}, "url": {"field": "face"}},
@@ -219,9 +235,12 @@ def live(now: pd.DataFrame, stored: pd.DataFrame, *, tasks: int, title: str) -> 
     now: task, accuracy, past_accuracy; stored: method, task, accuracy.
     """
     names = {row: f"{short_name_of(row)}, stored" for row in stored.method.unique()} | {LIVE: LIVE, PAST: PAST}
+    # before the first task the table is empty, and its columns are of objects
     now = now.astype(float)
+    # after the first task there are no past classes
     past = now.assign(accuracy=now.past_accuracy, row=PAST).dropna(subset="accuracy")
     table = pd.concat([stored.assign(row=stored.method.map(names)), now.assign(row=LIVE), past])
+    # a single seed has no band
     table = table[["row", "task", "accuracy"]].assign(least=table.accuracy, greatest=table.accuracy)
     return _curves(table, names, tasks=tasks, title=title)
 
@@ -231,17 +250,21 @@ def live_losses(losses: pd.DataFrame) -> dict:
 
     Where epochs were scored on validation clips, ``validation_accuracy`` has an axis of its own.
     """
+    # epochs begin at 0 in every task, and the axis counts them on
     table = losses.assign(at=range(len(losses)))
     names = [name for name in losses if name not in ("task", "epoch", "validation_accuracy")]
     colours = [to_hex(PALETTE[number % len(PALETTE)]) for number in range(len(names))]
     scale = {"domain": [name.replace("_", " ") for name in names], "range": colours}
     axis = {"grid": False, "tickMinStep": 1}
+    # room for ten from the start, so that the first epochs do not fill the figure
     x = _axis("at", "epoch, task after task", domain=[-0.2, max(len(losses), 10) - 0.8]) | {"axis": axis}
+    # a line of one epoch has no length, and points that are not seen still answer the pointer
     dots = {"type": "line", "point": len(losses) < 10 or "transparent", "clip": True}
     lines = {
         "transform": [
             {"fold": names, "as": ["key", "loss"]}, {"calculate": "replace(datum.key, /_/g, ' ')", "as": "row"}, *SHOWN
         ],
+        # zoomed along x, which losses and accuracy share, and not along y, where each has an axis of its own
         "mark": dots, "params": [_toggles(scale["domain"]), ZOOM | {"select": ACROSS | {"encodings": ["x"]}}],
         "encoding": {"y": _axis("loss", "loss"), "color": {"field": "row", "type": "nominal", "scale": scale},
                      "tooltip": _tooltip("row", "task", "epoch", loss="loss")},

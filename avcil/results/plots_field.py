@@ -29,7 +29,9 @@ def field_ranking(seeds: pd.DataFrame, *, title: str) -> Figure:
     seeds: method, seed, last_accuracy, forgetting_last.
     """
     means = seeds.groupby("method").last_accuracy.mean()
+    # rows that params.yaml does not have come last
     listed = [*rows(), *means.index]
+    # of equal means the order of params.yaml decides
     order = sorted(means.index, key=lambda row: (families().index(family_of(row)), -means[row], listed.index(row)))
     figure, axes = plt.subplots(1, 2, figsize=(9.6, 0.9 + 0.24 * len(order)), sharey=True, width_ratios=[3, 2])
     for y, row in enumerate(order):
@@ -51,6 +53,7 @@ def field_ranking(seeds: pd.DataFrame, *, title: str) -> Figure:
     axes[0].tick_params(axis="y", labelsize="small")
     axes[0].set(xlabel="accuracy after the last task", title=title)
     axes[1].set(xlabel="forgetting after the last task", xlim=(0, 1))
+    # best first at the top, in both panels, which share y
     axes[0].set_ylim(len(order) - 0.4, -0.6)
     axes[1].tick_params(axis="y", length=0)
     figure.tight_layout()
@@ -66,11 +69,14 @@ def field_curves(runs: pd.DataFrame, reference: str) -> Figure:
     curves = runs.groupby(["method", "task"]).accuracy.mean()
     last = int(runs.task.max())
     for axis, family in zip(axes.flat, shown, strict=False):
+        # parts of a row are no rivals in the field
         mine = [row for row in of_family(family) if row in set(runs.method) and not about(row).part]
+        # without the two darkest, which would be taken for the black of the reference
         shades = sns.color_palette(f"dark:{matplotlib.colors.to_hex(_colour_of_family(family))}", len(mine) + 2)[2:]
         colours = dict(zip(mine, shades, strict=True))
         for row, shade in colours.items():
             axis.plot(curves[row], color=shade, marker="o", markersize=3, linewidth=1.4)
+        # in the panel of its own family it is drawn already
         if reference not in mine:
             axis.plot(curves[reference], color="black", linewidth=1, linestyle=":")
             colours[reference] = "black"
@@ -80,6 +86,7 @@ def field_curves(runs: pd.DataFrame, reference: str) -> Figure:
         ]
         label_ends(axis, ends, last + 0.1, 0.055, fontsize=8)
         axis.set(title=family, xlabel="task", xticks=range(last + 1), ylim=(0, 1))
+    # panels that no family is left for
     for axis in axes.flat[len(shown) :]:
         axis.axis("off")
     for row in axes:
@@ -93,6 +100,7 @@ def field_differences(comparisons: pd.DataFrame, reference: str) -> Figure:
 
     comparisons: method, difference, low, high (fractions).
     """
+    # not turned over: the nearest rivals stand at the top
     table = comparisons.sort_values("difference", ascending=False).reset_index(drop=True)
     figure, axes = plt.subplots(figsize=(7.6, 0.9 + 0.23 * len(table)))
     for y, line in table.iterrows():
@@ -115,14 +123,18 @@ def field_cost(table: pd.DataFrame) -> Figure:
     table: method, last_accuracy, seconds, memory_bytes.
     """
     figure, axes = plt.subplots(1, 2, figsize=(10.4, 4.4), sharey=True)
+    # whole methods alone, and those that params.yaml says something of
     table = table[[name in rows() and not about(name).part for name in table.method]]
+    # bounds keep every clip and are no rivals
     table = table[table.method.map(family_of) != "all data at once"]
     family = table.method.map(family_of)
+    # from below, so that names are only ever moved up
     best = table.loc[table.groupby(family).last_accuracy.idxmax()].sort_values("last_accuracy")
     for axis, column, scale, label in (
         (axes[0], "seconds", 1, "seconds of learning and evaluation, one thread"),
         (axes[1], "memory_bytes", 1e-6, "megabytes kept between tasks (exemplars, statistics)"),
     ):
+        # a logarithmic axis has no place for rows that keep nothing
         x = (scale * table[column]).clip(lower=1e-2)
         for at, line in table.iterrows():
             axis.plot(x[at], line.last_accuracy, "o", color=_family_colour(line.method), markersize=6, alpha=0.85)
@@ -154,8 +166,10 @@ def knobs(table: pd.DataFrame) -> Figure:
         values = list(dict.fromkeys(panel.value))
         for number, part in enumerate(parts):
             mine = panel[panel.part == part]
+            # side by side, so that no interval covers another
             x = mine.value.map(values.index) + 0.12 * (number - 1)
             spread = 100 * np.array([mine["mean"] - mine.low, mine.high - mine["mean"]])
+            # one seed has no interval: its NaN is drawn as a bar without length
             axis.errorbar(
                 x, 100 * mine["mean"], np.nan_to_num(spread), color=PALETTE[number], marker="o", markersize=4,
                 linewidth=1.4, elinewidth=1, label=part,
@@ -171,10 +185,12 @@ def knobs(table: pd.DataFrame) -> Figure:
 def budget_curves(table: pd.DataFrame) -> Figure:
     """Last accuracy against exemplars a class, one curve a row. table: method, exemplars, last_accuracy, by seed."""
     figure, axes = plt.subplots(figsize=(7.4, 4.2))
+    # a figure all the same, for the stage `field` has it among its outputs
     if table.empty:
         axes.set_title("every row was run with one memory size only")
         return figure
     counts = sorted(table.exemplars.unique())
+    # evenly spaced, or numbers from 0 to 20 would crowd at the left
     table = table.assign(place=table.exemplars.map(counts.index))
     ends = []
     for number, row in enumerate(table.method.unique()):

@@ -40,8 +40,10 @@ class AccuracyMatrix(NamedTuple):
     def _repr_html_(self) -> str:
         head = "".join(f"<th>on task {j}</th>" for j in self.mean)
         rows = []
+        # shades by number, cells as text
         for (task, values), (_, cells) in zip(self.mean.iterrows(), self._text.iterrows(), strict=True):
             shades = [
+                # the first blue of figures, at most 0.6 opaque, so that numbers stay readable on it
                 "" if pd.isna(value) else f' style="background: rgba(1, 115, 178, {0.6 * value:.2f})"'
                 for value in values
             ]
@@ -99,12 +101,14 @@ class Run:
         """What was carried out of a task. Raises KeyError with the way out if it is not there."""
         if (seed, task) not in self.checkpoints:
             known = sorted(self.checkpoints)
+            # of a run that is read from metrics/ the note says how to get checkpoints
             way_out = f"there are (seed, task) {known[0]} to {known[-1]}" if known else self.note
             raise KeyError(f"no checkpoint of {self.method} after task {task} with seed {seed}: {way_out}")
         return load_checkpoint(self.checkpoints[seed, task])
 
     def _summary(self) -> pd.DataFrame:
         shown = 100 * self.measures[[*tables.MAIN, "localisation_hit_first_task"]]
+        # a row without attention has no hits to show
         return pd.DataFrame({"mean": shown.mean(), "std": shown.std(ddof=1)}).dropna(how="all").round(1)
 
     def __repr__(self) -> str:
@@ -136,12 +140,15 @@ def load_run(method: str, setting: str = "standard", *, root: Path | None = None
     """
     root = project.root() if root is None else Path(root)
     params = load(root / "params.yaml")
+    # only to refuse a row that there is not, with the nearest one
     params.method(method)
     if setting not in (known := params.protocol().settings):
         raise ParameterError(f"no setting `{setting}` in protocols/{params.benchmark}.yaml{nearest(setting, known)}")
     missing, results, places = _stored(root / "artifacts", params, method, setting)
+    # half a run is not taken for a whole one
     if missing:
         note = f"from metrics/ alone: no {missing.relative_to(root)}; `dvc repro` gives predictions and checkpoints"
+        # told at the caller's line, not at this one
         warnings.warn(note, stacklevel=2)
         return Run(method, setting, _committed(root / "metrics", method, setting), {}, {}, note)
     made = tables.frames({(setting, method, seed): by_task for seed, by_task in results.items()})
@@ -154,11 +161,14 @@ def _stored(artifacts: Path, params: Params, method: str, setting: str):
     places: dict[tuple[int, int], Path] = {}
     for seed in changes.seeds or params.seeds:
         folders = {(seed, task.id): run_folder(artifacts, method, task.id, seed, setting) for task in params.tasks}
+        # results may be there without checkpoints, which most settings do not keep
         places |= {key: folder for key, folder in folders.items() if (folder / "checkpoint.json").is_file()}
+        # a sweep's file has all tasks, and where there is none, as of a chain, results stand beside checkpoints
         whole = artifacts / "sweep" / setting / method / f"seed{seed}.json"
         if whole.is_file():
             results[seed] = sweep.read_run(whole)[0].results
         elif missing := [folder for folder in folders.values() if not (folder / "result.json").is_file()]:
+            # nothing of the other seeds either: tables of some seeds would look like those of all
             return missing[0] / "result.json", {}, {}
         else:
             results[seed] = [load_result(folder) for folder in folders.values()]
@@ -167,6 +177,7 @@ def _stored(artifacts: Path, params: Params, method: str, setting: str):
 
 def _committed(folder: Path, method: str, setting: str) -> tables.Tables:
     """The tables of one row, as far as they are in git. Raises FileNotFoundError if it is not among them."""
+    # numbered anew: a part of a table would keep the numbers that its lines had in the whole
     runs, matrix, localisation = (
         table[(table.method == method) & (table.setting == setting)].reset_index(drop=True)
         for table in (pd.read_csv(folder / f"{name}.csv") for name in ("runs", "accuracy_matrix", "localisation"))
@@ -181,9 +192,12 @@ def measures(made: tables.Tables) -> pd.DataFrame:
 
     The matrices in metrics/ do not say how many clips a task has; what depends on that is taken from ``made.runs``.
     """
+    # `per_seed` reads these columns, but forgetting, plasticity and the like do not hang on them
     counted = made._replace(
         matrix=made.matrix.assign(clips=1), runs=made.runs.assign(memory_bytes=0, trained_parameters=0)
     )
+    # `MEASURES` has neither bytes nor parameters, which are made up here
     whole = tables.per_seed(counted).set_index(["method", "seed"])[tables.MEASURES]
+    # accuracies on all classes seen, weighted by clips when they were written
     after = made.runs.sort_values("task").groupby(["method", "seed"]).accuracy
     return whole.assign(average_accuracy=after.mean(), last_accuracy=after.last())
