@@ -66,7 +66,9 @@ class _Slices:
 
     def __init__(self, part):
         self.part, self.shape = part, tuple(part.get_shape())
-        self.dtype = np.dtype({"F": "f4", "B": "f4", "I": "i8", "U": "u8"}[part.get_dtype()[0]])  # B: bfloat16
+        # of BF16 and BOOL the first letter is the same
+        kind = part.get_dtype().replace("BF16", "F16")[0]
+        self.dtype = np.dtype({"F": "f4", "I": "i8", "U": "u8", "B": "?", "C": "c8"}[kind])
 
     def __getitem__(self, rows: slice) -> np.ndarray:
         # NumPy has no bfloat16, so floating-point numbers leave torch as float32

@@ -124,7 +124,7 @@ def _layout(source: _Source, side: int | None) -> tuple[int, Layout]:
     tokens, channels = visual
     patches = tokens // SLOTS
     # at least one patch, no more than there are, and only of a square grid
-    if side is not None and not 1 <= side**2 <= math.isqrt(patches) ** 2 == patches:
+    if side is not None and not 1 <= side <= math.isqrt(patches) == patches**0.5:
         raise TokensError(f"{path}: {patches} patches a slot cannot be pooled to {side} x {side}")
     return tokens, Layout(SLOTS, patches if side is None else side**2, 1, channels, channels)
 

@@ -13,7 +13,7 @@ import pandas as pd
 
 from avcil.beyond import answers
 from avcil.comparison import tables
-from avcil.comparison.intervals import ALPHA, Interval, outcome, over_seeds, points, sign, verdict
+from avcil.comparison.intervals import ALPHA, VERDICTS, Interval, outcome, over_seeds, points, verdict
 from avcil.comparison.search import compared
 from avcil.comparison.tables import Comparable, markdown, percent
 from avcil.params import load, project
@@ -244,7 +244,7 @@ def field_reading(folder: Path) -> str:
         lines.append(f"- *{short_name_of(row)}*: {'; '.join(against)}.")
     # Student's t over seeds alone, since forgetting is not known clip by clip
     forgetting = {row: over_seeds(values) for row, values in seeds.groupby("method").forgetting_last}
-    few = [row for row, interval in forgetting.items() if sign(interval._replace(high=interval.high - 0.05)) < 0]
+    few = [row for row, interval in forgetting.items() if outcome(interval, least=0.05) == VERDICTS[2]]
     lines.append(
         f"- *Goals.* Ten points of lead: {'; '.join(goals)}. At most five points of forgetting: {listed(few)}."
     )

@@ -44,10 +44,12 @@ def _drop_entries(file: Path) -> None:
         return
     try:
         entries = json.loads(file.read_bytes())
-        readers = {path: [one for one in some if _lives(one["pid"])] for path, some in entries["read"].items()}
-        writers = {path: one for path, one in entries["write"].items() if _lives(one["pid"])}
+        # DVC leaves out the half that has no entry
+        read, write = entries.get("read", {}), entries.get("write", {})
+        readers = {path: [one for one in some if _lives(one["pid"])] for path, some in read.items()}
+        writers = {path: one for path, one in write.items() if _lives(one["pid"])}
     # of a list that is cut short, nothing is known
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, AttributeError):
         readers, writers = {}, {}
     # without empty entries, as DVC leaves it
     file.write_text(json.dumps({"read": {path: some for path, some in readers.items() if some}, "write": writers}))
@@ -60,13 +62,17 @@ def _lives(pid: int) -> bool:
         return process.status() != psutil.STATUS_ZOMBIE and any("dvc" in word for word in process.cmdline())
     except psutil.NoSuchProcess:
         return False
+    # another user's may not be asked: it might be one
+    except psutil.AccessDenied:
+        return True
 
 
 def _whole(file: Path, schema) -> bool:
     try:
-        return bool(load(str(file), schema))
+        load(str(file), schema)
     except DvcException:
         return False
+    return True
 
 
 def _restore(file: Path) -> None:

@@ -72,6 +72,15 @@ def test_entries_of_processes_that_do_not_live_are_dropped(tmp_path):
     repro.clear(tmp_path)
     mine = who[living.pid]
     assert json.loads(file.read_text()) == {"write": {f"/out{living.pid}": mine}, "read": {"/in": [mine]}}
+    # DVC leaves out the half that has no entry
+    for half in ({"write": entries["write"]}, {"read": entries["read"]}):
+        file.write_text(json.dumps(half))
+        repro.clear(tmp_path)
+        left = json.loads(file.read_text())
+        assert left == {"write": {}, "read": {}} | {
+            "write": {f"/out{living.pid}": mine} if "write" in half else {},
+            "read": {"/in": [mine]} if "read" in half else {},
+        }
     for process in (other, living):
         process.communicate(b"\n")
     zombie.wait()

@@ -783,8 +783,10 @@ def test_a_row_trained_live_is_asked_about_a_clip(places, params):
     live.keep("mine", run)
 
     assert panel.methods.value == ("mine",) and "after task 0" in panel.answers["mine"]
+    once = panel.answers["mine"]
     panel.task.value = "after task 0"
-    scores = panel.answers["mine"]["after task 0"].scores
+    assert panel.answers["mine"] is once, "asked once a clip"
+    scores = once["after task 0"].scores
     assert list(panel.looks) == ["mine after task 0"] and list(scores.index) == panel.order[:size]
     panel.clip.value = panel.clip.options[1]
     assert "after task 0" in panel.answers["mine"], "another clip is asked about as well"
@@ -801,4 +803,4 @@ def test_checkpoints_of_other_parameters_are_named_not_asked(places, params, tmp
     panel = explore.ClipView(places, params)
     assert "made with other parameters" in panel.note.value and list(panel.looks) == ["the prior alone"]
     panel.task.value = "after task 0"
-    assert panel.spatial is panel.prior.spatial
+    assert panel.spatial is panel.prior.spatial and "made with other parameters" in panel.note.value

@@ -276,6 +276,14 @@ def test_what_is_wrong_is_one_line_in_front_of_any_work(wrong, content, tmp_path
     assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("kind", ["?", "c8"])
+def test_what_is_no_number_to_learn_from_is_named_in_either_format(kind, content, tmp_path):
+    for name in ("tokens.npz", "tokens.safetensors"):
+        path = save(tmp_path, content, name, audio=content["audio"].astype(kind))
+        with pytest.raises(TokensError, match=f"`audio` is of kind {np.dtype(kind).kind}, not of f or i or u"):
+            import_tokens(path, tmp_path / "out")
+
+
 def test_the_command_reports_imports_and_refuses(content, tmp_path, capsys):
     importer.main([str(save(tmp_path, content, audio=content["audio"] * np.nan))])
     assert capsys.readouterr().out.endswith("classes will do; values are read when it is imported\n")

@@ -349,6 +349,7 @@ def test_features_of_something_else_are_refused(source, tmp_path, small_shards):
         (audio, {v: a * np.nan for v, a in visual.items()}, None, "no usable clip from `.*NaN"),
         (audio, visual, 0, "16 patches a slot cannot be pooled to 0 x 0"),
         (audio, visual, 5, "16 patches a slot cannot be pooled to 5 x 5"),
+        (audio, visual, -2, "16 patches a slot cannot be pooled to -2 x -2"),
     ]
     for number, (heard, seen, side, message) in enumerate(cases):
         _write_features(source, heard, seen)

@@ -30,7 +30,7 @@ def split(clips: pd.DataFrame, redraw: dict[str, dict[str, float]], seed: int) -
             # how many clips of this class each part still wants
             lacking = {part: share * sizes.total() for part, share in shares.items()}
             # videos that went with another class count here too
-            for video in sizes.keys() & given.keys():
+            for video in sorted(sizes.keys() & given.keys()):
                 lacking[given[video]] -= sizes[video]
             # sets have no order of their own, and the draw shall hang on the seed alone
             for video in _generator(seed, label).permutation(sorted(sizes.keys() - given.keys())).tolist():

@@ -118,6 +118,7 @@ class ClipView(Panel):
             return
         for name in names:
             self.answers.pop(name, None)  # of a run of that name before
+            self.remarks.pop(name, None)
         with self.quiet():
             if len(self.task.options) == 1:  # no row was stored
                 self.task.options = self._moments()
@@ -205,6 +206,7 @@ class ClipView(Panel):
         # kept answers are of one clip
         self.tokens: dict[str, Tokens] = {}
         self.answers: dict[str, dict[str, Answer]] = {}
+        self.remarks: dict[str, str] = {}
         tokens = self._encoded("mini")
         slots, patches = tokens.shape[1:3]
         grid = self.regions.of_clip(None if own else self.clip.value)
@@ -233,7 +235,7 @@ class ClipView(Panel):
         run: LiveRun | None = self.live.runs.get(row)
         # classes are positions in the order: in another one they would have other names
         if run and run.data.order != self.order:
-            self.note.value = line(f"{row} was trained in the class order of seed {run.seed}: choose that seed")
+            self.remarks[row] = line(f"{row} was trained in the class order of seed {run.seed}: choose that seed")
             return {}
         method = run.method if run else self.params.methods[row]
         tokens = self._encoded(method.tokens)
@@ -251,14 +253,17 @@ class ClipView(Panel):
                     answers[f"after task {task}"] = answer(folder, method, self.params.training, data, device=device)
                 # one line about this checkpoint; the others are asked all the same
                 except CheckpointError as error:
-                    self.note.value = line(str(error), wrong=True)
+                    self.remarks[row] = line(str(error), wrong=True)
         return answers
 
     def _look(self) -> None:
         """Ask the chosen rows, and show where and when they look after the chosen task, or the prior alone."""
-        self.note.value = " ".join(filter(None, [self.hint, self.longer]))
         for row in self.methods.value:
-            self.answers.setdefault(row, self._ask(row))
+            # once a clip: asking takes as long as learning's own predictions
+            if row not in self.answers:
+                self.answers[row] = self._ask(row)
+        remarks = [self.remarks.get(row) for row in self.methods.value]
+        self.note.value = " ".join(filter(None, [self.hint, self.longer, *remarks]))
         after = self.task.value
         looks = {row: self.answers[row][after].attention for row in self.methods.value if after in self.answers[row]}
         self.looks = {f"{short_name_of(row)} {after}": look for row, look in looks.items()} or {ALONE: self.prior}
