@@ -54,6 +54,20 @@ def write(
     return path
 
 
+def write_with_pause(path: Path, sound: np.ndarray, rate: int, pause: tuple[float, float]) -> Path:
+    """Sound [samples] as 16-bit PCM in frames of 1/20 s, without those of which the first sample is in the pause."""
+    with av.open(str(path), "w") as container:
+        audio = container.add_stream("pcm_s16le", rate=rate, layout="mono")
+        for first in range(0, len(sound), rate // 20):
+            if not pause[0] <= first / rate < pause[1]:
+                part = (2**15 * sound[None, first : first + rate // 20]).astype(np.int16)
+                frame = av.AudioFrame.from_ndarray(part, format="s16", layout="mono")
+                frame.sample_rate, frame.pts = rate, first
+                container.mux(audio.encode(frame))
+        container.mux(audio.encode())
+    return path
+
+
 def tone(frequency: float, seconds: float, rate: int, channels: int = 1) -> np.ndarray:
     wave = 0.5 * np.sin(2 * np.pi * frequency * np.arange(round(seconds * rate)) / rate)
     return np.repeat(wave[None], channels, 0)

@@ -108,7 +108,9 @@ class Moments(nn.Module):
         flat = x.flatten(0, -2)
         # buffers, not weights: nothing of it is learnt
         self.register_buffer("mean", flat.mean(0))
-        self.register_buffer("spread", flat.std(0))
+        spread = flat.std(0)
+        # a channel that never changes stays at zero, and is not divided by it
+        self.register_buffer("spread", spread.where(spread > 0, 1.0))
 
     def forward(self, x: Tensor) -> Tensor:
         return (x - self.mean) / self.spread

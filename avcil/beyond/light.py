@@ -45,8 +45,8 @@ class Numbers(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """All that is stored of N clips. similarity [N,L,S], float16; places [N,L,S], uint8: which patches of the encoder's
-    grid these are; none where all are there, or means."""
+    """All that is stored of N clips. similarity [N,L,S], float16; places [N,L,S]: which patches of the encoder's grid
+    these are, uint8, of more than 256 patches int32; none where all are there, or means."""
 
     visual: Numbers
     audio: Numbers
@@ -105,7 +105,8 @@ def stored(tokens: Tokens, variant: Variant, generator: torch.Generator) -> Stor
         chosen = score.topk(variant.patches, -1).indices
         visual = visual.gather(2, chosen[..., None].expand(-1, -1, -1, visual.shape[-1]))
         # a byte names one of up to 256 patches
-        similarity, places = similarity.gather(2, chosen), chosen.to(torch.uint8)
+        byte = torch.uint8 if similarity.shape[-1] <= 256 else torch.int32
+        similarity, places = similarity.gather(2, chosen), chosen.to(byte)
     return Stored(numbers(visual, variant.numbers), numbers(tokens.audio, variant.numbers), similarity.half(), places)
 
 

@@ -99,7 +99,8 @@ def delay(shot: Shot, seconds: float, rng: np.random.Generator) -> Shot:
     """The sound comes so much after the picture."""
     late = np.zeros_like(shot.waveform)
     first = round(seconds * shot.sample_rate)
-    late[first:] = shot.waveform[: len(late) - first]
+    # of a delay longer than the clip nothing is left
+    late[first:] = shot.waveform[: max(0, len(late) - first)]
     return shot._replace(waveform=late)
 
 

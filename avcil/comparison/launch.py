@@ -32,8 +32,9 @@ def main() -> None:
     parser.add_argument("row", help="a row of params.yaml")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--setting", default="standard")
-    given, params = parser.parse_args(), load(Path("params.yaml"))
+    given = parser.parse_args()
     try:
+        params = load(Path("params.yaml"))
         if named(params.compute.device).type == "cuda":
             # torchrun numbers the processes of a machine, and each takes the GPU of its number
             device, backend = f"cuda:{os.environ.get('LOCAL_RANK', 0)}", "nccl"
@@ -53,7 +54,7 @@ def main() -> None:
                 print(f"task {result.task}: accuracy {tables.accuracy_after(result):.4f} on {seen}")
         if parallel.first():
             print(table(launched(params)).to_string(index=False))
-    # a row, setting, seed or device that there is not is told in one line
+    # parameters that cannot be used, a row, setting, seed or device that there is not: each is told in one line
     except ValueError as error:
         sys.exit(str(error))
     finally:

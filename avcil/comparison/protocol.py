@@ -105,7 +105,8 @@ def jobs(
             # by place, not by seed: seeds that share clips share one source, which is in memory once
             sources = {at: _source(at[0], tokens, protocol, setting, at[1]) for at in set(where.values())}
             for seed, at in where.items():
-                classes = pd.read_csv(sources[at].manifest, dtype=str).label.nunique()
+                # a class may be called `NA`, which is text here
+                classes = pd.read_csv(sources[at].manifest, dtype=str, keep_default_na=False).label.nunique()
                 tasks = chain(protocol.sizes(setting, classes), epochs)
                 file = out / name / row / f"seed{seed}.json"
                 # DVC versions runs/others, which holds the headline's checkpoints alone

@@ -1,6 +1,7 @@
 """The search for hyper-parameters: every row as it ships, and beside it trials that change some of its keys, on
 validation clips of development worlds, which no table reports."""
 
+from collections import Counter
 from itertools import product
 from pathlib import Path
 
@@ -25,19 +26,24 @@ def trials(params: Params) -> dict[tuple[str, str], tuple[Method, Training]]:
     An entry of a row is a grid: every combination of its keys' values. A key is of the row, of `training`, or, with
     dots, an option within. Raises ParameterError for a key that is neither.
     """
-    named = {}
+    named: dict[tuple[str, str], tuple[Method, Training]] = {}
     for name, grids in params.search.trials.items():
         # without its `about`, so that it compares equal to a trial that changes nothing
         row = Method(**params.method(name).model_dump())
-        named[name, SHIPPED] = row, params.training
+        of_row = {SHIPPED: (row, params.training)}
+        keys = {key for grid in grids for key in grid}
+        last = Counter(key.rpartition(".")[2] for key in keys)
+        # its last word, where no other key of the row's ends in it
+        short = {key: word if last[word := key.rpartition(".")[2]] == 1 else key for key in keys}
         for grid in grids:
             for values in product(*grid.values()):
                 changes = dict(zip(grid, values, strict=True))
-                trial = ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in changes.items())
+                trial = ", ".join(f"{short[key]} {value}" for key, value in changes.items())
                 changed = _changed(row, params.training, changes, f"search.trials.{name}")
                 # a grid that holds the shipped value would have it learnt twice
-                if changed not in named.values():
-                    named[name, trial] = changed
+                if changed not in of_row.values():
+                    of_row[trial] = changed
+        named |= {(name, trial): changed for trial, changed in of_row.items()}
     return named
 
 
@@ -87,7 +93,8 @@ def scores(params: Params, folder: Path) -> pd.DataFrame:
     seeds = tables.per_seed(
         tables.frames({("search", name, seed): finished.results for ((_, name), seed), finished in done.items()})
     )
-    names = seeds.method.str.split(SEPARATOR, expand=True).set_axis(["row", "trial"], axis=1)
+    # at the first one: a trial's values may have another
+    names = seeds.method.str.split(SEPARATOR, n=1, expand=True).set_axis(["row", "trial"], axis=1)
     table = names.assign(world=seeds.seed, **seeds[MEASURES].round(4))
     # in the order of search.yaml, not world by world as they were learnt
     return table.set_index(["row", "trial"]).loc[[*trials(params)]].reset_index()

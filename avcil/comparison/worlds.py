@@ -36,9 +36,9 @@ class Place(NamedTuple):
 
 def prior_of(seed: int, params: Params) -> str:
     """Name of the released prior that world ``seed`` is heard and seen by."""
-    number = seed % len(params.prior.seeds)
-    # the first one is called `mini`, without a number
-    return f"mini-{number}" if number else "mini"
+    prior = params.prior.seeds[seed % len(params.prior.seeds)]
+    # that of seed 0 is called `mini`, without a number
+    return f"mini-{prior}" if prior else "mini"
 
 
 def seeded(seed: int, params: Params) -> Params:

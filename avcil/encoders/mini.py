@@ -1,4 +1,4 @@
-"""`mini`: a SAM-Audio-like encoder of about a million parameters, pre-trained here (see avcil/world/separation.py).
+"""`mini`: a SAM-Audio-like encoder of about a million parameters, pre-trained here (see avcil/world/pretraining.py).
 
 Dense visual and audio tokens live in one space, so that the cosine of an audio token and a patch token says how
 likely that patch is what sounds at that moment.

@@ -152,7 +152,8 @@ class _Pooling(nn.Module):
 class PeAudioVideo(PeAudioVideoModel):
     """PeAudioVideoModel that can read a checkpoint back, which transformers 5.23 with timm 1.0.31 cannot.
 
-    Its config forgets how many outputs the tower has, and it would tie timm's rotary bands as if they were weights.
+    Its config forgets how many outputs the tower has, and it would tie timm's rotary bands as if they were weights,
+    which 5.24 does no more.
     """
 
     _tied_weights_keys: ClassVar = {

@@ -50,8 +50,8 @@ def released(name: str, folder: Path) -> Path:
 
 
 def load_prior(path: Path, config: MiniConfig) -> tuple[Mini, Separator]:
-    """The frozen encoder and, where the file has one, its separator. Raises ValueError for a damaged file, or one of
-    another layout."""
+    """The frozen encoder and its separator, whose weights are random where the file has none. Raises ValueError for a
+    damaged file, or one of another layout."""
     # a flipped bit would pass for a weight
     check_seal(path)
     tensors = {name: value.float() for name, value in read_tensors(path).items()}

@@ -14,6 +14,7 @@ from avcil.base.refusal import Refusal
 
 _PLAYLISTS = {"concat", "dash", "hls", "imf", "rtsp", "sdp", "webm_dash_manifest"}  # by FFmpeg's names
 _LONGEST = 20  # longer by shorter side of a picture that is cropped: it is scaled whole before
+_GAP = 0.1  # seconds without sound in a track that are silence, not jitter of the container's clock
 _RATES = range(100, 1_000_001)  # Hz; beyond, FFmpeg resamples for minutes or into gigabytes
 
 
@@ -132,18 +133,36 @@ class _Ear:
     def __init__(self, start: float, samples: int, sample_rate: int):
         self.start, self.rate = start, sample_rate
         self.waveform = np.zeros(samples, np.float32)
-        # no layout is asked for: channels stay apart, for `hear` to take their mean
-        self.resampler = av.AudioResampler(format="fltp", rate=sample_rate)
+        self.resampler = self._resampler()
         # where in the waveform the next sample goes: below 0 from the key frame up to the start
         self.next: int | None = None
+        # the time at which the next frame is due
+        self.due = 0.0
+
+    def _resampler(self) -> av.AudioResampler:
+        # no layout is asked for: channels stay apart, for `_place` to take their mean
+        return av.AudioResampler(format="fltp", rate=self.rate)
 
     def hear(self, frame: av.AudioFrame | None) -> bool:
         """Whether all samples are there. None ends the track."""
+        if frame is None and self.next is None:
+            return False
+        # frames are counted, for clocks of containers jitter and the resampler holds samples back; the first one, and
+        # one behind a gap, is placed by its time
+        time = self.due if frame is None or frame.time is None else frame.time
+        if self.next is None or time - self.due > _GAP:
+            self._place(None)
+            self.resampler = self._resampler()
+            self.next = round((time - self.start) * self.rate)
+        if frame is not None:
+            self.due = time + frame.samples / frame.sample_rate
+        self._place(frame)
+        return self.next is not None and self.next >= len(self.waveform)
+
+    def _place(self, frame: av.AudioFrame | None) -> None:
+        """What comes out of the resampler for a frame; None: what it has held back."""
         if self.next is None:
-            if frame is None:
-                return False
-            # only the first frame is placed by its time: the resampler holds samples back, so later ones are counted
-            self.next = round(((frame.time or 0.0) - self.start) * self.rate)
+            return
         for part in self.resampler.resample(frame):
             sound = part.to_ndarray().mean(0)  # not FFmpeg's down-mix, which exceeds 1 in float
             # what lies before the start or after the end falls away
@@ -151,7 +170,6 @@ class _Ear:
             if first < last:
                 self.waveform[first:last] = sound[first - self.next : last - self.next]
             self.next += len(sound)
-        return self.next is not None and self.next >= len(self.waveform)
 
     @property
     def end(self) -> float:
@@ -220,8 +238,8 @@ def read_clip(
     """Decode ``frames`` pictures and ``frames / fps`` seconds of sound of a media file, from ``start`` seconds on.
 
     Picture l is the one on screen at start + (l + 1/2) / fps. Sound is the mean of its channels, resampled by FFmpeg;
-    where the track begins late or ends early there is silence. Decoding starts at the key frame before ``start`` and
-    stops at the last picture and sample; of the frames between, only wanted ones are converted.
+    where the track begins late, pauses or ends early there is silence. Decoding starts at the key frame before
+    ``start`` and stops at the last picture and sample; of the frames between, only wanted ones are converted.
 
     Args:
         size, fit, resize: see `avcil.encoders.base.Reading`.

@@ -26,7 +26,7 @@ PRIORS = Path("prior")
 
 
 def load_encoder(name: str, params: Params, priors: Path = PRIORS) -> Encoder:
-    """The encoder of that name, on `compute.device`; `mini`, `mini-1` and so on are the released priors.
+    """The encoder of that name; `mini`, `mini-1` and so on are the released priors, all others are on `compute.device`.
 
     Raises ParameterError for an unknown name, WeightsError or ImportError as `load_published` does.
     """

@@ -210,6 +210,9 @@ def channelwise_attention(
     """
     if (old is None) != (of is None):
         raise ValueError("channelwise_attention: `old` and `of` are given together or not at all")
+    # of no clip remembered there is no row that an index, were it 0 in place of -1, could read
+    if old is not None and not len(old.spatial):
+        old = of = None
     impl = _chosen("channelwise_attention", impl, ("auto", "reference", "fused", "triton"))
     if impl == "auto":
         impl = "fused" if tokens.device.type == "cpu" else "triton" if proven(tokens.device) else "reference"

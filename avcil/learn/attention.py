@@ -43,12 +43,14 @@ class AttendedVisual(NamedTuple):
 class Attention(nn.Module):
     """Where and when to look, and how what is seen and what is heard become one feature.
 
-    Besides ``forward``, an attention says in ``channels`` how wide its visual feature is, and in ``frozen`` whether
-    nothing is learnt: then its features are as wide as the tokens, and no epoch is run.
+    Besides ``forward``, an attention says in ``channels`` how wide its visual feature is, in ``frozen`` whether nothing
+    is learnt: then its features are as wide as the tokens, and no epoch is run; and in ``reads_similarity`` whether an
+    exemplar's similarity has to be kept as well.
     """
 
     channels: int
     frozen = False
+    reads_similarity = False
 
     def forward(self, tokens: Tokens, centre: Tensor | None, *, maps: bool = False) -> AttendedVisual:
         """centre [D] or None: what the true visual tokens are more than those given; maps: build them where a map a
@@ -76,6 +78,9 @@ class GuidedAttention(Attention):
     Deviation from arXiv 2606.10887: the paper's text does not give the score; the term τ m is ours, and τ = 0 turns it
     off (row `lll`).
     """
+
+    # of τ = 0 too, which is a row's choice, and may be another in the next task
+    reads_similarity = True
 
     def __init__(
         self, channels: tuple[int, int], width: int, heads: int, *, prior_guidance: float, learnt_guidance: float
@@ -158,6 +163,7 @@ class FrozenAttention(MeanPooling):
         super().__init__(channels)
         self.fusion = fusion
         self.prior_guidance = prior_guidance
+        self.reads_similarity = fusion != "frozen"
 
     def forward(self, tokens: Tokens, centre: Tensor | None, *, maps: bool = False) -> AttendedVisual:
         if self.fusion == "frozen":

@@ -51,8 +51,10 @@ def load_checkpoint(folder: Path, *, order: list[str] | None = None) -> Checkpoi
         state = read_sealed(folder / "checkpoint.json")
         # those of older versions have no digest of their tensors
         tensors = read_tensors(folder / "tensors.safetensors", state.pop("tensors", None))
-        # TypeError: an entry too many or too few, as another version would write
+        # TypeError: an entry too many or too few, as another version would write, or of another kind
         whole = Checkpoint({}, {}, **state)
+        if not (isinstance(whole.classes, list) and isinstance(whole.memory, list) and isinstance(whole.origin, dict)):
+            raise TypeError
     except ValueError as error:
         raise CheckpointError(str(error)) from None
     except TypeError:

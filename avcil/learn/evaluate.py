@@ -208,9 +208,12 @@ def evaluate(
         spatial, temporal, shown = output.spatial.numpy(), output.temporal.numpy(), share[rows].numpy()
         hits = metrics.attention_hit(spatial, temporal, shown, training.covered)
         aucs = metrics.attention_auc(spatial, shown, training.covered)
-        hit = [float(hits[part.numpy()].mean()) for part in parts]
         # NaN of a clip in which the object never shows
-        auc = [float(np.nanmean(aucs[part.numpy()])) for part in parts]
+        of_parts = [aucs[part.numpy()] for part in parts]
+        # where no clip of a task shows it, on a coarse grid say, nothing is told: tables would compare other tasks
+        if not any(np.isnan(values).all() for values in of_parts):
+            hit = [float(hits[part.numpy()].mean()) for part in parts]
+            auc = [float(np.nanmean(values)) for values in of_parts]
     # a frozen row has a classifier as well, of which no step is ever taken
     learnt = [] if model.attention.frozen else [p.numel() for p in model.parameters() if p.requires_grad]
     return TaskResult(
@@ -221,18 +224,17 @@ def evaluate(
         auc=auc,
         # by name: tables compare rows clip by clip
         predictions={data.clip_ids[i]: int(p) for i, p in zip(rows.tolist(), predicted, strict=True)},
-        memory_bytes=_memory_bytes(data.tokens, method, checkpoint),
+        memory_bytes=_memory_bytes(data.tokens, method, model.attention.reads_similarity, checkpoint),
         trained_parameters=sum(learnt),
     )
 
 
-def _memory_bytes(tokens: TokenSource, method: Method, checkpoint: Checkpoint) -> int:
+def _memory_bytes(tokens: TokenSource, method: Method, reads_similarity: bool, checkpoint: Checkpoint) -> int:
     """Bytes kept between tasks besides the model: exemplars' tokens in float16, and a solved head's statistics."""
     visual, audio, similarity = tokens.sizes
     # of an exemplar nothing is kept that its fusion would not read again
-    guided = visual + audio + similarity
-    by_fusion = {"visual": visual, "audio": audio} | dict.fromkeys(("guided", "frozen_guided", "frozen_scaled"), guided)
-    clip = 2 * by_fusion.get(method.fusion, visual + audio)
+    both = visual + audio + similarity * reads_similarity
+    clip = 2 * {"visual": visual, "audio": audio}.get(method.fusion, both)
     # hooks' tensors are among them, as DER++'s stored logits
     statistics = sum(value.numel() * value.element_size() for value in checkpoint.readout.values())
     return clip * len(checkpoint.memory) + statistics

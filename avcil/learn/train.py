@@ -4,6 +4,7 @@ import copy
 import json
 from collections.abc import Callable
 from functools import partial
+from itertools import accumulate, pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,7 +20,7 @@ from avcil.learn.checkpoint import EMPTY, Checkpoint, load_checkpoint, save_chec
 from avcil.learn.evaluate import TaskResult, evaluate, predict, restore, solved_features, solved_head, tokens_of
 from avcil.learn.feed import Feed
 from avcil.learn.heads import CarriedRidge, Head
-from avcil.learn.hooks import Learning, hooks_of
+from avcil.learn.hooks import Hooks, Learning, hooks_of
 from avcil.learn.memory import quota, select
 from avcil.learn.model import Output
 from avcil.learn.optimise import Diverged, optimise
@@ -61,9 +62,10 @@ def run_task(
     """Learn one task from the checkpoint of the one before; returns the new checkpoint, its result on ``split`` and the
     losses by epoch.
 
-    A pure function of its arguments: the same inputs give the same bits on the same machine. ``precision``: what visual
-    tokens are held in while attention learns (avcil/learn/feed.py); other fusions take float32. ``device``: where
-    models learn and predict (avcil/base/device.py); heads are solved, and exemplars chosen, in float64 on the CPU.
+    The same inputs give the same bits on the same machine; torch's global generator is seeded on the way.
+    ``precision``: what visual tokens are held in while attention learns (avcil/learn/feed.py); other fusions take
+    float32. ``device``: where models learn and predict (avcil/base/device.py); heads are solved, and exemplars chosen,
+    in float64 on the CPU.
 
     Raises ValueError if the device is not there, if ``start`` does not hold exactly the classes of the tasks before, if
     the head cannot keep what it needs of all tasks, or if there is no validation clip to choose an epoch on; Diverged,
@@ -135,6 +137,9 @@ def _begin(
         raise ValueError(f"task {task} starts from {past} classes in the class order of this seed, not {start.classes}")
     row_of = {clip: row for row, clip in enumerate(data.clip_ids)}
     # the exemplars stay at hand, whatever `restart` forgets below
+    if lost := [clip for clip in start.memory if clip not in row_of]:
+        way_out = "take the data that its checkpoint was learnt from, or run from the first task"
+        raise ValueError(f"task {task}: exemplar `{lost[0]}` is not among the clips; {way_out}")
     new, exemplars = data.rows("train", past, seen), [row_of[clip] for clip in start.memory]
     if method.restart:
         # what was learnt is forgotten, and all classes are new
@@ -167,6 +172,9 @@ def _begin(
         # a head's own tensors have no dot, and land under names that no hook asks for
         hook, _, key = name.partition(".")
         learning.state.setdefault(hook, {})[key] = value
+    adds = [name for name, hook in learning.hooks.items() if type(hook).losses is not Hooks.losses]
+    if adds and model.attention.frozen:
+        raise ValueError(f"hooks: `{adds[0]}` adds a loss, but fusion `{method.fusion}` learns nothing; leave it out")
     # what is frozen does not change: nothing has to be held
     if start.classes and not model.attention.frozen:
         learning.old_model = old_model.to(device)
@@ -242,7 +250,15 @@ def run_tasks(
 
     With a ``folder``, task t's checkpoint and result are kept in ``folder/task{t}/seed{seed}``,
     and tasks that stand there already, made from the same inputs, are not run again.
+
+    Raises, beside what `run_task` does, ValueError for a task without a clip of ``split`` to test it on.
     """
+    bounds = list(accumulate((task.classes for task in tasks), initial=0))
+    for task, classes in zip(tasks, pairwise(bounds), strict=True):
+        # told now: its accuracy would be NaN, after all tasks before it were learnt
+        if not len(data.rows(split, *classes)):
+            labels = ", ".join(data.order[slice(*classes)])
+            raise ValueError(f"task {task.id}: no usable {split} clip of its classes ({labels}); add one of each")
     data = data._replace(tokens=tokens_of(data, method))  # once, not once a task
     checkpoint, results = EMPTY, []
     for task in progress([t.id for t in tasks], desc="tasks", leave=False):
@@ -277,7 +293,8 @@ def load_result(folder: Path) -> TaskResult:
 
 
 def load_finished(folder: Path, data: Dataset, made_from: dict) -> tuple[Checkpoint, TaskResult] | None:
-    """Checkpoint and result of a finished task with the same origin; None if there are none, or damaged ones."""
+    """Checkpoint and result of a finished task with the same origin; None if there are none, or damaged ones. Raises
+    CheckpointError where their classes are in another order."""
     try:
         checkpoint, result = load_checkpoint(folder), load_result(folder)
     except ValueError:

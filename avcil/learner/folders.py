@@ -1,4 +1,4 @@
-"""A learner as a folder, laid out as the Hugging Face hub has models: no pickle, and every file with its digest.
+"""A learner as a folder, laid out as the Hugging Face hub has models: no pickle, a digest of each file that is read.
 
 config.json           method, training, encoder with the digest of its weights, classes, clips a class, calibration
 model.safetensors     weights, the head's sums, and those of each class

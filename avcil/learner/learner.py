@@ -177,7 +177,8 @@ class Learner:
             head.update(features, torch.tensor([classes.index(label) for label in labels]), len(classes))
             state = head.state
         # of a run's model nothing is learnt but a classifier of its classes, which is not read
-        self.checkpoint = self.checkpoint._replace(model={}, readout=state, classes=classes)
+        origin = self.checkpoint.origin | {"channels": [*tokens.channels]}
+        self.checkpoint = self.checkpoint._replace(model={}, readout=state, classes=classes, origin=origin)
 
     def _sums_of_parts(self) -> dict[str, Tensor]:
         """Sums of all classes from those of each, gram [M,M] and cross [M,1], as if all had equally many clips."""
@@ -351,7 +352,8 @@ class Learner:
                 encoder.device, encoder.weights = device, folder / folders.ENCODER if encoder.mini else None
             # a forged file, whose digest fits, may have anything in place of names
             classes = TypeAdapter(list[str]).validate_python(config["classes"], strict=True)
-            checkpoint = Checkpoint(model, readout, classes, config["memory"], config["origin"])
+            origin = TypeAdapter(dict).validate_python(config["origin"], strict=True)
+            checkpoint = Checkpoint(model, readout, classes, config["memory"], origin)
             learner = cls._of(method, training, encoder, checkpoint, config["by_class"])
             learner.__dict__ |= {"device": device} | {name: config[name] for name in MEASURED}
         parts = {label: folders.below(tensors, f"part{number}.") for number, label in enumerate(learner.classes)}
@@ -364,10 +366,8 @@ class Learner:
     def _restored(self, tokens: Tokens) -> IncrementalClassifier:
         """The model, for these tokens. Raises LearnerError if they have other channels than those learnt from."""
         wrong = LearnerError(f"tokens of {tokens.channels} channels do not fit what was learnt; use one encoder")
-        # once something was learnt here no weights are kept whose shapes would tell, so the sums are asked
-        gram = self.checkpoint.readout.get("gram") if self.method.readout == "ridge" else None
-        # frozen features are the channels of both streams; the ridge appends a one
-        if self.method.fusion in FROZEN and gram is not None and len(gram) != sum(tokens.channels) + 1:
+        # once something was learnt here no weights are kept whose shapes would tell
+        if self.checkpoint.origin.get("channels", [*tokens.channels]) != [*tokens.channels]:
             raise wrong
         try:
             return evaluate.restore(self.checkpoint, self.method, self.training, tokens.channels)

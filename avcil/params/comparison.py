@@ -79,7 +79,9 @@ class Protocol(Section):
         if min(sizes if isinstance(sizes, list) else [sizes], default=0) < 1:
             raise ValueError("classes_per_task: at least one class a task")
         for key, named in (("epochs_of", self.epochs_of), ("changes", self.changes)):
-            if unknown := sorted(named.keys() - {*self.rows, "*"}):
+            # of all rows the epochs are `epochs`
+            every = {"*"} if key == "changes" else set()
+            if unknown := sorted(named.keys() - {*self.rows} - every):
                 raise ValueError(f"{key}: `{unknown[0]}` is not among the rows")
         for name, setting in self.settings.items():
             # the protocol's own tasks would leave classes out: 20 of 40 were once learnt so (LOG.md)

@@ -1,16 +1,20 @@
 """What each encoder with published weights can be told (`encoders` in params.yaml), without importing any of them."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from avcil.params.section import Section
+
+# a `~` is the home folder; a repository's name has none
+Weights = Annotated[str, AfterValidator(lambda name: str(Path(name).expanduser()) if name.startswith("~") else name)]
 
 
 class Pretrained(Section):
     """What all encoders with published weights can be told."""
 
-    weights: str = Field(description="a local folder (or file), or the name of a repository on the Hugging Face hub")
+    weights: Weights = Field(description="a local folder (or file), or the name of a repository on Hugging Face's hub")
     revision: str | None = Field(None, description="commit, branch or tag on the hub")
     frames: int = Field(gt=0, description="pictures of a clip, evenly spread over its seconds")
     seconds: float = Field(gt=0, description="of each clip that are read")
@@ -40,7 +44,7 @@ class VideoMAEAudioMAEConfig(Pretrained):
     """``weights`` and ``revision`` are VideoMAE's, as a rule `MCG-NJU/videomae-base`."""
 
     kind: Literal["videomae_audiomae"]
-    audio_weights: str = Field(description="AudioMAE's .pth file, pre-trained or fine-tuned")
+    audio_weights: Weights = Field(description="AudioMAE's .pth file, pre-trained or fine-tuned")
     as_published: bool = Field(description="sound as in the AV-CIL authors' code rather than as AudioMAE was trained")
     # 1,024 frames of 10 ms, for which it has positions
     seconds: float = Field(gt=0, le=10.24, description="of each clip that are read; AudioMAE hears 10.24 at most")
@@ -50,7 +54,7 @@ class ClipClapConfig(Pretrained):
     """``weights`` and ``revision`` are CLIP's, for example `openai/clip-vit-base-patch16`."""
 
     kind: Literal["clip_clap"]
-    audio_weights: str = Field(description="folder or repository of an unfused CLAP, such as laion/clap-htsat-unfused")
+    audio_weights: Weights = Field(description="folder or repository of an unfused CLAP: laion/clap-htsat-unfused")
     audio_revision: str | None = Field(None, description="commit, branch or tag of CLAP on the hub")
     seconds: float = Field(gt=0, le=10, description="of each clip that are read; CLAP hears 10 at most")
 

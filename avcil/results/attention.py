@@ -10,7 +10,7 @@ from PIL import Image
 
 from avcil.extraction.clips import read_clip
 from avcil.learn.checkpoint import load_checkpoint
-from avcil.learn.evaluate import Readout, read_out
+from avcil.learn.evaluate import Readout, read_out, tokens_of
 from avcil.params.learning import Method, Training
 from avcil.params.world import Film
 from avcil.results.plots import outline, overlay
@@ -20,7 +20,7 @@ from avcil.tokens.dataset import Dataset
 def _read(data: Dataset, clip: int, folder: Path, method: Method, training: Training) -> Readout:
     # a checkpoint of another seed has another class order, and is refused
     checkpoint = load_checkpoint(folder, order=data.order)
-    return read_out(checkpoint, method, training, data.tokens, torch.tensor([clip]))
+    return read_out(checkpoint, method, training, tokens_of(data, method), torch.tensor([clip]))
 
 
 def spatial_map(data: Dataset, clip: int, folder: Path, method: Method, training: Training) -> np.ndarray:

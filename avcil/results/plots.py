@@ -121,15 +121,16 @@ def four_way(summary: pd.DataFrame) -> Figure:
 def ablation_bars(differences: pd.DataFrame, comparisons: pd.DataFrame, *, title: str) -> Figure:
     """What each part is worth: last accuracy of LLL minus that of the method, in points, paired by seed.
 
-    differences: method, seed, difference (fraction), drawn as dots; comparisons: method, difference, low, high, of
-    `tables.compare`, as bars with their intervals, grey where they are not told apart.
+    differences: method, seed, difference (fraction), drawn as dots; comparisons: method, difference, low, high and
+    verdict, of `tables.compare`, as bars with their intervals, grey where they are not told apart.
     """
     # numbered anew in this order, for a line's number is the place of its bar
     table = comparisons.sort_values("difference", ascending=False).reset_index(drop=True)
     figure, axes = plt.subplots(figsize=(7, 0.5 + 0.42 * len(table)))
     for y, line in table.iterrows():
         dots = 100 * differences[differences.method == line.method].difference
-        colour = PALETTE[0] if line.low > 0 else PALETTE[3] if line.high < 0 else PALETTE[7]
+        # told apart as sentences tell it, by ends that are rounded
+        colour = {"ahead": PALETTE[0], "behind": PALETTE[3]}.get(line.verdict.split()[0], PALETTE[7])
         axes.barh(y, 100 * line.difference, 0.62, color=colour, alpha=0.75)
         axes.plot([100 * line.low, 100 * line.high], [y, y], color="0.2", linewidth=1)
         axes.plot(dots, [y] * len(dots), "o", color="0.2", markersize=4)

@@ -102,7 +102,9 @@ class Run:
         if (seed, task) not in self.checkpoints:
             known = sorted(self.checkpoints)
             # of a run that is read from metrics/ the note says how to get checkpoints
-            way_out = f"there are (seed, task) {known[0]} to {known[-1]}" if known else self.note
+            way_out = self.note or f"none are kept of the setting `{self.setting}`; take the first one's"
+            if known:
+                way_out = f"there are (seed, task) {known[0]} to {known[-1]}"
             raise KeyError(f"no checkpoint of {self.method} after task {task} with seed {seed}: {way_out}")
         return load_checkpoint(self.checkpoints[seed, task])
 
@@ -157,21 +159,24 @@ def load_run(method: str, setting: str = "standard", *, root: Path | None = None
 
 def _stored(artifacts: Path, params: Params, method: str, setting: str):
     """The first file that is missing, if one is; results by seed; the folder of each (seed, task) with a checkpoint."""
-    changes, results = params.protocol().settings[setting], dict[int, list[TaskResult]]()
+    prescribed, results = params.protocol(), dict[int, list[TaskResult]]()
     places: dict[tuple[int, int], Path] = {}
-    for seed in changes.seeds or params.seeds:
-        folders = {(seed, task.id): run_folder(artifacts, method, task.id, seed, setting) for task in params.tasks}
-        # results may be there without checkpoints, which most settings do not keep
-        places |= {key: folder for key, folder in folders.items() if (folder / "checkpoint.json").is_file()}
+    for seed in prescribed.settings[setting].seeds or prescribed.seeds:
         # a sweep's file has all tasks, and where there is none, as of a chain, results stand beside checkpoints
         whole = artifacts / "sweep" / setting / method / f"seed{seed}.json"
         if whole.is_file():
             results[seed] = sweep.read_run(whole)[0].results
-        elif missing := [folder for folder in folders.values() if not (folder / "result.json").is_file()]:
+        # of the tasks that the setting has; a chain has those of params.yaml
+        learnt = [result.task for result in results.get(seed, [])] or [task.id for task in params.tasks]
+        folders = {(seed, task): run_folder(artifacts, method, task, seed, setting) for task in learnt}
+        # results may be there without checkpoints, which most settings do not keep
+        places |= {key: folder for key, folder in folders.items() if (folder / "checkpoint.json").is_file()}
+        if seed in results:
+            continue
+        if missing := [folder for folder in folders.values() if not (folder / "result.json").is_file()]:
             # nothing of the other seeds either: tables of some seeds would look like those of all
             return missing[0] / "result.json", {}, {}
-        else:
-            results[seed] = [load_result(folder) for folder in folders.values()]
+        results[seed] = [load_result(folder) for folder in folders.values()]
     return None, results, places
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from pydantic import AfterValidator, TypeAdapter
 
-from avcil.base.files import check_seal, digest, json_bytes, write_with_seal
+from avcil.base.files import check_seal, file_digest, json_bytes, write_with_seal
 from avcil.base.refusal import Refusal
 
 COLUMNS = ("clip_id", "path", "label", "split")
@@ -140,11 +140,14 @@ def media(table: pd.DataFrame, folder: Path) -> dict[str, Media]:
 
 
 def find_leaks(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
-    """Pairs of clips with the same bytes in different splits: columns clip_id, split, twin, twin_split.
+    """Pairs of clips with the same bytes, from the same start, in different splits: columns clip_id, split, twin,
+    twin_split.
 
     Raises ManifestError for a row whose file is missing.
     """
-    seen: dict[str, tuple[str, str]] = {}
+    seen: dict[tuple[str, float], tuple[str, str]] = {}
+    # of a long file that has many clips, once
+    digests: dict[str, str] = {}
     leaks = []
     for row in table.itertuples():
         file = folder / row.path
@@ -152,7 +155,9 @@ def find_leaks(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
             raise ManifestError(
                 f"row {row.Index + 2}: clip `{row.clip_id}`: no file {file}; restore it or drop the row"
             )
-        key = digest(file.read_bytes())
+        if row.path not in digests:
+            digests[row.path] = file_digest(file)
+        key = digests[row.path], float(getattr(row, "start", 0.0))
         # the first clip with these bytes stands for all of them
         twin, twin_split = seen.setdefault(key, (row.clip_id, row.split))
         if twin_split != row.split:

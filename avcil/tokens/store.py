@@ -117,7 +117,6 @@ def open_store(store: Path, header: Header, *, replace: bool = False) -> None:
 
 
 def _files(store: Path, number: int) -> tuple[Path, Path]:
-    # five digits: JSON sorts the names of shards, and that is to be the order of their numbers
     return store / f"{number:05d}.safetensors", store / f"{number:05d}.json"
 
 
@@ -177,7 +176,8 @@ def finish(store: Path, header: Header) -> dict[str, str]:
     own = {"header.json", "index.json", *sums, *(f"{Path(name).stem}.json" for name in sums)}
     for path in store.iterdir():
         if path.name not in own:
-            path.unlink()  # of an older layout, or half written: DVC would take it for a result
+            # of an older layout, or half written: DVC would take it for a result
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
     write_sealed(store / "index.json", {"shards": sums, "quarantined": bad})
     return bad
 
@@ -211,10 +211,11 @@ def read_store(store: Path, *, encoder: str | None = None, verify: bool = False,
     names = [_files(store, number)[0].name for number in range(len(header.shards))]
     # as in `_note`: intact, it may still be of another form
     whole = content.keys() == {"shards", "quarantined"} and all(isinstance(part, dict) for part in content.values())
-    if not whole or [*content["shards"]] != names:
+    # sorted, as JSON has them: behind 99999 names are in another order than numbers
+    if not whole or [*content["shards"]] != sorted(names):
         raise StoreError(f"{index}: lists other shards than those of the header; delete it and run the features stage")
     # of all checksums, so that with other tokens checkpoints have another origin and views another folder
-    sums, stamp = {store / name: expected for name, expected in content["shards"].items()}, digest(json_bytes(content))
+    sums, stamp = {store / name: content["shards"][name] for name in names}, digest(json_bytes(content))
     # beside it: `finish` and DVC know what belongs in the store itself
     views = store.with_name(f".{store.name}.views") / stamp
     mapped = MappedTokens(header.layout, count, header.clips_per_shard, sums, views)

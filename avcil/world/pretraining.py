@@ -235,7 +235,7 @@ def train_prior(params: Params, name: str, folder: Path) -> None:
 
 
 def untrained(params: Params, folder: Path) -> None:
-    """Write ``random.safetensors``: the same encoder with the weights that training starts from, standardised alike."""
+    """Write ``random.safetensors``: the same encoder with weights as training starts from some, standardised alike."""
     # the first ones of seed 0, as for `mini`
     scenes = render_scenes(params.prior.world, params.film, 0, STANDARDISED)
     # the weights that `mini-1` begins with

@@ -260,7 +260,7 @@ def duet_scene(world: World, film: Film, seed: int, label: int, index: int) -> S
 
 
 def pair_scene(world: World, film: Film, seed: int, index: int) -> Scene:
-    """Two twins that both sound, with envelopes of their own, and some silent strangers.
+    """Two twins that both sound, with envelopes of their own, and some silent objects of any class.
 
     Telling the two sounds apart needs the moments at which each object moves: the timbre does not help.
     """

@@ -92,6 +92,8 @@ def test_moments_standardise_and_merged_is_the_mean(toy):
     assert torch.allclose(standard.std(0), torch.ones(16), atol=1e-4)
     one, two = Moments(x), Moments(2 * x)
     assert torch.allclose(Merged([one, two])(x), (one(x) + two(x)) / 2)
+    x[..., 3] = 7
+    assert torch.equal(Moments(x)(x)[..., 3], torch.zeros_like(x[..., 3])), "a channel that never changes"
 
 
 def test_learning_matches_sounds_better_and_distillation_holds_back(encoder, toy):
@@ -147,7 +149,9 @@ def test_frozen_is_the_rows_own_result_and_nothing_is_done_twice(params, tmp_pat
     rows = {"scaled_ridge_guided": ["frozen", "moments", "merged", "before"]}
     settings = SETTINGS.model_copy(update={"worlds": [1], "rows": rows})
     table = adapting.run(settings, small, tmp_path)["beyond_adapting"]
-    assert table.way.tolist() == 2 * rows["scaled_ridge_guided"] and table["shift"].tolist() == 4 * ["as it is"] + 4 * ["faint"]
+    assert table.way.tolist() == 2 * rows["scaled_ridge_guided"] and table["shift"].tolist() == 4 * ["as it is"] + 4 * [
+        "faint"
+    ]
     assert table.last_accuracy.between(0, 1).all() and table.hit.between(0, 1).all()
     asked, around = adapting.jobs(settings, small, tmp_path)
     for job in (asked[0], asked[4]):

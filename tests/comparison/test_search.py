@@ -39,6 +39,15 @@ def test_a_trial_changes_shared_training_and_single_options_of_hooks(params):
     assert training.later_learning_rate == 3e-4 != shipped.later_learning_rate
 
 
+def test_trials_of_equal_last_words_and_trials_like_another_row_stay_apart(params):
+    hooks = {f"hooks.{name}.weight": [0.5] for name in ("afc", "der")}
+    made = search.trials(_with(params, {"lll": [{key: values} for key, values in hooks.items()]}))
+    assert [trial for _, trial in made] == ["as it ships", *(f"{key} 0.5" for key in hooks)]
+    # `lll` is `lll_prior` with another τ
+    same = {"lll": [], "lll_prior": [{"prior_guidance": [params.methods["lll"].prior_guidance]}]}
+    assert len(search.trials(_with(params, same))) == 3
+
+
 def test_what_ships_is_not_tried_twice(params):
     shipped = params.methods["ridge_guided"].prior_guidance
     assert len(search.trials(_with(params, {"ridge_guided": [{"prior_guidance": [shipped, shipped + 1]}]}))) == 2

@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from media import tone, write
+from media import tone, write, write_with_pause
 
 from avcil.encoders.base import Reading
 from avcil.encoders.mini import Mini
@@ -126,6 +126,17 @@ def test_a_late_sound_is_late(tmp_path):
     clip = read_clip(write(tmp_path / "late.mp4", [k / 4 for k in range(8)], sound=sound), **READ)
     loud = np.abs(clip.waveform) > 0.05
     assert not loud[:7500].any() and loud[8500:23000].mean() > 0.8 and not loud[25500:].any()
+
+
+@pytest.mark.parametrize("rate", [16000, 8000, 44100])
+def test_a_pause_is_silence_and_shifts_nothing(tmp_path, rate):
+    sound = tone(440, 2, 48000)[0]
+    path = write_with_pause(tmp_path / "pause.mkv", sound, 48000, (0.5, 1.0))
+    heard = read_clip(path, streams=("audio",), frames=1, fps=0.5, size=32, sample_rate=rate).waveform
+    there = tone(440, 2, rate)[0]
+    there[rate // 2 : rate] = 0
+    # at the edges of the pause the resampler rings
+    assert np.abs(heard - there).mean() < 1e-3
 
 
 def test_sound_alone_from_a_wav(tmp_path):

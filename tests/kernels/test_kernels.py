@@ -313,6 +313,16 @@ def test_divergences_by_hand(impl):
     assert found.output.item() == pytest.approx(first * second * key, rel=1e-5)
 
 
+@pytest.mark.parametrize("impl", ["reference", "fused"])
+def test_where_nobody_is_remembered_there_is_no_divergence(impl):
+    case = channelwise_case()
+    given, none = [case[name] for name in ("audio", "tokens", "weight", "bias")], torch.full((4,), -1)
+    old = OldAttention(*(field[:0] for field in case["old"]))
+    found = channelwise_attention(*given, old=old, of=none, impl=impl)
+    torch.testing.assert_close(found.output, channelwise_attention(*given, impl=impl).output)
+    assert not found.spatial_divergence.any() and not found.temporal_divergence.any()
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_divergence_from_one_s_own_maps_is_nothing(dtype):
     case = channelwise_case(3, 2, 49, 16, 3)

@@ -160,6 +160,65 @@ def test_memory_bytes_are_those_of_the_stored_tokens(toy):
     assert result.memory_bytes == 6 * per_clip
 
 
+def test_memory_bytes_are_of_the_streams_that_the_fusion_reads(toy):
+    """In float16: visual 2 x 16 x 16, audio 5 x 16, similarity 2 x 16; pooled, where nothing attends, 16 each."""
+    streams = {
+        "guided": (512, 80, 32), "scaled_guided": (512, 80, 32), "frozen_guided": (512, 80, 32),
+        "channelwise": (512, 80), "mean": (16, 16), "frozen": (16, 16), "visual": (16,), "audio": (16,),
+    }  # fmt: skip
+    training = TRAINING.model_copy(update={"width": 16})
+    for fusion, sizes in streams.items():
+        method = row(fusion=fusion, feature_distillation=0.0, logit_distillation=0.0)
+        short = [TASKS[0].model_copy(update={"epochs": 1})]
+        _, result, _ = train.run_task(toy, method, training, short, 0, 0, EMPTY)
+        assert result.memory_bytes == 6 * 2 * sum(sizes), fusion
+
+
+def test_attention_is_not_scored_where_no_clip_of_a_task_shows_what_sounds(toy):
+    """Nor are the others': tables would compare them with all tasks of another row."""
+    first = toy.labels < 2
+    unseen = toy._replace(share=torch.where(first[:, None, None], 0.0, toy.share))
+    method, brief = row(), [task.model_copy(update={"epochs": 1}) for task in TASKS]
+    assert all(
+        result.hit is None and result.auc is None
+        for result in train.run_tasks(unseen, method, TRAINING, brief, 0, None)
+    )
+    one = toy.share.clone()
+    one[first.nonzero()[1:, 0]] = 0.0
+    seen = toy._replace(share=one, splits=toy.splits | {"test": toy.splits["test"].index_select(0, torch.arange(36))})
+    kept = seen._replace(splits=seen.splits | {"test": torch.cat([first.nonzero()[:1, 0], seen.splits["test"][6:]])})
+    assert len(train.run_tasks(kept, method, TRAINING, brief, 0, None)[-1].hit) == 3
+
+
+def test_a_task_without_a_clip_to_test_it_on_is_told_before_anything_is_learnt(toy, monkeypatch):
+    monkeypatch.setattr(train, "run_task", None)
+    test = toy.splits["test"]
+    lacking = toy._replace(splits=toy.splits | {"test": test[(toy.labels[test] < 2) | (toy.labels[test] > 3)]})
+    with pytest.raises(
+        ValueError, match=r"task 1: no usable test clip of its classes \(class2, class3\); add one of each"
+    ):
+        train.run_tasks(lacking, row(), TRAINING, TASKS, 0, None)
+
+
+def test_an_exemplar_that_the_data_lack_is_named(toy):
+    checkpoint, _, _ = train.run_task(toy, row(), TRAINING, TASKS, 0, 0, EMPTY)
+    other = checkpoint._replace(memory=["clip of other data", *checkpoint.memory])
+    with pytest.raises(ValueError, match="task 1: exemplar `clip of other data` is not among the clips; take the data"):
+        train.run_task(toy, row(), TRAINING, TASKS, 1, 0, other)
+
+
+def test_a_loss_that_nothing_would_learn_by_is_refused(toy):
+    """Of a fusion that is a file nobody knows beforehand whether it learns."""
+    method = row(
+        fusion="frozen_sources", readout="ridge", feature_distillation=0.0, logit_distillation=0.0,
+        hooks={"attention_distillation": {"weight": 1.0}},
+    )  # fmt: skip
+    with pytest.raises(
+        ValueError, match="`attention_distillation` adds a loss, but fusion `frozen_sources` learns noth"
+    ):
+        train.run_task(toy, method, TRAINING, TASKS, 0, 0, EMPTY)
+
+
 def test_exemplars_are_training_clips_of_seen_classes(toy):
     checkpoint, _, _ = train.run_task(toy, row(), TRAINING, TASKS, 0, 0, EMPTY)
     allowed = {toy.clip_ids[i] for i in toy.rows("train", 0, 2)}

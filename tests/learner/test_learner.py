@@ -305,6 +305,13 @@ def test_bad_clips_and_names_are_one_clear_line(toy, params, learner, tmp_path):
         learner.predict(tokens._replace(audio=tokens.audio[..., :8]))
     with pytest.raises(LearnerError, match="channels"):
         learner.learn(tokens._replace(audio=tokens.audio[..., :8]), labels)
+    # random features are as many of any channels
+    random = avcil.Learner(method="acil_guided")
+    random.fit(tokens, labels)
+    random.save(tmp_path / "random")
+    for other in (random, avcil.Learner.load(tmp_path / "random")):
+        with pytest.raises(LearnerError, match="channels"):
+            other.predict(tokens._replace(audio=tokens.audio[..., :8]))
     with pytest.raises(ClipError, match=r"absent\.mp4: no such file"):
         learner.predict(path for path in [tmp_path / "absent.mp4"])
     with pytest.raises(ClipError, match=": a folder; give the files in it"):

@@ -170,6 +170,7 @@ def test_a_protocol_takes_the_rest_from_the_one_that_it_is_like(tmp_path):
             "protocols.sounding_objects: no method `lwff` .did you mean `lwf`",
         ),
         ("protocols.ave.epochs_of", {"lll_": 3}, "epochs_of: `lll_` is not among the rows"),
+        ("protocols.ave.epochs_of", {"*": 3}, r"epochs_of: `\*` is not among the rows"),
         ("protocols.sounding_objects.headline", ["lwff"], "protocols.sounding_objects: no method `lwff`"),
         ("protocols.ave.settings.standard.seeds", [9], "settings.standard: seed 9 is not among"),
         ("protocols.sounding_objects.settings.worlds.world", {"classes": 40}, "settings.worlds: other classes, in the"),

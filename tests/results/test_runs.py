@@ -156,10 +156,31 @@ def test_a_run_that_keeps_no_checkpoints_is_read_from_its_file(bare, params):
     run = avcil.load_run("replay", "exemplars_1", root=bare)
     assert (run.seeds, run.setting, run.note, run.checkpoints) == (seeds, "exemplars_1", "", {})
     assert run.results[seeds[1]][3].predictions == {"clip": seeds[1]}
+    with pytest.raises(KeyError, match="none are kept of the setting `exemplars_1`; take the first one's"):
+        run.checkpoint(0, seeds[0])
     assert run.measures.last_accuracy[seeds[0]] == pytest.approx(np.average(MATRIX[4], weights=CLIPS))
     # in the setting that was not run here, the committed tables speak
     with pytest.warns(UserWarning, match="from metrics/ alone"):
         assert avcil.load_run("replay", root=bare).results == {}
+
+
+def test_seeds_and_tasks_are_those_of_the_benchmark(bare):
+    """AVE has seeds and tasks of its own; of each the checkpoint is found."""
+    path = bare / "params.yaml"
+    path.write_text(path.read_text().replace("benchmark: sounding_objects", "benchmark: ave"))
+    seeds, tasks = [0, 1, 2], 4
+    for seed in seeds:
+        results = [TaskResult(t, MATRIX[t], CLIPS[: t + 1], None, None, {"clip": seed}, 7, 8) for t in range(tasks)]
+        kept = {"origin": {}, "seconds": 1.0, "results": [result._asdict() for result in results]}
+        write_sealed(bare / f"artifacts/sweep/standard/lwf/seed{seed}.json", kept)
+        for result in results:
+            save_task(
+                bare / f"artifacts/sweep/standard/lwf/task{result.task}/seed{seed}",
+                Checkpoint({}, {}, [], [], {}),
+                result,
+            )
+    run = avcil.load_run("lwf", root=bare)
+    assert run.seeds == seeds and sorted(run.checkpoints) == [(seed, task) for seed in seeds for task in range(tasks)]
 
 
 def test_an_unknown_run_names_the_nearest(bare):

@@ -15,7 +15,7 @@ from avcil.encoders.mini import Mini
 from avcil.extraction import features
 from avcil.extraction.clips import ClipError, read_clip, write_clip
 from avcil.params.extraction import FeatureConfig
-from avcil.tokens import manifest
+from avcil.tokens import manifest, store
 from avcil.tokens.manifest import SPLITS, Media
 from avcil.tokens.store import StoreError, read_store
 from avcil.world import separation
@@ -82,6 +82,10 @@ def test_a_clip_in_two_splits_is_a_leak(table, tmp_path):
     (tmp_path / "clips/testb1.mp4").write_text("traina0")
     leaks = manifest.find_leaks(table, tmp_path)
     assert leaks.to_numpy().tolist() == [["testb1", "test", "traina0", "train"]]
+    # parts of one film are clips of their own
+    apart = table.assign(path="clips/traina0.mp4", start=np.arange(len(table), dtype=float))
+    assert manifest.find_leaks(apart, tmp_path).empty
+    assert len(manifest.find_leaks(apart.assign(start=0.0), tmp_path)) == (table.split != "train").sum()
     (tmp_path / "clips/vala0.mp4").unlink()
     with pytest.raises(manifest.ManifestError, match="clip `vala0`: no file"):
         manifest.find_leaks(table, tmp_path)
@@ -272,6 +276,26 @@ def test_store_holds_what_the_encoder_says(encoder, clips, film, tmp_path):
     tokens = encoder.encode(torch.from_numpy(clip.frames)[None], torch.from_numpy(clip.waveform)[None])
     for stored, direct in zip(kept.tokens, tokens, strict=True):
         torch.testing.assert_close(stored[4:5], direct, atol=2e-2, rtol=2e-2)
+
+
+def test_what_does_not_belong_in_a_store_is_cleared_away_folders_too(encoder, clips, tmp_path):
+    (tmp_path / "s/.ipynb_checkpoints").mkdir(parents=True)
+    (tmp_path / "s/.ipynb_checkpoints/a.ipynb").touch()
+    features.extract(encoder, "mini", clips, CONFIG, tmp_path / "s", workers=0)
+    assert not (tmp_path / "s/.ipynb_checkpoints").exists()
+    assert len(read_store(tmp_path / "s", verify=True).header.clip_ids) == len(clips)
+
+
+def test_shards_are_in_the_order_of_their_numbers_whatever_their_names(encoder, clips, tmp_path, monkeypatch):
+    """As from 100,000 on, where names in order are not numbers in order."""
+    monkeypatch.setattr(store, "_files", lambda place, number: (
+        place / f"{9 - number}.safetensors", place / f"{9 - number}.json"
+    ))  # fmt: skip
+    features.extract(encoder, "mini", clips, CONFIG, tmp_path / "s", workers=0)
+    backwards = read_store(tmp_path / "s").tokens
+    monkeypatch.undo()
+    features.extract(encoder, "mini", clips, CONFIG, tmp_path / "t", workers=0)
+    assert torch.equal(backwards.visual, read_store(tmp_path / "t").tokens.visual)
 
 
 def test_a_large_store_stays_in_half_precision(encoder, clips, film, tmp_path, monkeypatch):

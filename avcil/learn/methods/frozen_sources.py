@@ -33,6 +33,7 @@ class FrozenSources(Attention):
     """
 
     frozen = True
+    reads_similarity = True
     form: Tensor
     believed: Tensor
 

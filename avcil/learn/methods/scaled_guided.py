@@ -45,6 +45,8 @@ class ScaledGuided(Attention):
     therefore holds the fused one alone.
     """
 
+    reads_similarity = True
+
     def __init__(self, channels: tuple[int, int]):
         super().__init__()
         self.attention = GuidedAttention(channels, WIDTH, HEADS, prior_guidance=TAU, learnt_guidance=GAIN)
