@@ -37,8 +37,9 @@ verify: setup
 
 # `rows` is a parameter like any other: the tables keep what all rows gave when it is headline again
 field: setup
-	sed -i 's/^rows: .*/rows: all/' params.yaml
-	trap "sed -i 's/^rows: .*/rows: headline/' params.yaml" EXIT; .venv/bin/python -m avcil.workshop.repro
+	mkdir -p build && cp params.yaml build/params.yaml
+	trap 'cp build/params.yaml params.yaml' EXIT; sed -i -E '/^rows:/,/^[^- ]/{/^(rows:|- )/d}' params.yaml && \
+	  echo 'rows: all' >> params.yaml && .venv/bin/python -m avcil.workshop.repro
 	.venv/bin/python -m avcil.workshop.repro
 
 smoke: setup

@@ -17,7 +17,13 @@ def code_of(parts: tuple[str, ...]) -> bytes:
 
 
 def statements_of(files: Iterable[Path]) -> bytes:
-    return b"\0".join(statements(file.read_text("utf-8")).encode() for file in files)
+    return b"\0".join(_of_file(file) for file in files)
+
+
+@lru_cache
+def _of_file(file: Path) -> bytes:
+    # kept: what this process has imported stays what it does, whatever stands in the file by now
+    return statements(file.read_text("utf-8")).encode()
 
 
 def statements(source: str) -> str:

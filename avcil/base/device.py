@@ -23,9 +23,13 @@ def named(name: torch.device | str) -> torch.device:
         if torch.cuda.is_available():
             return torch.device("cuda")
         return mps if torch.backends.mps.is_available() and sound(mps) else CPU
-    device = torch.device(name)
-    here = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
-    if (device.index or 0) >= here.get(device.type, 1):
+    # `meta` has no memory: with it shapes are asked
+    here = {"cpu": 1, "meta": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    try:
+        device = torch.device(name)
+    except RuntimeError:  # a word that is no device, of which torch lists twenty
+        device = None
+    if device is None or (device.index or 0) >= here.get(device.type, 0):
         raise Refusal(f"device {name}: torch sees none here; set compute.device to auto or cpu")
     return device
 

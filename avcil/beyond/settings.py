@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from avcil.params import ParameterError, Params, mapping
 from avcil.params.learning import Method
 from avcil.params.section import Section, Seeds, nearest, offence
+from avcil.params.world import ClipsPerClass
 
 
 def _check_worlds(worlds: list[int], trained: list[int], choice: Sequence[int] = ()) -> None:
@@ -26,7 +27,7 @@ class ManyTasks(Section):
     worlds: Seeds = Field(min_length=1, description="of worlds, their scenes and class orders; 1 or more")
     classes: int = Field(ge=4)
     timbres: int = Field(ge=1)
-    clips_per_class: dict[str, int]
+    clips_per_class: ClipsPerClass
     classes_per_task: int = Field(gt=0)
     epochs: int = Field(gt=0)
     exemplars: int = Field(ge=0, description="in all")
@@ -221,7 +222,7 @@ class Adapting(Section):
     """Worlds that differ from those the prior was taught in, and adapters of its tokens."""
 
     worlds: Drawn = Field(min_length=2, description="1 or more")
-    clips_per_class: dict[str, int]
+    clips_per_class: ClipsPerClass
     surroundings: int = Field(gt=1, description="clips a class of the other classes that `before` learns from")
     shifts: dict[str, dict[Shift, float]] = Field(description="strengths, as of `robust`; grey: share of colour lost")
     rank: int = Field(gt=0, description="of an adapter")
@@ -268,7 +269,7 @@ class Beyond(Section):
     """The whole of beyond.yaml."""
 
     many_tasks: ManyTasks
-    more_tasks: ManyTasks
+    more_tasks: ManyTasks  # in worlds of other numbers, for one of a number is deleted where another is drawn
     missing: Missing
     light: Light
     robust: Robust

@@ -24,7 +24,7 @@ def source_of(place: Place, world: int, folder: Path) -> Source:
 
 def run(work: Callable[[Job], Done], asked: list[Job], params: Params) -> None:
     """Do every job that is not done yet."""
-    sweep.run(asked, work=work, engine=params.compute.engine, workers=params.compute.workers)
+    sweep.run(asked, work=work, engine=params.compute.engine)
 
 
 def once(job: Job, data: Dataset, measure: Callable[[], dict], *parts: str, **made_from: object) -> Done:

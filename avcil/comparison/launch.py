@@ -20,7 +20,7 @@ import torch.distributed as dist
 from avcil.base.device import named
 from avcil.comparison import tables
 from avcil.comparison.protocol import jobs, place_of
-from avcil.comparison.sweep import Done, datasets, read_run, stamp_of, write_run
+from avcil.comparison.sweep import Done, begin_folder, datasets, read_run, stamp_of, write_run
 from avcil.learn import parallel
 from avcil.learn.evaluate import TaskResult
 from avcil.learn.train import run_tasks
@@ -81,10 +81,16 @@ def learn(params: Params, row: str, setting: str, seed: int, device: str) -> lis
     job = next(job for job in made if job.seed == seed)
     # all processes go on from the checkpoints in this folder, which the first one alone writes (`run_tasks`)
     data, folder, precision = datasets(job.source)[seed], out / "sweep" / setting / row, params.compute.tokens
+    stamp = stamp_of(job, data) | {"tokens": precision}
+    if first:
+        begin_folder(folder, seed, stamp)
+    # no process is to find what the first one is about to delete
+    if dist.is_initialized():
+        dist.barrier()
     results = run_tasks(data, job.method, job.training, job.tasks, seed, folder, device=device, precision=precision)
     if first and job.file:
         # no seconds: tables tell those of one thread
-        write_run(job.file, Done(results, None), stamp_of(job, data))
+        write_run(job.file, Done(results, None), stamp)
     return results
 
 

@@ -72,6 +72,14 @@ def _adapted(row: str, method: Method, protocol: Protocol, setting: Setting) -> 
     return Method(**method.model_dump() | changes)
 
 
+def choices(params: Params, protocol: Protocol, name: str, row: str) -> tuple[Method, Training]:
+    """What a row and all that is shared are in the setting of that name."""
+    setting = protocol.settings[name]
+    keep = {} if setting.keep is None else {"keep": setting.keep}
+    training = Training(**params.training.model_dump() | protocol.training | keep)
+    return _adapted(row, params.methods[row], protocol, setting), training
+
+
 def jobs(
     place: Place, params: Params, protocol: Protocol, rows: Literal["headline", "all"] | list[str], artifacts: Path
 ) -> list[Job]:
@@ -83,8 +91,6 @@ def jobs(
     jobs, first, out = [], next(iter(protocol.settings)), artifacts / "sweep"
     for name, chosen in protocol.chosen(rows).items():
         setting = protocol.settings[name]
-        keep = {} if setting.keep is None else {"keep": setting.keep}
-        shared = Training(**params.training.model_dump() | protocol.training | keep)
         # of each seed the place whose clips it learns, and the folder for its manifest and class order
         where = dict.fromkeys(setting.seeds or protocol.seeds, (place, out / name))
         if setting.worlds:
@@ -99,7 +105,7 @@ def jobs(
         for row in chosen:
             if place.chained and (name, row) == (first, "lll_prior"):
                 continue
-            method = _adapted(row, params.methods[row], protocol, setting)
+            method, shared = choices(params, protocol, name, row)
             epochs = protocol.epochs_of.get(row, protocol.epochs)
             tokens = setting.tokens or protocol.tokens or method.tokens
             # by place, not by seed: seeds that share clips share one source, which is in memory once

@@ -125,15 +125,25 @@ def stamp_of(job: Job, data: Dataset) -> dict:
     return json.loads(json.dumps(stamp))
 
 
+def _has_checkpoints(job: Job) -> bool:
+    """Whether all that it keeps are there; whoever reads one compares its digest."""
+    if job.folder is None:
+        return True
+    folders = [job.folder / f"task{task.id}" / f"seed{job.seed}" for task in job.tasks]
+    files = ("checkpoint.json", "tensors.safetensors", "result.json")
+    return all((folder / name).is_file() for folder in folders for name in files)
+
+
 def run_job(job: Job) -> Done:
     """Learn one, unless its file stands there already, made from the same code, clips and choices."""
     data = datasets(job.source)[job.seed]
     stamp = stamp_of(job, data)
-    if job.file and (kept := standing(job.file, stamp)):
+    # without its checkpoints it is run again, and goes on from those that are whole
+    if job.file and _has_checkpoints(job) and (kept := standing(job.file, stamp)):
         with suppress(ValueError):  # of another version: it is run again
             return _parsed(job.file, kept)[0]
     if job.folder:
-        _begin_folder(job.folder, job.seed, stamp)
+        begin_folder(job.folder, job.seed, stamp)
     # asked before learning adds such files: seconds of a part are not those of a run
     resumed = job.folder is not None and any(job.folder.glob(f"task*/seed{job.seed}/result.json"))
     started = time.perf_counter()
@@ -150,7 +160,7 @@ def run_job(job: Job) -> Done:
     return done
 
 
-def _begin_folder(folder: Path, seed: int, stamp: dict) -> None:
+def begin_folder(folder: Path, seed: int, stamp: dict) -> None:
     """Drop a seed's checkpoints that were made from something else: they would be taken for finished tasks."""
     # by seed, for checkpoints of other seeds stand in the same folder
     origin_file = folder / f"origin-seed{seed}.json"
@@ -181,6 +191,8 @@ def run(
     BlockingIOError where another sweep writes.
     """
     jobs = list(jobs)
+    # read anew: since the last sweep of this process other labels or clips may stand under the same names
+    datasets.cache_clear()
     # a row that cannot be run is told before hours of those that can
     for name, method in {job.name[-1]: job.method for job in jobs}.items():
         check(name, method)
@@ -189,10 +201,19 @@ def run(
         some = min(workers or os.cpu_count() or 1, len(jobs))
         # all jobs of a sweep have the device of params.yaml, so the first one tells
         gpus = float(bool(jobs) and jobs[0].device.startswith("cuda"))
-        results = ray.each(work, jobs, gpus) if engine == "ray" else _each(work, jobs, some)
+        results = ray.each(work, [*map(_anywhere, jobs)], gpus) if engine == "ray" else _each(work, jobs, some)
         done = dict(progress(results, total=len(jobs), desc="runs"))
     # results come in as they are done, and tables want them in an order that no machine changes
     return {(job.name, job.seed): done[number] for number, job in enumerate(jobs)}
+
+
+def _anywhere(job: Job) -> Job:
+    """The job for a process that may have another working directory."""
+
+    def absolute(parts: NamedTuple) -> dict:
+        return {name: part.absolute() for name, part in parts._asdict().items() if isinstance(part, Path)}
+
+    return job._replace(source=job.source._replace(**absolute(job.source)), **absolute(job))
 
 
 def _each(work: Callable[[Job], Done], jobs: list[Job], workers: int) -> Iterator[tuple[int, Done]]:

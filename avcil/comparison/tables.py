@@ -14,12 +14,14 @@ import pandas as pd
 
 from avcil.base.files import write_bytes, write_json
 from avcil.comparison.intervals import Interval, holm, over_seeds, over_seeds_and_clips, verdict
-from avcil.comparison.protocol import run_folder
-from avcil.comparison.sweep import read_run
+from avcil.comparison.protocol import choices, run_folder
+from avcil.comparison.sweep import Done, read_run
 from avcil.learn import metrics
 from avcil.learn.evaluate import TaskResult
 from avcil.learn.train import load_result
+from avcil.params import Params
 from avcil.params.comparison import Protocol
+from avcil.params.learning import Method, Training
 from avcil.tokens.manifest import class_index, read_manifest, read_orders
 
 RUN = ["setting", "method", "seed"]
@@ -51,8 +53,22 @@ class Swept(NamedTuple):
     labels: dict[tuple[str, int], dict[str, int]]
 
 
-def read(artifacts: Path, protocol: Protocol, rows) -> Swept:
-    """What the sweep, and for `lll_prior` the chain of tasks, left below ``artifacts``, of what ``rows`` asks for."""
+def run_of(file: Path, seed: int, chosen: tuple[Method, Training] | None) -> Done:
+    """What a sweep left in ``file``. Raises ValueError for a run of other choices than those ``chosen``: DVC does not
+    version these files, so that they may be of an experiment that was taken back."""
+    done, origin = read_run(file)
+    if chosen:
+        method, training = (section.model_dump(mode="json") for section in chosen)
+        wanted = {"method": method, "training": training, "seed": seed}
+        if other := [name for name, value in wanted.items() if origin.get(name) != value]:
+            raise ValueError(f"{file}: learnt with another {other[0]}; `dvc repro --force sweep` learns it again")
+    return done
+
+
+def read(artifacts: Path, protocol: Protocol, rows, params: Params | None = None) -> Swept:
+    """What the sweep, and for `lll_prior` the chain of tasks, left below ``artifacts``, of what ``rows`` asks for.
+    Raises ValueError naming the file of a run that is missing, damaged or, with ``params``, of other choices.
+    """
     results, seconds, orders, labels = {}, {}, {}, {}
     # the first setting is the one whose runs keep checkpoints
     first = next(iter(protocol.settings))
@@ -68,14 +84,17 @@ def read(artifacts: Path, protocol: Protocol, rows) -> Swept:
                 # two folders up from ROW/task0/seedS
                 results[key] = _of_tasks(run_folder(artifacts, row, 0, seed, name).parents[1], seed, known)
                 continue
-            (results[key], took), _ = read_run(file)
+            results[key], took = run_of(file, seed, choices(params, protocol, name, row) if params else None)
             # a run that went on after a stop has no seconds
             if took is not None:
                 seconds[key] = took
         # worlds have clips of their own for each seed, so none of theirs can be paired
         if not setting.worlds:
-            # where `lll_prior` alone is learnt no sweep has written them, and the stage `splits` has
-            given = folder if (folder / "orders.json").exists() else artifacts / "splits"
+            # where the chain alone is learnt no sweep has written them, or one of other seeds or labels: `splits` has
+            swept = any((folder / row / f"seed{seed}.json").exists() for row in chosen for seed in seeds)
+            given = artifacts / "splits"
+            if swept or not (given / "orders.json").exists():
+                given = folder
             table, drawn = read_manifest(given / "manifest.csv"), read_orders(given / "orders.json")
             for seed in seeds:
                 orders[name, seed] = drawn[seed]
@@ -427,6 +446,11 @@ def write(folder: Path, swept: Swept, protocol: Protocol) -> None:
     write_json(folder / "headline.json", means.loc[headline].to_dict("index"))
     cost = pd.DataFrame([(*key[:2], value) for key, value in swept.seconds.items()], columns=[*RUN[:2], "seconds"])
     cost = cost.astype({"seconds": float}).groupby(RUN[:2], sort=False).seconds.mean().round(3).reset_index()
+    file = folder / "cost.csv"
+    before = pd.read_csv(file) if file.exists() else cost[:0]
     # seconds of fewer rows say less than those that stand there
-    if not (folder / "cost.csv").exists() or len(cost) >= len(pd.read_csv(folder / "cost.csv")):
-        write_bytes(folder / "cost.csv", cost.to_csv(index=False).encode())
+    now = cost if len(cost) >= len(before) else before
+    # of rows and settings that there are no more nothing stays
+    kept = pd.MultiIndex.from_frame(now[RUN[:2]]).isin([*order, *own])
+    now = now[kept]
+    write_bytes(file, now.to_csv(index=False).encode())

@@ -15,12 +15,13 @@ from avcil.base.files import digest
 from avcil.comparison.sweep import Source
 from avcil.encoders.prior import released
 from avcil.extraction.extract import PRIORS, extract
+from avcil.extraction.features import READING
 from avcil.params import Params
 from avcil.tokens.manifest import class_order, media, read_manifest, write_orders
 from avcil.world.sounding_objects import Change, write_corpus
 
 # the code that makes a world: a change of any statement draws worlds anew, even one that changes no byte
-MAKING = ("encoders/*.py", "extraction/*.py", "world/*.py")
+MAKING = ("encoders/mini.py", "encoders/prior.py", "world/*.py", *READING)
 
 
 class Place(NamedTuple):
@@ -66,8 +67,10 @@ def drawn(
     # all that decides a clip or its tokens is in the name of the folder, so another choice is another folder
     sections = [params.world, params.corpus, params.film, params.encoder, params.features]
     choices = json.dumps([section.model_dump(mode="json") for section in sections], sort_keys=True).encode()
-    prior = released(prior_of(seed, params), PRIORS).read_bytes()
-    folder = worlds / f"{seed}-{digest(code_of(MAKING) + choices + prior)[:12]}"
+    weights = b"".join(
+        released(prior_of(seed, params) if name == "mini" else name, PRIORS).read_bytes() for name in sorted(tokens)
+    )
+    folder = worlds / f"{seed}-{digest(code_of(MAKING) + choices + weights)[:12]}"
     # of older code or other parameters; nothing reads it any more
     for stale in worlds.glob(f"{seed}-*"):
         if stale != folder:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from avcil.base.alone import alone
+from avcil.base.code import code_of
 from avcil.base.files import digest
 from avcil.base.progress import progress
 from avcil.encoders.base import Encoder
@@ -27,6 +28,10 @@ Stream = Literal["visual", "audio"]
 STREAMS: tuple[Stream, ...] = ("visual", "audio")
 # to hash a large corpus whole takes longer than to decode it (LOG.md)
 _EDGE = 1 << 16  # bytes
+
+
+READING = ("encoders/base.py", "encoders/inputs.py", "extraction/*.py", "tokens/tokens.py")
+"""The code that makes tokens of clips, beside an encoder's own: tokens of an older one are not taken for these."""
 
 
 def checksum(encoder: Encoder) -> str:
@@ -49,7 +54,10 @@ def header_of(
         layout = layout.without(stream)
     # streams and silence decide which tokens are zero: with others it is another store
     reading = encoder.reading._asdict() | {"streams": list(streams), "silence": config.silence}
-    return Header(name, encoder.revision, checksum(encoder), reading, layout, list(clip_ids), config.clips_per_shard)
+    # of its file alone among the encoders: a change of another family's is none of these tokens
+    own = f"encoders/{type(encoder).__module__.rpartition('.')[2]}.py"
+    revision = f"{encoder.revision}+{digest(code_of((own, *READING)))}"
+    return Header(name, revision, checksum(encoder), reading, layout, list(clip_ids), config.clips_per_shard)
 
 
 def fingerprint(files: list[Path]) -> str:

@@ -44,13 +44,14 @@ class Attention(nn.Module):
     """Where and when to look, and how what is seen and what is heard become one feature.
 
     Besides ``forward``, an attention says in ``channels`` how wide its visual feature is, in ``frozen`` whether nothing
-    is learnt: then its features are as wide as the tokens, and no epoch is run; and in ``reads_similarity`` whether an
-    exemplar's similarity has to be kept as well.
+    is learnt: then its features are as wide as the tokens, and no epoch is run; in ``reads_similarity`` whether an
+    exemplar's similarity has to be kept as well; and in ``reads_audio`` whether `fuse` reads the projected sound.
     """
 
     channels: int
     frozen = False
     reads_similarity = False
+    reads_audio = True
 
     def forward(self, tokens: Tokens, centre: Tensor | None, *, maps: bool = False) -> AttendedVisual:
         """centre [D] or None: what the true visual tokens are more than those given; maps: build them where a map a

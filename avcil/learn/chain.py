@@ -12,7 +12,7 @@ from avcil.learn import live
 from avcil.learn.capacity import at_once, taken
 from avcil.learn.checkpoint import load_checkpoint
 from avcil.learn.evaluate import TaskResult
-from avcil.learn.train import run_task, save_task
+from avcil.learn.train import check_clips, run_task, save_task
 from avcil.params.learning import Method, Task, Training
 from avcil.tokens.dataset import load_datasets
 
@@ -60,6 +60,7 @@ def learn(link: Link, seeds: list[int]) -> dict[int, Learnt]:
 
 def _learn(link: Link, seed: int) -> Learnt:
     data = load_datasets(link.manifest, link.orders, link.store, [seed], regions=link.regions)[seed]
+    check_clips(data, link.tasks)
     # `run_task` would refuse another class order too, but could not name the folder
     start = load_checkpoint(link.before / f"seed{seed}", order=data.order)
     with live.logged(link.log / f"seed{seed}") as watch:

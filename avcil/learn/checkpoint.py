@@ -41,6 +41,13 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     write_sealed(folder / "checkpoint.json", state | {"tensors": written})
 
 
+def check_order(folder: Path, checkpoint: Checkpoint, order: list[str]) -> None:
+    """Raises CheckpointError if its classes are not the first of ``order``."""
+    if checkpoint.classes != order[: len(checkpoint.classes)]:
+        way_out = "take the data of its own seed, or delete it and run from the first task"
+        raise CheckpointError(f"{folder}: learnt in another class order; {way_out}")
+
+
 def load_checkpoint(folder: Path, *, order: list[str] | None = None) -> Checkpoint:
     """Raises CheckpointError if the folder holds none, a damaged one, or one whose classes are not the first of
     ``order``."""
@@ -59,9 +66,8 @@ def load_checkpoint(folder: Path, *, order: list[str] | None = None) -> Checkpoi
         raise CheckpointError(str(error)) from None
     except TypeError:
         raise CheckpointError(f"{folder}: of another version; delete it and run from the first task") from None
-    if order is not None and whole.classes != order[: len(whole.classes)]:
-        way_out = "take the data of its own seed, or delete it and run from the first task"
-        raise CheckpointError(f"{folder}: learnt in another class order; {way_out}")
+    if order is not None:
+        check_order(folder, whole, order)
     model, readout = (
         # the first word alone is cut off: a hook's tensors go on with its name and a dot
         {name.removeprefix(part): value for name, value in tensors.items() if name.startswith(part)}

@@ -197,8 +197,9 @@ def evaluate(
     labels = data.labels[rows]
     parts = [(labels >= first) & (labels < last) for first, last in pairwise(bounds)]
 
-    # of coarser patches it is not known what they show
-    share = data.share if attends(method.fusion) and method.patches is None else None
+    # of coarser patches than the store's it is not known what they show
+    known = data.share is not None and data.share.shape[2] == data.tokens.shape[2]
+    share = data.share if known and attends(method.fusion) else None
     # maps only where they are measured: those a channel would be built for nothing (LOG.md)
     read = read_out(checkpoint, method, training, data.tokens, rows, maps=share is not None, device=device)
     model, output, predicted = read.model, read.output, read.logits.argmax(1)

@@ -6,6 +6,7 @@ Dimension letters: ``N`` clips at hand, ``B`` clips of a batch, ``C`` classes se
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from inspect import signature
 from typing import Any, NamedTuple
 
 import torch
@@ -133,12 +134,16 @@ def check(row: str, method: Method) -> None:
         # a file of another kind may have a `build` of as many arguments, which makes something else
         if other := [name for name, hook in hooks_of(method).items() if not isinstance(hook, Hooks)]:
             raise ValueError(f"hooks: `{other[0]}` is none, but a fusion, classifier or read-out")
-        # hooks have had their options checked by now. A head is not built before its first task begins
+        # hooks have had their options checked by now. Others are not built before the first task begins: a fusion wants
+        # the widths of tokens, which are not known yet
+        for kind, name in (("fusion", method.fusion), ("classifier", method.classifier), ("readout", method.readout)):
+            if name in named(method) and len(signature(find(name).build).parameters) != (2 if kind == "readout" else 1):
+                raise ValueError(f"{kind}: `{name}` is none")
         if method.readout not in READOUTS:
             options(method.readout, method.readout_options)
-        # a fusion's `build` wants the widths of tokens, which are not known yet
-        for name in named(method):
-            find(name).build  # noqa: B018 - that it is there
+            # a head may take apart what one fusion alone puts together
+            if (needed := getattr(find(method.readout), "FUSION", method.fusion)) != method.fusion:
+                raise ValueError(f"readout: `{method.readout}` needs fusion: {needed}")
     # all that a file may raise while somebody is still writing it, a missing `build` among it
     except (ValueError, AttributeError, TypeError, NameError, ImportError, SyntaxError) as problem:
         raise ValueError(f"{row}: {problem}") from None

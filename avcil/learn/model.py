@@ -124,6 +124,8 @@ class IncrementalClassifier(nn.Module):
 
         self.visual = projection(self.attention.channels, absent=fusion == "audio")
         self.audio = projection(channels[1], absent=fusion == "visual")
+        # a layer that nobody reads is none that is trained
+        self.audio.requires_grad_(self.attention.reads_audio)
         # frozen streams lie side by side (`FrozenAttention.fuse`), each as wide as its tokens
         features = sum(channels) if self.attention.frozen else width
         self.classifier = (

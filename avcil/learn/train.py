@@ -16,7 +16,7 @@ from avcil.base.files import read_sealed, write_sealed
 from avcil.base.progress import progress
 from avcil.learn import parallel
 from avcil.learn.attention import Features
-from avcil.learn.checkpoint import EMPTY, Checkpoint, load_checkpoint, save_checkpoint
+from avcil.learn.checkpoint import EMPTY, Checkpoint, check_order, load_checkpoint, save_checkpoint
 from avcil.learn.evaluate import TaskResult, evaluate, predict, restore, solved_features, solved_head, tokens_of
 from avcil.learn.feed import Feed
 from avcil.learn.heads import CarriedRidge, Head
@@ -233,6 +233,24 @@ def _solve(learning: Learning, head: Head, learnt: Output, exemplars: Tensor) ->
     return head.state
 
 
+def check_clips(data: Dataset, tasks: list[Task], split: str = "test") -> None:
+    """Raises ValueError, naming the task, where there are fewer classes than in all tasks, a class without any usable
+    training clip, or a task without a clip of ``split`` to test it on: told before anything is learnt."""
+    bounds = list(accumulate((task.classes for task in tasks), initial=0))
+    if bounds[-1] > len(data.order):
+        raise ValueError(f"tasks of {bounds[-1]} classes, but there are {len(data.order)}; change the tasks")
+    for task, (first, last) in zip(tasks, pairwise(bounds), strict=True):
+        # a head that gives it a zero for a mean would seem to know it
+        if untaught := [c for c in range(first, last) if not len(data.rows("train", c, c + 1))]:
+            raise ValueError(
+                f"task {task.id}: no usable train clip of `{data.order[untaught[0]]}`; add one, or drop it"
+            )
+        # its accuracy would be NaN
+        if not len(data.rows(split, first, last)):
+            labels = ", ".join(data.order[first:last])
+            raise ValueError(f"task {task.id}: no usable {split} clip of its classes ({labels}); add one of each")
+
+
 def run_tasks(
     data: Dataset,
     method: Method,
@@ -251,14 +269,9 @@ def run_tasks(
     With a ``folder``, task t's checkpoint and result are kept in ``folder/task{t}/seed{seed}``,
     and tasks that stand there already, made from the same inputs, are not run again.
 
-    Raises, beside what `run_task` does, ValueError for a task without a clip of ``split`` to test it on.
+    Raises, beside what `run_task` does, ValueError as `check_clips` does.
     """
-    bounds = list(accumulate((task.classes for task in tasks), initial=0))
-    for task, classes in zip(tasks, pairwise(bounds), strict=True):
-        # told now: its accuracy would be NaN, after all tasks before it were learnt
-        if not len(data.rows(split, *classes)):
-            labels = ", ".join(data.order[slice(*classes)])
-            raise ValueError(f"task {task.id}: no usable {split} clip of its classes ({labels}); add one of each")
+    check_clips(data, tasks, split)
     data = data._replace(tokens=tokens_of(data, method))  # once, not once a task
     checkpoint, results = EMPTY, []
     for task in progress([t.id for t in tasks], desc="tasks", leave=False):
@@ -304,4 +317,5 @@ def load_finished(folder: Path, data: Dataset, made_from: dict) -> tuple[Checkpo
     if checkpoint.origin != json.loads(json.dumps(made_from)):
         return None
     # made from the same, but for another order of classes: that is nothing to learn over, so it is refused
-    return load_checkpoint(folder, order=data.order), result
+    check_order(folder, checkpoint, data.order)
+    return checkpoint, result

@@ -164,6 +164,9 @@ def windows(file: str | Path, seconds: float, every: float) -> list[Media]:
     except (OSError, av.error.FFmpegError) as error:
         reason = error.__class__.__name__
         raise ClipError(f"{file}: cannot be read ({reason}); correct its path or restore it") from None
+    # as of a film that was written while it was recorded
+    if not length:
+        raise ClipError(f"{file}: tells no length; write it anew, for example by `ffmpeg -i {file.name} -c copy NEW`")
     if length < seconds:
         raise ClipError(f"{file}: {length:.2f} s, and a window takes {seconds:.2f} s; give a longer file")
     # a last window that ends with the file is not to be lost to rounding

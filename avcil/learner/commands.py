@@ -34,7 +34,7 @@ def add(subparsers) -> None:
     learn.add_argument("clips", nargs="+", type=Path, metavar="CLIP")
     learn.add_argument("--label", required=True, help="the class of all these clips, new or known")
     learn.add_argument("--learner", required=True, type=Path, help="its folder; a clip given twice counts twice")
-    learn.add_argument("--device", default="cpu", help=DEVICE)
+    learn.add_argument("--device", help=DEVICE)
     learn.set_defaults(call=run_learn)
 
 
@@ -82,7 +82,12 @@ def run_learn(given: argparse.Namespace) -> None:
         raise LearnerError(f"{folder}: not empty and no learner; name a new folder")
     with _left_as_it_was(folder), alone([folder]):  # from reading to writing: else one of two commands would be lost
         # looked for once more, now that nobody else writes: it may have been made meanwhile
-        learner = Learner.load(folder, device=given.device) if folders.there(folder) else Learner()
+        if folders.there(folder):
+            learner = Learner.load(folder, device=given.device or "cpu")
+        else:
+            learner = Learner()
+            if given.device is not None:
+                learner.to(given.device)
         # told, and not refused: they may be two classes
         if label not in learner.classes and (near := alike(label, learner.classes)):
             say = f"`{label}` becomes a class of its own beside `{near[0]}`, which differs by case or blanks alone"

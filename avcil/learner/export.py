@@ -63,7 +63,12 @@ def export(predictor: Predictor, tokens: Tokens, classes: list[str], path: Path,
     batch = {0: Dim("batch", min=1)}
     with torch.no_grad():
         predictor(*tokens)  # the head is solved once, in front of the trace
-        program = torch.export.export(predictor, tuple(tokens), dynamic_shapes=(batch, batch, batch))
+        try:
+            program = torch.export.export(predictor, tuple(tokens), dynamic_shapes=(batch, batch, batch))
+        except Exception as error:  # of code that it cannot trace torch raises anything
+            row = f"fusion {predictor.method.fusion}, read-out {predictor.method.readout}"
+            reason = str(error).strip().split("\n")[0][:120]
+            raise LearnerError(f"{row}: cannot be traced ({reason}); predict by Learner instead") from None
     path.parent.mkdir(parents=True, exist_ok=True)
     more = {"classes.json": json.dumps(classes), "temperature.json": json.dumps(temperature)}
     torch.export.save(program, path, extra_files=more)

@@ -25,7 +25,7 @@ from avcil.learner.clips import ClipEncoder, Clips, LearnerError, at_hand, token
 from avcil.learner.export import Predictor, export, looked_at
 from avcil.learner.labels import tidy
 from avcil.learner.predictions import Cost, Prediction, unknown
-from avcil.params import Params, load, project
+from avcil.params import Params, project
 from avcil.params.learning import FROZEN, Method, Training
 from avcil.params.section import nearest
 from avcil.tokens.tokens import Tokens
@@ -56,8 +56,8 @@ class Learner:
     Clips are files, parts of files (`avcil.learner.clips.windows`) or `avcil.tokens.tokens.Tokens`. One that cannot be
     used raises ClipError, which names it and where in the file it begins; to go on without such clips, give the tokens
     of `avcil.learner.clips.usable(files, learner.encoder)`. A run of the pipeline, of whatever method, predicts by
-    `from_run`. Published encoders and models are on ``device``, at first `compute.device` of params.yaml; sums, and
-    what is solved from them, are on the CPU.
+    `from_run`. Published encoders and models are on ``device`` (`to`), at first `compute.device` of params.yaml; sums,
+    and what is solved from them, are on the CPU.
 
     Args:
         encoder: `mini`, or one of `encoders` in params.yaml.
@@ -108,6 +108,15 @@ class Learner:
         learner = cls.__new__(cls)
         learner._begin(*parts)
         return learner
+
+    def to(self, device: str) -> "Learner":
+        """Learn and predict there from now on. Raises LearnerError for a device that is none."""
+        _check_device(device)
+        self.device = device
+        if self.encoder and self.encoder.device != device:
+            # loaded anew, there, when the next file is to be read
+            self.encoder.device, self.encoder._encoder = device, None
+        return self
 
     # ---- learning
 
@@ -303,13 +312,17 @@ class Learner:
             training = Training.model_validate(checkpoint.origin["training"])
         # resolved, for a relative path's parents end where one is
         root = next((p for p in folder.resolve().parents if (p / "params.yaml").is_file()), None)
-        # a run that was moved out of its project predicts from tokens alone
-        encoder = root and ClipEncoder.of_params(method.tokens, load(root / "params.yaml"), root / "prior")
-        # name, digest of the weights, digest of the store
-        made_with = str(checkpoint.origin.get("encoder", "")).split(":")
-        # of a data set that no store gave there is nothing to compare
-        if encoder and len(made_with) == 3:
-            encoder.digest = made_with[1]
+        # name, digest of the weights, and of a run of the pipeline that of the store; a protocol's tokens need not be
+        # those that the row names
+        name, *digests = str(checkpoint.origin.get("encoder", "")).split(":")
+        encoder = None
+        # a run that was moved out of its project predicts from tokens alone, as does one of imported tokens
+        if root:
+            params, priors = at_hand(root)
+            if name in (*params.own_encoders, *params.encoders):
+                encoder = ClipEncoder.of_params(name, params, priors)
+                # of a data set that no store gave there is nothing to compare
+                encoder.digest = digests[0] if digests else None
         # a run sums up all classes as one
         return cls._of(method, training, encoder, checkpoint, False)
 

@@ -58,6 +58,10 @@ def _of_seeds(protocol: dict, seeds: list[int]) -> dict:
     return protocol | {"settings": settings}
 
 
+# what the chain of `lll_prior` would not take over, in a protocol whose tasks and seeds are those of params.yaml
+_CHAINED = ("exemplars", "budget", "training", "changes", "epochs", "epochs_of", "tokens", "seeds")
+
+
 class Params(Section):
     """The whole of params.yaml."""
 
@@ -96,6 +100,10 @@ class Params(Section):
                 "classes_per_task": [task["classes"] for task in tasks],
                 "epochs": tasks[0]["epochs"],
             }
+            for name, given in raw["protocols"].items():
+                if "classes_per_task" not in given and (own := [key for key in _CHAINED if given.get(key)]):
+                    way_out = "change it in params.yaml, or give the protocol classes_per_task"
+                    raise ValueError(f"protocols.{name}.{own[0]}: `lll_prior` is learnt without; {way_out}")
             protocols = {name: shared | _of_seeds(given, raw["seeds"]) for name, given in raw["protocols"].items()}
             raw = raw | {"protocols": protocols}
         return raw

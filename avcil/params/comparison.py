@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from avcil.params.learning import Method
 from avcil.params.section import Section, Seeds
+from avcil.params.world import ClipsPerClass
 
 
 class About(Section):
@@ -41,7 +42,7 @@ class Setting(Section):
     seeds: Seeds | None = Field(None, min_length=1, description="a part of the protocol's")
     worlds: bool = Field(False, description="true: each seed has a world of its own (avcil/comparison/worlds.py)")
     world: dict[str, object] = Field({}, description="keys of `world` that its worlds change")
-    clips_per_class: dict[str, int] | None = Field(None, description="of its worlds, as `corpus` has it")
+    clips_per_class: ClipsPerClass | None = Field(None, description="of its worlds, as `corpus` has it")
 
     @property
     def memory_alone(self) -> bool:

@@ -17,7 +17,7 @@ class FeatureConfig(Section):
 
 
 class Compute(Section):
-    """Where work is done. Results depend on it by rounding at most, so no stage of the pipeline does."""
+    """Where work is done. Results depend on it by rounding at most, so no result is told by it."""
 
     engine: Literal["local", "ray"] = Field(description="ray: extraction and sweeps on a Ray cluster, or started here")
     # 0: the process that encodes also decodes

@@ -83,6 +83,12 @@ class Method(Section):
     def _consistent(self):
         carried = self.readout == "carried_ridge"
         for wrong, message in (
+            # of a class without exemplars there is no mean
+            (
+                self.readout == "nearest_exemplars"
+                and (self.memory == "none" or not (self.exemplars or self.memory == "all")),
+                "nearest_exemplars needs a memory and exemplars",
+            ),
             # what is carried are sums of earlier tasks, along the drift of features that are learnt
             (carried and self.restart, "carried_ridge has nothing to carry with restart: true"),
             (carried and self.fusion in FROZEN, "carried_ridge needs a fusion that learns"),

@@ -1,8 +1,8 @@
 """The rendered world: format of a clip, its classes, the embedded benchmark, the `mini` encoder and its prior."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from avcil.params.section import Section, Seeds, offence
 
@@ -34,12 +34,34 @@ class World(Section):
     twin_in_view: float = Field(ge=0, le=1, description="share of clips in which a silent twin is in view")
     noise: tuple[float, float] = Field((0.003, 0.03), strict=False, description="least and most beside a clip's sound")
 
+    @model_validator(mode="after")
+    def _possible(self):
+        """What a scene is drawn from has to be there: strangers are of other timbres than the one that sounds."""
+        (fewest, most), (least, loudest) = self.silent_objects, self.noise
+        others = self.classes - -(-self.classes // self.timbres)
+        if not 1 <= fewest <= most:
+            raise ValueError(f"silent_objects: [{fewest}, {most}]: give at least one, and no more than the most")
+        if most > others:
+            raise ValueError(f"silent_objects: {most} of other timbres, but of {self.classes} classes {others} are")
+        if not 0 <= least <= loudest:
+            raise ValueError(f"noise: [{least}, {loudest}]: give the least and the most, of 0 or more")
+        return self
+
+
+def _every_split(clips: dict[str, int]) -> dict[str, int]:
+    if sorted(clips) != ["test", "train", "val"]:
+        raise ValueError(f"of {', '.join(sorted(clips)) or 'no split'}; give the clips of train, val and test")
+    return clips
+
+
+ClipsPerClass = Annotated[dict[str, Annotated[int, Field(ge=0)]], AfterValidator(_every_split)]
+
 
 class Corpus(Section):
     """How many clips of each class the benchmark has."""
 
     seed: int = Field(ge=0, description="seed of the scenes")
-    clips_per_class: dict[str, int]
+    clips_per_class: ClipsPerClass
 
 
 class MiniConfig(Section):

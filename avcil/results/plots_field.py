@@ -120,7 +120,7 @@ def field_differences(comparisons: pd.DataFrame, reference: str) -> Figure:
 def field_cost(table: pd.DataFrame) -> Figure:
     """Last accuracy against training seconds and against bytes kept between tasks.
 
-    table: method, last_accuracy, seconds, memory_bytes.
+    table: method, last_accuracy, seconds, memory_bytes; NaN where seconds are not known, as of a chain of tasks.
     """
     figure, axes = plt.subplots(1, 2, figsize=(10.4, 4.4), sharey=True)
     # whole methods alone, and those that params.yaml says something of
@@ -128,15 +128,16 @@ def field_cost(table: pd.DataFrame) -> Figure:
     # bounds keep every clip and are no rivals
     table = table[table.method.map(family_of) != "all data at once"]
     family = table.method.map(family_of)
-    # from below, so that names are only ever moved up
-    best = table.loc[table.groupby(family).last_accuracy.idxmax()].sort_values("last_accuracy")
     for axis, column, scale, label in (
         (axes[0], "seconds", 1, "seconds of learning and evaluation, one thread"),
         (axes[1], "memory_bytes", 1e-6, "megabytes kept between tasks (exemplars, statistics)"),
     ):
+        known = table[table[column].notna()]
+        # from below, so that names are only ever moved up
+        best = known.loc[known.groupby(family).last_accuracy.idxmax()].sort_values("last_accuracy")
         # a logarithmic axis has no place for rows that keep nothing
-        x = (scale * table[column]).clip(lower=1e-2)
-        for at, line in table.iterrows():
+        x = (scale * known[column]).clip(lower=1e-2)
+        for at, line in known.iterrows():
             axis.plot(x[at], line.last_accuracy, "o", color=_family_colour(line.method), markersize=6, alpha=0.85)
         placed = -np.inf
         for at, line in best.iterrows():

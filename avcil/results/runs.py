@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from avcil.comparison import sweep, tables
-from avcil.comparison.protocol import run_folder
+from avcil.comparison import tables
+from avcil.comparison.protocol import choices, run_folder
 from avcil.learn.checkpoint import Checkpoint, load_checkpoint
 from avcil.learn.evaluate import TaskResult
 from avcil.learn.train import load_result
@@ -146,13 +146,20 @@ def load_run(method: str, setting: str = "standard", *, root: Path | None = None
     params.method(method)
     if setting not in (known := params.protocol().settings):
         raise ParameterError(f"no setting `{setting}` in protocols/{params.benchmark}.yaml{nearest(setting, known)}")
-    missing, results, places = _stored(root / "artifacts", params, method, setting)
+    # an imported benchmark has all of its own (`python -m avcil protocol`), the embedded one what the pipeline makes
+    imported = root / "imports" / params.benchmark
+    artifacts = imported / "results" if imported.exists() else root / "artifacts"
+    metrics = artifacts / "metrics" if imported.exists() else root / "metrics"
+    missing, results, places = _stored(artifacts, params, method, setting)
     # half a run is not taken for a whole one
     if missing:
-        note = f"from metrics/ alone: no {missing.relative_to(root)}; `dvc repro` gives predictions and checkpoints"
+        again = f"python -m avcil protocol {params.benchmark}" if imported.exists() else "dvc repro"
+        place = missing.relative_to(root)
+        why = f"{place} is damaged, or of other choices" if missing.exists() else f"no {place}"
+        note = f"from metrics/ alone: {why}; `{again}` gives predictions and checkpoints"
         # told at the caller's line, not at this one
         warnings.warn(note, stacklevel=2)
-        return Run(method, setting, _committed(root / "metrics", method, setting), {}, {}, note)
+        return Run(method, setting, _committed(metrics, method, setting), {}, {}, note)
     made = tables.frames({(setting, method, seed): by_task for seed, by_task in results.items()})
     return Run(method, setting, made, results, places, "")
 
@@ -165,7 +172,11 @@ def _stored(artifacts: Path, params: Params, method: str, setting: str):
         # a sweep's file has all tasks, and where there is none, as of a chain, results stand beside checkpoints
         whole = artifacts / "sweep" / setting / method / f"seed{seed}.json"
         if whole.is_file():
-            results[seed] = sweep.read_run(whole)[0].results
+            try:
+                results[seed] = tables.run_of(whole, seed, choices(params, prescribed, setting, method)).results
+            # damaged, or of an experiment that was taken back
+            except ValueError:
+                return whole, {}, {}
         # of the tasks that the setting has; a chain has those of params.yaml
         learnt = [result.task for result in results.get(seed, [])] or [task.id for task in params.tasks]
         folders = {(seed, task): run_folder(artifacts, method, task, seed, setting) for task in learnt}

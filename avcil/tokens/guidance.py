@@ -111,4 +111,7 @@ def synchrony(visual: Tensor, sound: Tensor, form: Tensor) -> Tensor:
     asked = (sound - sound.mean(1, keepdim=True)).float() @ form.T.float()
     # v̇ᵀq as vᵀq less that of the mean: no copy of the visual tokens
     still = torch.einsum("nsd,nld->nls", visual.mean(1), asked)
-    return torch.einsum("nlsd,nld->nls", visual, asked) - still
+    found = torch.einsum("nlsd,nld->nls", visual, asked) - still
+    # what rounding leaves of a picture that stands still is no change
+    moves = found.abs().amax((1, 2), keepdim=True) > 1e-5 * still.abs().amax((1, 2), keepdim=True)
+    return torch.where(moves, found, 0.0)

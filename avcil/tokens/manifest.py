@@ -100,10 +100,14 @@ def _check_seal(path: Path) -> None:
         raise ManifestError(str(error)) from None
 
 
+def manifest_bytes(table: pd.DataFrame) -> bytes:
+    """The same on every system."""
+    return table.to_csv(index=False, lineterminator="\n").encode()
+
+
 def write_manifest(path: Path, table: pd.DataFrame) -> None:
     """With its digest beside it, as `read_manifest` wants it where there is one."""
-    # the same bytes on every system
-    write_with_seal(path, table.to_csv(index=False, lineterminator="\n").encode())
+    write_with_seal(path, manifest_bytes(table))
 
 
 def write_orders(path: Path, orders: Mapping[int, list[str]]) -> None:

@@ -300,8 +300,12 @@ def import_tokens(
         reading={"source": source.path.name, "names": names or {}, "scale": source.scale, "similarity": guidance},
         files=[source.path],
     )
+    stores = [*(destination / "features").glob("[!.]*")]
     if regions is not None:
         write_bytes(destination / "regions.npz", regions)
+    # those of an earlier import, which another encoder of the same clips may have brought
+    elif len(stores) == 1:
+        (destination / "regions.npz").unlink(missing_ok=True)
     return unusable
 
 

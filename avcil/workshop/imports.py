@@ -9,10 +9,10 @@ import pandas as pd
 from torch import Tensor
 
 from avcil.base.alone import alone
-from avcil.base.files import digest, json_bytes, write_with_seal
+from avcil.base.files import digest, file_digest, json_bytes, write_with_seal
 from avcil.base.progress import progress
 from avcil.base.refusal import Refusal
-from avcil.tokens.manifest import write_manifest
+from avcil.tokens.manifest import manifest_bytes
 from avcil.tokens.store import Header, cost, finish, open_store, stale_shards, write_shard
 from avcil.tokens.tokens import Layout
 
@@ -30,18 +30,16 @@ def within_half(values: np.ndarray) -> np.ndarray:
     return (np.abs(values) <= np.finfo(np.float16).max).reshape(len(values), -1).all(1)
 
 
-def _checksum(files: list[Path]) -> str:
-    """Digest of each file's size and of 256 blocks spread over it: tokens extracted anew differ everywhere."""
-    total = ""
-    for path in files:
-        size = path.stat().st_size
-        total += f"{size} "
-        with path.open("rb") as file:
-            # the blocks cover a file of up to 16 MiB whole, and are samples of a larger one
-            for block in range(256):
-                file.seek(size * block // 256)
-                total += digest(file.read(1 << 16))
-    return digest(total.encode())
+def _begin(destination: Path, encoder: str, contents: dict[str, bytes]) -> None:
+    """Write manifest and order. Raises TokensError where others stand there, of which another encoder has tokens."""
+    others = [store.name for store in (destination / "features").glob("[!.]*") if store.name != encoder]
+    for name, content in contents.items():
+        file = destination / name
+        if others and file.exists() and file.read_bytes() != content:
+            way_out = "choose another destination, or delete its features"
+            raise TokensError(f"{file}: of other clips, labels or order, and `{others[0]}` has their tokens; {way_out}")
+    for name, content in contents.items():
+        write_with_seal(destination / name, content)
 
 
 def write_import(
@@ -65,20 +63,22 @@ def write_import(
         files: what the tokens are read from: with others, the store is refused.
 
     Prints what the store will take. Returns unusable clips with reasons: they stay in the manifest and are quarantined
-    in the store. Raises TokensError for a shard without any usable clip; StoreError for another import at
-    ``destination``, or too little space.
+    in the store. Raises TokensError for a shard without any usable clip, or where another encoder's tokens of other
+    clips stand at ``destination``; StoreError for another import under that name, or too little space.
     """
     # a clip that is larger than a shard has one of its own
     store, size = destination / "features" / encoder, max(1, SHARD_BYTES // layout.clip_bytes)
-    header = Header(encoder, revision, _checksum(files), reading, layout, table.clip_id.tolist(), size)
+    # of all bytes: what was mended in a file of the same size is to be read again
+    source = digest(" ".join(map(file_digest, files)).encode())
+    header = Header(encoder, revision, source, reading, layout, table.clip_id.tolist(), size)
     print(f"{store}: {cost(layout, len(table))}", flush=True)
     # all of the destination, since manifest and order are written beside the store
     with alone([destination]):
         # first, so that another import at the destination is refused before its manifest is written over
         open_store(store, header)
         paths = table.clip_id.map(lambda clip: f"clips/{quote(clip, safe='')}.mp4")  # whatever an id has in it
-        write_manifest(destination / "manifest.csv", table.assign(path=paths)[["clip_id", "path", "label", "split"]])
-        write_with_seal(destination / "order.json", json_bytes(order))
+        manifest = manifest_bytes(table.assign(path=paths)[["clip_id", "path", "label", "split"]])
+        _begin(destination, encoder, {"manifest.csv": manifest, "order.json": json_bytes(order)})
         shards = header.shards
         # one source for every shard, the files that all of them are read from
         stale = stale_shards(store, [header.checksum] * len(shards))

@@ -36,6 +36,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from avcil.base.alone import alone
+from avcil.base.code import code_of
 from avcil.base.files import digest, write_bytes
 from avcil.base.processes import each
 from avcil.base.progress import progress
@@ -46,6 +47,8 @@ from avcil.params.world import Matching, PriorConfig, World
 from avcil.tokens.tokens import frame_audio
 from avcil.world.separation import Scenes, prompt_tokens, render_scenes
 
+# an unfinished training of other code is not gone on with
+LEARNING = ("encoders/mini.py", "encoders/prior.py", "tokens/tokens.py", "world/*.py")
 SAVED_EVERY = 50  # steps: what a kill can cost
 STANDARDISED = 200  # scenes from whose tokens an encoder takes mean and spread
 
@@ -181,7 +184,8 @@ def pretrain(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, config.learning_rate, total_steps=config.steps)
     weights = torch.tensor([config.separation_weight, config.naming_weight, config.patch_weight])
     # the sounds stand for their scenes: frames are more than three times as many bytes
-    made_from = digest(f"{config.model_dump_json()} {seed} {digest(scenes.waveforms.numpy())}".encode())
+    choices = f"{config.model_dump_json()} {seed} {digest(scenes.waveforms.numpy())}"
+    made_from = digest(choices.encode() + code_of(LEARNING))
     parts: dict[str, Any] = {"learner": learner, "optimiser": optimiser, "schedule": schedule}
 
     saved = _unfinished(unfinished, made_from)

@@ -130,8 +130,29 @@ def test_the_embedded_protocol_takes_seeds_and_tasks_from_params(raw_params):
 def test_what_a_protocol_changes_is_checked(raw_params, key, given, message):
     tiny = TINY | {"settings": SETTINGS, key: given}
     with pytest.raises(ParameterError, match=message) as error:
-        parse(raw_params | {"protocols": {raw_params["benchmark"]: tiny}})
+        parse(raw_params | {"protocols": {"own": tiny | {"classes_per_task": 2, "epochs": 1, "seeds": [0]}}})
     assert "\n" not in str(error.value)
+    # what the chain of `lll_prior` would be learnt without
+    with pytest.raises(ParameterError, match=rf"{key}: `lll_prior` is learnt without; change it in params\.yaml, or"):
+        parse(raw_params | {"protocols": {raw_params["benchmark"]: tiny}})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"silent_objects": [0, 2]}, "give at least one"),
+        ({"silent_objects": [3, 1]}, "no more than the most"),
+        ({"classes": 4, "timbres": 2}, "3 of other timbres, but of 4 classes 2 are"),
+        ({"timbres": 1}, "but of 20 classes 0 are"),
+        ({"noise": [0.3, 0.05]}, "the least and the most"),
+    ],
+)
+def test_a_world_that_cannot_be_drawn_is_refused(raw_params, changes, message):
+    with pytest.raises(ParameterError, match=message):
+        parse(raw_params | {"world": raw_params["world"] | changes})
+    for clips in ({"train": 4, "val": 1}, {"train": 4, "val": 1, "tset": 2}, {"train": 4, "val": 1, "test": -3}):
+        with pytest.raises(ParameterError, match=r"corpus\.clips_per_class"):
+            parse(raw_params | {"corpus": raw_params["corpus"] | {"clips_per_class": clips}})
 
 
 @pytest.mark.parametrize(("seeds", "few"), [([0], [0]), ([5], [5]), ([2, 0, 7], [0, 2])])

@@ -14,12 +14,12 @@ import torch
 import avcil
 from avcil.base.files import write_sealed
 from avcil.comparison import tables
-from avcil.comparison.protocol import run_folder
+from avcil.comparison.protocol import choices, run_folder
 from avcil.learn import metrics
 from avcil.learn.checkpoint import Checkpoint
 from avcil.learn.evaluate import TaskResult
 from avcil.learn.train import save_task
-from avcil.params import ParameterError
+from avcil.params import ParameterError, load
 from avcil.tokens.manifest import write_manifest, write_orders
 from conftest import ROOT
 
@@ -51,6 +51,13 @@ def run_before(bare, params) -> Path:
             state = Checkpoint({"w": torch.full((2,), float(task))}, {}, [f"c{task}"], ["clip"], {"seed": seed})
             save_task(bare / f"artifacts/runs/others/replay/task{task}/seed{seed}", state, result)
     return bare
+
+
+def origin_of(root: Path, setting: str, row: str, seed: int) -> dict:
+    """What a sweep's file says that it was learnt from."""
+    params = load(root / "params.yaml")
+    method, training = choices(params, params.protocol(), setting, row)
+    return {"method": method.model_dump(mode="json"), "training": training.model_dump(mode="json"), "seed": seed}
 
 
 def _modules(code: str) -> set[str]:
@@ -151,7 +158,8 @@ def test_a_run_that_keeps_no_checkpoints_is_read_from_its_file(bare, params):
     seeds = params.protocol().settings["exemplars_1"].seeds
     for seed in seeds:
         results = [TaskResult(t, MATRIX[t], CLIPS[: t + 1], None, None, {"clip": seed}, 7, 8) for t in range(5)]
-        kept = {"origin": {}, "seconds": 1.0, "results": [result._asdict() for result in results]}
+        kept = {"origin": origin_of(bare, "exemplars_1", "replay", seed), "seconds": 1.0}
+        kept["results"] = [result._asdict() for result in results]
         write_sealed(bare / f"artifacts/sweep/exemplars_1/replay/seed{seed}.json", kept)
     run = avcil.load_run("replay", "exemplars_1", root=bare)
     assert (run.seeds, run.setting, run.note, run.checkpoints) == (seeds, "exemplars_1", "", {})
@@ -164,23 +172,37 @@ def test_a_run_that_keeps_no_checkpoints_is_read_from_its_file(bare, params):
         assert avcil.load_run("replay", root=bare).results == {}
 
 
-def test_seeds_and_tasks_are_those_of_the_benchmark(bare):
-    """AVE has seeds and tasks of its own; of each the checkpoint is found."""
+def test_of_an_imported_benchmark_all_is_its_own(bare):
+    """Place, seeds and tasks: AVE has its own of each."""
     path = bare / "params.yaml"
     path.write_text(path.read_text().replace("benchmark: sounding_objects", "benchmark: ave"))
-    seeds, tasks = [0, 1, 2], 4
+    learnt, seeds, tasks = bare / "imports/ave/results/sweep/standard/lwf", [0, 1, 2], 4
     for seed in seeds:
         results = [TaskResult(t, MATRIX[t], CLIPS[: t + 1], None, None, {"clip": seed}, 7, 8) for t in range(tasks)]
-        kept = {"origin": {}, "seconds": 1.0, "results": [result._asdict() for result in results]}
-        write_sealed(bare / f"artifacts/sweep/standard/lwf/seed{seed}.json", kept)
+        kept = {"origin": origin_of(bare, "standard", "lwf", seed), "seconds": 1.0}
+        write_sealed(learnt / f"seed{seed}.json", kept | {"results": [result._asdict() for result in results]})
         for result in results:
-            save_task(
-                bare / f"artifacts/sweep/standard/lwf/task{result.task}/seed{seed}",
-                Checkpoint({}, {}, [], [], {}),
-                result,
-            )
+            save_task(learnt / f"task{result.task}/seed{seed}", Checkpoint({}, {}, [], [], {}), result)
     run = avcil.load_run("lwf", root=bare)
     assert run.seeds == seeds and sorted(run.checkpoints) == [(seed, task) for seed in seeds for task in range(tasks)]
+
+
+@pytest.mark.filterwarnings("ignore:from metrics/ alone")
+def test_runs_of_an_experiment_that_was_taken_back_are_not_taken_for_these(bare, params):
+    for seed in params.seeds:
+        origin = origin_of(bare, "standard", "ridge", seed)
+        results = [
+            TaskResult(t, MATRIX[t], CLIPS[: t + 1], None, None, {"clip": seed}, 7, 8)._asdict() for t in range(5)
+        ]
+        file = bare / f"artifacts/sweep/standard/ridge/seed{seed}.json"
+        write_sealed(file, {"origin": origin, "seconds": 1.0, "results": results})
+    assert avcil.load_run("ridge", root=bare).results
+    origin["training"] |= {"ridge_penalty": 3.0}
+    write_sealed(file, {"origin": origin, "seconds": 1.0, "results": results})
+    run = avcil.load_run("ridge", root=bare)
+    assert not run.results and f"seed{seed}.json is damaged, or of other choices" in run.note
+    with pytest.raises(ValueError, match=rf"seed{seed}\.json: learnt with another training; `dvc repro --force sweep`"):
+        tables.read(bare / "artifacts", params.protocol(), ["ridge"], params)
 
 
 def test_an_unknown_run_names_the_nearest(bare):

@@ -19,7 +19,7 @@ from avcil.learn.feed import Feed
 from avcil.learn.hooks import Batch, Hooks, Learning
 from avcil.learn.methods.proxies import PROXIES
 from avcil.learn.model import IncrementalClassifier, Output
-from avcil.params.learning import FROZEN, Method, attends
+from avcil.params.learning import Method
 from avcil.params.section import Section
 
 
@@ -137,6 +137,9 @@ class Afc(Hooks):
 
 def build(options: Options, method: Method) -> Afc:
     # where nothing is attended a held feature is a mean of frozen tokens, of which there is no gradient
-    if method.classifier != "proxies" or not attends(method.fusion) or method.fusion in FROZEN:
+    if method.classifier != "proxies" or method.fusion not in ("guided", "channelwise"):
         raise ValueError("afc: needs classifier: proxies and fusion: guided or channelwise")
+    # options without effect would pass for options that act
+    if method.feature_distillation or method.cross_entropy != "joint":
+        raise ValueError("afc: stands for both; set feature_distillation: 0.0 and cross_entropy: joint")
     return Afc(options.weight)

@@ -76,4 +76,5 @@ class ChosenRidge(RecursiveRidge):
         return head.leverage(self._picture(features, source))
 
 
+FUSION = "frozen_sources"  # whose pictures lie side by side
 build = ChosenRidge

@@ -102,5 +102,8 @@ class ConditionalRidge(Head):
         return torch.where(both[:, None], scores["both"], some) if "both" in scores else some
 
 
+FUSION = "frozen_sources"  # as of `chosen_ridge`
+
+
 def build(options: Options, state: dict[str, Tensor]) -> ConditionalRidge:
     return ConditionalRidge(options, state)

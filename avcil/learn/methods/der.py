@@ -60,4 +60,6 @@ class Der(Hooks):
 
 
 def build(options: Options, method: Method) -> Der:
+    if method.restart:
+        raise ValueError("der: with restart: true no logits are stored")
     return Der(options.weight)

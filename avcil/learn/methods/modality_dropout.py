@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from avcil.learn import parallel
 from avcil.learn.feed import Feed
 from avcil.learn.hooks import Hooks, Learning
 from avcil.params.learning import Method
@@ -60,6 +61,10 @@ class ModalityDropout(Hooks):
         self.share = share
 
     def before_task(self, learning: Learning) -> None:
+        # processes that draw as many numbers as they have clips would draw other batches; and of tokens less a centre a
+        # zero is the mean picture, not none
+        if parallel.processes() > 1 or learning.feed.centre is not None:
+            raise ValueError("modality_dropout: learns in one process, and from float32 tokens; see compute.tokens")
         # the old model has answered already, about whole clips
         learning.feed = Dropping(learning.feed, self.share, learning.generator)
 

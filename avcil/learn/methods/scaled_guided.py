@@ -46,6 +46,7 @@ class ScaledGuided(Attention):
     """
 
     reads_similarity = True
+    reads_audio = False
 
     def __init__(self, channels: tuple[int, int]):
         super().__init__()

@@ -37,6 +37,12 @@ def _share(text: str) -> float:
     return float(text)
 
 
+def _seed(text: str) -> int:
+    if int(text) < 0:
+        raise ValueError
+    return int(text)
+
+
 def _count(text: str) -> int:
     if int(text) < 1:
         raise ValueError
@@ -46,7 +52,7 @@ def _count(text: str) -> int:
 OPTIONS: dict[str, dict[str, Any]] = {
     "classes": dict(type=Path, metavar="FILE", help="classes to keep, in the order in which they are learnt: a JSON "
         "list or AV-CIL's category_encode_dict.npy"),
-    "split_seed": dict(type=int, default=0, metavar="N", help="of what the files leave open (default: 0)"),
+    "split_seed": dict(type=_seed, default=0, metavar="N", help="of what the files leave open (default: 0)"),
     "val_share": dict(type=_share, metavar="S", help="of each class's train clips, drawn as val"),
     "video_disjoint": dict(action="store_true", help="no train or val clip of a video that has a test clip"),
     "vggsounder": dict(type=Path, metavar="FILE", help="a csv of VGGSounder: several labels a test clip"),

@@ -17,6 +17,7 @@ from avcil.base.code import code_of
 from avcil.base.files import digest, file_digest, read_sealed, unfinished, write_sealed
 from avcil.base.refusal import Refusal
 from avcil.extraction.extract import extract
+from avcil.extraction.features import READING
 from avcil.learner.clips import ClipEncoder
 from avcil.params import Params
 from avcil.tokens.manifest import media, read_manifest
@@ -155,7 +156,7 @@ def extract_tokens(
     # of `features` the threshold of silence alone decides what a clip's tokens are
     chosen = ClipEncoder.of_params(encoder, params, priors).model_dump(exclude={"features"})
     # and the code that makes them, so that tokens of an older one are not taken for these
-    how = chosen, params.features.silence, digest(code_of(("encoders/*.py", "extraction/*.py")))
+    how = chosen, params.features.silence, digest(code_of(("encoders/*.py", *READING)))
     clips = media(table, folder)
     store = place / f"{encoder}-{digest_of(how)}" / digest_of(list(clips))
     _begin_store(store, list(clips))

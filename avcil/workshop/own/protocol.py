@@ -7,6 +7,9 @@ The benchmark is `imports/NAME` (avcil/workshop/official.py, avcil/workshop/buil
 import argparse
 from typing import Literal
 
+import pandas as pd
+
+from avcil.base.files import write_bytes
 from avcil.comparison import protocol, sweep, tables
 from avcil.params import ParameterError, load
 from avcil.params.section import nearest
@@ -31,7 +34,7 @@ def run(benchmark: str, rows: list[str] | None = None) -> str:
     results = place.folder / "results"
     protocol.drop_others(results, prescribed, params.methods)
     sweep.run(protocol.jobs(place, params, prescribed, chosen, results), engine=params.compute.engine)
-    found = tables.read(results, prescribed, chosen)
+    found = tables.read(results, prescribed, chosen, params)
     # lines of rows that were not asked for stay in the tables
     tables.write(results / "metrics", found, prescribed)
     summary = tables.summarise(tables.per_seed(tables.frames(found.results)))
@@ -42,8 +45,13 @@ def run(benchmark: str, rows: list[str] | None = None) -> str:
     table = tables.markdown("| setting | row | average | last | forgetting |", "llrrr", lines)
     # only a benchmark that was built with --vggsounder has several labels a clip
     if (place.folder / vggsound.MULTILABEL).exists():
-        several = tables.multilabel_accuracy(found, vggsound.read_multilabel(place.folder))
-        several.round(4).to_csv(results / "metrics/multilabel.csv", index=False)
+        several = tables.multilabel_accuracy(found, vggsound.read_multilabel(place.folder)).round(4)
+        file = results / "metrics/multilabel.csv"
+        if file.exists():
+            # as in the tables, lines of other rows stay
+            before, run = pd.read_csv(file), ["setting", "method"]
+            several = pd.concat([before[~before[run].apply(tuple, 1).isin(several[run].apply(tuple, 1))], several])
+        write_bytes(file, several.to_csv(index=False, lineterminator="\n").encode())
     return f"{table}\n\nTest clips, in percent: mean ± standard deviation over seeds. Tables: {results}/metrics"
 
 

@@ -13,7 +13,6 @@ what was there, and what did not is used again.
 
 import argparse
 import shutil
-import time
 from contextlib import suppress
 from itertools import chain, takewhile
 from pathlib import Path
@@ -26,6 +25,7 @@ from avcil.base.files import read_sealed, write_bytes, write_sealed
 from avcil.comparison import sweep, tables
 from avcil.encoders.load import check_weights
 from avcil.learn.hooks import check
+from avcil.learn.optimise import Diverged
 from avcil.learn.train import run_tasks
 from avcil.learner.clips import ClipEncoder, at_hand
 from avcil.params import ParameterError
@@ -59,9 +59,12 @@ def learn(job: sweep.Job) -> sweep.Done:
     data = sweep.datasets(job.source)[job.seed]
     # `encoder:weights:store`, of which the last is left out
     data = data._replace(encoder=data.encoder.rpartition(":")[0])
-    started = time.perf_counter()
-    results = run_tasks(data, job.method, job.training, job.tasks, job.seed, job.folder, device=job.device)
-    return sweep.Done(results, time.perf_counter() - started)
+    try:
+        results = run_tasks(data, job.method, job.training, job.tasks, job.seed, job.folder, device=job.device)
+    except Diverged as error:
+        raise Diverged(f"{job.name[0]}: {error}") from None
+    # the table tells no seconds
+    return sweep.Done(results, None)
 
 
 def _made_from(table: pd.DataFrame, tasks: list[list[str]], header: Header, shared: list) -> list[str]:
