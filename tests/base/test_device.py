@@ -19,7 +19,7 @@ def test_auto_takes_cuda_then_a_sound_mps_then_the_cpu(monkeypatch, cuda, mps, s
     assert device.named("auto").type == chosen
 
 
-@pytest.mark.parametrize("name", ["cuda", "cuda:1", "mps"])
+@pytest.mark.parametrize("name", ["cuda", "cuda:1", "mps", "xpu", "gpu"])
 def test_a_device_that_is_not_here_is_named(monkeypatch, name):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: int(name == "cuda:1"))
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)

@@ -24,7 +24,7 @@ from avcil.learn.methods.weight_aligning import WeightAligning
 from avcil.learn.model import Classifier, IncrementalClassifier
 from avcil.learn.optimise import batches as epoch_of_batches
 from avcil.params import load
-from avcil.params.learning import Method, attends
+from avcil.params.learning import Method, attends, chain
 from avcil.tokens.tokens import Tokens
 from conftest import ROOT
 
@@ -188,6 +188,51 @@ def test_attention_is_not_scored_where_no_clip_of_a_task_shows_what_sounds(toy):
     seen = toy._replace(share=one, splits=toy.splits | {"test": toy.splits["test"].index_select(0, torch.arange(36))})
     kept = seen._replace(splits=seen.splits | {"test": torch.cat([first.nonzero()[:1, 0], seen.splits["test"][6:]])})
     assert len(train.run_tasks(kept, method, TRAINING, brief, 0, None)[-1].hit) == 3
+
+
+def test_classes_that_are_not_there_or_have_no_training_clip_are_told_before_anything_is_learnt(toy, monkeypatch):
+    monkeypatch.setattr(train, "run_task", None)
+    taught = toy.splits["train"]
+    lacking = toy._replace(splits=toy.splits | {"train": taught[toy.labels[taught] != 3]})
+    with pytest.raises(ValueError, match="task 1: no usable train clip of `class3`; add one, or drop it"):
+        train.run_tasks(lacking, row(), TRAINING, TASKS, 0, None)
+    with pytest.raises(ValueError, match="tasks of 8 classes, but there are 6; change the tasks"):
+        train.run_tasks(toy, row(), TRAINING, chain([4, 4], 1), 0, None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"fusion": "ranpac"}, "fusion: `ranpac` is none"),
+        ({"classifier": "slda"}, "classifier: `slda` is none"),
+        ({"readout": "proxies"}, "readout: `proxies` is none"),
+        ({"readout": "chosen_ridge"}, "readout: `chosen_ridge` needs fusion: frozen_sources"),
+        ({"hooks": {"der": {"weight": 1.0}}, "restart": True}, "der: with restart: true no logits are stored"),
+        (
+            {"hooks": {"afc": {"weight": 1.0}}, "classifier": "proxies"},
+            "afc: stands for both; set feature_dist",
+        ),
+    ],
+)
+def test_files_of_another_kind_and_options_without_effect_are_refused(changes, message):
+    with pytest.raises(ValueError, match=f"mine: {message}"):
+        check("mine", row(**changes))
+
+
+def test_means_of_exemplars_need_exemplars():
+    for changes in ({"memory": "none"}, {"exemplars": 0}):
+        with pytest.raises(ValueError, match="nearest_exemplars needs a memory and exemplars"):
+            row(readout="nearest_exemplars", **changes)
+
+
+def test_a_layer_that_nobody_reads_is_not_counted_as_trained(toy):
+    method = row(fusion="scaled_guided", feature_distillation=0.0, logit_distillation=0.0)
+    training = TRAINING.model_copy(update={"width": 16})
+    brief = [TASKS[0].model_copy(update={"epochs": 1})]
+    checkpoint, result, _ = train.run_task(toy, method, training, brief, 0, 0, EMPTY)
+    unread = sum(v.numel() for name, v in checkpoint.model.items() if name.startswith("audio."))
+    whole = sum(p.numel() for p in build(method, training, toy.tokens.channels).parameters() if p.requires_grad)
+    assert unread and result.trained_parameters == whole + checkpoint.model["classifier.weight"].numel()
 
 
 def test_a_task_without_a_clip_to_test_it_on_is_told_before_anything_is_learnt(toy, monkeypatch):

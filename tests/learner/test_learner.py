@@ -3,6 +3,7 @@
 import argparse
 import json
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -227,6 +228,28 @@ def test_a_run_predicts_as_it_was_evaluated(toy, tmp_path, changes):
             learner.learn(*part(toy, "train", [5]))
 
 
+@pytest.mark.parametrize(
+    ("made_with", "encoder", "digest"),
+    [
+        # of a run of the pipeline, of one's own clips, of imported tokens, and of tokens of nobody's
+        ("mini:abc:def", "mini", "abc"),
+        ("mini-1:abc", "mini-1", "abc"),
+        ("imported:abc:def", None, None),
+        ("toy:0", None, None),
+    ],
+)
+def test_a_run_is_read_by_the_encoder_that_it_was_made_with(toy, tmp_path, made_with, encoder, digest):
+    """Whatever tokens the row names; in a folder that has params.yaml alone."""
+    (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
+    data = toy._replace(encoder=made_with)
+    run_tasks(data, row(memory="none", exemplars=0), TRAINING, chain([2], 1), 0, tmp_path / "runs")
+    learner = avcil.Learner.from_run(tmp_path / "runs/task0/seed0")
+    assert (learner.encoder and learner.encoder.name, learner.encoder and learner.encoder.digest) == (encoder, digest)
+    clip = ROOT / "corpus/sounding_objects/clips/test-000-000.mp4"
+    with pytest.raises(LearnerError, match="but this learner's are abc" if encoder else "files need the project's"):
+        learner.predict([clip])
+
+
 def test_the_trained_classifier_is_not_the_head_of_a_solved_row(toy, tmp_path):
     """Else the test above could not tell the two apart."""
     method = row(fusion="frozen_guided", classifier="linear", readout="ridge", memory="none")
@@ -370,6 +393,15 @@ def test_what_has_no_windows_is_one_clear_line(learner, tmp_path):
             windows(clip, seconds, every)
     with pytest.raises(ClipError, match=r"test-000-000\.mp4: 2\.\d\d s, and a window takes 3\.00 s"):
         windows(clip, 3.0, every=1)
+    # as a browser records it, or a pipe
+    with av.open(str(clip)) as film, av.open(str(tmp_path / "live.mkv"), "w", options={"live": "1"}) as live:
+        track = live.add_stream_from_template(film.streams.video[0])
+        for packet in film.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = track
+                live.mux(packet)
+    with pytest.raises(ClipError, match=r"live\.mkv: tells no length; write it anew"):
+        windows(tmp_path / "live.mkv", 2.0, every=1)
     with pytest.raises(ClipError, match=r"none\.mp4: cannot be read"):
         windows(tmp_path / "none.mp4", 2.0, every=1)
     with pytest.raises(LearnerError, match="give a list of clips"):
@@ -425,6 +457,13 @@ def test_what_cannot_be_exported_is_said(toy, learner, tmp_path):
         learner.export(tmp_path / "part.onnx", toy.tokens.clips(slice(0, 2)))
     with pytest.raises(LearnerError, match="give two or more"):
         learner.export(tmp_path / "part.pt2", toy.tokens.clips(slice(0, 1)))
+    # its kernel looks at values
+    run_tasks(toy, row(fusion="channelwise"), TRAINING, chain([2], 1), 0, tmp_path)
+    of_run = avcil.Learner.from_run(tmp_path / "task0/seed0")
+    with pytest.raises(
+        LearnerError, match=r"fusion channelwise, read-out classifier: cannot be traced \(.*; predict by Le"
+    ):
+        of_run.export(tmp_path / "part.pt2", toy.tokens.clips(slice(0, 2)))
 
 
 # ---- commands
@@ -435,6 +474,21 @@ def command(*words):
     commands.add(parser.add_subparsers(required=True))
     given = parser.parse_args([str(word) for word in words])
     given.call(given)
+
+
+def test_a_device_that_is_not_there_is_refused_for_a_new_learner_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    clip = ROOT / "corpus/sounding_objects/clips/test-000-000.mp4"
+    with pytest.raises(LearnerError, match="device nonsense: torch sees none here"):
+        command("learn", clip, "--label", "bell", "--learner", tmp_path / "mine", "--device", "nonsense")
+    assert not (tmp_path / "mine").exists()
+
+
+def test_what_moves_elsewhere_takes_its_encoder_along():
+    learner = avcil.Learner()
+    learner.encoder.encoder  # noqa: B018 - loaded
+    assert learner.to("meta") is learner
+    assert (learner.device, learner.encoder.device, learner.encoder._encoder) == ("meta", "meta", None)
 
 
 def test_commands_learn_and_predict(tmp_path, monkeypatch, capsys):

@@ -47,6 +47,14 @@ def test_units_do_not_matter():
     assert 0.8 < synchrony(visual, sound.roll(1, 0), whole).std() < 1.2
 
 
+def test_a_picture_that_stands_still_is_not_guided_by_rounding():
+    visual, sound, _, _ = scenes()
+    sums = change_sums(visual, sound)
+    still = visual[:, :1].expand(-1, L, -1, -1).float() * 3.7
+    assert (synchrony(still, sound.float(), sums) == 0).all()
+    assert (synchrony(visual.float(), sound.float(), sums) != 0).any(-1).all()
+
+
 def test_nothing_that_changes_is_no_guidance():
     visual, sound = torch.ones(3, L, S, D), torch.ones(3, L, K)
     assert (synchrony(visual, sound, change_sums(visual, sound)) == 0).all()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -195,6 +196,29 @@ def test_a_killed_import_goes_on_and_another_one_is_refused(content, tmp_path, s
     with pytest.raises(StoreError, match=r"to write, .* GB free"):
         import_tokens(path, tmp_path / "elsewhere")
     assert not any((tmp_path / "elsewhere").glob("*"))
+
+
+def test_another_encoder_s_tokens_are_of_the_same_clips_or_refused(content, tmp_path):
+    out = tmp_path / "out"
+    import_tokens(save(tmp_path, content), out)
+    before = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    import_tokens(save(tmp_path, content, "second.npz", audio=2 * content["audio"], region=None), out, encoder="second")
+    assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()} == before, "regions stay"
+    other = save(tmp_path, content, "third.npz", order=content["order"][::-1])
+    with pytest.raises(
+        TokensError, match=r"(manifest\.csv|order\.json): of other clips, labels or order, and `(imported|second)` has"
+    ):
+        import_tokens(other, out, encoder="third")
+    assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
+
+
+def test_regions_of_an_earlier_import_do_not_stay(content, tmp_path):
+    out = tmp_path / "out"
+    import_tokens(save(tmp_path, content), out)
+    assert (out / "regions.npz").exists()
+    shutil.rmtree(out / "features")
+    import_tokens(save(tmp_path, content, region=None), out)
+    assert not (out / "regions.npz").exists()
 
 
 def test_clips_that_cannot_be_used_are_quarantined(content, tmp_path):
