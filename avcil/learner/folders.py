@@ -17,6 +17,7 @@ from avcil.learner.clips import ClipEncoder, LearnerError
 
 FORMAT = 1
 ENCODER = "encoder.safetensors"
+NAMES = (ENCODER, "model.safetensors", "README.md", "config.json")  # the last one tells that all are there
 NEXT = ".next"  # the folder of a save that is not in place yet
 
 
@@ -26,6 +27,14 @@ def write(folder: Path, config: dict, tensors: dict[str, Tensor], encoder: ClipE
     with alone([folder]):
         # what a killed save has left is finished or cleared away first, or .next would be in the way
         _take_over(folder)
+        if stranger := next((name for name in NAMES if (folder / name).exists()), None):
+            try:
+                mine = read_sealed(folder / "config.json").get("format") == FORMAT
+            except ValueError:
+                mine = False
+            # somebody's own README.md, or another model's weights, would be lost
+            if not mine:
+                raise LearnerError(f"{folder / stranger}: of something else than a learner; name a new folder")
         following, sums = folder / NEXT, {}
         following.mkdir()
         if encoder is not None and encoder.weights is not None:
@@ -43,7 +52,7 @@ def write(folder: Path, config: dict, tensors: dict[str, Tensor], encoder: ClipE
 def _take_over(folder: Path) -> None:
     """Put what a save has written whole in place; drop what it has not."""
     if (folder / NEXT / "config.json").exists():
-        for name in (ENCODER, "model.safetensors", "README.md", "config.json"):  # the last one tells that all are there
+        for name in NAMES:
             # those that were moved before a kill are in place; an encoder's weights need not be there at all
             if (folder / NEXT / name).exists():
                 (folder / NEXT / name).replace(folder / name)

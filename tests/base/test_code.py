@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from avcil.base.code import PACKAGE, code_of, statements
+from avcil.base.code import PACKAGE, code_of, statements, statements_of
 
 SOURCE = '''"""A module."""
 
@@ -95,6 +95,15 @@ def _with_bodies(lines: list[str]) -> list[str]:
         if opens and len(following) - len(following.lstrip()) <= indent:
             found.append(" " * (indent + 4) + "pass")
     return found
+
+
+def test_what_was_imported_stays_what_it_was(tmp_path):
+    """A file that is edited is not imported anew, so that results of this process are of the old one."""
+    file = tmp_path / "method.py"
+    file.write_text("x = 1\n")
+    before = statements_of([file])
+    file.write_text("x = 2\n")
+    assert statements_of([file]) == before == b"x = 1\n"
 
 
 def test_a_pattern_without_files_is_no_code():

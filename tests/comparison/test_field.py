@@ -6,6 +6,7 @@ sound of its own.
 
 import json
 import re
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -400,6 +401,40 @@ def test_a_sweep_is_the_same_whoever_runs_it_and_is_not_run_twice(jobs, params, 
         with pytest.raises(KeyboardInterrupt):
             sweep.run_job(job._replace(**{name: value}))
         assert runs.pop(), name
+
+
+def test_checkpoints_that_are_gone_are_learnt_again_and_no_others(jobs, tmp_path, in_process):
+    job = jobs(tmp_path, rows=["ridge"])[0]._replace(folder=tmp_path / "kept")
+    done = sweep.run_job(job)
+    files = sorted((tmp_path / "kept").glob("task*/*/*"))
+    whole = {file: file.read_bytes() for file in files}
+    shutil.rmtree(tmp_path / "kept/task1")
+    times = {file: file.stat().st_mtime_ns for file in files if file.exists()}
+    assert sweep.run_job(job).results == done.results
+    assert {file: file.read_bytes() for file in files} == whole
+    assert times == {file: file.stat().st_mtime_ns for file in times}
+
+
+def test_a_sweep_reads_clips_anew(jobs, tmp_path, in_process):
+    """In one process, from files of the same names."""
+    job = jobs(tmp_path, rows=["ridge"])[0]
+    first = sweep.run([job], workers=1)[job.name, job.seed]
+    table = read_manifest(job.source.manifest)
+    taught = table.split == "train"
+    table.loc[taught, "label"] = table.label[taught].sample(frac=1, random_state=0).to_numpy()
+    write_manifest(job.source.manifest, table)
+    assert sweep.run([job], workers=1)[job.name, job.seed].results != first.results
+
+
+def test_on_a_cluster_paths_lead_there_from_any_folder(jobs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    job = jobs(Path("here"), rows=["ridge"])[0]._replace(folder=Path("kept"))
+    asked = []
+    monkeypatch.setattr(sweep.ray, "each", lambda work, items, gpus: asked.extend(items) or iter(()))
+    with pytest.raises(KeyError):
+        sweep.run([job], engine="ray")
+    paths = [*asked[0].source, asked[0].file, asked[0].folder]
+    assert all(path is None or path.is_absolute() for path in paths) and asked[0].folder == tmp_path / "kept"
 
 
 def test_workers_share_a_store_that_does_not_fit_once_for_each(jobs, tmp_path, monkeypatch, in_process):

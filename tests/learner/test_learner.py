@@ -170,6 +170,17 @@ def test_saved_and_loaded_it_is_the_same_and_goes_on(toy, learner, tmp_path):
     assert f"{100 * measured:.1f} %" in card and "| class2 | 12 |" in card and "MIT" in card
 
 
+def test_nothing_of_another_is_written_over(toy, learner, tmp_path):
+    learner.fit(*part(toy, "train", range(2)))
+    for name in ("README.md", "config.json"):
+        folder = tmp_path / name.lower()
+        folder.mkdir()
+        (folder / name).write_text("{}")
+        with pytest.raises(LearnerError, match=rf"{name}: of something else than a learner; name a new folder"):
+            learner.save(folder)
+        assert (folder / name).read_text() == "{}" and len([*folder.iterdir()]) == 1
+
+
 def test_a_published_encoder_is_named_and_not_carried_along(toy, params, tmp_path):
     learner = avcil.Learner("pe_av", params=params, root=ROOT)
     learner.fit(*part(toy, "train", range(2)))

@@ -298,6 +298,16 @@ def test_shards_are_in_the_order_of_their_numbers_whatever_their_names(encoder, 
     assert torch.equal(backwards.visual, read_store(tmp_path / "t").tokens.visual)
 
 
+def test_tokens_of_other_code_are_made_anew_or_refused(encoder, clips, tmp_path, monkeypatch):
+    features.extract(encoder, "mini", clips, CONFIG, tmp_path / "s", workers=0)
+    asked = []
+    monkeypatch.setattr(features, "code_of", lambda parts: asked.append(parts) or b"edited")
+    with pytest.raises(StoreError, match=r"holds other features \(revision differ\); delete the folder"):
+        features.extract(encoder, "mini", clips, CONFIG, tmp_path / "s", workers=0)
+    # of this encoder's file, and of no other's
+    assert asked[0][0] == "encoders/mini.py" and "encoders/pe_av.py" not in asked[0]
+
+
 def test_a_large_store_stays_in_half_precision(encoder, clips, film, tmp_path, monkeypatch):
     features.extract(encoder, "mini", clips, CONFIG, tmp_path / "s", workers=0)
     whole = read_store(tmp_path / "s").tokens
