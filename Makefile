@@ -8,7 +8,7 @@
 # make smoke        4 min    all that learns, small, in build/smoke: the workspace is untouched
 # make field        hours    every method in every setting, other worlds too (two or more): `rows: all`, then as before
 # make search       60 min   score every row and its trials again, on validation clips of other worlds
-# make beyond       240 min  past the paper's limits: 200 tasks, a sense missing, few tokens, damage, more streams; goes on where it stopped
+# make beyond       270 min  past the paper's limits: 200 tasks, a sense missing, few tokens, damage, more streams; goes on where it stopped
 # make prior        90 min   train the released priors again, into build/prior; nothing else needs it
 # make corpus       2 min    render the clips of the embedded benchmark again
 # make notebooks    minutes  execute the notebooks in place and normalise them (after a change of code)
