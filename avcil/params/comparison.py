@@ -17,7 +17,7 @@ class About(Section):
     paper: str = Field("", description="in Markdown")
     idea: str = Field("", description="what holds the new model to the old one")
     deviations: str = Field("", description="from the paper")
-    part: bool = Field(False, description="another row less one part, or with another prior: left out where methods are compared")
+    part: bool = Field(False, description="a row less one part, or of another prior: left out where methods compete")
 
     @property
     def short_name(self) -> str:
