@@ -14,8 +14,6 @@
 What else is public stands in the modules below; `avcil.kernels` needs torch alone.
 """
 
-import atexit
-import gc
 from typing import TYPE_CHECKING
 
 from avcil.base import portable
@@ -25,8 +23,6 @@ if TYPE_CHECKING:
     from avcil.results.runs import AccuracyMatrix, Run, load_run
 
 portable.apply()
-# Python looks for cycles among all objects once more at its end: among torch's, half a second of each process
-atexit.register(gc.freeze)
 
 __all__ = ["AccuracyMatrix", "Learner", "Run", "load_run"]
 

@@ -242,6 +242,8 @@ def errors(values: dict[str, Tensor], reference: dict[str, Tensor]) -> dict[str,
 
 def measure(group: Group, device: torch.device, rate: dict, rounds: int, calls: int | None = None) -> dict:
     """All that is stored of a group; ``calls`` a sample. A variant that fails is told of, with its error."""
+    # what was imported, torch above all, need not be gone through at each collection below
+    gc.freeze()
     rows, runs = {}, {}
     for variant in group.variants:
         name = f"{variant.name}, {variant.precision}"

@@ -13,7 +13,7 @@ PATIENCE = 5.0  # seconds: a killed process's own children, which hold its folde
 
 
 @contextmanager
-def alone(folders: Iterable[Path], patience: float = PATIENCE) -> Iterator[None]:
+def alone(folders: Iterable[Path], patience: float | None = None) -> Iterator[None]:
     """Hold the folders, which are made if they are not there, and clear away what killed processes left half written.
 
     It is the operating system that lets go, however this process ends. Where it cannot hold a folder (Windows, some
@@ -28,7 +28,7 @@ def alone(folders: Iterable[Path], patience: float = PATIENCE) -> Iterator[None]
                 what = f"{error.strerror}; make room, or make the folder above it writable, or name another one"
                 raise OSError(error.errno, what, str(folder)) from None
             place = folder.resolve()
-            if place not in _HELD and _hold(folder, held, patience):
+            if place not in _HELD and _hold(folder, held, PATIENCE if patience is None else patience):
                 _HELD.add(place)
                 held.callback(_HELD.discard, place)
                 _clear(folder)

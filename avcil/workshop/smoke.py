@@ -5,8 +5,8 @@ it has been run by the real `dvc repro`, once for each state of code, notebooks 
 goes on, since DVC skips the stages that were finished. `build/smoke/<notebook>` is what one notebook works in, with the
 project's results in it, and `build/smoke/11_experiments` a copy of the whole repository.
 
-`python -m avcil.workshop.smoke` builds the project anew; with a sandbox's name, that one alone, and no more of the
-project than it needs.
+`python -m avcil.workshop.smoke` builds the project anew; with a sandbox (build/smoke/04_train), that one alone, and no
+more of the project than it needs.
 """
 
 import json

@@ -45,8 +45,8 @@ MEASURED = "seconds"  # the one column that is never the same
 MEASURES = ("last_accuracy", "average_accuracy", "forgetting_mean", "forgetting_last")
 FLOOR = 0.003  # a little more than one of 400 clips
 SAME, WITHIN, OUTSIDE, NOT_RUN = "same bytes", "within the interval", "outside", "not run here"
-# what a table's name begins with, and the notebook that makes it; the first that fits
-NOTEBOOKS = {"prior": "02_prior", "search": "08_search", "": "06_ablations"}
+# what a table's name begins with, and the notebook that makes it; the first that fits. No stage runs 08 and 13
+NOTEBOOKS = {"prior": "02_prior", "search": "08_search", "beyond": "13_beyond", "": "06_ablations"}
 
 Files = dict[str, bytes]
 Line = dict[str, str]

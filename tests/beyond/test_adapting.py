@@ -143,8 +143,11 @@ def test_a_way_learns_from_nothing_that_is_not_there_yet(way, encoder):
 def test_frozen_is_the_rows_own_result_and_nothing_is_done_twice(params, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     training = params.training.model_copy(update={"batch": 16})
-    world = params.world.model_copy(update={"classes": 8, "timbres": 4})
-    small = params.model_copy(update={"world": world, "tasks": chain([4, 4], 1), "training": training})
+    world = params.world.model_copy(update={"classes": 6, "timbres": 3})
+    alone = params.compute.model_copy(update={"workers": 1})
+    small = params.model_copy(
+        update={"world": world, "tasks": chain([3, 3], 1), "training": training, "compute": alone}
+    )
     # solved in little time
     rows = {"scaled_ridge_guided": ["frozen", "moments", "merged", "before"]}
     settings = SETTINGS.model_copy(update={"worlds": [1], "rows": rows})
@@ -158,7 +161,7 @@ def test_frozen_is_the_rows_own_result_and_nothing_is_done_twice(params, tmp_pat
         data = sweep.datasets(job.source)[1]
         own = run_tasks(data, job.method, job.training, job.tasks, 1, None)[-1]
         found = table[(table["shift"] == job.name[1]) & (table.way == "frozen")].last_accuracy.item()
-        assert found == pytest.approx(np.average(own.accuracy, weights=own.clips), abs=0.07)  # a clip: float16's bits
+        assert found == pytest.approx(np.average(own.accuracy, weights=own.clips), abs=0.09)  # a clip: float16's bits
     stores = [sweep.datasets(asked[at].source)[1].tokens.clips(slice(None)) for at in (0, 4)]
     assert torch.allclose(stores[0].visual, stores[1].visual) and not torch.allclose(stores[0].audio, stores[1].audio)
     assert len({*around.values()}) == 2 and all((store / "index.json").exists() for store in around.values())

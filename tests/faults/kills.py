@@ -36,10 +36,11 @@ from avcil.params.learning import Method, Training, chain
 from avcil.tokens.manifest import Media
 from avcil.tokens.tokens import Tokens
 from avcil.workshop import import_tokens as importer
-from avcil.workshop import smoke
+from avcil.workshop import imports, smoke
 from avcil.workshop.explore.rows import LiveRun
 from conftest import ROOT, toy_dataset
 
+WORKERS = 2  # of a sweep
 GONE = 5.0  # seconds within which all processes of a killed one have to be gone
 TASKS = chain([2, 2, 2], 2)
 TRAINING = Training(
@@ -87,7 +88,7 @@ def _tasks(given: Path, to: Path) -> None:
 
 
 def _import(given: Path, to: Path) -> None:
-    importer.SHARD_BYTES = 5_000
+    imports.SHARD_BYTES = 5_000
     importer.import_tokens(given / "tokens.npz", to / "out")
 
 
@@ -108,7 +109,7 @@ def _sweep(given: Path, to: Path) -> None:
         for name, method in {"a": METHOD, "b": METHOD.model_copy(update={"memory": "random"})}.items()
         for seed in (0, 1)
     ]
-    sweep.run(jobs, workers=2)
+    sweep.run(jobs, workers=WORKERS)
 
 
 def _learn(given: Path, to: Path) -> None:

@@ -195,7 +195,7 @@ def test_bits_of_an_h5_end_in_one_line_or_not_at_all(tmp_path):
     (tmp_path / "in").mkdir()
     file, *_ = readers._official(tmp_path / "in")
     whole, refused = file.read_bytes(), 0
-    for place in range(0, len(whole), len(whole) // 300):
+    for place in range(0, len(whole), len(whole) // 100):
         changed = bytearray(whole)
         changed[place] ^= 1 << place % 7
         file.write_bytes(changed)
@@ -204,7 +204,7 @@ def test_bits_of_an_h5_end_in_one_line_or_not_at_all(tmp_path):
         except ValueError as error:
             assert str(error).startswith(f"{file}: ") and str(error).isprintable()
             refused += 1
-    assert refused > 10
+    assert refused > 3
 
 
 def test_regions_are_compared_with_the_checksums_of_their_file(tmp_path):

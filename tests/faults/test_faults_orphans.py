@@ -127,6 +127,7 @@ slow = Slow()
             if (tmp_path / "begun").exists():
                 break
             time.sleep(0.1)
+        assert (tmp_path / "begun").exists(), "it ended before it was killed"
         started.kill()
     assert not psutil.wait_procs(below, 5)[1]
 

@@ -26,6 +26,9 @@ if "a clock that jumps" in commands:
     time.time = lambda: real() + dice.choice((-1e9, 0, 1e9))
 import avcil  # before torch, as every command does
 import kills
+if "one worker" in commands:
+    commands.remove("one worker")
+    kills.WORKERS = 1
 
 works = [work for work in kills.WORKS if Path(given, work.name).exists()]
 for command in commands or ["true"]:
@@ -70,7 +73,7 @@ def given(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def sound(given, tmp_path_factory) -> dict[str, bytes]:
     to = tmp_path_factory.mktemp("sound")
-    assert _done(given, to) == [dict.fromkeys(WORKS, "")]
+    assert _done(given, to, "one worker") == [dict.fromkeys(WORKS, "")]
     return kills._contents(to)
 
 
@@ -115,7 +118,7 @@ assert load_result(to / 'tasks/task2/seed0').accuracy
 assert len(avcil.Learner.load(to / 'learner/learner').classes) == 4
 " """
     empty, written, there = _done(
-        given, place / "to", *ways[:2], f"{ways[2]} && {read}", mounts=mounts, out=tmp_path / "out"
+        given, place / "to", "one worker", *ways[:2], f"{ways[2]} && {read}", mounts=mounts, out=tmp_path / "out"
     )
     _refused(empty, *ROOM)
     assert written == dict.fromkeys(WORKS, "")
@@ -143,7 +146,7 @@ def test_odd_surroundings_all_at_once(given, sound, tmp_path):
             (odd / "given" / name / file.name).symlink_to(file)
     elsewhere.mkdir()
     (odd / "to").symlink_to(elsewhere)
-    everything = odd / "given", odd / "to", "a clock that jumps"
+    everything = odd / "given", odd / "to", "a clock that jumps", "one worker"
     assert _done(*everything, environment=bare) == [dict.fromkeys(WORKS, "")]
     shards = {file: file.stat().st_ino for file in elsewhere.rglob("*.safetensors")}
     for number, file in enumerate(sorted(elsewhere.rglob("*.*"))):

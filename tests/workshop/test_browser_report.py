@@ -106,9 +106,11 @@ def test_links_and_pictures_lead_somewhere(site, pages):
 def test_equations_are_mathml(pages, site):
     assert len(pages[site / "method.html"].select("article math[display=block]")) >= 10
     assert pages[site / "api/avcil.learn.losses.html"].select("math")
-    for path, page in pages.items():
+    raw = re.compile(r"\$\$|\\frac|\\sum")
+    # looked for in the file first: of a page that has none, no text has to be taken apart
+    for path, page in [(path, page) for path, page in pages.items() if raw.search(path.read_text())]:
         text = "".join(part for part in page.find_all(string=True) if not part.find_parent(["pre", "code", "script"]))
-        assert not re.search(r"\$\$|\\frac|\\sum", text), path.name
+        assert not raw.search(text), path.name
 
 
 def test_the_headline_table_and_the_rows_are_the_metrics(pages, site):

@@ -286,8 +286,16 @@ def test_a_row_trained_live_joins_the_results(places, params):
     first = drawn.drop_duplicates("class").set_index("class")
     assert first.face.to_dict() == {label: panel.faces[label] for label in first.index}
     assert drawn.face.notna().sum() == len(first) == 8 and (drawn.accuracy == 1).all()
+    # it was trained with one seed alone
+    panel.seeds.value = tuple(seed for seed in params.seeds if seed != live.runs["mine"].seed)
+    assert "mine" not in panel.numbers.index and list(panel.numbers.index) == [*before]
+    shown = panel.table.value
+    panel.methods.value = ("mine",)
+    assert "none of these rows was learnt with these seeds" in panel.note.value and panel.table.value == shown
+    panel.seeds.value, panel.methods.value = tuple(params.seeds), (*before, "mine")
     panel.source.value = "exemplars_1"
     assert "mine" not in panel.methods.value
+    assert "predictions are kept of runs in `standard` alone" in panel.more.value
     panel.source.value = "standard"
     _all_right(params, live, "another", tasks=1)
     assert {"mine", "another"} < {name for _, name in panel.methods.options}

@@ -63,7 +63,7 @@ def test_what_was_begun_with_other_settings_is_not_gone_on_with(small, tmp_path)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["0", "frames"])
 def test_training_lowers_every_loss(small, name):
-    config = small.prior.variant(name)[0].model_copy(update={"steps": 30, "batch": 6})
+    config = small.prior.variant(name)[0].model_copy(update={"steps": 20, "batch": 6})
     scenes = separation.render_scenes(config.world, small.film, 0, config.scenes)
     torch.manual_seed(0)
     learner = pretraining.PriorLearner(small)

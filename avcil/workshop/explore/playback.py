@@ -61,7 +61,7 @@ def _captions(names: list[str], size: int) -> np.ndarray:
     """Names over tiles of that size [CAPTION,W,3], each in its row's colour, after the clip's own."""
     band = Image.new("RGB", (size * len(names), CAPTION), "white")
     for number, name in enumerate(names):
-        colour = tuple(round(255 * part) for part in PALETTE[number - 1]) if number else (0, 0, 0)
+        colour = tuple(round(255 * part) for part in PALETTE[(number - 1) % len(PALETTE)]) if number else (0, 0, 0)
         ImageDraw.Draw(band).text((size * number + 6, 3), name, fill=colour, font=ImageFont.load_default(14))
     return np.array(band)
 
@@ -74,7 +74,8 @@ def timeline(mel: np.ndarray, moments: list[np.ndarray], seconds: float, width: 
     for number, moment in enumerate(moments):
         edges = np.linspace(0, seconds, len(moment) + 1)
         # filled where there is one; several would hide one another
-        when.stairs(moment, edges, color=PALETTE[number], fill=len(moments) == 1, linewidth=2.5, alpha=0.9)
+        colour = PALETTE[number % len(PALETTE)]
+        when.stairs(moment, edges, color=colour, fill=len(moments) == 1, linewidth=2.5, alpha=0.9)
     # room for twice the even weight at least, so that an even look stands about half as high as it could
     highest = max(max(moment.max(), 2 / len(moment)) for moment in moments)
     when.set(xlim=(0, seconds), ylim=(0, 1.1 * highest), xticks=[], yticks=[])

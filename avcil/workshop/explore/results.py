@@ -139,6 +139,11 @@ class Results(Panel):
             t[(t.setting == setting) & t.method.isin(methods) & t.seed.isin(seeds) & (t.task <= self.task.value)]
             for t in (self.runs, self.matrix)
         )
+        # of a row trained here there is one seed, which need not be among the chosen
+        methods = [name for name in methods if name in set(runs.method)]
+        if not methods:
+            self.note.value = line("none of these rows was learnt with these seeds; choose others", wrong=True)
+            return
         title = f"{setting}, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
         self.numbers = measures_over_seeds(runs, matrix).loc[methods]
         names, few = {name: self._name(name) for name in methods}, methods[:MATRICES]
@@ -170,7 +175,12 @@ class Results(Panel):
             folders = [run_folder(self.places.artifacts, method, task, seed, setting) for task in range(until)]
             if not all((folder / "result.json").exists() for folder in folders):
                 plot(self.classes, None)
-                self.more.value = line(f"`dvc repro` adds: accuracy by class and confusion between tasks ({method})")
+                protocol = self.params.protocol()
+                command = "dvc repro" if method in protocol.headline else "make field"
+                more = f"`{command}` adds: accuracy by class and confusion between tasks ({method})"
+                first = next(iter(protocol.settings))
+                kept = setting == first
+                self.more.value = line(more if kept else f"predictions are kept of runs in `{first}` alone")
                 return
             try:
                 results, learnt = list(map(load_result, folders)), self.params.tasks

@@ -58,7 +58,9 @@ class Trainer(Panel):
             for section, values in ((Method, params.methods[names[0]]), (Training, params.training))
         )
         # chosen among the stores that are there
-        self.parts["tokens"] = widgets.Dropdown(options=stores, description="tokens", **ALIGNED)
+        own = params.methods[names[0]].tokens
+        first_store = own if own in stores else stores[0]
+        self.parts["tokens"] = widgets.Dropdown(options=stores, value=first_store, description="tokens", **ALIGNED)
         self.train = widgets.Button(description="Train", button_style="primary", icon="play")
         self.stop = widgets.Button(description="Stop", icon="stop", disabled=True)
         self.bar = widgets.FloatProgress(value=0.0, min=0.0, max=1.0, layout=widgets.Layout(flex="0 1 420px"))
@@ -91,7 +93,7 @@ class Trainer(Panel):
         self._draw_losses()
 
     def _picture(self) -> bytes:
-        stored, title = self._stored(), f"stored, seed {self.seed.value}"
+        stored, title = self._stored(self.seed.value), f"stored, seed {self.seed.value}"
         return b"" if stored.empty else png(plots.accuracy_curves(stored, stored.method.unique(), title=title))
 
     def _restart(self) -> None:
@@ -154,6 +156,7 @@ class Trainer(Panel):
         try:
             data = self._dataset(method.tokens, self.seed.value)
             seed, on = self.seed.value, params.compute.device
+            self.learning_name = name
             self.learning = run = LiveRun(data, method, params.training, params.tasks, seed, device=on)
             self._draw()
             self._draw_losses()
@@ -202,22 +205,24 @@ class Trainer(Panel):
     def _outcome(self, run: LiveRun) -> str:
         if self.numbers.empty:
             return "stopped before the first task was learnt"
-        last, stored = self.numbers.iloc[-1], self._stored()
+        last, stored = self.numbers.iloc[-1], self._stored(run.seed)
         # stored rows after as many tasks, for a live run may have fewer
         stored = stored[stored.task == last.task]
         others = ", ".join(f"{row.method} {100 * row.accuracy:.1f}" for row in stored.itertuples())
         outcome = f"after task {int(last.task)}: {100 * last.accuracy:.1f} % of clips right"
-        outcome += f"; stored, seed {self.seed.value}: {others}" if others else ""
+        outcome += f"; stored, seed {run.seed}: {others}" if others else ""
         return f"stopped; {outcome}" if run.stopped else outcome
 
-    def _stored(self) -> pd.DataFrame:
-        return self.runs[self.runs.method.isin(self.beside.value) & (self.runs.seed == self.seed.value)]
+    def _stored(self, seed: int) -> pd.DataFrame:
+        return self.runs[self.runs.method.isin(self.beside.value) & (self.runs.seed == seed)]
 
     def _draw(self) -> None:
         run = self.learning
         self.numbers = run.accuracy() if run else pd.DataFrame(columns=["task", "accuracy", "past_accuracy"])
-        title = f"{self.name.value}, seed {run.seed if run else self.seed.value}"
-        plot(self.curves, plots_explore.live(self.numbers, self._stored(), tasks=len(self.params.tasks), title=title))
+        # a run keeps the seed and the name that it began with, whatever is chosen for the next one
+        seed = run.seed if run else self.seed.value
+        title, stored = f"{self.learning_name if run else self.name.value}, seed {seed}", self._stored(seed)
+        plot(self.curves, plots_explore.live(self.numbers, stored, tasks=len(self.params.tasks), title=title))
 
     def _draw_losses(self) -> None:
         # a copy, since the thread goes on adding

@@ -4,6 +4,7 @@ The same inputs give the same bytes, but for `revision.js`, which says at which 
 told to leave that file out (.dvcignore), or no two commits could share a report.
 """
 
+import argparse
 import json
 import re
 import shutil
@@ -48,7 +49,7 @@ def copies(root: Path, stages: list[lock.Stage]) -> dict[str, list[str]]:
     listed = {}
     for file in sorted((root / "notebooks").glob("*.ipynb")):
         source = str(file.relative_to(root))
-        executed = sorted(path for path, executes in made if executes == source and (root / path).is_file())
+        executed = [path for path, executes in made if executes == source and (root / path).is_file()]
         listed[file.stem] = executed or [source]
     return listed
 
@@ -163,7 +164,9 @@ def build(root: Path, folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m avcil.workshop.report", description=__doc__.split("\n\n")[0])
+    parser.add_argument("folder", nargs="?", type=Path, default=Path("report"))
     try:
-        build(Path("."), Path(sys.argv[1] if len(sys.argv) > 1 else "report"))
+        build(Path("."), parser.parse_args().folder)
     except FileExistsError as error:
         sys.exit(str(error))

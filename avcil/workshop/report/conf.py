@@ -1,8 +1,11 @@
 """Sphinx's settings, and its equations as MathML, which browsers draw themselves."""
 
+from functools import cache
+
 from docutils.nodes import SkipNode, document, math, math_block, reference
 from latex2mathml.converter import convert
 from sphinx.application import Sphinx
+from sphinx.domains.python import PythonDomain
 from sphinx.writers.html5 import HTML5Translator
 
 project = html_title = "avcil"
@@ -48,5 +51,7 @@ def _lead_somewhere(app: Sphinx, tree: document, name: str) -> None:
 
 
 def setup(app: Sphinx) -> None:
+    # it looks through all names for each type of a signature, of which most occur again and again
+    PythonDomain.find_obj = cache(PythonDomain.find_obj)  # type: ignore[method-assign]
     app.connect("doctree-resolved", _lead_somewhere)
     app.add_html_math_renderer("mathml", (_inline, None), (_block, None))

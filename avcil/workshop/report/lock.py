@@ -36,7 +36,8 @@ def stages(root: Path) -> list[Stage]:
         notebook = next((path for path in deps if path.startswith("notebooks/")), None)
         known.append(Stage(name, notebook, deps, outs, params))
     # in the order of their notebooks: that of the file depends on what ran when
-    order = sorted(known, key=lambda stage: (stage.notebook or "", stage.name))
+    # and of a chain that of its tasks, the tenth behind the ninth
+    order = sorted(known, key=lambda stage: (stage.notebook or "", len(stage.name), stage.name))
     return [stage for stage in order if stage.name != "report"]
 
 
