@@ -152,9 +152,8 @@ def test_frozen_is_the_rows_own_result_and_nothing_is_done_twice(params, tmp_pat
     rows = {"scaled_ridge_guided": ["frozen", "moments", "merged", "before"]}
     settings = SETTINGS.model_copy(update={"worlds": [1], "rows": rows})
     table = adapting.run(settings, small, tmp_path)["beyond_adapting"]
-    assert table.way.tolist() == 2 * rows["scaled_ridge_guided"] and table["shift"].tolist() == 4 * ["as it is"] + 4 * [
-        "faint"
-    ]
+    assert table.way.tolist() == 2 * rows["scaled_ridge_guided"]
+    assert table["shift"].tolist() == 4 * ["as it is"] + 4 * ["faint"]
     assert table.last_accuracy.between(0, 1).all() and table.hit.between(0, 1).all()
     asked, around = adapting.jobs(settings, small, tmp_path)
     for job in (asked[0], asked[4]):

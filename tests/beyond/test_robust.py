@@ -161,9 +161,9 @@ def test_what_is_measured_of_whole_films_is_the_rows_own_result(small, tmp_path,
     monkeypatch.chdir(ROOT)
     training = small.training.model_copy(update={"batch": 16})
     small = small.model_copy(update={"tasks": chain([4, 4], 1), "training": training})
-    # one world, not two, for it takes its time
     # no row here is learnt on untrained tokens
     monkeypatch.setattr(worlds, "drawn", partial(worlds.drawn, tokens=("mini",)))
+    # one world, not two, for it takes its time
     settings = Robust.model_construct(worlds=[1], rows=["scaled_ridge_guided", "ridge"], damages={"pixel_noise": [0.3]})
     table = robust.run(settings, small, tmp_path / "worlds", tmp_path)["beyond_robust"]
     assert table.row.tolist() == ["scaled_ridge_guided"] * 3 + ["ridge"] * 3

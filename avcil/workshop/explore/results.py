@@ -176,11 +176,10 @@ class Results(Panel):
             if not all((folder / "result.json").exists() for folder in folders):
                 plot(self.classes, None)
                 protocol = self.params.protocol()
+                first = next(iter(protocol.settings))
                 command = "dvc repro" if method in protocol.headline else "make field"
                 more = f"`{command}` adds: accuracy by class and confusion between tasks ({method})"
-                first = next(iter(protocol.settings))
-                kept = setting == first
-                self.more.value = line(more if kept else f"predictions are kept of runs in `{first}` alone")
+                self.more.value = line(more if setting == first else f"predictions are kept of runs in `{first}` alone")
                 return
             try:
                 results, learnt = list(map(load_result, folders)), self.params.tasks

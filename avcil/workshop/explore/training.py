@@ -39,6 +39,7 @@ class Trainer(Panel):
         self.numbers, self.row, self.command = pd.DataFrame(), "", ""
         self.job: asyncio.Task | None = None
         self.learning: LiveRun | None = None
+        self.learning_name = ""
 
         # before anything is extracted the panel comes up too, and says what is missing
         stores = [store.parent.name for store in sorted(places.features.glob("*/index.json"))] or ["mini"]

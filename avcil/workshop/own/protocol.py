@@ -49,8 +49,9 @@ def run(benchmark: str, rows: list[str] | None = None) -> str:
         file = results / "metrics/multilabel.csv"
         if file.exists():
             # as in the tables, lines of other rows stay
-            before, run = pd.read_csv(file), ["setting", "method"]
-            several = pd.concat([before[~before[run].apply(tuple, 1).isin(several[run].apply(tuple, 1))], several])
+            before, key = pd.read_csv(file), ["setting", "method"]
+            again = pd.MultiIndex.from_frame(before[key]).isin(pd.MultiIndex.from_frame(several[key]))
+            several = pd.concat([before[~again], several])
         write_bytes(file, several.to_csv(index=False, lineterminator="\n").encode())
     return f"{table}\n\nTest clips, in percent: mean ± standard deviation over seeds. Tables: {results}/metrics"
 
