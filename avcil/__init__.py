@@ -16,13 +16,14 @@ What else is public stands in the modules below; `avcil.kernels` needs torch alo
 
 from typing import TYPE_CHECKING
 
-from avcil.base import portable
+from avcil.base import garbage, portable
 
 if TYPE_CHECKING:
     from avcil.learner.learner import Learner
     from avcil.results.runs import AccuracyMatrix, Run, load_run
 
 portable.apply()
+garbage.spare()
 
 __all__ = ["AccuracyMatrix", "Learner", "Run", "load_run"]
 
