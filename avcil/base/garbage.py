@@ -31,8 +31,8 @@ def _leave_all() -> None:
 
 
 def _holds_back(thing: object) -> bool:
-    # exactly these, which is quick: a file of zip, gzip or tar is open below what writes it
-    if type(thing) not in (io.BufferedWriter, io.BufferedRandom):
+    # a file of zip, gzip or tar is open below what writes it
+    if not isinstance(thing, (io.BufferedWriter, io.BufferedRandom)):
         return False
     try:
         # Python itself flushes the standard streams; by number, for a kernel puts others in their place
