@@ -10,6 +10,7 @@ import gc
 import io
 import os
 import sys
+from typing import Any
 
 NEW_OBJECTS = 5_000  # no gain beyond (LOG.md)
 
@@ -30,9 +31,10 @@ def _leave_all() -> None:
         gc.freeze()
 
 
-def _holds_back(thing: object) -> bool:
-    # a file of zip, gzip or tar is open below what writes it
-    if not isinstance(thing, (io.BufferedWriter, io.BufferedRandom)):
+def _holds_back(thing: Any) -> bool:
+    # a file of zip, gzip or tar is open below what writes it; `isinstance` would ask each thing for its class, to which
+    # some answer with a warning
+    if type(thing) not in (io.BufferedWriter, io.BufferedRandom):
         return False
     try:
         # Python itself flushes the standard streams; by number, for a kernel puts others in their place
