@@ -10,9 +10,11 @@ import gc
 import io
 import os
 import sys
+from contextlib import suppress
 from typing import Any
 
 NEW_OBJECTS = 5_000  # no gain beyond (LOG.md)
+_WRITERS = (io.BufferedWriter, io.BufferedRandom)
 
 
 def spare() -> None:
@@ -22,6 +24,15 @@ def spare() -> None:
     script = hasattr(program, "__file__") and getattr(program, "__spec__", None) is None
     if not script:
         atexit.register(_leave_all)
+
+
+def flush() -> None:
+    """Write what files that are still open hold back."""
+    for kinds in ((io.TextIOWrapper,), _WRITERS):  # text is written into what is below it
+        for thing in gc.get_objects():
+            if type(thing) in kinds:
+                with suppress(ValueError, OSError):  # it is closed, or for reading
+                    thing.flush()
 
 
 def _leave_all() -> None:
@@ -34,7 +45,7 @@ def _leave_all() -> None:
 def _holds_back(thing: Any) -> bool:
     # a file of zip, gzip or tar is open below what writes it; `isinstance` would ask each thing for its class, to which
     # some answer with a warning
-    if type(thing) not in (io.BufferedWriter, io.BufferedRandom):
+    if type(thing) not in _WRITERS:
         return False
     try:
         # Python itself flushes the standard streams; by number, for a kernel puts others in their place

@@ -7,15 +7,19 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing.context import BaseContext
 from multiprocessing.reduction import ForkingPickler
+from multiprocessing.util import Finalize
 from types import ModuleType
 from typing import TypeVar
 
 import torch
 
+from avcil.base import garbage
 from avcil.base.device import CPU, take
 from avcil.base.parent import end_with
 
+_IMPORTED_IN = os.getpid()
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -41,9 +45,9 @@ def each(
                 result = function(item)
             yield number, result
         return
-    os.environ["OMP_NUM_THREADS"] = "1"  # workers read it when they import torch
+    os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported
     try:
-        processes = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), end_with, (os.getpid(),))
+        processes = ProcessPoolExecutor(workers, _context(), _begin, (os.getpid(), dict(os.environ)))
     except OSError as error:  # a lock that they share cannot be made
         what = f"{error.strerror}; processes that work side by side keep locks there: make it writable"
         raise OSError(error.errno, what, "/dev/shm") from None
@@ -60,6 +64,33 @@ def each(
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def _context() -> BaseContext:
+    """How processes are started: as copies of one that imports torch once and does nothing else, so that all but the
+    first take no time, however many there are; where the system has no such thing, each imports it."""
+    # who was forked takes its parent's for its own, and fails
+    forked = os.getpid() != _IMPORTED_IN
+    if forked or "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    # none of avcil: this process may have another one than a new process would find
+    context.set_forkserver_preload(["torch", "pandas"])
+    return context
+
+
+def _begin(parent: int, environment: dict[str, str]) -> None:
+    """What a worker does first. ``parent`` is the process that it works for."""
+    started_by = os.getppid()
+    if started_by == parent:
+        end_with(parent)
+        return
+    # a copy: the one that it was copied from lives as long as its copies, and knows the environment of its own start
+    end_with(parent, started_by)
+    os.environ.clear()
+    os.environ.update(environment)
+    # it ends without what Python does at its end, by which files are written that nobody closed
+    Finalize(None, garbage.flush, exitpriority=0)
 
 
 @contextmanager

@@ -39,3 +39,36 @@ def test_workers_run_the_program_again_only_for_functions_of_its_own(tmp_path, p
     done = subprocess.run([sys.executable, file], capture_output=True, text=True, env=environment, timeout=120)
     lines = done.stdout.split("\n")
     assert (lines.count("begun"), lines[-2], done.stderr) == (begun, last, "")
+
+
+_WORK = """
+import os
+from pathlib import Path
+
+files = {}
+
+def wrote(number):
+    files[number] = Path(f"file{number}").open("w")
+    files[number].write(os.environ.get("SAID", "nothing"))
+"""
+_TWICE = """
+import os
+from avcil.base import processes
+from work import wrote
+
+for said in ("first", "second"):
+    os.environ["SAID"] = said
+    list(processes.each(wrote, [1, 2, 3], 2))
+    print([open(f"file{number}").read() for number in (1, 2, 3)])
+"""
+
+
+@pytest.mark.slow
+def test_workers_have_this_environment_and_leave_nothing_unwritten(tmp_path):
+    (tmp_path / "work.py").write_text(_WORK)
+    (tmp_path / "program.py").write_text(_TWICE)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "program.py"], cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=120
+    )
+    assert (done.stdout, done.stderr) == ("['first', 'first', 'first']\n['second', 'second', 'second']\n", "")
