@@ -26,24 +26,10 @@ def normalise(notebook):
         # tags stay, since papermill finds the parameters by theirs
         tags = cell.metadata.get("tags", [])
         cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
-        if cell.cell_type == "code":
-            cell.outputs = _whole_streams(cell.outputs)
         for output in cell.get("outputs", []):
             # it names a widget by a random id, and the widget ended with its kernel; a panel's picture stands beside it
             output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
     return notebook
-
-
-def _whole_streams(outputs: list) -> list:
-    """Text that came in pieces, which fall differently each time, as one."""
-    whole: list = []
-    for output in outputs:
-        before = whole[-1] if whole else None
-        if before and output.output_type == before.output_type == "stream" and output.name == before.name:
-            before.text += output.text
-        else:
-            whole.append(output)
-    return whole
 
 
 def lighten(notebook):
@@ -68,9 +54,16 @@ def lighten(notebook):
 def execute(path: Path) -> None:
     """Run a notebook in its own folder and store its normalised outputs in place."""
     notebook = nbformat.read(path, as_version=4)
-    resources = {"metadata": {"path": str(path.parent)}}
-    # without a limit of time, for cells may train
-    NotebookClient(notebook, kernel_name="python3", record_timing=False, timeout=None, resources=resources).execute()
+    NotebookClient(
+        notebook,
+        kernel_name="python3",
+        record_timing=False,
+        # cells may train
+        timeout=None,
+        # text comes in pieces, which fall differently each time
+        coalesce_streams=True,
+        resources={"metadata": {"path": str(path.parent)}},
+    ).execute()
     nbformat.write(lighten(normalise(notebook)), path)
 
 

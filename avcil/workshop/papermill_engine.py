@@ -66,6 +66,7 @@ class PlainEngine(NBClientEngine):
     def execute_notebook(cls, nb, kernel_name, **kwargs):
         _end_with_dvc()
         _refuse_early()
-        nb = super().execute_notebook(nb, kernel_name, **kwargs)
+        # text comes in pieces, which fall differently each time
+        nb = super().execute_notebook(nb, kernel_name, coalesce_streams=True, **kwargs)
         # a failed run keeps papermill's marks: it needs them to report the failing cell
         return nb if nb.metadata.papermill.get("exception") else normalise(nb)

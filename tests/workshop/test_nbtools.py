@@ -13,7 +13,7 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 from PIL import Image
 
 from avcil.params import whole
-from avcil.workshop.nbtools import lighten, normalise
+from avcil.workshop.nbtools import execute, lighten, normalise
 from conftest import ROOT
 
 
@@ -67,11 +67,16 @@ def test_normalise_drops_clocks_and_keeps_tags(tmp_path):
     assert notebook.cells[0].metadata == {"tags": ["parameters"]} and notebook.cells[0].id == "cell-00"
 
 
-def test_text_that_came_in_pieces_is_kept_in_one(tmp_path):
-    pieces = [new_output("stream", name=name, text=text) for name, text in [("stdout", "a"), ("stdout", "b\n")]]
-    other = [new_output("stream", name="stderr", text="c"), new_output("stream", name="stdout", text="d")]
-    cell = normalise(new_notebook(cells=[new_code_cell("1", outputs=[*pieces, *other])])).cells[0]
-    assert [(out.name, out.text) for out in cell.outputs] == [("stdout", "ab\n"), ("stderr", "c"), ("stdout", "d")]
+def test_text_that_comes_in_pieces_is_kept_in_one(tmp_path):
+    """By the engine of stages, and where notebooks are stored in place."""
+    # what is written is sent at once, and so in four pieces
+    write = "import sys, time\nfor piece in 'abcd':\n    print(piece, flush=True); time.sleep(0.3)"
+    _notebook(tmp_path / "n.ipynb", f"{write}\nprint('e', file=sys.stderr)")
+    assert _papermill(tmp_path / "n.ipynb", tmp_path / "out.ipynb").returncode == 0
+    execute(tmp_path / "n.ipynb")
+    for name in ("n.ipynb", "out.ipynb"):
+        outputs = nbformat.read(tmp_path / name, as_version=4).cells[0].outputs
+        assert [(out.name, out.text) for out in outputs] == [("stdout", "a\nb\nc\nd\n"), ("stderr", "e\n")], name
 
 
 def test_stored_pictures_are_made_light():
