@@ -108,11 +108,8 @@ def ran(folder: Path, table: str) -> bool:
 
 def half_interval(line: Line, measure: str) -> float:
     """How far from a committed mean is within: the larger of t(0.975, n − 1) s / √n and `FLOOR`."""
-    seeds, spread = int(line["seeds"]), line[f"{measure}_std"]
-    # of one seed no spread is written
-    if seeds < 2 or not spread:
-        return FLOOR
-    return max(FLOOR, intervals.half_width(float(spread), seeds))
+    # of one seed no spread is written, and its interval is not a number: of those `max` keeps the first
+    return max(FLOOR, intervals.half_width(float(line[f"{measure}_std"] or 0), int(line["seeds"])))
 
 
 def _why_outside(old: Line, new: Line) -> str:
@@ -121,11 +118,11 @@ def _why_outside(old: Line, new: Line) -> str:
     if old["seeds"] != new["seeds"]:
         return f"{old['seeds']} seeds committed, {new['seeds']} here"
     for measure in MEASURES:
-        # a measure that neither side has is no difference
-        if not old[measure] or not new[measure]:
-            if old[measure] != new[measure]:
-                return f"{measure} is given on one side only"
+        # the same text, which of a measure that neither side has is none
+        if old[measure] == new[measure]:
             continue
+        if not (old[measure] and new[measure]):
+            return f"{measure} is given on one side only"
         apart, allowed = float(new[measure]) - float(old[measure]), half_interval(old, measure)
         # four digits are written: more than that is the subtraction's own rounding. Not a number is outside
         if not round(abs(apart), 6) <= round(allowed, 6):
