@@ -261,7 +261,7 @@ def _all_right(params, live, name="mine", tasks=2):
     """A run of seed 1, kept, that errs nowhere on the shipped test clips."""
     table = read_manifest(ROOT / "corpus/sounding_objects/manifest.csv")
     labels = class_index(table, class_order(table, 1))
-    run = LiveRun(None, params.methods["lll_prior"], params.training, params.tasks, 1)
+    run = LiveRun(None, params.methods["lll_prior"], params.training, params.tasks, 1, name=name)
     for task in range(tasks):
         sizes = [t.classes for t in params.tasks[: task + 1]]
         right = {
@@ -270,7 +270,7 @@ def _all_right(params, live, name="mine", tasks=2):
             if split == "test" and label < sum(sizes)
         }
         run.results.append(TaskResult(task, [1.0] * len(sizes), [20 * n for n in sizes], None, None, right, 0, 0))
-    live.keep(name, run)
+    live.keep(run)
 
 
 def test_a_row_trained_live_joins_the_results(places, params):
@@ -422,7 +422,7 @@ def test_training_is_interrupted_between_two_steps(trainer):
 
 def test_a_stopped_run_leaves_no_hook_behind(toy, trainer):
     learning = LiveRun(toy, trainer.params.methods["lll_prior"], trainer.params.training, trainer.params.tasks, 0)
-    learning.stop()
+    learning.stopped.set()
     learning.run()
     assert learning.results == []
     weight = torch.nn.Parameter(torch.ones(1))
@@ -786,9 +786,9 @@ def test_a_row_trained_live_is_asked_about_a_clip(places, params):
     rows, labels = torch.arange(len(clips)), torch.arange(size).repeat_interleave(2)
     splits = {"train": rows, "val": rows[:0], "test": rows}
     data = Dataset(clips, panel.encoder.encode(frames, sound), labels, splits, panel.order, "mini", None)
-    run = LiveRun(data, params.methods["lll_closed"], params.training, params.tasks[:1], panel.seed.value)
+    run = LiveRun(data, params.methods["lll_closed"], params.training, params.tasks[:1], panel.seed.value, name="mine")
     run.run()
-    live.keep("mine", run)
+    live.keep(run)
 
     assert panel.methods.value == ("mine",) and "after task 0" in panel.answers["mine"]
     once = panel.answers["mine"]

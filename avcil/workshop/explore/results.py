@@ -131,18 +131,16 @@ class Results(Panel):
 
     def _update(self) -> None:
         methods, seeds, setting = list(self.methods.value), list(self.seeds.value), self.source.value
-        # what was shown stays
-        if not methods or not seeds:
-            self.note.value = line("choose at least one row and one seed", wrong=True)
-            return
         runs, matrix = (
             t[(t.setting == setting) & t.method.isin(methods) & t.seed.isin(seeds) & (t.task <= self.task.value)]
             for t in (self.runs, self.matrix)
         )
         # of a row trained here there is one seed, which need not be among the chosen
         methods = [name for name in methods if name in set(runs.method)]
+        # what was shown stays
         if not methods:
-            self.note.value = line("none of these rows was learnt with these seeds; choose others", wrong=True)
+            way_out = "choose at least one row and one of its seeds"
+            self.note.value = line(f"none of these rows was learnt with these seeds; {way_out}", wrong=True)
             return
         title = f"{setting}, seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
         self.numbers = measures_over_seeds(runs, matrix).loc[methods]

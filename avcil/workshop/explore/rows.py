@@ -121,19 +121,20 @@ class LiveRun:
     thread.
 
     ``results`` and ``losses`` (a dict an epoch) only ever grow, by one whole entry at a time: other threads may read
-    them while it runs.
+    them while it runs. Once ``stopped`` is set, it ends after the step that it is at; what whole tasks and epochs gave
+    stays.
     """
 
     def __init__(
         self, data: Dataset, method: Method, training: Training, tasks: list[Task], seed: int, *,
-        device: str = "cpu",
+        name: str = "this run", device: str = "cpu",
     ):  # fmt: skip
         self.data, self.method, self.training, self.tasks, self.seed = data, method, training, tasks, seed
-        self.device = device
+        self.name, self.device = name, device
         self.results: list[TaskResult] = []
         self.checkpoints: list[Checkpoint] = []
         self.losses: list[dict] = []
-        self._stop = threading.Event()
+        self.stopped = threading.Event()
 
     @property
     def at(self) -> tuple[Task, int]:
@@ -149,21 +150,13 @@ class LiveRun:
         # at the end the last task counts twice, as one that is done and by its epochs
         return min(1.0, (len(self.results) + epochs / task.epochs) / len(self.tasks))
 
-    @property
-    def stopped(self) -> bool:
-        return self._stop.is_set()
-
-    def stop(self) -> None:
-        """End the run after the step that it is at. What whole tasks and epochs gave stays."""
-        self._stop.set()
-
     def run(self) -> None:
         """Learn all tasks or until stopped. Raises ValueError for what `run_task` refuses."""
         thread = threading.get_ident()
 
         def stop_here(*_) -> None:
             # torch calls it for every optimiser of the process, and other threads may learn too
-            if self.stopped and threading.get_ident() == thread:
+            if self.stopped.is_set() and threading.get_ident() == thread:
                 raise _Stopped
 
         checkpoint = EMPTY
@@ -187,7 +180,7 @@ class LiveRun:
 
     def accuracy(self) -> pd.DataFrame:
         """After each task: accuracy on all classes seen, on past and on new ones, as metrics/runs.csv has them."""
-        runs = frames({("", "this run", self.seed): self.results}).runs
+        runs = frames({("", self.name, self.seed): self.results}).runs
         return runs.reindex(columns=["task", "accuracy", "past_accuracy", "new_accuracy"]).round(4)
 
 
@@ -196,7 +189,7 @@ class LiveRuns(traitlets.HasTraits):
 
     runs = traitlets.Dict()
 
-    def keep(self, name: str, run: LiveRun) -> None:
+    def keep(self, run: LiveRun) -> None:
         """A run of the same name is replaced."""
         # another dictionary, else observers would not be told
-        self.runs = self.runs | {name: run}
+        self.runs = self.runs | {run.name: run}

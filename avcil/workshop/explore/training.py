@@ -39,7 +39,6 @@ class Trainer(Panel):
         self.numbers, self.row, self.command = pd.DataFrame(), "", ""
         self.job: asyncio.Task | None = None
         self.learning: LiveRun | None = None
-        self.learning_name = ""
 
         # before anything is extracted the panel comes up too, and says what is missing
         stores = [store.parent.name for store in sorted(places.features.glob("*/index.json"))] or ["mini"]
@@ -60,8 +59,7 @@ class Trainer(Panel):
         )
         # chosen among the stores that are there
         own = params.methods[names[0]].tokens
-        first_store = own if own in stores else stores[0]
-        self.parts["tokens"] = widgets.Dropdown(options=stores, value=first_store, description="tokens", **ALIGNED)
+        self.parts["tokens"] = widgets.Dropdown(options=stores, value=own, description="tokens", **ALIGNED)
         self.train = widgets.Button(description="Train", button_style="primary", icon="play")
         self.stop = widgets.Button(description="Stop", icon="stop", disabled=True)
         self.bar = widgets.FloatProgress(value=0.0, min=0.0, max=1.0, layout=widgets.Layout(flex="0 1 420px"))
@@ -72,7 +70,7 @@ class Trainer(Panel):
         self.react(self._check, self.name, self.tasks, self.epochs, *self.parts.values(), *self.shared.values())
         self.react(self._draw, self.seed, self.beside)
         self.train.on_click(self._press)
-        self.stop.on_click(lambda _: self.learning and self.learning.stop())
+        self.stop.on_click(lambda _: self.learning and self.learning.stopped.set())
 
         # the choices that every row makes; the others are those of a few (avcil/params/learning.py)
         first = list(self.parts)[:12]
@@ -157,8 +155,7 @@ class Trainer(Panel):
         try:
             data = self._dataset(method.tokens, self.seed.value)
             seed, on = self.seed.value, params.compute.device
-            self.learning_name = name
-            self.learning = run = LiveRun(data, method, params.training, params.tasks, seed, device=on)
+            self.learning = run = LiveRun(data, method, params.training, params.tasks, seed, name=name, device=on)
             self._draw()
             self._draw_losses()
             work = asyncio.get_running_loop().run_in_executor(None, run.run)
@@ -178,7 +175,7 @@ class Trainer(Panel):
         self.status.value = line(self._outcome(run))
         # stopped before its first task was learnt, it has nothing to show
         if run.results:
-            self.live.keep(name, run)
+            self.live.keep(run)
         self.saved.value = (
             f"{line('To keep it: this line goes under `methods:` in params.yaml')}"
             f'<pre style="{CODE}">{html.escape(row)}</pre>'
@@ -212,7 +209,7 @@ class Trainer(Panel):
         others = ", ".join(f"{row.method} {100 * row.accuracy:.1f}" for row in stored.itertuples())
         outcome = f"after task {int(last.task)}: {100 * last.accuracy:.1f} % of clips right"
         outcome += f"; stored, seed {run.seed}: {others}" if others else ""
-        return f"stopped; {outcome}" if run.stopped else outcome
+        return f"stopped; {outcome}" if run.stopped.is_set() else outcome
 
     def _stored(self, seed: int) -> pd.DataFrame:
         return self.runs[self.runs.method.isin(self.beside.value) & (self.runs.seed == seed)]
@@ -222,7 +219,7 @@ class Trainer(Panel):
         self.numbers = run.accuracy() if run else pd.DataFrame(columns=["task", "accuracy", "past_accuracy"])
         # a run keeps the seed and the name that it began with, whatever is chosen for the next one
         seed = run.seed if run else self.seed.value
-        title, stored = f"{self.learning_name if run else self.name.value}, seed {seed}", self._stored(seed)
+        title, stored = f"{run.name if run else self.name.value}, seed {seed}", self._stored(seed)
         plot(self.curves, plots_explore.live(self.numbers, stored, tasks=len(self.params.tasks), title=title))
 
     def _draw_losses(self) -> None:
