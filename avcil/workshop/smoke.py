@@ -168,13 +168,12 @@ def prepare(top: Path, sandbox: Path) -> None:
     if sandbox.name == "11_experiments":
         shutil.copytree(project, sandbox, symlinks=True)
         return
-    for name in ("metrics", "figures", "artifacts"):
+    for name in ("metrics", "figures", "artifacts", "protocols"):
         shutil.copytree(project / name, sandbox / name, ignore=shutil.ignore_patterns("features", "notebooks"))
-    shutil.copytree(project / "protocols", sandbox / "protocols")
     for name in ("params.yaml", "search.yaml"):
         shutil.copy(project / name, sandbox)
-    for name, target in {"prior": "prior", "data": "corpus"}.items():
-        (sandbox / name).symlink_to(project / target)
+    (sandbox / "prior").symlink_to(project / "prior")
+    (sandbox / "data").symlink_to(project / "corpus")
     # extraction would find everything done
     if sandbox.name != "03_features":
         (sandbox / "artifacts/features").symlink_to(project / "artifacts/features")
