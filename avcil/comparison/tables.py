@@ -407,9 +407,9 @@ def _merged(
     return fresh[fresh["at"] >= 0].sort_values("at", kind="stable").drop(columns="at")
 
 
-def write(folder: Path, swept: Swept, protocol: Protocol) -> None:
-    """Write runs, accuracy_matrix, localisation, seeds, summary, correct and curves as .csv, fractions rounded to 4
-    digits, and headline.json, which `dvc metrics` shows.
+def write(folder: Path, swept: Swept, protocol: Protocol, **more: pd.DataFrame) -> None:
+    """Write runs, accuracy_matrix, localisation, seeds, summary, correct, curves and what there is ``more`` as .csv,
+    fractions rounded to 4 digits, and headline.json, which `dvc metrics` shows.
 
     Lines of rows that were not asked for stay, as long as the protocol has them. Rows that it does not have come last,
     and are told of in headline.json too: somebody asked for them by name. cost.csv, whose seconds differ from run to
@@ -425,7 +425,7 @@ def write(folder: Path, swept: Swept, protocol: Protocol) -> None:
         "seeds": seeds,
         "summary": summarise(seeds),
         "correct": correctness(swept),
-    }
+    } | more
     # lines stand in the protocol's order, whatever was asked for this time
     order = [(setting, row) for setting, rows in protocol.chosen("all").items() for row in rows]
     asked = dict.fromkeys(run[:2] for run in swept.results)

@@ -77,6 +77,8 @@ def test_from_labels_to_the_table(extracted, monkeypatch):
     monkeypatch.setattr(sweep, "_each", lambda work, jobs, workers: ((n, work(job)) for n, job in enumerate(jobs)))
     store = read_store(Path("imports/mine/features/mini"), encoder="mini", verify=True)
     assert len(store.header.clip_ids) == 60 and store.quarantined == {}
+    # no clip has several labels
+    Path("imports/mine/multilabel.json").write_text("{}")
     said = protocol.run("mine")
     lines = [line.split(" | ")[:2] for line in said.splitlines() if line.startswith("| standard")]
     assert sorted(row for _, row in lines) == ["lll_prior", "ridge"]
@@ -87,6 +89,9 @@ def test_from_labels_to_the_table(extracted, monkeypatch):
     before = file.stat().st_mtime_ns
     assert "| lll_prior |" not in protocol.run("mine", ["ridge"]) and file.stat().st_mtime_ns == before
     pd.testing.assert_frame_equal(pd.read_csv("imports/mine/results/metrics/seeds.csv"), found)
+    several = pd.read_csv("imports/mine/results/metrics/multilabel.csv")
+    assert several.method.tolist() == found.method.tolist()
+    assert several.multilabel_accuracy.tolist() == found.last_accuracy.tolist()
 
 
 @pytest.mark.parametrize(

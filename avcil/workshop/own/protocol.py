@@ -7,9 +7,6 @@ The benchmark is `imports/NAME` (avcil/workshop/official.py, avcil/workshop/buil
 import argparse
 from typing import Literal
 
-import pandas as pd
-
-from avcil.base.files import write_bytes
 from avcil.comparison import protocol, sweep, tables
 from avcil.params import ParameterError, load
 from avcil.params.section import nearest
@@ -35,24 +32,18 @@ def run(benchmark: str, rows: list[str] | None = None) -> str:
     protocol.drop_others(results, prescribed, params.methods)
     sweep.run(protocol.jobs(place, params, prescribed, chosen, results), engine=params.compute.engine)
     found = tables.read(results, prescribed, chosen, params)
+    more = {}
+    # only a benchmark that was built with --vggsounder has several labels a clip
+    if (place.folder / vggsound.MULTILABEL).exists():
+        more["multilabel"] = tables.multilabel_accuracy(found, vggsound.read_multilabel(place.folder))
     # lines of rows that were not asked for stay in the tables
-    tables.write(results / "metrics", found, prescribed)
+    tables.write(results / "metrics", found, prescribed, **more)
     summary = tables.summarise(tables.per_seed(tables.frames(found.results)))
     lines = [
         [row.setting, row.method, *tables.cells(row, SHOWN)]
         for _, row in summary.sort_values(["setting", "last_accuracy"], ascending=False).iterrows()
     ]
     table = tables.markdown("| setting | row | average | last | forgetting |", "llrrr", lines)
-    # only a benchmark that was built with --vggsounder has several labels a clip
-    if (place.folder / vggsound.MULTILABEL).exists():
-        several = tables.multilabel_accuracy(found, vggsound.read_multilabel(place.folder)).round(4)
-        file = results / "metrics/multilabel.csv"
-        if file.exists():
-            # as in the tables, lines of other rows stay
-            before, key = pd.read_csv(file), ["setting", "method"]
-            again = pd.MultiIndex.from_frame(before[key]).isin(pd.MultiIndex.from_frame(several[key]))
-            several = pd.concat([before[~again], several])
-        write_bytes(file, several.to_csv(index=False, lineterminator="\n").encode())
     return f"{table}\n\nTest clips, in percent: mean ± standard deviation over seeds. Tables: {results}/metrics"
 
 
