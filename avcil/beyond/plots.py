@@ -3,15 +3,18 @@
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from avcil.beyond.settings import ALONE, CASES, DUET, WAYS, WHOLE, Light
 from avcil.results.names import family_of, short_name_of
+from avcil.results.plots import PALETTE
 
 MEASURED = {  # columns of `light`
     "bytes": "bytes stored",
@@ -51,10 +54,8 @@ def many_tasks(moments: pd.DataFrame) -> Figure:
             axis.set(xscale="log", yscale="log")
         else:
             axis.set_ylim(0, 1)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="lower center", ncols=4, frameon=False, fontsize="small")
-    # the legend's lines, of four rows each, stand below
-    figure.tight_layout(rect=(0, 0.06 * (1 + len(rows) // 4), 1, 1))
-    return figure
+    # the legend's lines, of four rows each
+    return _named_below(figure, ncols=4, room=0.06 * (1 + len(rows) // 4))
 
 
 def missing(table: pd.DataFrame, names: dict[str, str]) -> Figure:
@@ -65,22 +66,20 @@ def missing(table: pd.DataFrame, names: dict[str, str]) -> Figure:
     """
     senses = ("sound", "picture")
     figure, axes = plt.subplots(1, 2 * len(senses), figsize=(3.6 * 2 * len(senses), 4), sharey=True)
-    colours = dict(zip(names, sns.color_palette("colorblind", len(names)), strict=True))
     panels = [(sense, vary) for vary in ("test", "train") for sense in senses]
     for axis, (sense, vary) in zip(axes, panels, strict=True):
         other = "train" if vary == "test" else "test"
         # of a pair of shares one is turned, and clips of the other split are whole
         mine = table[(table.sense == sense) & (table[other] == 0)]
         curves = 100 * mine.groupby(["row", vary]).last_accuracy.mean()
-        for depth, (row, colour) in enumerate(colours.items()):  # the first in front
-            x = 100 * curves[row].index
-            axis.plot(x, curves[row], color=colour, marker="o", markersize=4, label=names[row], zorder=9 - depth)
+        for place, (row, name) in enumerate(names.items()):
+            style = {"color": PALETTE[place], "marker": "o", "markersize": 4}
+            # the first in front
+            axis.plot(100 * curves[row].index, curves[row], **style, label=name, zorder=9 - place)
         clips = "test" if vary == "test" else "training"
         axis.set(title=f"no {sense}", xlabel=f"% of {clips} clips", xticks=range(0, 101, 25), ylim=(0, 100))
     axes[0].set_ylabel("last accuracy, %")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="lower center", ncols=3, frameon=False, fontsize="small")
-    figure.tight_layout(rect=(0, 0.13, 1, 1))
-    return figure
+    return _named_below(figure, ncols=3, room=0.13)
 
 
 def light(table: pd.DataFrame, settings: Light) -> Figure:
@@ -151,22 +150,13 @@ def robust(table: pd.DataFrame) -> Figure:
     wide = table.pivot(index=["row", "world"], columns=["damage", "strength"], values="last_accuracy")
     shares = 100 * (1 - wide.div(wide[WHOLE, 0.0], axis=0))
     # whole clips lose nothing, and where two objects sound two labels are right
-    damages = [case for case in wide.columns if case[0] not in (WHOLE, DUET)]
-    rows = list(dict.fromkeys(table.row))
-    figure, axis = plt.subplots(figsize=(7, 0.3 * len(damages) + 1.2))
-    for place, (row, colour) in enumerate(zip(rows, sns.color_palette("colorblind", len(rows)), strict=True)):
-        # rows side by side about the line of each damage
-        heights = [at + 0.2 * (place - (len(rows) - 1) / 2) for at in range(len(damages))]
-        for world in wide.loc[row].index:
-            axis.plot(shares.loc[row, world][damages], heights, ".", color=colour, alpha=0.35, markersize=3)
-        axis.plot(shares.loc[row][damages].mean(), heights, "o", color=colour, markersize=5, label=short_name_of(row))
+    shares = shares.drop(columns=[WHOLE, DUET], level="damage")
+    shares.columns = [CASES[damage].format(strength) for damage, strength in shares]
+    figure, axis = plt.subplots(figsize=(7, 0.3 * shares.shape[1] + 1.2))
+    _worlds(axis, {short_name_of(row): shares.loc[row] for row in dict.fromkeys(table.row)})
     axis.axvline(0, color="0.6", linewidth=1)
-    names = [CASES[damage].format(strength) for damage, strength in damages]
-    axis.set(yticks=range(len(damages)), yticklabels=names, xlabel="share of last accuracy that is lost, %")
-    axis.invert_yaxis()
-    figure.legend(*axis.get_legend_handles_labels(), loc="lower center", ncols=len(rows), frameon=False)
-    figure.tight_layout(rect=(0, 0.05, 1, 1))
-    return figure
+    axis.set(xlabel="share of last accuracy that is lost, %")
+    return _named_below(figure, ncols=4, room=0.05)
 
 
 def adapting(table: pd.DataFrame) -> Figure:
@@ -178,22 +168,15 @@ def adapting(table: pd.DataFrame) -> Figure:
     shifts, ways = (list(dict.fromkeys(table[column])) for column in ("shift", "way"))
     size = 3.6 * len(shifts), 0.3 * len(ways) + 1.4
     figure, axes = plt.subplots(1, len(shifts), figsize=size, sharex=True, sharey=True)
-    colours = sns.color_palette("colorblind", 2)
     for axis, shift in zip(axes, shifts, strict=True):
-        by_way = (100 * table[table["shift"] == shift].set_index("way")[["last_accuracy", "hit"]]).groupby("way")
-        means = by_way.mean()
-        for colour, measure, label in zip(colours, ("last_accuracy", "hit"), ("last accuracy", "hits"), strict=True):
-            for at, way in enumerate(ways):
-                values = by_way.get_group(way)[measure]
-                axis.plot(values, [at] * len(values), ".", color=colour, alpha=0.35, markersize=4)
-            axis.plot(means[measure][ways], range(len(ways)), "o", color=colour, markersize=6, label=label)
-            # what every way is compared with
-            axis.axvline(means[measure]["frozen"], color=colour, linewidth=1, linestyle=":")
-        axis.set(title=shift, xlabel="%", yticks=range(len(ways)), yticklabels=[WAYS[way] for way in ways])
-    axes[0].invert_yaxis()
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="lower right", ncols=2, frameon=False)
-    figure.tight_layout(rect=(0, 0.05, 1, 1))
-    return figure
+        wide = 100 * table[table["shift"] == shift].pivot(index="world", columns="way", values=["last_accuracy", "hit"])
+        # what every way is compared with
+        for colour, frozen in zip(PALETTE, wide.xs("frozen", axis=1, level="way").mean(), strict=False):
+            axis.axvline(frozen, color=colour, linewidth=1, linestyle=":")
+        wide = wide.reindex(columns=ways, level="way").rename(columns=WAYS, level="way")
+        _worlds(axis, {"last accuracy": wide["last_accuracy"], "hits": wide["hit"]})
+        axis.set(title=shift, xlabel="%")
+    return _named_below(figure, ncols=2, room=0.05)
 
 
 def streams(table: pd.DataFrame) -> Figure:
@@ -202,19 +185,29 @@ def streams(table: pd.DataFrame) -> Figure:
     table: row, streams, world, split, last_accuracy.
     """
     tested = table[table.split == "test"]
-    rows, chosen = (list(dict.fromkeys(tested[column])) for column in ("row", "streams"))
+    chosen = [way for way in dict.fromkeys(tested.streams) if way != ALONE]
     wide = tested.pivot(index=["row", "world"], columns="streams", values="last_accuracy")
-    added, chosen = 100 * wide.sub(wide[ALONE], axis=0), [way for way in chosen if way != ALONE]
+    added = 100 * wide[chosen].sub(wide[ALONE], axis=0)
     figure, axis = plt.subplots(figsize=(7, 0.5 * len(chosen) + 1.3))
-    for place, (row, colour) in enumerate(zip(rows, sns.color_palette("colorblind", len(rows)), strict=True)):
-        # rows side by side about the line of each choice
-        heights = [at + 0.18 * (place - (len(rows) - 1) / 2) for at in range(len(chosen))]
-        for values in added.loc[row][chosen].to_numpy():
-            axis.plot(values, heights, ".", color=colour, alpha=0.35, markersize=4)
-        axis.plot(added.loc[row][chosen].mean(), heights, "o", color=colour, markersize=6, label=short_name_of(row))
+    _worlds(axis, {short_name_of(row): added.loc[row] for row in dict.fromkeys(tested.row)})
     axis.axvline(0, color="0.6", linewidth=1)
-    axis.set(yticks=range(len(chosen)), yticklabels=chosen, xlabel="points of last accuracy over sound and picture")
-    axis.invert_yaxis()
-    figure.legend(*axis.get_legend_handles_labels(), loc="lower center", ncols=len(rows), frameon=False)
-    figure.tight_layout(rect=(0, 0.09, 1, 1))
+    axis.set(xlabel="points of last accuracy over sound and picture")
+    return _named_below(figure, ncols=4, room=0.09)
+
+
+def _worlds(axis: Axes, rows: dict[str, pd.DataFrame]) -> None:
+    """A line a column, the first at the top: of each row, whose table has a line a world, a faint dot a world and their
+    mean."""
+    for place, (name, worlds) in enumerate(rows.items()):
+        # rows side by side about the line
+        heights = np.arange(worlds.shape[1]) + 0.18 * (place - (len(rows) - 1) / 2)
+        axis.plot(worlds.T, heights, ".", color=PALETTE[place], alpha=0.35, markersize=4)
+        axis.plot(worlds.mean(), heights, "o", color=PALETTE[place], markersize=6, label=name)
+    axis.set(yticks=range(worlds.shape[1]), yticklabels=worlds, ylim=(worlds.shape[1] - 0.5, -0.5))
+
+
+def _named_below(figure: Figure, ncols: int, room: float) -> Figure:
+    """With the legend of the first axes below all, where it takes so much room."""
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="lower center", ncols=ncols, frameon=False)
+    figure.tight_layout(rect=(0, room, 1, 1))
     return figure
