@@ -118,35 +118,6 @@ def four_way(summary: pd.DataFrame) -> Figure:
     return figure
 
 
-def ablation_bars(differences: pd.DataFrame, comparisons: pd.DataFrame, *, title: str) -> Figure:
-    """What each part is worth: last accuracy of LLL minus that of the method, in points, paired by seed.
-
-    differences: method, seed, difference (fraction), drawn as dots; comparisons: method, difference, low, high and
-    verdict, of `tables.compare`, as bars with their intervals, grey where they are not told apart.
-    """
-    # numbered anew in this order, for a line's number is the place of its bar
-    table = comparisons.sort_values("difference", ascending=False).reset_index(drop=True)
-    figure, axes = plt.subplots(figsize=(7, 0.5 + 0.42 * len(table)))
-    for y, line in table.iterrows():
-        dots = 100 * differences[differences.method == line.method].difference
-        # told apart as sentences tell it, by ends that are rounded
-        colour = {"ahead": PALETTE[0], "behind": PALETTE[3]}.get(line.verdict.split()[0], PALETTE[7])
-        axes.barh(y, 100 * line.difference, 0.62, color=colour, alpha=0.75)
-        axes.plot([100 * line.low, 100 * line.high], [y, y], color="0.2", linewidth=1)
-        axes.plot(dots, [y] * len(dots), "o", color="0.2", markersize=4)
-    axes.axvline(0, color="0.2", linewidth=1)
-    axes.set(
-        yticks=range(len(table)),
-        yticklabels=[short_name_of(v) for v in table.method],
-        xlabel="LLL minus it, points of last accuracy (bar: mean; line: 95 % interval; dots: seeds)",
-        title=title,
-    )
-    # the first line at the top
-    axes.invert_yaxis()
-    figure.tight_layout()
-    return figure
-
-
 def accuracy_matrices(matrix: pd.DataFrame, methods: list[str]) -> Figure:
     """R[t, j], mean over seeds: rows are moments, columns are the tasks whose clips are classified."""
     figure, axes = plt.subplots(1, len(methods), figsize=(2.9 * len(methods) + 0.6, 3.1), squeeze=False)
@@ -274,16 +245,5 @@ def spectrograms(mels: dict[str, np.ndarray], *, seconds: float, title: str) -> 
         axis.set(title=name, xlabel="seconds")
     axes[0, 0].set_ylabel("mel band")
     figure.suptitle(title, fontsize="medium")
-    figure.tight_layout()
-    return figure
-
-
-def loss_curves(history: pd.DataFrame, *, x: str, title: str) -> Figure:
-    """history: column ``x`` and one column a loss."""
-    figure, axes = plt.subplots(figsize=(6, 3))
-    for number, column in enumerate(c for c in history if c != x):
-        axes.plot(history[x], history[column], color=PALETTE[number], label=column.replace("_", " "))
-    axes.set(xlabel=x, ylabel="loss", title=title)
-    axes.legend(frameon=False)
     figure.tight_layout()
     return figure

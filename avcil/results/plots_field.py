@@ -9,7 +9,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from avcil.results.names import about, families, family_of, name_of, of_family, rows, short_name_of
+from avcil.results.names import about, families, family_of, of_family, rows, short_name_of
 from avcil.results.plots import PALETTE, band, label_ends
 
 _COLOURS = (0, 7, 3, 4, 2, 5)  # of families
@@ -95,22 +95,26 @@ def field_curves(runs: pd.DataFrame, reference: str) -> Figure:
     return figure
 
 
-def field_differences(comparisons: pd.DataFrame, reference: str) -> Figure:
-    """Last accuracy of ``reference`` minus that of each row, with 95 % intervals over seeds and clips.
+def differences(comparisons: pd.DataFrame, seeds: pd.DataFrame, reference: str) -> Figure:
+    """Last accuracy of ``reference`` minus that of each row, with 95 % intervals over seeds and clips; small dots are
+    seeds.
 
-    comparisons: method, difference, low, high (fractions).
+    comparisons: method, difference, low, high (fractions), of `tables.compare`; seeds: method, difference, of
+    `tables.paired`.
     """
     # not turned over: the nearest rivals stand at the top
     table = comparisons.sort_values("difference", ascending=False).reset_index(drop=True)
     figure, axes = plt.subplots(figsize=(7.6, 0.9 + 0.23 * len(table)))
     for y, line in table.iterrows():
-        axes.plot([100 * line.low, 100 * line.high], [y, y], color=_family_colour(line.method), linewidth=2, alpha=0.6)
-        axes.plot(100 * line.difference, y, "o", color=_family_colour(line.method), markersize=5)
+        colour, each = _family_colour(line.method), 100 * seeds.difference[seeds.method == line.method]
+        axes.plot([100 * line.low, 100 * line.high], [y, y], color=colour, linewidth=2, alpha=0.6)
+        axes.plot(100 * line.difference, y, "o", color=colour, markersize=5)
+        axes.plot(each, [y] * len(each), "o", color="0.2", markersize=2)
     axes.axvline(0, color="0.2", linewidth=1)
     axes.set(
-        yticks=range(len(table)), yticklabels=[short_name_of(row) for row in table.method],
-        xlabel="points of last accuracy (95 % interval over seeds and clips)",
-        title=f"“{name_of(reference)}” minus each other row",
+        yticks=range(len(table)), yticklabels=table.method.map(short_name_of), ylim=(-0.6, len(table) - 0.4),
+        xlabel="points of last accuracy (line: 95 % interval over seeds and clips; dots: seeds)",
+        title=f"{short_name_of(reference)}, minus each other row",
     )  # fmt: skip
     axes.tick_params(axis="y", labelsize="small")
     figure.tight_layout()
