@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from avcil.params import ParameterError, Params, mapping
+from avcil.params import ParameterError, Params, read, with_changes
 from avcil.params.learning import Method
 from avcil.params.section import Section, Seeds, nearest, offence
 from avcil.params.world import ClipsPerClass
@@ -90,20 +90,16 @@ class Variant(Section):
     def kept(self) -> str:
         """What of the patches and slots, in words."""
         # the figure has a colour for each of these words, whatever the numbers are stored as
-        if self.by == "attention":
-            return "guided mean"
-        if self.slots:
-            return "best patches of fewer slots" if self.patches else "fewer slots"
-        if not self.patches:
-            return "all patches"
-        return {"guidance": "best patches", "random": "random patches", "grid": "means of a grid"}[self.by]
+        kinds = {"random": "random patches", "grid": "means of a grid", "attention": "guided mean"}
+        kept = kinds.get(self.by, "best patches") if self.patches else "all patches"
+        return f"{kept} of fewer slots" if self.slots else kept
 
     @property
     def name(self) -> str:
         """In words."""
-        count = f"{self.side} x {self.side}" if self.by == "grid" else f"{self.patches}"
-        named = {"guidance": f"{count} best patches", "random": f"{count} random patches", "grid": f"{count} means"}
-        kept = "guided mean" if self.by == "attention" else named[self.by] if self.patches else "all patches"
+        grid = f"{self.side} x {self.side} means"
+        kinds = {"random": f"{self.patches} random patches", "grid": grid, "attention": "guided mean"}
+        kept = kinds.get(self.by, f"{self.patches} best patches") if self.patches else "all patches"
         slots = f" of {self.slots} slots" if self.slots else ""
         # what follows `int8_`
         return f"{kept}{slots}{'' if self.numbers == 'float16' else ', int8 by ' + self.numbers[5:]}"
@@ -279,39 +275,30 @@ class Beyond(Section):
     def method(self, params: Params, name: str) -> Method:
         """A row of `missing`."""
         row = self.missing.rows[name]
-        # made anew, so that changes are checked
-        return Method(**params.method(row.of).model_dump() | row.changes)
+        return with_changes(Method, params.method(row.of), row.changes, f"missing.rows.{name}.changes")
 
     def solved(self, params: Params) -> Method:
         """The row of `light`."""
-        return Method(**params.method(self.light.row).model_dump() | self.light.changes)
+        return with_changes(Method, params.method(self.light.row), self.light.changes, "light.changes")
 
 
 def load_beyond(params: Params, path: Path = Path("beyond.yaml")) -> Beyond:
     """beyond.yaml, checked; raises ParameterError naming the key and the way out."""
+    raw = read(path)
     try:
-        beyond = Beyond.model_validate(mapping(path.read_text("utf-8"), path.name))
-        light = beyond.light
+        beyond = Beyond.model_validate(raw)
         # of all studies at once: a name that is wrong is told before hours of those that are right
-        rows = [light.row, light.trained]
+        rows = [beyond.light.trained, *beyond.robust.rows, *beyond.adapting.rows]
         for study in (beyond.many_tasks, beyond.more_tasks, beyond.streams):
             rows += [*study.rows, *study.trained]
-        rows += [*beyond.robust.rows, *beyond.adapting.rows, *(row.of for row in beyond.missing.rows.values())]
         for name in rows:
-            if name not in params.methods:
-                raise ParameterError(f"{path.name}: no method `{name}`{nearest(name, params.methods)}")
-        # before rows are made of them, for a row would refuse a key without saying where in the file it stands
-        changes = {f"missing.rows.{name}": row.changes for name, row in beyond.missing.rows.items()}
-        for where, changed in (changes | {"light": light.changes}).items():
-            if unknown := sorted(changed.keys() - Method.model_fields.keys()):
-                hint = nearest(unknown[0], Method.model_fields)
-                raise ParameterError(f"{path.name}: {where}: no key `{unknown[0]}` of a row{hint}")
+            params.method(name)
+        # only to refuse a row that cannot be
         for name in beyond.missing.rows:
-            # only to refuse a row that cannot be
             beyond.method(params, name)
         beyond.solved(params)
-    except OSError as error:
-        raise ParameterError(f"{path}: cannot be read ({error}); take it from git") from None
     except ValidationError as error:
         raise ParameterError(f"{path.name}: {offence(error)}") from None
+    except ValueError as error:
+        raise ParameterError(f"{path.name}: {error}") from None
     return beyond

@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -19,6 +19,8 @@ from avcil.params.extraction import Compute, FeatureConfig
 from avcil.params.learning import Method, Task, Training, chain
 from avcil.params.section import Section, Seeds, nearest, offence
 from avcil.params.world import Corpus, Film, MiniConfig, PriorConfig, World
+
+_Kind = TypeVar("_Kind", bound=Section)
 
 
 class ParameterError(Refusal):
@@ -136,15 +138,15 @@ class Params(Section):
         for name in self.rows if isinstance(self.rows, list) else []:
             _check(name, self.methods, "rows: no method")
         for name, protocol in self.protocols.items():
-            _turned(Training, self.training, protocol.training, f"protocols.{name}.training")
+            with_changes(Training, self.training, protocol.training, f"protocols.{name}.training")
             listed = [row for setting in protocol.settings.values() for row in setting.rows or []]
             for row in (*protocol.headline, *protocol.rows, *listed):
                 _check(row, self.methods, f"protocols.{name}: no method")
             for row in protocol.rows if protocol.changes else ():
                 keys = protocol.changes.get("*", {}) | protocol.changes.get(row, {})
-                _turned(Method, self.methods[row], keys, f"protocols.{name}.changes: {row}")
+                with_changes(Method, self.methods[row], keys, f"protocols.{name}.changes: {row}")
             for setting, changed in protocol.settings.items():
-                _turned(World, self.world, changed.world, f"protocols.{name}.settings.{setting}.world")
+                with_changes(World, self.world, changed.world, f"protocols.{name}.settings.{setting}.world")
         return self
 
     @property
@@ -194,10 +196,10 @@ def _check(name: str, known: Collection[str], complaint: str) -> None:
         raise ParameterError(f"{complaint} `{name}`{nearest(name, known)}")
 
 
-def _turned(kind: type[Section], section: Section, changes: dict[str, object], where: str) -> None:
-    """Raises ValueError naming the key where a section cannot be changed so."""
+def with_changes(kind: type[_Kind], section: Section, changes: dict[str, object], where: str) -> _Kind:
+    """A section with some keys changed, checked as a whole; raises ValueError naming the key that cannot be."""
     try:
-        kind(**section.model_dump() | changes)
+        return kind(**section.model_dump() | changes)
     except ValidationError as error:
         raise ValueError(f"{where}: {offence(error)}") from None
 
@@ -224,7 +226,8 @@ def mapping(text: str, source: str = "params.yaml") -> dict:
     return raw
 
 
-def _read(path: Path) -> dict:
+def read(path: Path) -> dict:
+    """A file in YAML, not checked; raises ParameterError naming it."""
     try:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -235,7 +238,7 @@ def _read(path: Path) -> dict:
 def _protocol(folder: Path, name: str, *like_it: str) -> dict:
     """A protocol with what it takes from the one that it is `like`."""
     file = folder / f"{name}.yaml"
-    raw = _read(file)
+    raw = read(file)
     like = raw.pop("like", None)
     if not like:
         return raw
@@ -247,11 +250,11 @@ def _protocol(folder: Path, name: str, *like_it: str) -> dict:
 def whole(path: Path = Path("params.yaml"), search: Path | None = None) -> dict:
     """params.yaml, and beside it ``protocols/*.yaml`` and search.yaml, as one mapping that is not checked. ``search``:
     where that file is instead."""
-    raw, folder = _read(path), path.parent / "protocols"
+    raw, folder = read(path), path.parent / "protocols"
     if "protocols" not in raw:
         raw["protocols"] = {file.stem: _protocol(folder, file.stem) for file in sorted(folder.glob("*.yaml"))}
     if "search" not in raw:
-        raw["search"] = _read(search or path.parent / "search.yaml")
+        raw["search"] = read(search or path.parent / "search.yaml")
     return raw
 
 

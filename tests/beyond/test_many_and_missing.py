@@ -40,7 +40,7 @@ def test_settings_are_checked(params, tmp_path):
         (
             "  changes: *plain             #",
             "  changes: {hook: {}}  #",
-            r"light: no key `hook` of a row \(did you mean `hooks`",
+            r"light\.changes: no key `hook` \(did you mean `hooks`",
         ),
         ("claimed: slots", "claimed: slot", "light: variants: no `slot_4_best_16_int8.*did you mean `slots_"),
         ("choice: 10 ", "choice: 9 ", "light: choice: 9 is among the worlds"),
