@@ -47,19 +47,6 @@ _Loader.add_implicit_resolver(
 )
 
 
-def _of_seeds(protocol: dict, seeds: list[int]) -> dict:
-    """A protocol without seeds of its own has these; its settings that name some have those of them, or else all."""
-    if "seeds" in protocol:
-        return protocol
-    settings = {
-        name: setting | {"seeds": [seed for seed in setting["seeds"] if seed in seeds] or seeds}
-        if "seeds" in setting and not setting.get("worlds")
-        else setting
-        for name, setting in protocol.get("settings", {}).items()
-    }
-    return protocol | {"settings": settings}
-
-
 # what the chain of `lll_prior` would not take over, in a protocol whose tasks and seeds are those of params.yaml
 _CHAINED = ("exemplars", "budget", "training", "changes", "epochs", "epochs_of", "tokens", "seeds")
 
@@ -106,7 +93,7 @@ class Params(Section):
                 if "classes_per_task" not in given and (own := [key for key in _CHAINED if given.get(key)]):
                     way_out = "change it in params.yaml, or give the protocol classes_per_task"
                     raise ValueError(f"protocols.{name}.{own[0]}: `lll_prior` is learnt without; {way_out}")
-            protocols = {name: shared | _of_seeds(given, raw["seeds"]) for name, given in raw["protocols"].items()}
+            protocols = {name: shared | given for name, given in raw["protocols"].items()}
             raw = raw | {"protocols": protocols}
         return raw
 

@@ -155,14 +155,6 @@ def test_a_world_that_cannot_be_drawn_is_refused(raw_params, changes, message):
             parse(raw_params | {"corpus": raw_params["corpus"] | {"clips_per_class": clips}})
 
 
-@pytest.mark.parametrize(("seeds", "few"), [([0], [0]), ([5], [5]), ([2, 0, 7], [0, 2])])
-def test_a_setting_of_few_seeds_has_those_that_are_learnt(raw_params, seeds, few):
-    settings = SETTINGS | {"one": {"seeds": [0, 1, 2]}, "worlds": {"worlds": True, "seeds": [3]}}
-    raw = raw_params | {"protocols": {raw_params["benchmark"]: TINY | {"settings": settings}}, "seeds": seeds}
-    found = parse(raw).protocol().settings
-    assert (found["one"].seeds, found["few"].seeds, found["worlds"].seeds) == (few, None, [3])
-
-
 def test_a_protocol_takes_the_rest_from_the_one_that_it_is_like(tmp_path):
     for name in ("params.yaml", "search.yaml"):
         shutil.copy(ROOT / name, tmp_path)
