@@ -8,10 +8,9 @@ import numpy as np
 import pandas as pd
 
 from avcil.beyond.missing import SENSES
-from avcil.beyond.settings import ALONE, CASES, DUET, WAYS, WHOLE, Light, load_beyond
+from avcil.beyond.settings import ALONE, CASES, DUET, WAYS, WHOLE, Light, Missing
 from avcil.comparison.intervals import Interval, negative, outcome, over_seeds, over_seeds_and_clips, points, verdict
 from avcil.comparison.tables import markdown
-from avcil.params import load, project
 from avcil.results.names import PUBLISHED, family_of, name_of, short_name_of
 
 OURS, JOINT, AHEAD = "lll_closed", 0.03, 0.10  # goals: within so much of the joint twin, ahead of what is published
@@ -224,10 +223,8 @@ def answers(correct: pd.DataFrame) -> dict[str, Interval]:
     return {name: over_seeds_and_clips(values) for name, values in found.items()}
 
 
-def missing(folder: Path) -> str:
+def missing(folder: Path, settings: Missing) -> str:
     """The answer, and two tables: by the share of test clips, and of training clips, that lack a sense."""
-    root = project.root()
-    settings = load_beyond(load(root / "params.yaml"), root / "beyond.yaml").missing
     table = pd.read_csv(folder / "beyond_missing.csv")
     found = answers(pd.read_csv(folder / "beyond_correct.csv", dtype={"correct": str}))
     blocks = [f"**{_of_missing(found)}**"]
@@ -304,30 +301,28 @@ def candidates(table: pd.DataFrame, settings: Light) -> pd.Series:
     return fitting.sort_values(["last_accuracy", "bytes"], ascending=[False, True]).last_accuracy
 
 
-def light(folder: Path) -> str:
+def light(folder: Path, settings: Light) -> str:
     """The answer, a line a variant, what guidance chooses against what it does not, and the row that is trained."""
-    root = project.root()
-    settings = load_beyond(load(root / "params.yaml"), root / "beyond.yaml").light
     table = pd.read_csv(folder / "beyond_light.csv")
     solved = table[table.row == settings.row]
     # bytes and times are means over all runs, accuracies are kept apart by split
-    means, scores = solved.groupby("variant").mean(numeric_only=True), solved.groupby(["split", "variant"])
-    accuracy, worlds = 100 * scores.last_accuracy.mean(), scores.size()
+    means = solved.groupby("variant").mean(numeric_only=True)
     whole, lines = means.loc["whole"], []
     for name, variant in settings.variants.items():
         if name in means.index:  # else it is not run yet
+            mine = solved[solved.variant == name]
             # a variant may have been scored on validation clips alone
-            tested = ("test", name) in accuracy
+            scored, tested = (mine.last_accuracy[mine.split == split] for split in ("val", "test"))
             lines.append(
                 [
                     f"**{variant.name}**" if name == settings.claimed else variant.name,
                     f"{means.bytes[name]:,.0f}",
                     *(_part(means[measure][name] / whole[measure]) for measure in ("bytes", "flops")),
                     f"{means.time_ratio[name]:.2f}",
-                    f"{accuracy['val', name]:.1f}" if ("val", name) in accuracy else "",
-                    str(worlds["test", name] if tested else 0),
-                    f"{accuracy['test', name]:.1f}" if tested else "",
-                    points(gain(table, settings.row, name)) if tested and name != "whole" else "",
+                    _percent(scored.mean()),
+                    str(len(tested)),
+                    _percent(tested.mean()),
+                    points(gain(table, settings.row, name)) if len(tested) and name != "whole" else "",
                 ]
             )
     names = f"validation, world {settings.choice} | worlds | last | less whole"
@@ -338,12 +333,12 @@ def light(folder: Path) -> str:
         f"milliseconds of a processor from store to picture, of whole tokens' {whole.flops / 1e6:.2f} million and "
         f"{whole.milliseconds:.2f} ms a clip."
     )
-    scored = [
+    chosen = [
         f"{settings.variants[name].name} {100 * score:.1f}" for name, score in candidates(table, settings).items()
     ]
     blocks = [
         f"**{_of_light(table, settings)}**",
-        f"The choice, on validation clips of world {settings.choice}, in percent: {'; '.join(scored)}.",
+        f"The choice, on validation clips of world {settings.choice}, in percent: {'; '.join(chosen)}.",
         markdown(head, "lrrrrrrrr", lines),
         note,
         _guided(table, settings),
@@ -405,39 +400,41 @@ def _trained(table: pd.DataFrame, settings: Light) -> str:
 # ---- damaged inputs
 
 
-def lost(table: pd.DataFrame, measure: str = "last_accuracy") -> pd.DataFrame:
-    """The share of a measure that whole clips had and damaged ones have no more: a line a damage, strength and world, a
-    column a row."""
-    wide = table.pivot(index=["damage", "strength", "world"], columns="row", values=measure)
+def lost(measured: pd.DataFrame) -> pd.DataFrame:
+    """The share that whole clips had and damaged ones have no more; both a line a damage, strength and world, a column
+    a row."""
     # of each world its whole clips, beside all its damages
-    whole = wide.xs((WHOLE, 0.0)).reindex(wide.index, level="world")
-    # the order of beyond.yaml, which pivot has sorted away: the first row is the one that is compared
-    return (1 - wide / whole)[list(dict.fromkeys(table.row))]
+    return 1 - measured / measured.xs((WHOLE, 0.0)).reindex(measured.index, level="world")
 
 
 def robust(folder: Path) -> str:
     """The answer, a line a damage, and what is named where two objects sound."""
     table = pd.read_csv(folder / "beyond_robust.csv")
-    shares, two = lost(table), lost(table, "mean_average_precision").loc[(DUET, 0.0)]
-    rows, cases = list(shares), table[["damage", "strength"]].drop_duplicates().itertuples(index=False, name=None)
+    # in the order of beyond.yaml: the first row is the one that is compared
+    rows, cases = list(dict.fromkeys(table.row)), dict.fromkeys(zip(table.damage, table.strength, strict=True))
     damages = [case for case in cases if case[0] not in (WHOLE, DUET)]
-    means = table.groupby(["damage", "strength", "row"]).mean(numeric_only=True)
-    lines = [[CASES[WHOLE], *(cell for row in rows for cell in (_percent(means, WHOLE, 0.0, row), ""))]]
-    for damage, strength in damages:
+    accuracy, precision = (
+        table.pivot(index=["damage", "strength", "world"], columns="row", values=measure)
+        for measure in ("last_accuracy", "mean_average_precision")
+    )
+    means = table.groupby(["row", "damage", "strength"]).mean()
+    shares, lines = lost(accuracy), []
+    for damage, strength in [(WHOLE, 0.0), *damages]:
         line = [CASES[damage].format(strength)]
         for row in rows:
-            line += [_percent(means, damage, strength, row), points(over_seeds(shares.loc[(damage, strength)][row]))]
+            fallen = over_seeds(shares.loc[(damage, strength), row])
+            # whole clips lose nothing
+            line += [_percent(means.last_accuracy[row, damage, strength]), "" if damage == WHOLE else points(fallen)]
         lines.append(line)
     head = " | ".join(f"{short_name_of(row)} | lost" for row in rows)
     duets = [
         [
             name_of(row),
-            *(_percent(means, case, 0.0, row, "mean_average_precision") for case in (WHOLE, DUET)),
-            points(over_seeds(two[row])),
+            *(_percent(means.mean_average_precision[row, case, 0.0]) for case in (WHOLE, DUET)),
+            points(over_seeds(lost(precision).loc[(DUET, 0.0), row])),
         ]
         for row in rows
     ]
-    accuracy = table.pivot(index=["damage", "strength", "world"], columns="row", values="last_accuracy")
     against = {
         # losses the other way round, so that above zero is better for the first row in both
         row: [*_counted(accuracy[rows[0]] - accuracy[row], damages), *_counted(shares[row] - shares[rows[0]], damages)]
@@ -468,8 +465,9 @@ def robust(folder: Path) -> str:
     return "\n\n".join(blocks)
 
 
-def _percent(means: pd.DataFrame, damage: str, strength: float, row: str, measure: str = "last_accuracy") -> str:
-    return f"{100 * means[measure][damage, strength, row]:.1f}"
+def _percent(share: float) -> str:
+    """Nothing where nothing was measured."""
+    return "" if np.isnan(share) else f"{100 * share:.1f}"
 
 
 def _counted(apart: pd.Series, damages: list[tuple[str, float]]) -> list[int]:
@@ -481,39 +479,37 @@ def _counted(apart: pd.Series, damages: list[tuple[str, float]]) -> list[int]:
 # ---- adapting the prior
 
 
-def over_frozen(table: pd.DataFrame, row: str, shift: str, way: str) -> Interval:
-    """What a way of adapting adds to last accuracy."""
-    # not `table.shift`, which pandas has for something else
-    return apart(table[(table.row == row) & (table["shift"] == shift)], "way", way, "frozen")
+def _over(runs: pd.DataFrame, column: str, way: str, base: str) -> list[str]:
+    """Of one row's runs where ``column`` is ``way`` last accuracy, what it is over ``base``, and hits."""
+    mine = runs[runs[column] == way]
+    # a row that is trained may have been run in few ways
+    gained = "" if way == base or mine.empty else points(apart(runs, column, way, base))
+    return [_percent(mine.last_accuracy.mean()), gained, _percent(mine.hit.mean())]
 
 
 def adapting(folder: Path) -> str:
     """The answer, and of each row a line a way: last accuracy, what it is over the frozen prior's, and hits."""
     table = pd.read_csv(folder / "beyond_adapting.csv")
-    means = 100 * table.groupby(["row", "shift", "way"])[["last_accuracy", "hit"]].mean()
     shifts, rows = list(dict.fromkeys(table["shift"])), list(dict.fromkeys(table.row))
+    # not `table.shift`, which pandas has for something else
+    runs = {key: of for key, of in table.groupby(["row", "shift"])}
     ours, blocks = rows[0], []
     for row in rows:
-        lines = []
-        for way in dict.fromkeys(table.way[table.row == row]):
-            line = [WAYS[way]]
-            for shift in shifts:
-                accuracy, hit = means.loc[(row, shift, way)]
-                # `frozen` is what the others are told against
-                gained = "" if way == "frozen" else points(over_frozen(table, row, shift, way))
-                line += [f"{accuracy:.1f}", gained, f"{hit:.1f}"]
-            lines.append(line)
+        lines = [
+            [WAYS[way], *(cell for shift in shifts for cell in _over(runs[row, shift], "way", way, "frozen"))]
+            for way in dict.fromkeys(table.way[table.row == row])
+        ]
         head = " | ".join(f"{shift} | over frozen | hits" for shift in shifts)
         blocks.append(markdown(f"| {short_name_of(row)} | {head} |", "l" + "rrr" * len(shifts), lines))
-    told = "; ".join(
-        f"{WAYS[way]}: " + ", ".join(f"{shift} {verdict(over_frozen(table, ours, shift, way))}" for shift in shifts)
-        for way in ("continued", "distilled", "before")
-    )
+    told = []
+    for way in ("continued", "distilled", "before"):
+        over = [f"{shift} {verdict(apart(runs[ours, shift], 'way', way, 'frozen'))}" for shift in shifts]
+        told.append(f"{WAYS[way]}: {', '.join(over)}")
     note = (
         "Last accuracy and hits (the share of test clips on which attention peaks on what sounds), percent, means of "
         f"{table.world.nunique()} worlds; differences: points, 95 % intervals of Student's t over worlds, each alone."
     )
-    return "\n\n".join([f"**{short_name_of(ours)}, against the frozen prior: {told}.**", *blocks, note])
+    return "\n\n".join([f"**{short_name_of(ours)}, against the frozen prior: {'; '.join(told)}.**", *blocks, note])
 
 
 # ---- more streams
@@ -526,17 +522,7 @@ def streams(folder: Path) -> str:
     rows = {row: tested[tested.row == row] for row in dict.fromkeys(tested.row)}
     # the weight was chosen with all streams joined, so its lines have the name of all
     chosen, every = list(dict.fromkeys(tested.streams)), tried.streams.iloc[0]
-    means, lines = 100 * tested.groupby(["row", "streams"])[["last_accuracy", "hit"]].mean(), []
-    for way in chosen:
-        line = [way]
-        for row, runs in rows.items():
-            # rows that are trained were run with all streams and with none
-            accuracy, hit = means.loc[(row, way)] if (row, way) in means.index else (np.nan, np.nan)
-            line += ["" if np.isnan(value) else f"{value:.1f}" for value in (accuracy, hit)]
-            measured = way != ALONE and not np.isnan(accuracy)
-            # before the hits, as the head of the table has it
-            line.insert(-1, points(apart(runs, "streams", way, ALONE)) if measured else "")
-        lines.append(line)
+    lines = [[way, *(cell for runs in rows.values() for cell in _over(runs, "streams", way, ALONE))] for way in chosen]
     told = "; ".join(
         f"{short_name_of(row)} {verdict(apart(runs, 'streams', every, ALONE))}" for row, runs in rows.items()
     )

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from avcil.beyond import answers
+from avcil.beyond.settings import load_beyond
 from avcil.comparison import tables
 from avcil.comparison.intervals import ALPHA, VERDICTS, Interval, outcome, over_seeds, points, verdict
 from avcil.comparison.search import compared
@@ -431,6 +432,8 @@ def updated(texts: dict[str, str], folder: Path) -> dict[str, str]:
     """The texts with fresh results. Raises ValueError if a marker is missing, or stands in two texts."""
     # benchmarks/ stands beside metrics/, in the project's root
     texts, benchmarks = dict(texts), folder.parent / "benchmarks/results"
+    root = project.root()
+    beyond = load_beyond(load(root / "params.yaml"), root / "beyond.yaml")
     sections = {
         "results": f"{comparisons(folder)}\n\n{remarks(folder)}",
         "headline": headline(folder),
@@ -452,8 +455,8 @@ def updated(texts: dict[str, str], folder: Path) -> dict[str, str]:
         "parity": parity(benchmarks),
         "many_tasks": answers.many_tasks(folder),
         "looked_at": answers.looked_at(folder),
-        "missing": answers.missing(folder),
-        "light": answers.light(folder),
+        "missing": answers.missing(folder, beyond.missing),
+        "light": answers.light(folder, beyond.light),
         "robust": answers.robust(folder),
         "adapting": answers.adapting(folder),
         "streams": answers.streams(folder),

@@ -74,7 +74,7 @@ def test_the_page_says_in_how_many_worlds_a_variant_was_run(table, settings, tmp
     variants = settings.variants
     table = table[(table.variant != "best_1") & ~(table.variant.eq("int8") & table.world.isin(settings.worlds[1:]))]
     table.to_csv(tmp_path / "beyond_light.csv", index=False)
-    text = answers.light(tmp_path)
+    text = answers.light(tmp_path, settings)
     lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line.count(" | ") == 8]
     worlds = {name: (run, less) for name, *_, run, _, less in lines}
     assert worlds[variants["best_4"].name][0] == str(len(settings.worlds))
