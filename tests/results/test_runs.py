@@ -155,7 +155,7 @@ def test_it_is_found_from_a_folder_of_the_project(run_before, params, monkeypatc
 
 def test_a_run_that_keeps_no_checkpoints_is_read_from_its_file(bare, params):
     """A row in another setting than the first: `artifacts/sweep/<setting>/<row>/seed<s>.json`."""
-    seeds = params.protocol().settings["exemplars_1"].seeds
+    seeds = params.seeds
     for seed in seeds:
         results = [TaskResult(t, MATRIX[t], CLIPS[: t + 1], None, None, {"clip": seed}, 7, 8) for t in range(5)]
         kept = {"origin": origin_of(bare, "exemplars_1", "replay", seed), "seconds": 1.0}
