@@ -62,8 +62,9 @@ class ClipEncoder(Section):
         params.yaml does not have."""
         features, device = params.features, params.compute.device
         if name in params.own_encoders:
-            # with what its weights were made for, so that a saved learner needs no params.yaml
-            own, weights = params.encoder, released(name, priors)
+            # with what its weights were made for, so that a saved learner needs no params.yaml; absolute, for they are
+            # read with the first file, and the working directory may be another one by then
+            own, weights = params.encoder, released(name, priors).absolute()
             return cls(name=name, features=features, device=device, mini=own, film=params.film, weights=weights)
         if name not in params.encoders:
             raise ParameterError(f"encoders: no `{name}`{nearest(name, [*params.own_encoders, *params.encoders])}")

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shutil
 
 import av
 import numpy as np
@@ -493,6 +494,20 @@ def test_a_device_that_is_not_there_is_refused_for_a_new_learner_too(tmp_path, m
     with pytest.raises(LearnerError, match="device nonsense: torch sees none here"):
         command("learn", clip, "--label", "bell", "--learner", tmp_path / "mine", "--device", "nonsense")
     assert not (tmp_path / "mine").exists()
+
+
+@pytest.mark.parametrize("made", ["saved", "new"])
+def test_files_are_read_after_one_has_gone_to_another_folder(learner, tmp_path, monkeypatch, made):
+    """Weights are read with the first file, and notebooks change folder (`project.enter`)."""
+    clip = ROOT / "corpus/sounding_objects/clips/test-000-000.mp4"
+    learner.fit([clip], "a")
+    learner.save(tmp_path / "mine")
+    shutil.copytree(ROOT / "prior", tmp_path / "prior")
+    monkeypatch.chdir(tmp_path)
+    again = avcil.Learner.load("mine") if made == "saved" else avcil.Learner(root=".")
+    monkeypatch.chdir(ROOT.parent)
+    again.learn([clip], "b")
+    assert again.classes[-1] == "b"
 
 
 def test_what_moves_elsewhere_takes_its_encoder_along():
