@@ -361,8 +361,8 @@ class Learner:
             method, training = Method.model_validate(config["method"]), Training.model_validate(config["training"])
             encoder = config["encoder"] and ClipEncoder.model_validate(config["encoder"])
             if encoder:
-                # both are this machine's and this folder's, so config.json has neither; absolute, for they are read with
-                # the first file, and who loads may have gone to another folder by then
+                # both are this machine's and this folder's, so config.json has neither; absolute, for weights are read
+                # with the first file, and who loads may have gone to another folder by then
                 encoder.device = device
                 encoder.weights = folder.absolute() / folders.ENCODER if encoder.mini else None
             # a forged file, whose digest fits, may have anything in place of names

@@ -496,6 +496,21 @@ def test_a_device_that_is_not_there_is_refused_for_a_new_learner_too(tmp_path, m
     assert not (tmp_path / "mine").exists()
 
 
+def test_a_name_with_a_colon_is_no_protocol(learner, tmp_path, monkeypatch, capsys):
+    """As recorders give them; where one is in their folder, FFmpeg would take what is in front of the colon for one."""
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "12:30.mp4", [k / 4 for k in range(12)], sound=tone(440, 3, 16000))
+    learner.fit(["12:30.mp4"], "a")
+    learner.save("mine")
+    assert [moment.start for moment in windows("12:30.mp4", 2.0, every=0.5)] == [0, 0.5]
+    command("predict", "12:30.mp4", "--learner", "mine", "--overlay", "out.mp4")
+    said = capsys.readouterr()
+    assert said.out.startswith("12:30.mp4: a (probability 1.00") and "(`12:30.mp4`: 3.0 s)" in said.err
+    (tmp_path / "12:31.mp4").write_text("no video")
+    with pytest.raises(ClipError, match=r"^12:31\.mp4: damaged \(InvalidDataError\); restore it or leave it out$"):
+        learner.predict(["12:31.mp4"])
+
+
 @pytest.mark.parametrize("made", ["saved", "new"])
 def test_files_are_read_after_one_has_gone_to_another_folder(learner, tmp_path, monkeypatch, made):
     """Weights are read with the first file, and notebooks change folder (`project.enter`)."""

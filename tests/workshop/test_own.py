@@ -216,6 +216,15 @@ def test_what_is_not_read_of_longer_clips_is_said_before_extraction(here, capsys
     assert lines[3].startswith("ridge: ") and sum("reads 2 s" in line for line in lines) == 1
 
 
+def test_a_name_with_a_colon_is_no_protocol(here, capsys):
+    """Beside its list, in the folder where one is: FFmpeg would take what is in front of the colon for one."""
+    (here / "labels.csv").write_text((here / "labels.csv").read_text().replace("clips/", "12:30-"))
+    for clip in (here / "clips").iterdir():
+        clip.rename(here / f"12:30-{clip.name}")
+    main(["run", "labels.csv", "--to", "to", "--rows", "ridge", "--seeds", "0"])
+    assert "left out" not in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_dvc_reruns_what_changed(here):
     Path("dvc.lock").unlink()

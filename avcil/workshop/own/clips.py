@@ -157,7 +157,9 @@ def extract_tokens(
     chosen = ClipEncoder.of_params(encoder, params, priors).model_dump(exclude={"features"})
     # and the code that makes them, so that tokens of an older one are not taken for these
     how = chosen, params.features.silence, digest(code_of(("encoders/*.py", *READING)))
-    clips = media(table, folder)
+    # absolute: FFmpeg takes what stands in front of a colon, as in `12:30.mp4`, for a protocol, and reasons that a
+    # store keeps are read from other folders too
+    clips = media(table, folder.absolute())
     store = place / f"{encoder}-{digest_of(how)}" / digest_of(list(clips))
     _begin_store(store, list(clips))
     # a shard a clip, so that other stores can link it; and however many clips are unusable, it is said of each
