@@ -225,6 +225,18 @@ def test_a_name_with_a_colon_is_no_protocol(here, capsys):
     assert "left out" not in capsys.readouterr().out
 
 
+def test_of_a_film_that_holds_several_clips_the_unusable_row_is_told(here, capsys):
+    write(here / "clips/film.mp4", [k / 4 for k in range(20)], sound=tone(440, 5, 16000))
+    table = pd.read_csv("labels.csv").assign(start=0)
+    parts = [("clips/film.mp4", "object_001", start) for start in (0, 2, 4.5)]
+    pd.concat([table, pd.DataFrame(parts, columns=list(table))]).to_csv("labels.csv", index=False)
+    (here / "clips" / Path(table.path[0]).name).write_text("no film")
+    main(["run", "labels.csv", "--to", "to", "--rows", "ridge", "--seeds", "0"])
+    one, other = [line for line in capsys.readouterr().out.splitlines() if line.startswith("left out: ")]
+    assert "film.mp4: " in one and one.endswith("; drop its row (start 4.5)")
+    assert other.endswith("; restore it or drop its row")
+
+
 @pytest.mark.slow
 def test_dvc_reruns_what_changed(here):
     Path("dvc.lock").unlink()

@@ -190,8 +190,11 @@ def _begin_store(store: Path, clips: list[str]) -> None:
 
 def drop_unusable(table: pd.DataFrame, unusable: dict[str, str], labels: Path) -> pd.DataFrame:
     """The clips that can be used; the others are printed. Raises BuilderError for a class that lost all of a split."""
-    for reason in unusable.values():
-        print(f"left out: {reason}")
+    # of a file that holds several clips the reason tells which file, not which row
+    several = table.path.duplicated(keep=False)
+    for clip, start, which in zip(table.clip_id, table.start, several, strict=True):
+        if clip in unusable:
+            print(f"left out: {unusable[clip]}" + f" (start {start:.10g})" * which)
     left = table[~table.clip_id.isin(unusable)]
     # of all classes in the list, so that one whose clips are all unusable is noticed
     if what := lacking(left, sorted(set(table.label))):
