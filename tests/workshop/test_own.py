@@ -237,6 +237,17 @@ def test_of_a_film_that_holds_several_clips_the_unusable_row_is_told(here, capsy
     assert other.endswith("; restore it or drop its row")
 
 
+def test_a_damaged_division_into_tasks_costs_nothing_that_was_learnt(here):
+    """To delete its folder, as is said of other files, would delete tokens and checkpoints too."""
+    run()
+    Path("to/classes.json").write_text("{")
+    way_out = "damaged, or of another version; delete it, and classes are divided into tasks anew"
+    with pytest.raises(SystemExit, match=f"^to/classes.json: {way_out}$"):
+        run()
+    Path("to/classes.json").unlink()
+    run()
+
+
 @pytest.mark.slow
 def test_dvc_reruns_what_changed(here):
     Path("dvc.lock").unlink()

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from avcil.base.code import code_of
 from avcil.base.files import digest, file_digest, read_sealed, unfinished, write_sealed
@@ -122,8 +122,10 @@ def classes_by_task(file: Path, drawn: list[str], asked: int | None, most: int) 
         raise ValueError(f"--tasks {asked}: there are {len(drawn)} classes; give 1 to {len(drawn)}")
     try:
         before = TypeAdapter(Division).validate_python(read_sealed(file)) if file.exists() else None
-    except ValidationError:
-        raise Refusal(f"{file}: of another version; delete it, and classes are divided into tasks anew") from None
+    # pydantic's is one, and so is that of a damaged file, whose own way out is to delete all that was learnt beside it
+    except ValueError:
+        what = "damaged, or of another version; delete it, and classes are divided into tasks anew"
+        raise Refusal(f"{file}: {what}") from None
     known = {label for task in before.tasks for label in task} if before else set()
     # that none of its classes is known says that the folder is of another list
     if before and not known & set(drawn):
