@@ -114,6 +114,9 @@ class Params(Section):
             raise ValueError("methods: `lll_prior` is missing, which stages of their own learn")
         first_of = {row.about.name: name for name, row in reversed(self.methods.items())}
         for name, row in self.methods.items():
+            # in a folder of a folder stale runs are not found, and `..` leads out of what a command may write
+            if "/" in name or name.startswith("."):
+                raise ValueError(f"methods.{name}: names a folder of runs; use no `/`, and no `.` in front")
             if (other := first_of[row.about.name]) != name:
                 raise ValueError(f"methods.{name}: is named as `{other}` is; give it an `about` of its own")
             _check(row.tokens, [*self.own_encoders, *self.encoders], f"methods.{name}: no encoder")

@@ -54,6 +54,13 @@ def test_a_bad_parameter_is_one_clear_line(raw_params, path, value, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["lll/2", "../lll", ".lll"])
+def test_a_method_names_a_folder(raw_params, name):
+    row = raw_params["methods"]["ridge"] | {"about": {"name": "mine", "family": "own"}}
+    with pytest.raises(ParameterError, match=rf"methods\.{name}: names a folder of runs; use no `/`, and no `\.` in f"):
+        parse(_changed(raw_params, "methods", raw_params["methods"] | {name: row}))
+
+
 def test_a_missing_parameter_is_named(raw_params):
     raw = {key: value for key, value in raw_params.items() if key != "film"}
     with pytest.raises(ParameterError, match="film: Field required"):
