@@ -121,6 +121,9 @@ class Params(Section):
                 raise ValueError(f"methods.{name}: is named as `{other}` is; give it an `about` of its own")
             _check(row.tokens, [*self.own_encoders, *self.encoders], f"methods.{name}: no encoder")
         for name, encoder in self.encoders.items():
+            # own encoders are looked for first, so that such an entry would never be read
+            if name in self.own_encoders:
+                raise ValueError(f"encoders.{name}: has the name of an own encoder, in prior/; give it another")
             if (guide := encoder.similarity) is not None:
                 _check(guide, self.encoders, f"encoders.{name}.similarity: no encoder")
                 if self.encoders[guide].similarity is not None:

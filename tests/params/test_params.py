@@ -61,6 +61,14 @@ def test_a_method_names_a_folder(raw_params, name):
         parse(_changed(raw_params, "methods", raw_params["methods"] | {name: row}))
 
 
+@pytest.mark.parametrize("name", ["mini", "mini-1", "random"])
+def test_an_entry_of_encoders_hides_behind_no_own_encoder(raw_params, name):
+    """It would never be read: own encoders are looked for first."""
+    entry = raw_params["encoders"]["pe_av"]
+    with pytest.raises(ParameterError, match=f"encoders.{name}: has the name of an own encoder, in prior/; give it a"):
+        parse(_changed(raw_params, "encoders", raw_params["encoders"] | {name: entry}))
+
+
 def test_a_missing_parameter_is_named(raw_params):
     raw = {key: value for key, value in raw_params.items() if key != "film"}
     with pytest.raises(ParameterError, match="film: Field required"):
