@@ -1,11 +1,13 @@
 """Labels as people write them."""
 
+import unicodedata
 from collections.abc import Iterable
 
 
 def tidy(label: str) -> str:
-    """Without stray blanks."""
-    return " ".join(label.split())
+    """Without stray blanks, and each letter written in one way."""
+    # names of folders on a Mac have ö in two characters, keyboards give one: they would be two classes that look alike
+    return " ".join(unicodedata.normalize("NFC", label).split())
 
 
 def alike(label: str, known: Iterable[str]) -> list[str]:

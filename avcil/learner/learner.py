@@ -205,6 +205,8 @@ class Learner:
 
         Raises LearnerError for an unknown label, and where sums are not kept by class.
         """
+        # as `learn` has written it; those of a run are as its manifest has them
+        label = label if label in self.classes else tidy(label)
         if label not in self.classes:
             raise LearnerError(f"no class `{label}`{nearest(label, self.classes)}")
         if not self._parts:

@@ -496,6 +496,14 @@ def test_a_device_that_is_not_there_is_refused_for_a_new_learner_too(tmp_path, m
     assert not (tmp_path / "mine").exists()
 
 
+def test_a_letter_that_is_written_in_two_ways_is_one(toy, learner):
+    tokens, _ = part(toy, "train", [0])
+    learner.fit(tokens, "V\xf6gel")
+    assert learner.learn(tokens, " Vo\u0308gel").new_classes == [] and learner.classes == ["V\xf6gel"]
+    learner.forget("Vo\u0308gel ")
+    assert learner.classes == []
+
+
 def test_a_name_with_a_colon_is_no_protocol(learner, tmp_path, monkeypatch, capsys):
     """As recorders give them; where one is in their folder, FFmpeg would take what is in front of the colon for one."""
     monkeypatch.chdir(tmp_path)

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 
 import nbformat
@@ -223,6 +224,18 @@ def test_a_name_with_a_colon_is_no_protocol(here, capsys):
         clip.rename(here / f"12:30-{clip.name}")
     main(["run", "labels.csv", "--to", "to", "--rows", "ridge", "--seeds", "0"])
     assert "left out" not in capsys.readouterr().out
+
+
+def test_a_letter_that_is_written_in_two_ways_is_one(here, capsys):
+    """Names of folders on a Mac have ö in two characters; the class would be two that look alike."""
+    table = pd.read_csv("labels.csv")
+    spelled = {"NFC": table.index[:3], "NFD": table.index[3:6]}
+    for form, rows in spelled.items():
+        table.loc[rows, "label"] = unicodedata.normalize(form, "Vögel")
+    table.to_csv("labels.csv", index=False)
+    read, order = read_clips(Path("labels.csv"))
+    assert len(order) == 4 and (read.label == "V\xf6gel").sum() == 6
+    assert capsys.readouterr().out == "label `Vo\u0308gel` is read as `V\xf6gel`\n"
 
 
 def test_of_a_film_that_holds_several_clips_the_unusable_row_is_told(here, capsys):

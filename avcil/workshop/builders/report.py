@@ -105,8 +105,8 @@ def _tidy(labels: pd.Series, renamed: dict[str, str]) -> tuple[pd.Series, dict[s
 
 def _order(annotation: Annotation, labels: set[str]) -> list[str]:
     """The classes in the order in which they are learnt. Raises BuilderError for one without clips."""
-    # a list of classes may be written in either spelling too
-    order = [annotation.renamed.get(name, name) for name in annotation.classes or sorted(labels)]
+    # a list of classes may be written in either spelling too, and is tidied as labels are
+    order = [annotation.renamed.get(name, name) for name in map(tidy, annotation.classes or sorted(labels))]
     if unknown := [f"`{name}`{nearest(name, labels)}" for name in order if name not in labels]:
         raise BuilderError(f"{annotation.source}: no clip of {', '.join(unknown)}; correct or drop these classes")
     if twice := [name for i, name in enumerate(order) if name in order[:i]]:
