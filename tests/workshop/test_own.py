@@ -226,6 +226,25 @@ def test_a_name_with_a_colon_is_no_protocol(here, capsys):
     assert "left out" not in capsys.readouterr().out
 
 
+def test_neither_the_list_nor_what_is_somebody_s_own_is_written_over(here):
+    for name in ("manifest.csv", "table.csv"):
+        shutil.copy("labels.csv", name)
+        with pytest.raises(SystemExit, match=rf"^{name}: would be written over; give --to another folder"):
+            main(["run", name, "--to", ".", "--rows", "ridge", "--seeds", "0"])
+        assert Path(name).read_bytes() == Path("labels.csv").read_bytes()
+        with pytest.raises(SystemExit, match=rf"^{name}: would be written over"):
+            run(to=".")
+        Path(name).unlink()
+    run(to=".")
+    run(to=".")
+    # what a run has written stays its own where its division was deleted, and a list that comes there is none of it
+    Path("classes.json").unlink()
+    run(to=".")
+    shutil.copy("labels.csv", "table.csv")
+    with pytest.raises(SystemExit, match=r"^table\.csv: would be written over"):
+        main(["run", "table.csv", "--to", ".", "--rows", "ridge", "--seeds", "0"])
+
+
 def test_a_letter_that_is_written_in_two_ways_is_one(here, capsys):
     """Names of folders on a Mac have ö in two characters; the class would be two that look alike."""
     table = pd.read_csv("labels.csv")

@@ -22,6 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from avcil.base.alone import alone
 from avcil.base.files import read_sealed, write_bytes, write_sealed
+from avcil.base.refusal import Refusal
 from avcil.comparison import sweep, tables
 from avcil.encoders.load import check_weights
 from avcil.learn.hooks import check
@@ -48,6 +49,8 @@ from avcil.workshop.own.protocol import SHOWN
 
 ROWS = ["joint_guided", "lll_closed", "lll_analytic", "lll_prior", "replay", "ridge"]
 FEW = 30  # test clips
+WRITTEN = ("manifest.csv", "orders.json", "table.csv", "table.md")  # anew by each run
+PARTS = ("classes.json", "tokens", "learnt")  # one of which there is wherever a run has been
 
 
 # ---- learning
@@ -152,6 +155,14 @@ def table_of(results: dict, test: pd.Series) -> tuple[pd.DataFrame, str]:
 # ---- the command
 
 
+def _check_nothing_is_lost(labels: Path, to: Path) -> None:
+    """Raises ValueError if a run would write over the list itself, or over what no run has written."""
+    begun_before = any((to / part).exists() for part in PARTS)
+    for file in [to / name for name in WRITTEN if (to / name).exists()]:
+        if file.samefile(labels) or not begun_before:
+            raise Refusal(f"{file}: would be written over; give --to another folder, or the file another name")
+
+
 def run(
     labels: Path, to: Path, *, encoder: str = "mini", rows: list[str] = ROWS, tasks: int | None = None,
     seeds: list[int] | None = None,
@@ -175,6 +186,8 @@ def run(
         if published:
             check_weights(published)
 
+    if labels.exists():  # else what reads it says so
+        _check_nothing_is_lost(labels, to)
     with alone([to]):
         table, drawn = read_clips(labels)
         division = classes_by_task(to / "classes.json", drawn, tasks, len(params.tasks))
