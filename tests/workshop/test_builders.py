@@ -60,6 +60,14 @@ def _refused(arguments) -> str:
 # ---- AVE, and what every report says
 
 
+def test_a_list_is_not_written_over(tmp_path):
+    table = "path,label,split\na.mp4,x,train\nb.mp4,x,test\n"
+    (_touch(tmp_path, ["a.mp4", "b.mp4"]) / "manifest.csv").write_text(table)
+    line = _refused(["folder", tmp_path / "manifest.csv", tmp_path])
+    assert line.endswith("manifest.csv: would be written over; choose another destination, or give it another name")
+    assert (tmp_path / "manifest.csv").read_text() == table and not (tmp_path / "order.json").exists()
+
+
 def test_a_list_of_classes_is_tidied_as_labels_are():
     """A letter of two characters and a stray blank, in both as on the disk they are from."""
     label = "Vo\u0308gel "

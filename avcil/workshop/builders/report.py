@@ -243,5 +243,9 @@ def build(
     report = summarise(benchmark, str(annotation.source), clips, missing=missing, notes=annotation.notes, **fields)
     table = clips[["clip_id", "path", "label", "split", "start"]]
     contents = {"order.json": report.order, **annotation.files, "report.json": report._asdict()}
+    # a list of one's own may be called manifest.csv, and lie where its benchmark is to be
+    for file in [destination / name for name in ("manifest.csv", *contents) if (destination / name).exists()]:
+        if file.samefile(annotation.source):
+            raise BuilderError(f"{file}: would be written over; choose another destination, or give it another name")
     _write(destination, media, table.to_csv(index=False, lineterminator="\n").encode(), contents)
     return report
