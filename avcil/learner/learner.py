@@ -293,7 +293,8 @@ class Learner:
 
     def export(self, path: str | Path, clips: Clips) -> None:
         """What makes logits [B,C] of tokens, for B clips, as a .pt2 file (`avcil.learner.export`). ``clips``: examples
-        of what it will be given, two at least."""
+        of what it will be given, two at least: it takes their type alone, which is float16 of files, and float32 of
+        `Tokens.clips`."""
         tokens = tokens_of(clips, self.encoder)
         read = self._read_out(tokens)
         # a program is of one device, and heads are on the CPU
