@@ -10,8 +10,9 @@ from inspect import signature
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from avcil.learn.attention import Attention
 from avcil.learn.feed import Feed
 from avcil.learn.heads import CarriedRidge, Head
 from avcil.learn.methods import find, named, options
@@ -128,6 +129,15 @@ def hooks_of(method: Method) -> dict[str, Hooks]:
     return {name: find(name).build(options(name, given), method) for name, given in method.hooks.items()}
 
 
+def _kind(name: str) -> str | None:
+    """Which choice of a row a method's file is for, by what its `build` says that it returns; None if it does not."""
+    build = find(name).build
+    made = build if isinstance(build, type) else signature(build).return_annotation
+    # an attention is a module too, and a classifier no more than that
+    kinds = {"fusion": Attention, "readout": Head, "hooks": Hooks, "classifier": nn.Module}
+    return next((kind for kind, base in kinds.items() if isinstance(made, type) and issubclass(made, base)), None)
+
+
 def check(row: str, method: Method) -> None:
     """Raises ValueError, naming the row, if a method's file does not take what the row gives it."""
     try:
@@ -137,7 +147,7 @@ def check(row: str, method: Method) -> None:
         # hooks have had their options checked by now. Others are not built before the first task begins: a fusion wants
         # the widths of tokens, which are not known yet
         for kind, name in (("fusion", method.fusion), ("classifier", method.classifier), ("readout", method.readout)):
-            if name in named(method) and len(signature(find(name).build).parameters) != (2 if kind == "readout" else 1):
+            if name in named(method) and (_kind(name) or kind) != kind:
                 raise ValueError(f"{kind}: `{name}` is none")
         if method.readout not in READOUTS:
             options(method.readout, method.readout_options)

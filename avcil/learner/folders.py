@@ -98,7 +98,9 @@ def card(config: dict, licence: str) -> str:
     if config["accuracy"] is not None:
         measured = f"{100 * config['accuracy']:.1f} % on the validation clips that it was last given"
     counts, known = config["counts"], len(config["classes"])
-    classes = "\n".join(f"| {label} | {counts.get(label, 'not recorded')} |" for label in config["classes"])
+    classes = "\n".join(
+        f"| {label.replace('|', '&#124;')} | {counts.get(label, 'not recorded')} |" for label in config["classes"]
+    )
     return f"""---
 library_name: avcil
 tags: [audio-visual, class-incremental-learning, video-classification]

@@ -51,6 +51,12 @@ _Loader.add_implicit_resolver(
 _CHAINED = ("exemplars", "budget", "training", "changes", "epochs", "epochs_of", "tokens", "seeds")
 
 
+def _check_folder(where: str, name: str) -> None:
+    # in a folder of a folder what is stale is not found, and `..` leads out of what a command may write
+    if "/" in name or name.startswith("."):
+        raise ValueError(f"{where}: names a folder; use no `/`, and no `.` in front")
+
+
 class Params(Section):
     """The whole of params.yaml."""
 
@@ -114,13 +120,12 @@ class Params(Section):
             raise ValueError("methods: `lll_prior` is missing, which stages of their own learn")
         first_of = {row.about.name: name for name, row in reversed(self.methods.items())}
         for name, row in self.methods.items():
-            # in a folder of a folder stale runs are not found, and `..` leads out of what a command may write
-            if "/" in name or name.startswith("."):
-                raise ValueError(f"methods.{name}: names a folder of runs; use no `/`, and no `.` in front")
+            _check_folder(f"methods.{name}", name)
             if (other := first_of[row.about.name]) != name:
                 raise ValueError(f"methods.{name}: is named as `{other}` is; give it an `about` of its own")
             _check(row.tokens, [*self.own_encoders, *self.encoders], f"methods.{name}: no encoder")
         for name, encoder in self.encoders.items():
+            _check_folder(f"encoders.{name}", name)
             # own encoders are looked for first, so that such an entry would never be read
             if name in self.own_encoders:
                 raise ValueError(f"encoders.{name}: has the name of an own encoder, in prior/; give it another")

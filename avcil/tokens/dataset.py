@@ -50,7 +50,7 @@ def load_datasets(
     content = read_store(store, room=room)
     # in the same order, too: a row of the table is a row of the tokens
     if list(table.clip_id) != content.header.clip_ids:
-        raise StoreError(f"{store}: made from another manifest than {manifest}; run the features stage")
+        raise StoreError(f"{store}: made from another manifest than {manifest}; run the extraction")
     share = None
     if regions is not None:
         grid = read_regions(regions, list(table.clip_id))

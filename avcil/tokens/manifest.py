@@ -49,7 +49,8 @@ def read_manifest(path: Path) -> pd.DataFrame:
     """
     path = Path(path)
     if not path.is_file():
-        raise ManifestError(f"{path}: no such file; `dvc repro data.dvc` imports it")
+        way_out = "`make repro` writes the benchmark's, a builder or importer that of other clips"
+        raise ManifestError(f"{path}: no such file; {way_out}")
     # before it is parsed, so that damage is called damage and not a missing column
     _check_seal(path)
     try:

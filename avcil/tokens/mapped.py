@@ -50,7 +50,7 @@ class MappedTokens:
         # a view is made by whoever needs it, a store by its stage
         self._way_out = "delete its folder, and it is made anew"
         if views:
-            self._way_out = "delete the file and run the features stage"
+            self._way_out = "delete the file and run the extraction"
         # the last file has what is left
         shards = zip(sums, range(0, count, per_shard), strict=True)
         # all are opened now: a store that lost clips is refused before learning begins, not in a later task

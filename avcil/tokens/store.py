@@ -66,7 +66,7 @@ def load_header(store: Path) -> Header:
     try:
         return _HEADER.validate_python(_sealed(store / "header.json"))
     except ValidationError:
-        raise StoreError(f"{store}: of an older version; delete the folder and run the features stage") from None
+        raise StoreError(f"{store}: of an older version; delete the folder and run the extraction") from None
 
 
 def cost(layout: Layout, clips: int) -> str:
@@ -201,19 +201,19 @@ def read_store(store: Path, *, encoder: str | None = None, verify: bool = False,
     """
     index = store / "index.json"
     if not store.is_dir():
-        raise StoreError(f"{store}: no such feature store; run the features stage, or mend the name of the tokens")
+        raise StoreError(f"{store}: no such feature store; run the extraction, or mend the name of the tokens")
     if not index.exists():
-        raise StoreError(f"{store}: unfinished; run the features stage again, it goes on where it stopped")
+        raise StoreError(f"{store}: unfinished; run the extraction again, it goes on where it stopped")
     header = load_header(store)
     if encoder is not None and header.encoder != encoder:
-        raise StoreError(f"{store}: features of encoder `{header.encoder}`, not `{encoder}`; run the features stage")
+        raise StoreError(f"{store}: features of encoder `{header.encoder}`, not `{encoder}`; run the extraction")
     content, count = _sealed(index), len(header.clip_ids)
     names = [_files(store, number)[0].name for number in range(len(header.shards))]
     # as in `_note`: intact, it may still be of another form
     whole = content.keys() == {"shards", "quarantined"} and all(isinstance(part, dict) for part in content.values())
     # sorted, as JSON has them: behind 99999 names are in another order than numbers
     if not whole or [*content["shards"]] != sorted(names):
-        raise StoreError(f"{index}: lists other shards than those of the header; delete it and run the features stage")
+        raise StoreError(f"{index}: lists other shards than those of the header; delete it and run the extraction")
     # of all checksums, so that with other tokens checkpoints have another origin and views another folder
     sums, stamp = {store / name: content["shards"][name] for name in names}, digest(json_bytes(content))
     # beside it: `finish` and DVC know what belongs in the store itself

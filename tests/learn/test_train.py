@@ -206,6 +206,9 @@ def test_classes_that_are_not_there_or_have_no_training_clip_are_told_before_any
         ({"fusion": "ranpac"}, "fusion: `ranpac` is none"),
         ({"classifier": "slda"}, "classifier: `slda` is none"),
         ({"readout": "proxies"}, "readout: `proxies` is none"),
+        ({"readout": "weight_aligning"}, "readout: `weight_aligning` is none"),
+        ({"fusion": "proxies"}, "fusion: `proxies` is none"),
+        ({"classifier": "channelwise"}, "classifier: `channelwise` is none"),
         ({"readout": "chosen_ridge"}, "readout: `chosen_ridge` needs fusion: frozen_sources"),
         ({"hooks": {"der": {"weight": 1.0}}, "restart": True}, "der: with restart: true no logits are stored"),
         (

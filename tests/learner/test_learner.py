@@ -3,6 +3,8 @@
 import argparse
 import json
 import shutil
+import sys
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -12,6 +14,7 @@ from media import tone, write
 from toys import TRAINING, row
 
 import avcil
+from avcil.__main__ import main
 from avcil.extraction.clips import ClipError, read_clip, write_clip
 from avcil.learn.evaluate import restore
 from avcil.learn.train import run_tasks
@@ -540,6 +543,13 @@ def test_what_moves_elsewhere_takes_its_encoder_along():
     assert (learner.device, learner.encoder.device, learner.encoder._encoder) == ("meta", "meta", None)
 
 
+def test_a_label_breaks_no_table_of_the_card(tmp_path, toy, learner):
+    learner.fit(toy.tokens, ["rain | hail" if label else "wind" for label in toy.labels])
+    learner.save(tmp_path / "mine")
+    lines = (tmp_path / "mine/README.md").read_text().splitlines()
+    assert next(line for line in lines if "hail" in line).count("|") == 3
+
+
 def test_commands_learn_and_predict(tmp_path, monkeypatch, capsys):
     clips = {c: [ROOT / f"corpus/sounding_objects/clips/test-00{c}-00{k}.mp4" for k in range(4)] for c in (0, 1)}
     monkeypatch.chdir(ROOT)
@@ -600,6 +610,18 @@ def test_a_learner_that_another_command_makes_meanwhile_is_learnt_on(learner, tm
     monkeypatch.setattr(commands, "alone", made_meanwhile)
     command("learn", clip, "--label", "b", "--learner", tmp_path / "mine")
     assert avcil.Learner.load(tmp_path / "mine").classes == ["a", "b"]
+
+
+def test_a_command_that_is_stopped_while_it_imports_says_so(monkeypatch):
+    def find_spec(name, *_):
+        if name.startswith("avcil.learner"):
+            raise KeyboardInterrupt
+
+    for name in ("avcil.learner", "avcil.learner.commands"):
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [SimpleNamespace(find_spec=find_spec), *sys.meta_path])
+    with pytest.raises(SystemExit, match=r"^stopped; the same command goes on"):
+        main(["learn"])
 
 
 def test_commands_refuse_in_one_line(tmp_path):

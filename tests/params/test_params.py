@@ -55,10 +55,12 @@ def test_a_bad_parameter_is_one_clear_line(raw_params, path, value, message):
 
 
 @pytest.mark.parametrize("name", ["lll/2", "../lll", ".lll"])
-def test_a_method_names_a_folder(raw_params, name):
+def test_methods_and_encoders_name_a_folder(raw_params, name):
     row = raw_params["methods"]["ridge"] | {"about": {"name": "mine", "family": "own"}}
-    with pytest.raises(ParameterError, match=rf"methods\.{name}: names a folder of runs; use no `/`, and no `\.` in f"):
+    with pytest.raises(ParameterError, match=rf"methods\.{name}: names a folder; use no `/`, and no `\.` in f"):
         parse(_changed(raw_params, "methods", raw_params["methods"] | {name: row}))
+    with pytest.raises(ParameterError, match=rf"encoders\.{name}: names a folder"):
+        parse(_changed(raw_params, "encoders", raw_params["encoders"] | {name: raw_params["encoders"]["pe_av"]}))
 
 
 @pytest.mark.parametrize("name", ["mini", "mini-1", "random"])

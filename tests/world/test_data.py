@@ -71,7 +71,7 @@ def test_a_manifest_that_contradicts_itself_is_refused_by_row(table, tmp_path, c
 
 
 def test_a_missing_manifest_names_the_way_out(tmp_path):
-    with pytest.raises(manifest.ManifestError, match=r"no such file; `dvc repro data\.dvc`"):
+    with pytest.raises(manifest.ManifestError, match="no such file; `make repro` writes"):
         manifest.read_manifest(tmp_path / "manifest.csv")
 
 
