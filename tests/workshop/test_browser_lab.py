@@ -27,13 +27,14 @@ LAB = ROOT / "build" / "lab"
 @pytest.fixture(scope="module")
 def server():
     """The address of a JupyterLab of our own, with a copy of the notebook that works in a small sandbox."""
-    subprocess.run([sys.executable, "-m", "avcil.workshop.smoke", "build/smoke/explore"], cwd=ROOT, check=True)
+    # not the notebook's own sandbox: the tests of the application may make that anew meanwhile
+    subprocess.run([sys.executable, "-m", "avcil.workshop.smoke", "build/smoke/lab"], cwd=ROOT, check=True)
     shutil.rmtree(LAB, ignore_errors=True)
     LAB.mkdir(parents=True)
     notebook = nbformat.read(ROOT / "notebooks/explore.ipynb", as_version=4)
     for cell in notebook.cells:
         if "parameters" in cell.metadata.get("tags", []):
-            cell.source = 'workdir = "build/smoke/explore"'
+            cell.source = 'workdir = "build/smoke/lab"'
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
     nbformat.write(notebook, LAB / "explore.ipynb")
