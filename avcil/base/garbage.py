@@ -19,7 +19,9 @@ _WRITERS = (io.BufferedWriter, io.BufferedRandom)
 
 def spare() -> None:
     """Collect less often from now on; and not at the end, but in a script of a user's own, which ends as it would."""
-    gc.set_threshold(NEW_OBJECTS, *gc.get_threshold()[1:])
+    new, *older = gc.get_threshold()
+    if 0 < new < NEW_OBJECTS:  # 0: somebody has switched it off
+        gc.set_threshold(NEW_OBJECTS, *older)
     program = sys.modules["__main__"]
     script = hasattr(program, "__file__") and getattr(program, "__spec__", None) is None
     if not script:

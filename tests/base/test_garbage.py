@@ -1,6 +1,5 @@
 """Less looking for garbage: sooner begun and ended, and nothing that was written is lost."""
 
-import gc
 import subprocess
 import sys
 
@@ -62,5 +61,7 @@ def test_files_that_are_done_with_hold_nothing_back(tmp_path):
     raw.close()
 
 
-def test_garbage_is_collected_less_often():
-    assert gc.get_threshold()[0] == garbage.NEW_OBJECTS
+@pytest.mark.parametrize(("before", "after"), [(700, garbage.NEW_OBJECTS), (0, 0), (9_000, 9_000)])
+def test_garbage_is_collected_less_often_but_as_somebody_wants(before, after):
+    program = f"import gc; gc.set_threshold({before}, 7, 8); import avcil; print(*gc.get_threshold())"
+    assert _run("-c", program) == f"{after} 7 8\n"
