@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing import forkserver
 from multiprocessing.context import BaseContext
 from multiprocessing.reduction import ForkingPickler
 from multiprocessing.util import Finalize
@@ -76,7 +77,25 @@ def _context() -> BaseContext:
     context = multiprocessing.get_context("forkserver")
     # none of avcil: this process may have another one than a new process would find
     context.set_forkserver_preload(["torch", "pandas"])
+    with _found_alike():
+        forkserver.ensure_running()
     return context
+
+
+@contextmanager
+def _found_alike() -> Iterator[None]:
+    """A process that is started meanwhile finds modules where this one does, and not in the current folder first, which
+    may hold a `pandas.py` of somebody's own."""
+    here = {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(str(folder) or os.curdir for folder in sys.path)}
+    before = {name: os.environ.get(name) for name in here}
+    os.environ.update(here)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            del os.environ[name]
+            if value is not None:
+                os.environ[name] = value
 
 
 def _begin(parent: int, environment: dict[str, str]) -> None:

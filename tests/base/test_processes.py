@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -72,3 +73,43 @@ def test_workers_have_this_environment_and_leave_nothing_unwritten(tmp_path):
         [sys.executable, "program.py"], cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=120
     )
     assert (done.stdout, done.stderr) == ("['first', 'first', 'first']\n['second', 'second', 'second']\n", "")
+
+
+_FINDS = """
+def finds(name):
+    return __import__(name).__name__
+"""
+_ELSEWHERE = """
+import os
+from avcil.base import processes
+from finds import finds
+
+before = dict(os.environ)
+print(list(processes.each(finds, ["torch", "pandas"], 2)))
+print({name for name in before | os.environ if before.get(name) != os.environ.get(name)})
+"""
+
+
+def _ends_with(program: str, folder: Path, environment: dict[str, str]) -> tuple[str, str]:
+    """What the program, kept beside ``folder`` and run inside it, says last, and what goes wrong."""
+    (folder.parent / "program.py").write_text(program)
+    done = subprocess.run(
+        [sys.executable, folder.parent / "program.py"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+        timeout=120,
+    )
+    return done.stdout, done.stderr
+
+
+@pytest.mark.slow
+def test_workers_take_no_module_of_the_folder_they_are_started_in(tmp_path):
+    (tmp_path / "finds.py").write_text(_FINDS)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name in ("torch", "pandas"):
+        (folder / f"{name}.py").write_text("raise RuntimeError(__file__)")
+    found = "[(0, 'torch'), (1, 'pandas')]\n{'OMP_NUM_THREADS'}\n"
+    assert _ends_with(_ELSEWHERE, folder, {"OMP_NUM_THREADS": "2"}) == (found, "")
