@@ -69,7 +69,7 @@ def each(
 
 def _context() -> BaseContext:
     """How processes are started: as copies of one that imports torch once and does nothing else, so that all but the
-    first take no time, however many there are; where the system has no such thing, each imports it."""
+    first take no time, however many there are; where there can be no such thing, each imports it."""
     # who was forked takes its parent's for its own, and fails
     forked = os.getpid() != _IMPORTED_IN
     if forked or "forkserver" not in multiprocessing.get_all_start_methods():
@@ -77,8 +77,11 @@ def _context() -> BaseContext:
     context = multiprocessing.get_context("forkserver")
     # none of avcil: this process may have another one than a new process would find
     context.set_forkserver_preload(["torch", "pandas"])
-    with _found_alike():
-        forkserver.ensure_running()
+    try:
+        with _found_alike():
+            forkserver.ensure_running()
+    except OSError:  # it cannot listen: the temporary folder's name is too long for that, or its disk takes no sockets
+        return multiprocessing.get_context("spawn")
     return context
 
 

@@ -113,3 +113,10 @@ def test_workers_take_no_module_of_the_folder_they_are_started_in(tmp_path):
         (folder / f"{name}.py").write_text("raise RuntimeError(__file__)")
     found = "[(0, 'torch'), (1, 'pandas')]\n{'OMP_NUM_THREADS'}\n"
     assert _ends_with(_ELSEWHERE, folder, {"OMP_NUM_THREADS": "2"}) == (found, "")
+
+
+@pytest.mark.slow
+def test_a_temporary_folder_with_a_long_name_holds_nobody_up(tmp_path):
+    folder = tmp_path / ("long" * 25)  # a socket's name has some 100 letters
+    folder.mkdir()
+    assert _ends_with(_PLAIN, folder, {"TMPDIR": str(folder)})[0].endswith("\n[(0, 1), (1, 2), (2, 3)]\n")
