@@ -11,6 +11,7 @@ from multiprocessing import forkserver
 from multiprocessing.context import BaseContext
 from multiprocessing.reduction import ForkingPickler
 from multiprocessing.util import Finalize
+from threading import RLock
 from types import ModuleType
 from typing import TypeVar
 
@@ -21,6 +22,7 @@ from avcil.base.device import CPU, take
 from avcil.base.parent import end_with
 
 _IMPORTED_IN = os.getpid()
+_starting = RLock()  # held while the program, or its environment, is another one for processes that are started
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -53,7 +55,7 @@ def each(
         what = f"{error.strerror}; processes that work side by side keep locks there: make it writable"
         raise OSError(error.errno, what, "/dev/shm") from None
     with processes as pool:
-        with _unless_named(function, items):
+        with _starting, _unless_named(function, items):
             futures = {pool.submit(_work, function, item, 1 / workers, device): n for n, item in enumerate(items)}
         try:
             for future in as_completed(futures):
@@ -78,7 +80,7 @@ def _context() -> BaseContext:
     # none of avcil: this process may have another one than a new process would find
     context.set_forkserver_preload(["torch", "pandas"])
     try:
-        with _found_alike():
+        with _starting, _found_alike():
             forkserver.ensure_running()
     except OSError:  # it cannot listen: the temporary folder's name is too long for that, or its disk takes no sockets
         return multiprocessing.get_context("spawn")

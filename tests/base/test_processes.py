@@ -120,3 +120,21 @@ def test_a_temporary_folder_with_a_long_name_holds_nobody_up(tmp_path):
     folder = tmp_path / ("long" * 25)  # a socket's name has some 100 letters
     folder.mkdir()
     assert _ends_with(_PLAIN, folder, {"TMPDIR": str(folder)})[0].endswith("\n[(0, 1), (1, 2), (2, 3)]\n")
+
+
+_THREADS = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from avcil.base import processes
+
+program = sys.modules["__main__"]
+with ThreadPoolExecutor(4) as threads:
+    done = list(threads.map(lambda start: sorted(processes.each(abs, [start, -1], 2)), range(4)))
+print(done == [[(0, start), (1, 1)] for start in range(4)], sys.modules["__main__"] is program)
+"""
+
+
+@pytest.mark.slow
+def test_threads_that_start_workers_leave_the_program_in_its_place(tmp_path):
+    (tmp_path / "folder").mkdir()
+    assert _ends_with(_THREADS, tmp_path / "folder", {}) == ("True True\n", "")
