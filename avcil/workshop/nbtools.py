@@ -70,6 +70,14 @@ def execute(path: Path) -> None:
 if __name__ == "__main__":
     # progress bars tell of seconds, which differ each time
     os.environ["TQDM_DISABLE"] = "1"
-    for name in sys.argv[1:]:
-        execute(Path(name))
-        print(name)
+    notebooks = [Path(name) for name in sys.argv[1:]]
+    # all of them before the first, which may take minutes
+    for notebook in notebooks:
+        try:
+            nbformat.read(notebook, as_version=4)
+        except (OSError, ValueError, nbformat.ValidationError) as error:
+            reason = getattr(error, "strerror", None) or "it is not Jupyter's JSON"
+            sys.exit(f"{notebook}: no notebook ({reason}); name those to run, such as notebooks/*.ipynb")
+    for notebook in notebooks:
+        execute(notebook)
+        print(notebook)
