@@ -269,23 +269,27 @@ def confusion(results: dict[int, TaskResult], orders: dict[str, list[str]], mani
 def correctness(swept: Swept) -> pd.DataFrame:
     """Columns setting, method, seed and correct: a digit a test clip, in the order of their names, 1 if it is right.
 
-    Settings whose seeds have clips of their own are not among them.
+    Settings whose seeds have clips of their own are not among them: worlds, and tasks that leave out classes, which are
+    others for each seed.
 
-    Raises ValueError if runs of a setting classified other clips, for then they cannot be paired.
+    Raises ValueError if runs of a setting and seed classified other clips, for then they cannot be paired.
     """
-    lines, clips = [], dict[str, list[str]]()
+    lines, clips = [], dict[tuple[str, int], list[str]]()
     for (setting, method, seed), results in swept.results.items():
         if (setting, seed) not in swept.labels:
             continue
         # both are positions in the class order of this seed
         predictions, labels = results[-1].predictions, swept.labels[setting, seed]
         mine = sorted(predictions)
-        # the first run of a setting says which clips the others must have
-        if clips.setdefault(setting, mine) != mine:
+        # the first run of a seed says which clips the others must have
+        if clips.setdefault((setting, seed), mine) != mine:
             raise ValueError(f"{setting}, {method}, seed {seed}: other test clips than other runs have; learn it again")
         right = "".join(str(int(predictions[clip] == labels[clip])) for clip in mine)
         lines.append((setting, method, seed, right))
-    return pd.DataFrame(lines, columns=[*RUN, "correct"])
+    # seeds are paired by clip too
+    first = {setting: mine for (setting, _), mine in reversed(clips.items())}
+    apart = {setting for (setting, _), mine in clips.items() if mine != first[setting]}
+    return pd.DataFrame([line for line in lines if line[0] not in apart], columns=[*RUN, "correct"])
 
 
 def multilabel_accuracy(swept: Swept, annotated: Mapping[str, Collection[str]]) -> pd.DataFrame:
@@ -327,8 +331,9 @@ class Comparable(NamedTuple):
         was not run in its setting.
         """
         names = [(setting, first)] if second is None else [(setting, first), (against or setting, second)]
-        # no other measure is a mean over clips
-        by_clip = measure == "last_accuracy" and (self.correct.setting == setting).any()
+        # no other measure is a mean over clips; of rows that were run with other tasks one alone may have lines
+        lines = zip(self.correct.setting, self.correct.method, strict=True)
+        by_clip = measure == "last_accuracy" and set(names).issubset(lines)
         table, column = (self.correct, "correct") if by_clip else (self.seeds, measure)
         # sorted, for pandas warns where a part of an unsorted index is looked up
         runs = table.set_index(["setting", "method", "seed"])[column].sort_index()

@@ -201,6 +201,17 @@ def test_correctness_lines_up_clips_and_seeds():
         correctness(found._replace(results=last | {("s", "c", 0): [_after_last({"a": 1})]}))
 
 
+def test_seeds_whose_tasks_take_other_classes_have_no_clips_in_common(tmp_path):
+    last = {("s", "b", 0): [_after_last({"a": 1})], ("s", "b", 1): [_after_last({"b": 1})]}
+    last |= {("t", "b", seed): [_after_last({"a": 1})] for seed in (0, 1)}
+    labels = {(setting, seed): {"a": 1, "b": 1} for setting in "st" for seed in (0, 1)}
+    assert correctness(Swept(last, {}, {}, labels)).values.tolist() == [["t", "b", 0, "1"], ["t", "b", 1, "1"]]
+    # compared by seed, though lines of a row that was not run again stand
+    shared = _comparable(tmp_path, {name: np.ones((3, 4), bool) for name in "ab"})
+    of_one = shared._replace(correct=shared.correct[shared.correct.method == "a"])
+    assert of_one.lead("standard", "last_accuracy", "a", "b").seeds == 3
+
+
 # ---- from the files of a sweep to tables
 
 
