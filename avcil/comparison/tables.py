@@ -331,9 +331,10 @@ class Comparable(NamedTuple):
         was not run in its setting.
         """
         names = [(setting, first)] if second is None else [(setting, first), (against or setting, second)]
-        # no other measure is a mean over clips; of rows that were run with other tasks one alone may have lines
-        lines = zip(self.correct.setting, self.correct.method, strict=True)
-        by_clip = measure == "last_accuracy" and set(names).issubset(lines)
+        # no other measure is a mean over clips; of a row that was not run again they may be those of other tasks
+        digits = self.correct.groupby(["setting", "method"]).correct.first()
+        clips = {len(digits.get(name, "")) for name in names}
+        by_clip = measure == "last_accuracy" and len(clips) == 1 and clips != {0}
         table, column = (self.correct, "correct") if by_clip else (self.seeds, measure)
         # sorted, for pandas warns where a part of an unsorted index is looked up
         runs = table.set_index(["setting", "method", "seed"])[column].sort_index()

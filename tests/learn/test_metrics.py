@@ -352,3 +352,11 @@ def test_a_table_of_other_columns_is_not_mixed_with_the_new_one(tmp_path):
     pd.DataFrame([("standard", "lll_prior", 0.5)], columns=["setting", "method", "old"]).to_csv(folder / "seeds.csv")
     tables.write(folder, found, protocol)
     assert (folder / "seeds.csv").read_bytes() == alone
+
+
+def test_a_row_that_was_not_run_with_these_tasks_is_compared_by_seed(tmp_path):
+    rng = np.random.default_rng(0)
+    shared = _comparable(tmp_path, {name: rng.uniform(size=(3, 4)) < 0.5 for name in "ab"})
+    shorter = shared.correct.assign(correct=["11" if name == "a" else "1111" for name in shared.correct.method])
+    lead = shared._replace(correct=shorter).lead("standard", "last_accuracy", "a", "b")
+    assert lead == shared._replace(correct=shared.correct.iloc[:0]).lead("standard", "last_accuracy", "a", "b")
