@@ -418,7 +418,7 @@ def robust(folder: Path) -> str:
         for measure in ("last_accuracy", "mean_average_precision")
     )
     means = table.groupby(["row", "damage", "strength"]).mean()
-    shares, lines = lost(accuracy), []
+    shares, two, lines = lost(accuracy), lost(precision).loc[(DUET, 0.0)], []
     for damage, strength in [(WHOLE, 0.0), *damages]:
         line = [CASES[damage].format(strength)]
         for row in rows:
@@ -431,7 +431,7 @@ def robust(folder: Path) -> str:
         [
             name_of(row),
             *(_percent(means.mean_average_precision[row, case, 0.0]) for case in (WHOLE, DUET)),
-            points(over_seeds(lost(precision).loc[(DUET, 0.0), row])),
+            points(over_seeds(two[row])),
         ]
         for row in rows
     ]
