@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from avcil.base.refusal import Refusal
@@ -113,11 +112,12 @@ def pretrained(model_class, config: Pretrained, *, terms: str, **options):
         model, report = model_class.from_pretrained(
             config.weights, revision=config.revision or "main", output_loading_info=True, **options
         )
-    # missing, damaged, gated or of another shape: each is another exception
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+    except Exception as error:  # of weights that are missing, damaged, gated or another model's it raises anything
         # transformers explains itself over many lines, and a refusal is one
         reason = " ".join(str(error).split())[:200]
-        way_out = f"`hf download {config.weights}` where there is a network, or name a local folder"
+        local = Path(config.weights).is_dir()
+        download = f"`hf download {config.weights}` where there is a network, or name a local folder"
+        way_out = "name the folder of such a model, downloaded whole" if local else download
         message = f"{config.weights}: no weights of {model_class.__name__} ({reason}); {way_out}. {terms}"
         raise WeightsError(message) from None
     if report["missing_keys"]:

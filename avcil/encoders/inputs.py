@@ -19,7 +19,7 @@ def processor(processor_class, config: Pretrained):
     """
     try:
         return processor_class.from_pretrained(config.weights, revision=config.revision or "main")
-    except (OSError, ValueError) as error:
+    except Exception as error:  # of a file that is missing or damaged transformers raises anything
         reason = " ".join(str(error).split())[:200]
         message = f"{config.weights}: no preprocessor_config.json of {processor_class.__name__} ({reason})"
         raise WeightsError(f"{message}; it is published beside the weights: download it with them") from None

@@ -353,8 +353,11 @@ def test_weights_that_are_not_there(make, folders, tmp_path):
 
 def test_a_processor_that_is_not_there(make, folders, tmp_path):
     transformers.CLIPVisionModel.from_pretrained(folders.clip).save_pretrained(tmp_path)
-    with pytest.raises(WeightsError, match=r"no preprocessor_config.json of CLIPImageProcessor"):
-        make("clip_clap", weights=str(tmp_path))
+    for damaged in (None, "{", "[]"):
+        if damaged:
+            (tmp_path / "preprocessor_config.json").write_text(damaged)
+        with pytest.raises(WeightsError, match=r"no preprocessor_config.json of CLIPImageProcessor"):
+            make("clip_clap", weights=str(tmp_path))
 
 
 def test_a_fused_clap_is_refused(make, folders, tmp_path):

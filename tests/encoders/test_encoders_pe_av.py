@@ -1,6 +1,7 @@
 """PE-AV on small random-weight instances of its own classes, against transformers' and timm's own ways."""
 
 import copy
+import json
 import shutil
 
 import numpy as np
@@ -218,6 +219,28 @@ def test_wrong_weights_are_refused_in_one_line(folder, tmp_path):
     with pytest.raises(WeightsError, match="not a whole PeAudioVideo: no `audio_model") as another:
         PeAv.load(config(tmp_path))
     assert "\n" not in str(another.value)
+
+
+def _layers(config):
+    config["audio_video_config"]["num_hidden_layers"] = "two"
+    return config
+
+
+def _tower(config):
+    config["audio_video_config"]["video_config"]["vision_config"]["architecture"] = "another"
+    return config
+
+
+@pytest.mark.parametrize("damage", [lambda _: [], lambda _: {"text_config": {"model_type": "bert"}}, _layers, _tower])
+def test_a_config_of_something_else_is_refused_in_one_line(folder, tmp_path, damage):
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(damage(json.loads(file.read_text()))))
+    with pytest.raises(
+        WeightsError, match=r": no weights of PeAudioVideo .*; name the folder of such a model"
+    ) as caught:
+        PeAv.load(config(tmp_path))
+    assert str(caught.value).startswith(f"{tmp_path}: ") and "\n" not in str(caught.value)
 
 
 def test_more_patches_than_there_are_is_refused(model):
