@@ -22,6 +22,12 @@ class ClipError(Refusal):
     """A clip that cannot be used; the message names the file and the reason."""
 
 
+def opened(path: Path) -> av.container.InputContainer:
+    """A media file, to be closed as any other. Raises what PyAV raises."""
+    # absolute, or FFmpeg takes what stands in front of a colon, as in `12:30.mp4`, for a protocol
+    return av.open(str(path.absolute()))
+
+
 class Clip(NamedTuple):
     """frames [F,H,W,3] uint8 RGB; waveform [N] float32, mono, in [-1, 1]; fps in frames a second; sample_rate in Hz.
 
@@ -45,8 +51,8 @@ def write_clip(
 ) -> None:  # fmt: skip
     """Write frames [F,H,W,3] uint8 and waveform [N] float32 as H.264 (4:2:0) and AAC in an .mp4 file; ``quality``:
     options of x264; ``bit_rate``: of the sound, None for FFmpeg's own."""
-    # a stream in memory has no name that tells the format
-    with av.open(to, "w", format="mp4") as container:
+    # absolute as in `opened`; a stream in memory has no name that tells the format
+    with av.open(to.absolute() if isinstance(to, Path) else to, "w", format="mp4") as container:
         video = container.add_stream("libx264", rate=fps)
         # 4:2:0, which every browser plays
         (video.height, video.width), video.pix_fmt = frames[0].shape[:2], "yuv420p"
@@ -179,7 +185,7 @@ class _Ear:
 
 def _decode(path: Path, start: float, eye: _Eye | None, ear: _Ear | None) -> float:
     """Feed the tracks to eye and ear from the key frame before ``start``; returns the time at which the file begins."""
-    with av.open(str(path)) as container:
+    with opened(path) as container:
         if (playlist := container.format.name) in _PLAYLISTS:
             raise ClipError(f"{path}: a playlist ({playlist}), which names other files; give the film itself")
         wanted = []

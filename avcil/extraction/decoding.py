@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from avcil.base.parent import end_with
-from avcil.extraction.clips import Clip, ClipError, read_clip
+from avcil.extraction.clips import Clip, ClipError, opened, read_clip
 from avcil.tokens.manifest import Media
 
 AHEAD = 4  # clips that wait for the encoder, for each process
@@ -154,7 +154,7 @@ def decode(media: list[Media], reading: dict, workers: int) -> Iterator[Clip | s
 def _length(media: Media) -> float:
     """Seconds from where the clip begins to the end of its file; 0 of a file that does not tell."""
     try:
-        with av.open(str(media.path)) as container:
+        with opened(media.path) as container:
             return (container.duration or 0) / av.time_base - media.start
     except (OSError, av.error.FFmpegError):  # extraction names what cannot be read
         return 0.0

@@ -147,7 +147,11 @@ def check(row: str, method: Method) -> None:
         # hooks have had their options checked by now. Others are not built before the first task begins: a fusion wants
         # the widths of tokens, which are not known yet
         for kind, name in (("fusion", method.fusion), ("classifier", method.classifier), ("readout", method.readout)):
-            if name in named(method) and (_kind(name) or kind) != kind:
+            if name not in named(method):
+                continue
+            # of a `build` that does not say what it returns the number of arguments tells at least this much
+            arguments = len(signature(find(name).build).parameters)
+            if (_kind(name) or kind) != kind or arguments != (2 if kind == "readout" else 1):
                 raise ValueError(f"{kind}: `{name}` is none")
         if method.readout not in READOUTS:
             options(method.readout, method.readout_options)

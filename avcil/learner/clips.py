@@ -15,7 +15,7 @@ from avcil.base.refusal import Refusal
 from avcil.encoders.base import Encoder, Reading
 from avcil.encoders.load import load_published
 from avcil.encoders.prior import load_prior, released
-from avcil.extraction.clips import ClipError
+from avcil.extraction.clips import ClipError, opened
 from avcil.extraction.features import checksum, header_of, make_shards
 from avcil.params import ParameterError, Params, load
 from avcil.params.encoders import EncoderConfig
@@ -101,8 +101,7 @@ class ClipEncoder(Section):
         # with the start, or all windows of a film would have one name, and tokens are made by name
         names = [f"{clip.path}" + f", from {clip.start:.10g} s on" * (clip.start > 0) for clip in media]
         header = header_of(self.encoder, self.name, names, self.features)
-        # absolute, or FFmpeg takes what stands in front of a colon, as in `12:30.mp4`, for a protocol
-        clips = {name: Media(clip.path.absolute(), clip.start) for name, clip in zip(names, media, strict=True)}
+        clips = dict(zip(names, media, strict=True))
         # by extraction's own code, as one shard, decoded in this process: so tokens are those of a store
         [(tensors, bad)] = make_shards(self.encoder, [names], clips, header, self.features.batch, 0)
         unusable = {}
@@ -110,7 +109,7 @@ class ClipEncoder(Section):
             if name in bad:
                 # extraction says a manifest's way out, and not where in the file
                 reason = re.sub(r"drop its row( from the manifest)?$", "leave it out", bad[name])
-                reason = f"{name}: {reason.removeprefix(f'{clip.path.absolute()}: ')}"
+                reason = f"{name}: {reason.removeprefix(f'{clip.path}: ')}"
                 # extraction takes a folder for a file that is missing
                 # an error for its text alone, in which nothing of a name is obeyed by a terminal
                 unusable[number] = str(ClipError(_absent(clip) or reason))
@@ -154,7 +153,7 @@ def windows(file: str | Path, seconds: float, every: float) -> list[Media]:
         raise ValueError(f"windows of {seconds} s, one every {every} s: of both give more than 0, and an end")
     file = Path(file)
     try:
-        with av.open(str(file.absolute())) as container:  # as `ClipEncoder.read` opens it
+        with opened(file) as container:
             # tracks tell their times by a clock at which the file need not begin at 0
             origin = (container.start_time or 0) / av.time_base
             length = (container.duration or 0) / av.time_base

@@ -120,8 +120,7 @@ def _left_as_it_was(folder: Path) -> Iterator[None]:
 
 def _warn_of_longer_ones(clips: Sequence[Path], learner: Learner) -> None:
     """Apart from the answers, and before them."""
-    # absolute, as the encoder reads them
-    media = [Media(path.absolute()) for path in clips]
+    media = [Media(path) for path in clips]
     if learner.encoder and (what := unread(media, learner.encoder.encoder.reading.seconds)):
         print(f"{learner.encoder.name}: {what}; cut out what comes later as clips of its own", file=sys.stderr)
 
@@ -139,7 +138,7 @@ def write_overlay(path: Path, clip: Path, prediction: Prediction, learner: Learn
     assert learner.encoder is not None  # it has read the clip
     reading, maps = learner.encoder.encoder.reading, prediction.spatial.numpy()
     count, rate = round(reading.seconds * FPS), reading.sample_rate
-    shown = read_clip(clip.absolute(), frames=count, fps=FPS, size=SIZE, sample_rate=rate, fit=reading.fit)
+    shown = read_clip(clip, frames=count, fps=FPS, size=SIZE, sample_rate=rate, fit=reading.fit)
     assert shown.frames is not None and shown.waveform is not None  # both streams are read
     # more frames than slots: each is under the map of the slot that it falls into
     drawn = np.stack([overlay(frame, maps[i * len(maps) // count]) for i, frame in enumerate(shown.frames)])

@@ -833,6 +833,16 @@ def test_a_methods_file_that_cannot_be_read_is_refused_by_row(monkeypatch, tmp_p
         check("mine", row().model_copy(update={"hooks": {"mine_own": {}}}))
 
 
+@pytest.mark.parametrize(
+    ("kind", "arguments"), [("fusion", "options, method"), ("classifier", "options, state"), ("readout", "sizes")]
+)
+def test_a_build_that_says_not_what_it_makes_is_told_by_its_arguments(monkeypatch, tmp_path, kind, arguments):
+    (tmp_path / f"silent_{kind}.py").write_text(f"def build({arguments}): ...")
+    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
+    with pytest.raises(ValueError, match=f"^mine: {kind}: `silent_{kind}` is none"):
+        check("mine", row().model_copy(update={kind: f"silent_{kind}"}))
+
+
 def test_an_epoch_is_not_chosen_on_no_validation_clips(toy):
     training = TRAINING.model_copy(update={"keep": "best_all"})
     without = toy._replace(splits=toy.splits | {"val": toy.splits["val"][:0]})

@@ -514,7 +514,7 @@ def test_a_name_with_a_colon_is_no_protocol(learner, tmp_path, monkeypatch, caps
     learner.fit(["12:30.mp4"], "a")
     learner.save("mine")
     assert [moment.start for moment in windows("12:30.mp4", 2.0, every=0.5)] == [0, 0.5]
-    command("predict", "12:30.mp4", "--learner", "mine", "--overlay", "out.mp4")
+    command("predict", "12:30.mp4", "--learner", "mine", "--overlay", "12:32.mp4")
     said = capsys.readouterr()
     assert said.out.startswith("12:30.mp4: a (probability 1.00") and "(`12:30.mp4`: 3.0 s)" in said.err
     (tmp_path / "12:31.mp4").write_text("no video")

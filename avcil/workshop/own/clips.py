@@ -159,8 +159,7 @@ def extract_tokens(
     chosen = ClipEncoder.of_params(encoder, params, priors).model_dump(exclude={"features"})
     # and the code that makes them, so that tokens of an older one are not taken for these
     how = chosen, params.features.silence, digest(code_of(("encoders/*.py", *READING)))
-    # absolute: FFmpeg takes what stands in front of a colon, as in `12:30.mp4`, for a protocol, and reasons that a
-    # store keeps are read from other folders too
+    # absolute: reasons that a store keeps are read from other folders too
     clips = media(table, folder.absolute())
     store = place / f"{encoder}-{digest_of(how)}" / digest_of(list(clips))
     _begin_store(store, list(clips))
