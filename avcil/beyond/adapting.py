@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from functools import partial
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -116,22 +115,43 @@ class Moments(nn.Module):
         return (x - self.mean) / self.spread
 
 
-class Merged(nn.Module):
-    """The mean of what several adapters give."""
+class Adapters(nn.Module):
+    """One a stream: tokens in, visual tokens [B,L,S,D] and audio tokens [B,A,D] out."""
 
-    def __init__(self, adapters: list[nn.Module]):
+    def __init__(self, visual: nn.Module, audio: nn.Module):
         super().__init__()
-        self.adapters = nn.ModuleList(adapters)
+        self.visual, self.audio = visual, audio
 
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.stack([adapter(x) for adapter in self.adapters]).mean(0)
+    def forward(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
+        return self.visual(tokens.visual), self.audio(tokens.audio)
 
 
-class Adapters(NamedTuple):
-    """One a stream."""
+def middle(tokens: Tokens) -> Tensor:
+    """[B,2D]: the mean token of each stream of a clip."""
+    return torch.cat([stream.flatten(1, -2).mean(1) for stream in (tokens.visual, tokens.audio)], 1)
 
-    visual: nn.Module
-    audio: nn.Module
+
+class Growing(nn.Module):
+    """Adapters of T tasks: of what they give the mean; or, with a gate, for each clip what those of the task give whose
+    ``means`` [T,2D] of `middle` are nearest to the clip's.
+
+    Source of gates: Aljundi et al., CVPR 2017, arXiv 1611.06194. Deviation: a mean tells a task, not an auto-encoder.
+    """
+
+    means: Tensor | None
+
+    def __init__(self, parts: list[nn.Module], means: Tensor | None):
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+        self.register_buffer("means", means)
+
+    def forward(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
+        visual, audio = (torch.stack(stream) for stream in zip(*(part(tokens) for part in self.parts), strict=True))
+        if self.means is None:
+            return visual.mean(0), audio.mean(0)
+        nearest = torch.cdist(middle(tokens), self.means).argmin(1)
+        clips = torch.arange(len(nearest), device=nearest.device)
+        return visual[nearest, clips], audio[nearest, clips]
 
 
 def raw(encoder: Mini, visual: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
@@ -142,11 +162,11 @@ def raw(encoder: Mini, visual: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
     )
 
 
-def objective(encoder: Mini, adapters: Adapters, tokens: Tokens, old: Adapters | None, distillation: float) -> Tensor:
+def objective(encoder: Mini, adapters: nn.Module, tokens: Tokens, old: nn.Module | None, distillation: float) -> Tensor:
     """`frame_matching` of adapted tokens, which asks to which clip, and to which moment of it, a sound belongs; where
     there are ``old`` adapters, with feature distillation: ``distillation`` times the mean square, of both streams, of
     what tokens changed since."""
-    streams = adapters.visual(tokens.visual), adapters.audio(tokens.audio)
+    streams = adapters(tokens)
     # cosines, which the prior was taught by, are of tokens that are not standardised
     visual, audio = raw(encoder, *streams)
     # all moments count alike: how loud they are is not stored
@@ -154,19 +174,18 @@ def objective(encoder: Mini, adapters: Adapters, tokens: Tokens, old: Adapters |
     if old is not None:
         # what the old adapters give is a target, and they learn nothing from it
         with torch.no_grad():
-            before = old.visual(tokens.visual), old.audio(tokens.audio)
+            before = old(tokens)
         loss = loss + distillation * sum(F.mse_loss(now, then) for now, then in zip(streams, before, strict=True))
     return loss
 
 
 def fit(
-    encoder: Mini, adapters: Adapters, source: TokenSource, rows: Tensor, settings: Adapting,
-    generator: torch.Generator, old: Adapters | None = None,
+    encoder: Mini, adapters: nn.Module, source: TokenSource, rows: Tensor, settings: Adapting,
+    generator: torch.Generator, old: nn.Module | None = None,
 ) -> None:  # fmt: skip
     """Learn adapters in place from the clips at ``rows``."""
     # of the adapters alone: the encoder's own are frozen where they are loaded
-    weights = [weight for adapter in adapters for weight in adapter.parameters()]
-    optimiser = torch.optim.AdamW(weights, settings.learning_rate)
+    optimiser = torch.optim.AdamW(adapters.parameters(), settings.learning_rate)
     device = encoder.log_scale.device
     for _ in range(settings.epochs):
         # drawn on the CPU from a generator of its own, so that batches are the same on every device
@@ -179,12 +198,12 @@ def fit(
 
 
 @torch.no_grad()
-def adapted(encoder: Mini, adapters: Adapters, source: TokenSource) -> Tokens:
+def adapted(encoder: Mini, adapters: nn.Module, source: TokenSource) -> Tokens:
     """All clips through the adapters, with the similarity of what they become."""
     device, parts = encoder.log_scale.device, []
     for rows in torch.arange(source.shape[0]).split(AT_ONCE):
         tokens = Tokens(*source.clips(rows)).to(device)
-        visual, audio = adapters.visual(tokens.visual), adapters.audio(tokens.audio)
+        visual, audio = adapters(tokens)
         # not the stored similarity, which is of tokens as they were: what guides is adapted with them
         parts.append(Tokens(visual, audio, encoder.similarity(*raw(encoder, visual, audio))).to("cpu"))
     return Tokens(*map(torch.cat, zip(*parts, strict=True)))
@@ -192,7 +211,7 @@ def adapted(encoder: Mini, adapters: Adapters, source: TokenSource) -> Tokens:
 
 def by_task(
     way: str, encoder: Mini, data: Dataset, around: TokenSource, bounds: list[int], settings: Adapting, seed: int
-) -> Iterator[Adapters]:
+) -> Iterator[nn.Module]:
     """The adapters of each task, as it is learnt, in one of `WAYS`; ``bounds``: the classes seen before each task, and
     in the end.
 
@@ -208,17 +227,22 @@ def by_task(
         sizes = data.tokens.channels
         return Adapters(*(Adapter(channels, settings.rank).to(encoder.log_scale.device) for channels in sizes))
 
-    def learnt(source: TokenSource, rows: Tensor) -> Adapters:
+    def learnt(source: TokenSource, rows: Tensor, old: nn.Module | None = None) -> nn.Module:
         adapters = fresh()
-        fit(encoder, adapters, source, rows, settings, generator)
+        fit(encoder, adapters, source, rows, settings, generator, old)
         return adapters
+
+    def at(rows: Tensor) -> Tokens:
+        return Tokens(*data.tokens.clips(rows)).to(encoder.log_scale.device)
 
     # labels say which clips come with which task, and nothing else
     parts = [data.rows("train", first, last) for first, last in pairwise(bounds)]
     # these change nothing, and `frozen` keeps them
-    current, every = Adapters(nn.Identity(), nn.Identity()), []
+    current: nn.Module = Adapters(nn.Identity(), nn.Identity())
+    every: list[nn.Module] = []
+    means, (kind, _, held) = [], way.partition("_")
     if way == "moments":
-        first = Tokens(*data.tokens.clips(parts[0])).to(encoder.log_scale.device)
+        first = at(parts[0])
         current = Adapters(Moments(first.visual), Moments(first.audio))
     elif way == "first":
         current = learnt(data.tokens, parts[0])
@@ -232,10 +256,12 @@ def by_task(
             old, current = current, copy.deepcopy(current) if task else fresh()
             # in the first task there is nothing learnt to be held to
             fit(encoder, current, data.tokens, rows, settings, generator, old if task and way == "distilled" else None)
-        elif way == "merged":
+        elif kind in ("merged", "gated"):
             # begun anew in every task, where `continued` goes on from the one before
-            every.append(learnt(data.tokens, rows))
-            current = Adapters(*(Merged(list(stream)) for stream in zip(*every, strict=True)))
+            every.append(learnt(data.tokens, rows, every[0] if held and task else None))
+            # of tokens as they are without adapters, so that no later task moves it
+            means.append(middle(at(rows)).mean(0))
+            current = Growing(every, torch.stack(means) if kind == "gated" else None)
         yield current
 
 

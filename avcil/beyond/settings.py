@@ -201,7 +201,10 @@ class Robust(Section):
 
 
 Shift = Literal["pixel_noise", "sound_noise", "gain", "grey"]
-Way = Literal["frozen", "moments", "first", "continued", "distilled", "merged", "before", "all"]
+Way = Literal[
+    "frozen", "moments", "first", "continued", "distilled", "merged", "merged_distilled", "gated", "gated_distilled",
+    "before", "all",
+]  # fmt: skip
 WAYS: dict[Way, str] = {  # how tokens are adapted, without a label
     "frozen": "frozen",
     "moments": "standardised anew, by the first task's clips",
@@ -209,6 +212,9 @@ WAYS: dict[Way, str] = {  # how tokens are adapted, without a label
     "continued": "adapters that go on learning with each task",
     "distilled": "the same, held by feature distillation",
     "merged": "an adapter a task, their mean",
+    "merged_distilled": "an adapter a task, held to the first, their mean",
+    "gated": "an adapter a task, for each clip the nearest task's",
+    "gated_distilled": "an adapter a task, held to the first, the nearest",
     "before": "adapters learnt beforehand, on clips of other classes",
     "all": "adapters learnt on all tasks' clips at once",
 }

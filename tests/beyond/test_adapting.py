@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from avcil.beyond import adapting, answers, plots
-from avcil.beyond.adapting import Adapter, Adapters, Merged, Moments, adapted, by_task, fit, objective, shifted
+from avcil.beyond.adapting import Adapter, Adapters, Growing, Moments, adapted, by_task, fit, middle, objective, shifted
 from avcil.beyond.settings import WAYS, Adapting
 from avcil.comparison import sweep
 from avcil.comparison.intervals import over_seeds, points
@@ -31,9 +31,7 @@ def encoder(params):
 
 
 def weights(adapters):
-    return torch.cat(
-        [weight.flatten() for adapter in adapters for weight in adapter.state_dict().values()] or [torch.zeros(0)]
-    )
+    return torch.cat([weight.flatten() for weight in adapters.state_dict().values()] or [torch.zeros(0)])
 
 
 def ways(way, encoder, data, around):
@@ -85,15 +83,28 @@ def test_similarity_is_of_tokens_before_they_were_standardised(encoder, toy):
     assert torch.allclose(tokens.similarity, encoder.similarity(raw.visual, raw.audio), atol=1e-4)
 
 
-def test_moments_standardise_and_merged_is_the_mean(toy):
+def test_moments_standardise(toy):
     x = 5 * toy.tokens.visual + 3
     standard = Moments(x)(x).flatten(0, -2)
     assert torch.allclose(standard.mean(0), torch.zeros(16), atol=1e-5)
     assert torch.allclose(standard.std(0), torch.ones(16), atol=1e-4)
-    one, two = Moments(x), Moments(2 * x)
-    assert torch.allclose(Merged([one, two])(x), (one(x) + two(x)) / 2)
     x[..., 3] = 7
     assert torch.equal(Moments(x)(x)[..., 3], torch.zeros_like(x[..., 3])), "a channel that never changes"
+
+
+def test_an_adapter_a_task_is_merged_or_gated(toy):
+    tokens = toy.tokens.clips(slice(0, 6))
+    one, two = (Adapters(Moments(k * tokens.visual + k), Moments(k * tokens.audio)) for k in (1, 2))
+    given = one(tokens), two(tokens)
+    for stream, mean in enumerate(Growing([one, two], None)(tokens)):
+        assert torch.allclose(mean, (given[0][stream] + given[1][stream]) / 2)
+    # the first task's clips were as the last three of these
+    means = torch.stack([middle(tokens)[3:].mean(0), middle(tokens)[:3].mean(0)])
+    nearest = [int((middle(tokens)[clip] - means).norm(dim=1).argmin()) for clip in range(6)]
+    assert {*nearest} == {0, 1}
+    for stream, chosen in enumerate(Growing([one, two], means)(tokens)):
+        for clip, task in enumerate(nearest):
+            assert torch.equal(chosen[clip], given[task][stream][clip])
 
 
 def test_learning_matches_sounds_better_and_distillation_holds_back(encoder, toy):
@@ -133,7 +144,7 @@ def test_a_way_learns_from_nothing_that_is_not_there_yet(way, encoder):
     elsewhere = ways(way, encoder, data, around._replace(audio=around.audio.flip(0)))
     assert torch.equal(first[2], elsewhere[2]) == (way != "before")
     same = torch.equal(first[0], first[2]) if first[0].shape == first[2].shape else False
-    assert same == (way not in ("continued", "distilled", "merged"))
+    assert same == (way in ("frozen", "moments", "first", "before", "all"))
 
 
 # ---- from world to table
