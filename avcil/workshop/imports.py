@@ -30,14 +30,17 @@ def within_half(values: np.ndarray) -> np.ndarray:
     return (np.abs(values) <= np.finfo(np.float16).max).reshape(len(values), -1).all(1)
 
 
-def _begin(destination: Path, encoder: str, contents: dict[str, bytes]) -> None:
-    """Write manifest and order. Raises TokensError where others stand there, of which another encoder has tokens."""
-    others = [store.name for store in (destination / "features").glob("[!.]*") if store.name != encoder]
+def _begin(destination: Path, header: Header, contents: dict[str, bytes]) -> None:
+    """Begin the store, and write manifest and order. Raises TokensError where others stand there, of which another
+    encoder has tokens, and as `open_store` does; nothing is changed then."""
+    others = [store.name for store in (destination / "features").glob("[!.]*") if store.name != header.encoder]
     for name, content in contents.items():
         file = destination / name
         if others and file.exists() and file.read_bytes() != content:
             way_out = "choose another destination, or delete its features"
             raise TokensError(f"{file}: of other clips, labels or order, and `{others[0]}` has their tokens; {way_out}")
+    # before the manifest is written over, and after the check: a store that is begun counts as one that has tokens
+    open_store(destination / "features" / header.encoder, header)
     for name, content in contents.items():
         write_with_seal(destination / name, content)
 
@@ -74,11 +77,9 @@ def write_import(
     print(f"{store}: {cost(layout, len(table))}", flush=True)
     # all of the destination, since manifest and order are written beside the store
     with alone([destination]):
-        # first, so that another import at the destination is refused before its manifest is written over
-        open_store(store, header)
         paths = table.clip_id.map(lambda clip: f"clips/{quote(clip, safe='')}.mp4")  # whatever an id has in it
         manifest = manifest_bytes(table.assign(path=paths)[["clip_id", "path", "label", "split"]])
-        _begin(destination, encoder, {"manifest.csv": manifest, "order.json": json_bytes(order)})
+        _begin(destination, header, {"manifest.csv": manifest, "order.json": json_bytes(order)})
         shards = header.shards
         # one source for every shard, the files that all of them are read from
         stale = stale_shards(store, [header.checksum] * len(shards))

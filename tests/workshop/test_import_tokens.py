@@ -210,6 +210,7 @@ def test_another_encoder_s_tokens_are_of_the_same_clips_or_refused(content, tmp_
     ):
         import_tokens(other, out, encoder="third")
     assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
+    assert not (out / "features/third").exists(), "it would be in the way of the next import"
 
 
 def test_regions_of_an_earlier_import_do_not_stay(content, tmp_path):
