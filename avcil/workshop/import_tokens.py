@@ -160,7 +160,8 @@ def _arrays(path: Path, names: dict[str, str]) -> dict[str, _Array]:
 def _table(path: Path, columns: dict[str, list[Any]]) -> tuple[pd.DataFrame, list[str]]:
     """The manifest and the class order. Raises TokensError for the first clip or class that contradicts another."""
     order = columns.pop("order")
-    if len(set(order)) < len(order) or not all(name and name.isprintable() for name in order):
+    # a class is written in the same cells as a clip
+    if len(set(order)) < len(order) or not all(map(is_clip_id, order)):
         raise TokensError(f"{path}: a class of the order is empty, no plain text or there twice; name each once")
     # objects, so that a message quotes Python's own 4, not np.int64(4)
     written = pd.DataFrame(columns, dtype=object)[["clip_id", "label", "split"]]

@@ -286,6 +286,7 @@ WRONG = {
     "id twice": ({"clip_id": lambda a: changed(a, 7, "clip-01")}, {}, "clip 7: clip_id 'clip-01'; an earlier"),
     "id": ({"clip_id": lambda a: changed(a, 7, "a\nb")}, {}, r"clip 7: clip_id 'a\\nb'; use printable characters"),
     "class twice": ({"order": lambda a: changed(a, 1, "class 0")}, {}, "empty, no plain text or there twice"),
+    "blank class": ({"order": lambda a: changed(a, 1, " ")}, {}, "empty, no plain text or there twice"),
     "untested": ({"split": lambda s: np.where(np.arange(CLIPS) < 14, 0, s)}, {}, "no test clip of `class 0`; add some"),
     "region": ({"region": lambda r: r / 100.0}, {}, r"a region is not in \[0, 1\]"),
     "scale": ({"scale": lambda _: np.float32(-1), "visual": lambda v: v.astype("i1")}, {}, r"scale is -1\.0; give"),
