@@ -15,6 +15,7 @@ from avcil.base.refusal import Refusal
 _PLAYLISTS = {"concat", "dash", "hls", "imf", "rtsp", "sdp", "webm_dash_manifest"}  # by FFmpeg's names
 _LONGEST = 20  # longer by shorter side of a picture that is cropped: it is scaled whole before
 _GAP = 0.1  # seconds without sound in a track that are silence, not jitter of the container's clock
+_LOUDEST = 1e6  # where 1 is full scale; beyond, encoders make NaN, by which an extraction ends
 _RATES = range(100, 1_000_001)  # Hz; beyond, FFmpeg resamples for minutes or into gigabytes
 
 
@@ -251,7 +252,8 @@ def read_clip(
         size, fit, resize: see `avcil.encoders.base.Reading`.
         streams: `visual`, `audio` or both; the other part of the clip is None.
 
-    Raises ClipError if the file is missing, damaged, lacks a wanted track, or holds less than half of the duration.
+    Raises ClipError if the file is missing, damaged, lacks a wanted track, holds less than half of the duration, or
+    sound that is not finite.
     """
     path = Path(path)
     # asked here, for FFmpeg's refusal would be called damage
@@ -275,4 +277,7 @@ def read_clip(
         if length < seconds / 2:
             what = f"{track} track of {max(length, 0):.2f} s where {seconds:.2f} s are wanted"
             raise ClipError(f"{path}: {what}; drop its row")
+    # floating-point sound may hold anything; so written, NaN is refused too
+    if ear and not np.abs(ear.waveform).max(initial=0) <= _LOUDEST:
+        raise ClipError(f"{path}: sound of NaN, or far beyond full scale; restore it or drop its row")
     return Clip(np.stack(eye.pictures) if eye else None, ear.waveform if ear else None, fps, sample_rate)

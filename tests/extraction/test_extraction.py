@@ -146,6 +146,19 @@ def test_sound_alone_from_a_wav(tmp_path):
     assert _peak(clip.waveform, 44100) == pytest.approx(500, abs=2)
 
 
+@pytest.mark.parametrize("sample", [np.nan, np.inf, 3e38])
+def test_sound_that_is_no_number_is_a_clip_s_fault_and_stops_no_extraction(encoder, corpus, tmp_path, sample):
+    """A .wav of 32-bit floating-point numbers."""
+    good, bad = tone(440, 2, 16000)[0].astype("<f4"), tmp_path / "bad.wav"
+    good[9000] = sample
+    head = b"fmt " + struct.pack("<IHHIIHH", 16, 3, 1, 16000, 64000, 4, 32) + b"data" + struct.pack("<I", good.nbytes)
+    bad.write_bytes(b"RIFF" + struct.pack("<I", 4 + len(head) + good.nbytes) + b"WAVE" + head + good.tobytes())
+    media = {"good": corpus["good0"], "bad": Media(bad)}
+    features.extract(encoder, "mini", media, CONFIG, tmp_path / "s", workers=0, streams=("audio",))
+    reason = f"{bad}: sound of NaN, or far beyond full scale; restore it or drop its row"
+    assert read_store(tmp_path / "s").quarantined == {"bad": reason}
+
+
 # ---- the store
 
 
