@@ -31,7 +31,10 @@ def read_pth(path: str, *, terms: str, mmap: bool = False) -> dict[str, Tensor]:
             message = f"{path}: damaged, or holds more than tensors, and running what it holds is not safe ({reason})"
             raise WeightsError(f"{message}. {terms}") from None
     # training scripts keep the model beside the optimiser, bare weights are the whole file
-    return content.get("model", content) if isinstance(content, dict) else {}
+    content = content.get("model", content) if isinstance(content, dict) else {}
+    # `model` may be a word or None there, and options may stand among the weights: whoever lacks a tensor says so
+    named = content.items() if isinstance(content, dict) else ()
+    return {name: value for name, value in named if isinstance(name, str) and isinstance(value, Tensor)}
 
 
 def filled(module: Module, tensors: dict[str, Tensor], path: str, *, terms: str) -> Module:

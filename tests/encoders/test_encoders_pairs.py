@@ -382,6 +382,10 @@ def test_pth_files_that_are_not_safe_or_not_audio_mae(make, tmp_path):
     for content, message in (
         ({"model": good, "hook": Intruder()}, "holds more than tensors.*Unsupported"),
         ([1, 2], "no AudioMAE encoder in it"),
+        ({"model": None, "state_dict": good}, "no AudioMAE encoder in it"),
+        ({"model": torch.ones(3)}, "no AudioMAE encoder in it"),
+        ({"model": good | {"patch_embed.proj.weight": 3}}, "no AudioMAE encoder in it"),
+        ({"model": good | {"cls_token": [3]}}, "another model's weights.*cls_token"),
         ({"model": lacking}, "another model's weights.*blocks.1.mlp.fc2.bias"),
         ({"model": misshapen}, "another model's weights.*pos_embed"),
     ):
@@ -393,6 +397,11 @@ def test_pth_files_that_are_not_safe_or_not_audio_mae(make, tmp_path):
     (tmp_path / "odd.pth").write_bytes(b"not a weight file")
     with pytest.raises(WeightsError, match="damaged"):
         make("videomae_audiomae", audio_weights=str(tmp_path / "odd.pth"))
+
+
+def test_options_among_the_weights_are_passed_over(make, tmp_path):
+    torch.save({7: "epochs", "arch": "mae_vit"} | random_audio_mae("norm"), tmp_path / "bare.pth")
+    assert make("videomae_audiomae", audio_weights=str(tmp_path / "bare.pth")).layout.audio_channels == 64
 
 
 def test_clips_that_do_not_fit_a_model(make):
