@@ -53,12 +53,13 @@ class SamAudio(nn.Module):
         self.config, self.revision = config, revision
         try:
             sizes = source.SAMAudioConfig(**published)
-        except TypeError as error:
-            raise WeightsError(f"{config.weights}: not the config.json of a SAM-Audio ({error}). {TERMS}") from None
-        codec, seen, body = sizes.audio_codec, sizes.vision_encoder, sizes.transformer
-        # submodules are named as in the checkpoint
-        self.audio_codec = encoder_class(codec)
-        self.visual = tower_class.from_config(seen.name)
+            codec, seen, body = sizes.audio_codec, sizes.vision_encoder, sizes.transformer
+            # submodules are named as in the checkpoint
+            self.audio_codec = encoder_class(codec)
+            self.visual = tower_class.from_config(seen.name)
+        except Exception as error:  # KeyError of a ranker without kind, RuntimeError of an unknown tower, and others
+            reason = " ".join(str(error).split())[:200]
+            raise WeightsError(f"{config.weights}: not the config.json of a SAM-Audio ({reason}). {TERMS}") from None
         self.normalised = seen.normalize_feature
         # latents are the codec's, and need none of these
         if config.audio == "hidden":

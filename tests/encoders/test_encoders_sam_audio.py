@@ -194,6 +194,9 @@ def test_wrong_weights_are_refused_in_one_line(folder, tmp_path):
 
     (tmp_path / "config.json").write_text('{"hidden_size": 8}')
     assert "not the config.json of a SAM-Audio" in refusal()
+    for section in ({"text_ranker": {}}, {"vision_encoder": {"name": "PE-Core-X"}}):
+        (tmp_path / "config.json").write_text(json.dumps(TINY | section))
+        assert "not the config.json of a SAM-Audio" in refusal()
     (tmp_path / "config.json").write_text("{")
     assert "damaged" in refusal()
     (tmp_path / "config.json").write_text(json.dumps(TINY))
@@ -239,3 +242,14 @@ def test_weights_that_are_not_there_are_refused_in_one_line(monkeypatch, tmp_pat
         with pytest.raises(WeightsError, match=r"no config\.json .*gated") as caught:
             SamAudio.load(config(weights))
         assert "hf auth login" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("error", [KeyError("kind"), RuntimeError("PE-Core-X not found\nin configs."), TypeError("x")])
+def test_whatever_the_package_says_of_a_config_is_one_line(monkeypatch, tmp_path, error):
+    """Here raised by a stand-in, so that this is tested without the package, too."""
+    source = types.SimpleNamespace(SAMAudioConfig=mock.Mock(side_effect=error))
+    monkeypatch.setattr(sam_audio, "_package", lambda: (source, None, None))
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(WeightsError, match=r"not the config\.json of a SAM-Audio \(.*gated") as caught:
+        SamAudio.load(config(tmp_path))
+    assert "\n" not in str(caught.value)
