@@ -6,6 +6,7 @@ logits = program.module()(visual, audio, similarity)
 probabilities = (logits / json.loads(more["temperature.json"])).softmax(1)  # of json.loads(more["classes.json"])
 """
 
+import io
 import json
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
+from avcil.base.files import write_bytes
 from avcil.learn import evaluate
 from avcil.learn.heads import Head
 from avcil.learn.model import IncrementalClassifier
@@ -50,7 +52,8 @@ def export(predictor: Predictor, tokens: Tokens, classes: list[str], path: Path,
     """Write ``predictor`` for any number of clips; ``classes`` are in the file as classes.json, in logits' order, and
     what `Learner.predict` divides logits by as temperature.json.
 
-    Raises LearnerError for another ending than .pt2, fewer than two example clips, or a read-out that cannot be traced.
+    Raises LearnerError for another ending than .pt2, fewer than two example clips, or a read-out that cannot be traced;
+    OSError naming the file if it cannot be written, and one that was there is then as before.
     """
     if path.suffix != ".pt2":
         raise LearnerError(f"{path}: torch.export's files end in .pt2; name it so")
@@ -69,6 +72,7 @@ def export(predictor: Predictor, tokens: Tokens, classes: list[str], path: Path,
             row = f"fusion {predictor.method.fusion}, read-out {predictor.method.readout}"
             reason = str(error).strip().split("\n")[0][:120]
             raise LearnerError(f"{row}: cannot be traced ({reason}); predict by Learner instead") from None
-    path.parent.mkdir(parents=True, exist_ok=True)
-    more = {"classes.json": json.dumps(classes), "temperature.json": json.dumps(temperature)}
-    torch.export.save(program, path, extra_files=more)
+    more, content = {"classes.json": json.dumps(classes), "temperature.json": json.dumps(temperature)}, io.BytesIO()
+    torch.export.save(program, content, extra_files=more)
+    # not by torch itself, which a full disk ends in the middle of the old file, and with a traceback
+    write_bytes(path, content.getvalue())

@@ -472,6 +472,9 @@ def test_what_cannot_be_exported_is_said(toy, learner, tmp_path):
         learner.export(tmp_path / "part.onnx", toy.tokens.clips(slice(0, 2)))
     with pytest.raises(LearnerError, match="give two or more"):
         learner.export(tmp_path / "part.pt2", toy.tokens.clips(slice(0, 1)))
+    (tmp_path / "folder.pt2").mkdir()
+    with pytest.raises(OSError, match=r"; make room, or make its folder writable, and run this again: '.*folder\.pt2'"):
+        learner.export(tmp_path / "folder.pt2", toy.tokens.clips(slice(0, 2)))
     # its kernel looks at values
     run_tasks(toy, row(fusion="channelwise"), TRAINING, chain([2], 1), 0, tmp_path)
     of_run = avcil.Learner.from_run(tmp_path / "task0/seed0")
