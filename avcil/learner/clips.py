@@ -71,6 +71,16 @@ class ClipEncoder(Section):
         published, guide = params.encoders[name], params.guide_of(name)
         return cls(name=name, features=features, device=device, published=published, guide=guide)
 
+    def as_saved(self) -> dict:
+        """For config.json, which is read from other folders too: weights that are here by their whole path."""
+        saved = self.model_dump()
+        for config in filter(None, (saved["published"], saved["guide"])):
+            for field in {"weights", "audio_weights"} & config.keys():
+                # what is not here is the name of a repository
+                if (path := Path(config[field])).exists():
+                    config[field] = str(path.absolute())
+        return saved
+
     @property
     def licence(self) -> str:
         if self.published is None:

@@ -340,7 +340,7 @@ class Learner:
         config = {
             "method": self.method.model_dump(),
             "training": self.training.model_dump(),
-            "encoder": self.encoder and self.encoder.model_dump(),
+            "encoder": self.encoder and self.encoder.as_saved(),
             "classes": self.classes,
             "memory": self.checkpoint.memory,
             "origin": self.checkpoint.origin,

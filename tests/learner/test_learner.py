@@ -194,6 +194,18 @@ def test_a_published_encoder_is_named_and_not_carried_along(toy, params, tmp_pat
     assert params.encoders["pe_av"].weights in (tmp_path / "second/README.md").read_text()
 
 
+def test_weights_in_a_folder_are_found_from_another_one(toy, params, tmp_path, monkeypatch):
+    (tmp_path / "weights").mkdir()
+    monkeypatch.chdir(tmp_path)
+    local = {"weights": "weights", "audio_weights": "org/name"}
+    encoders = params.encoders | {"clip_clap": params.encoders["clip_clap"].model_copy(update=local)}
+    learner = avcil.Learner("clip_clap", params=params.model_copy(update={"encoders": encoders}), root=ROOT)
+    learner.fit(*part(toy, "train", range(2)))
+    learner.save("saved")
+    published = avcil.Learner.load("saved").encoder.published
+    assert published.weights == str(tmp_path / "weights") and published.audio_weights == "org/name"
+
+
 def test_a_damaged_folder_is_one_clear_line(toy, learner, tmp_path):
     with pytest.raises(LearnerError, match="knows no class"):
         learner.save(tmp_path)
