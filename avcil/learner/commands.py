@@ -1,6 +1,7 @@
 """Commands of a learner, which `python -m avcil` lists: `predict` and `learn`."""
 
 import argparse
+import io
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from avcil.base.alone import alone
+from avcil.base.files import write_bytes
 from avcil.extraction.clips import ClipError, read_clip, write_clip
 from avcil.extraction.decoding import unread
 from avcil.learner import folders
@@ -128,7 +130,7 @@ def _warn_of_longer_ones(clips: Sequence[Path], learner: Learner) -> None:
 def write_overlay(path: Path, clip: Path, prediction: Prediction, learner: Learner) -> None:
     """The seconds of ``clip`` that the encoder reads, under spatial attention [L,S] as heat, with their sound.
 
-    Raises LearnerError where the method has no map of patches.
+    Raises LearnerError where the method has no map of patches, OSError naming a file that cannot be written.
     """
     from avcil.results.plots import overlay  # matplotlib takes a second
 
@@ -142,5 +144,7 @@ def write_overlay(path: Path, clip: Path, prediction: Prediction, learner: Learn
     assert shown.frames is not None and shown.waveform is not None  # both streams are read
     # more frames than slots: each is under the map of the slot that it falls into
     drawn = np.stack([overlay(frame, maps[i * len(maps) // count]) for i, frame in enumerate(shown.frames)])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_clip(path, drawn, shown.waveform, FPS, rate)
+    content = io.BytesIO()
+    write_clip(content, drawn, shown.waveform, FPS, rate)
+    # not by PyAV, which does not name a file that it cannot write, and leaves a part of it on a full disk
+    write_bytes(path, content.getvalue())

@@ -591,6 +591,9 @@ def test_commands_learn_and_predict(tmp_path, monkeypatch, capsys):
     shown = read_clip(clips[0][3], frames=16, fps=8, size=96, sample_rate=16000)
     # what AAC at 32 kbit/s leaves when it is applied twice; another clip's sound, or this one late, is near 0
     assert np.corrcoef(drawn.waveform, shown.waveform)[0, 1] > 0.8
+    (tmp_path / "folder.mp4").mkdir()
+    with pytest.raises(OSError, match=r"make its folder writable, and run this again: 'folder\.mp4'"):
+        command("predict", clips[0][3], "--learner", "mine", "--overlay", "folder.mp4")
     where = avcil.Learner.load("mine").predict([clips[0][3]])[0].spatial
     # heat is red: where it is looked at most, red exceeds blue by more than elsewhere
     warm = (drawn.frames[..., 0].astype(float) - drawn.frames[..., 2]).reshape(16, 8, 12, 8, 12).mean((2, 4))
