@@ -54,9 +54,10 @@ def header_of(
         layout = layout.without(stream)
     # streams and silence decide which tokens are zero: with others it is another store
     reading = encoder.reading._asdict() | {"streams": list(streams), "silence": config.silence}
-    # of its file alone among the encoders: a change of another family's is none of these tokens
-    own = f"encoders/{type(encoder).__module__.rpartition('.')[2]}.py"
-    revision = f"{encoder.revision}+{digest(code_of((own, *READING)))}"
+    # of its file and its guide's alone among the encoders: a change of another family's is none of these tokens
+    families = filter(None, (encoder, getattr(encoder, "guide", None)))
+    own = dict.fromkeys(f"encoders/{type(family).__module__.rpartition('.')[2]}.py" for family in families)
+    revision = f"{encoder.revision}+{digest(code_of((*own, *READING)))}"
     return Header(name, revision, checksum(encoder), reading, layout, list(clip_ids), config.clips_per_shard)
 
 

@@ -306,6 +306,11 @@ def test_tokens_of_other_code_are_made_anew_or_refused(encoder, clips, tmp_path,
         features.extract(encoder, "mini", clips, CONFIG, tmp_path / "s", workers=0)
     # of this encoder's file, and of no other's
     assert asked[0][0] == "encoders/mini.py" and "encoders/pe_av.py" not in asked[0]
+    # and of its guide's, of which the similarity is
+    guide = type("PeAv", (), {"__module__": "avcil.encoders.pe_av"})()
+    monkeypatch.setattr(encoder, "guide", guide, raising=False)
+    features.header_of(encoder, "mini", list(clips), CONFIG)
+    assert asked[-1][:2] == ("encoders/mini.py", "encoders/pe_av.py")
 
 
 def test_a_large_store_stays_in_half_precision(encoder, clips, film, tmp_path, monkeypatch):
