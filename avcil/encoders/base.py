@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from avcil.base.files import digest
 from avcil.base.refusal import Refusal
 from avcil.params.encoders import Pretrained
 from avcil.tokens.tokens import Layout, Tokens
@@ -96,6 +97,12 @@ class Pair(nn.Module):
         return tokens if self.config.patches is None or frames is None else tokens.coarse(self.config.patches)
 
 
+def of_folder(weights: str) -> str:
+    """The revision of a local folder, which has no commit: of its configs, that those which are mended make another
+    store. Of the weights themselves a store has the checksum."""
+    return f"local+{digest(b''.join(file.read_bytes() for file in sorted(Path(weights).glob('*.json'))))}"
+
+
 def pretrained(model_class, config: Pretrained, *, terms: str, **options):
     """`model_class.from_pretrained` of transformers, in evaluation mode, and the revision that was loaded.
 
@@ -123,6 +130,5 @@ def pretrained(model_class, config: Pretrained, *, terms: str, **options):
     if report["missing_keys"]:
         first = sorted(report["missing_keys"])[0]
         raise WeightsError(f"{config.weights}: not a whole {model_class.__name__}: no `{first}` in it. {terms}")
-    # the commit on the hub, which a folder does not have
-    revision = getattr(model.config, "_commit_hash", None) or "local"
+    revision = getattr(model.config, "_commit_hash", None) or of_folder(config.weights)
     return model.eval().requires_grad_(False), revision

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from huggingface_hub import hf_hub_download
 from torch import Tensor, nn
 
-from avcil.encoders.base import Reading, WeightsError, absent
+from avcil.encoders.base import Reading, WeightsError, absent, of_folder
 from avcil.encoders.inputs import pixels, side
 from avcil.encoders.pth import filled, read_pth
 from avcil.params.encoders import SamAudioConfig
@@ -94,7 +94,7 @@ class SamAudio(nn.Module):
         _package()
         path = _file(config, "config.json")
         # the hub's cache names a snapshot's folder after its commit
-        revision = "local" if Path(config.weights).is_dir() else path.parent.name
+        revision = of_folder(config.weights) if Path(config.weights).is_dir() else path.parent.name
         try:
             published = json.loads(path.read_text())
         except ValueError as error:

@@ -1,8 +1,10 @@
 """VideoMAE + AudioMAE, CLIP + CLAP and ImageBind, on tiny random instances of the published classes."""
 
 import argparse
+import json
 import math
 import os
+import shutil
 import sys
 from functools import cache
 from typing import NamedTuple
@@ -21,6 +23,7 @@ from avcil.encoders.clip_clap import ClipClap, ClipClapConfig, clap_log_mel
 from avcil.encoders.imagebind import ImageBind, ImageBindConfig, network
 from avcil.encoders.inputs import log_mel, pixels
 from avcil.encoders.videomae_audiomae import VideoMAEAudioMAE, VideoMAEAudioMAEConfig, audio_mae
+from avcil.extraction.features import checksum
 from avcil.tokens.tokens import Layout
 
 pytestmark = [pytest.mark.arithmetic, pytest.mark.slow]
@@ -358,6 +361,17 @@ def test_a_processor_that_is_not_there(make, folders, tmp_path):
             (tmp_path / "preprocessor_config.json").write_text(damaged)
         with pytest.raises(WeightsError, match=r"no preprocessor_config.json of CLIPImageProcessor"):
             make("clip_clap", weights=str(tmp_path))
+
+
+def test_another_config_beside_the_same_weights_is_another_revision(make, folders, tmp_path):
+    """Mean and spread of pixels are in no weight: a store of the wrong ones would pass for one of the right ones."""
+    shutil.copytree(folders.clip, tmp_path, dirs_exist_ok=True)
+    before = make("clip_clap", weights=str(tmp_path))
+    path = tmp_path / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | IMAGENET))
+    after = make("clip_clap", weights=str(tmp_path))
+    assert before.mean != after.mean and before.reading == after.reading and checksum(before) == checksum(after)
+    assert before.revision != after.revision and make("clip_clap").revision == before.revision
 
 
 def test_a_fused_clap_is_refused(make, folders, tmp_path):

@@ -17,7 +17,7 @@ from torch import nn
 from toys import Reduced
 
 from avcil.encoders import sam_audio
-from avcil.encoders.base import WeightsError
+from avcil.encoders.base import WeightsError, of_folder
 from avcil.encoders.sam_audio import SamAudio, SamAudioConfig
 
 FRAMES, SECONDS, SIZE, CLOSE = 3, 0.5, 56, {"atol": 1e-3, "rtol": 1e-3}
@@ -95,7 +95,7 @@ def test_tokens_are_what_layout_says_and_the_same_however_batched(folder, clips,
     patches = changes.get("patches", 4) ** 2
     assert encoder.layout == (FRAMES, patches, TOKENS, 48, LATENT if changes.get("audio") else WIDTH)
     assert encoder.reading == (FRAMES, 6.0, SIZE, 48_000, "stretch", "bicubic")
-    assert encoder.revision == "local"
+    assert encoder.revision == of_folder(str(folder))
     assert tokens.visual.shape == (2, *encoder.layout[:2], 48)
     assert tokens.audio.shape == (2, TOKENS, encoder.layout.audio_channels)
     assert tokens.similarity.shape == (2, *encoder.layout[:2]) and not tokens.similarity.any()
