@@ -7,9 +7,11 @@ store's folder, and the clips, must be reachable from every node under the same 
 from collections.abc import Callable, Iterator
 
 from avcil.base.ray import connected
+from avcil.base.refusal import Refusal
 from avcil.encoders.base import Encoder
 from avcil.extraction.features import Work, make_here
 from avcil.tokens.manifest import Media
+from avcil.tokens.store import StoreError
 
 
 class _Maker:
@@ -22,12 +24,19 @@ class _Maker:
         number = int(row["number"][0])
         # this shard alone: `make_here` decodes the clips of all that it is given
         work = self.work._replace(stale={number: self.work.stale[number]})
-        return {"number": list(make_here(self.encoder, work))}
+        try:
+            return {"number": list(make_here(self.encoder, work)), "refusal": [""]}
+        # as a word, for of what is raised here Ray makes an error of its own, of many lines
+        except (Refusal, OSError) as error:
+            return {"number": [number], "refusal": [str(error)]}
 
 
 def make(load: Callable[[], Encoder], actors: int, gpus: float, encoder: Encoder, work: Work) -> Iterator[int]:
     """`avcil.extraction.features.make_here` by up to ``actors`` encoders at once, each with its own decoding processes
-    and ``gpus``. load: makes the same encoder as ``encoder``, in every actor."""
+    and ``gpus``. load: makes the same encoder as ``encoder``, in every actor.
+
+    Raises StoreError for what a shard is refused for there.
+    """
     ray = connected()
     # an actor may have another working directory
     media = {clip: Media(path.absolute(), start) for clip, (path, start) in work.media.items()}
@@ -47,4 +56,6 @@ def make(load: Callable[[], Encoder], actors: int, gpus: float, encoder: Encoder
         num_gpus=gpus,
     )
     for row in made.iter_rows():
+        if row["refusal"]:
+            raise StoreError(row["refusal"])
         yield row["number"]

@@ -318,3 +318,12 @@ def test_ray_writes_the_same_bytes_as_one_machine(params, corpus, tmp_path):
     strict = CONFIG.model_copy(update={"quarantine_share": 0.0})
     with pytest.raises(StoreError, match=r"\d unusable clips, 0 allowed"):
         features.extract(load(), "mini", corpus, strict, tmp_path / "strict", workers=0, make=make)
+
+    def spoilt():
+        encoder = load()
+        encoder.audio_std.fill_(float("nan"))
+        return encoder
+
+    make = partial(cluster.make, spoilt, 1, 0.0)
+    with pytest.raises(StoreError, match=r"^clip `\w+`: the encoder gave NaN, or more than float16 holds, in audio$"):
+        features.extract(spoilt(), "mini", corpus, CONFIG, tmp_path / "spoilt", workers=0, make=make)
