@@ -120,7 +120,7 @@ def sign(interval: Interval) -> int:
     By the ends as they are written, so that no sentence claims a lead of [0.0, …]; one seed tells nothing.
     """
     # of one seed the ends are NaN, of which both comparisons are false
-    low, high = (round(100 * end, 1) for end in (interval.low, interval.high))
+    low, high = (round(100 * float(end), 1) for end in (interval.low, interval.high))
     return int(low > 0) - int(high < 0)
 
 
@@ -137,8 +137,8 @@ def negative(interval: Interval) -> Interval:
 
 def points(interval: Interval) -> str:
     """`4.2 [1.0, 7.3]`, in percent points."""
-    # adding zero makes −0.0 a plain zero
-    mean, low, high = (round(100 * value, 1) + 0.0 for value in interval[:3])
+    # a number of numpy, as tables have them, rounds another way; adding zero makes −0.0 a plain zero
+    mean, low, high = (round(100 * float(value), 1) + 0.0 for value in interval[:3])
     if math.isnan(interval.low):
         return f"{mean:.1f}, " + ("one seed" if interval.seeds < 2 else f"the same in {interval.seeds} seeds")
     return f"{mean:.1f} [{low:.1f}, {high:.1f}]"

@@ -136,6 +136,11 @@ def test_what_is_said_follows_from_the_interval(ends, words):
     assert verdict(Interval(*ends, p=0.5, seeds=3)) == words
 
 
+def test_a_number_of_a_table_is_rounded_as_any_other():
+    lead = Interval(0.0355, 0.0105, 0.0655, 0.01, 5)
+    assert points(Interval(*np.array(lead))) == points(lead)
+
+
 def test_forgetting_has_words_of_its_own():
     assert verdict(Interval(-0.1, -0.15, -0.05, 0.01, 3), ("more by", "less by")) == "less by 10.0 [5.0, 15.0]"
     assert points(Interval(-0.1, -0.15, -0.05, 0.01, 3)) == "-10.0 [-15.0, -5.0]"
