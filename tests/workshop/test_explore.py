@@ -292,6 +292,8 @@ def test_a_row_trained_live_joins_the_results(places, params):
     shown = panel.table.value
     panel.methods.value = ("mine",)
     assert "none of these rows was learnt with these seeds" in panel.note.value and panel.table.value == shown
+    panel.seeds.value = ()
+    panel.detail.value = before[-1]  # classes of what is shown still
     panel.seeds.value, panel.methods.value = tuple(params.seeds), (*before, "mine")
     panel.source.value = "exemplars_1"
     assert "mine" not in panel.methods.value

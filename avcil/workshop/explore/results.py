@@ -164,8 +164,8 @@ class Results(Panel):
         self._update_classes()
 
     def _update_classes(self) -> None:
-        # predictions are of single runs: the first of the seeds
-        method, seed, setting = self.detail.value, self.seeds.value[0], self.source.value
+        # predictions are of single runs: the first of the seeds shown, since none may be ticked any more
+        method, seed, setting = self.detail.value, int(self._shown[0].seed.min()), self.source.value
         run, until = self.live.runs.get(method), self.task.value + 1
         if run is not None:
             seed, results, learnt = run.seed, run.results[:until], run.tasks
