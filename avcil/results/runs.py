@@ -153,13 +153,16 @@ def load_run(method: str, setting: str = "standard", *, root: Path | None = None
     missing, results, places = _stored(artifacts, params, method, setting)
     # half a run is not taken for a whole one
     if missing:
-        again = f"python -m avcil protocol {params.benchmark}" if imported.exists() else "dvc repro"
+        again = (
+            f"`python -m avcil protocol {params.benchmark}`" if imported.exists() else _asked(params, method, setting)
+        )
         place = missing.relative_to(root)
         why = f"{place} is damaged, or of other choices" if missing.exists() else f"no {place}"
-        note = f"from metrics/ alone: {why}; `{again}` gives predictions and checkpoints"
+        kept = " and checkpoints" * (setting == next(iter(known)))
+        note = f"from metrics/ alone: {why}; {again} gives predictions{kept}"
         # told at the caller's line, not at this one
         warnings.warn(note, stacklevel=2)
-        return Run(method, setting, _committed(metrics, method, setting), {}, {}, note)
+        return Run(method, setting, _committed(metrics, method, setting, again), {}, {}, note)
     made = tables.frames({(setting, method, seed): by_task for seed, by_task in results.items()})
     return Run(method, setting, made, results, places, "")
 
@@ -191,7 +194,17 @@ def _stored(artifacts: Path, params: Params, method: str, setting: str):
     return None, results, places
 
 
-def _committed(folder: Path, method: str, setting: str) -> tables.Tables:
+def _asked(params: Params, method: str, setting: str) -> str:
+    """What learns the row in the setting: `dvc repro` by itself learns what ``rows`` of params.yaml asks for alone."""
+    prescribed, again = params.protocol(), f"`dvc repro` with `rows: [{method}]`"
+    if method in prescribed.chosen(params.rows).get(setting, ()):
+        return "`dvc repro`"
+    if method in prescribed.chosen([method]).get(setting, ()):
+        return again
+    return f"a line of `{setting}` in protocols/{params.benchmark}.yaml, and {again},"
+
+
+def _committed(folder: Path, method: str, setting: str, again: str) -> tables.Tables:
     """The tables of one row, as far as they are in git. Raises FileNotFoundError if it is not among them."""
     # numbered anew: a part of a table would keep the numbers that its lines had in the whole
     runs, matrix, localisation = (
@@ -199,7 +212,7 @@ def _committed(folder: Path, method: str, setting: str) -> tables.Tables:
         for table in (pd.read_csv(folder / f"{name}.csv") for name in ("runs", "accuracy_matrix", "localisation"))
     )
     if runs.empty:
-        raise FileNotFoundError(f"{folder}/runs.csv has no run of `{method}` in `{setting}`; `dvc repro` makes it")
+        raise FileNotFoundError(f"{folder}/runs.csv has no run of `{method}` in `{setting}`; {again} makes it")
     return tables.Tables(runs, matrix, localisation)
 
 

@@ -214,8 +214,21 @@ def test_an_unknown_run_names_the_nearest(bare):
 
 @pytest.mark.filterwarnings("ignore:from metrics/ alone")
 def test_a_row_that_was_not_run_in_a_setting_is_one_clear_line(bare):
-    with pytest.raises(FileNotFoundError, match="no run of `acil` in `exemplars_1`; `dvc repro`"):
+    with pytest.raises(
+        FileNotFoundError, match="no run of `acil` in `exemplars_1`; a line of `exemplars_1` in protocols/"
+    ):
         avcil.load_run("acil", "exemplars_1", root=bare)
+
+
+@pytest.mark.filterwarnings("ignore:from metrics/ alone")
+def test_what_is_to_be_run_learns_what_is_missing(bare):
+    """`dvc repro` by itself learns the headline in the first setting, and checkpoints are kept there alone."""
+    note = {
+        key: avcil.load_run(*key, root=bare).note.split("; ")[1] for key in [("avcil",), ("ridge",), ("lll", "worlds")]
+    }
+    assert note["ridge",] == "`dvc repro` gives predictions and checkpoints"
+    assert note["avcil",] == "`dvc repro` with `rows: [avcil]` gives predictions and checkpoints"
+    assert note["lll", "worlds"] == "`dvc repro` with `rows: [lll]` gives predictions"
 
 
 def test_checkpoints_of_the_chain_and_of_the_headline_are_found_where_dvc_has_them(tmp_path):
