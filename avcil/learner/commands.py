@@ -20,7 +20,7 @@ from avcil.learner.learner import Learner
 from avcil.learner.predictions import Prediction
 from avcil.tokens.manifest import Media
 
-DEVICE = "cpu, cuda, mps or auto; of a learner that is made: compute.device of params.yaml"
+DEVICE = "cpu, cuda, mps or auto"
 FPS, SIZE = 24, 384  # frames a second, pixels a side: of the overlay, not of what the encoder sees
 
 
@@ -36,7 +36,7 @@ def add(subparsers) -> None:
     learn.add_argument("clips", nargs="+", type=Path, metavar="CLIP")
     learn.add_argument("--label", required=True, help="the class of all these clips, new or known")
     learn.add_argument("--learner", required=True, type=Path, help="its folder; a clip given twice counts twice")
-    learn.add_argument("--device", help=DEVICE)
+    learn.add_argument("--device", help=f"{DEVICE}; of a learner that is made: compute.device of params.yaml")
     learn.set_defaults(call=run_learn)
 
 
