@@ -122,7 +122,7 @@ def differences(comparisons: pd.DataFrame, seeds: pd.DataFrame, reference: str) 
 
 
 def field_cost(table: pd.DataFrame) -> Figure:
-    """Last accuracy against training seconds and against bytes kept between tasks.
+    """Last accuracy against seconds of learning and evaluation, and against bytes kept between tasks.
 
     table: method, last_accuracy, seconds, memory_bytes; NaN where seconds are not known, as of a chain of tasks.
     """
@@ -134,7 +134,7 @@ def field_cost(table: pd.DataFrame) -> Figure:
     family = table.method.map(family_of)
     for axis, column, scale, label in (
         (axes[0], "seconds", 1, "seconds of learning and evaluation, one thread"),
-        (axes[1], "memory_bytes", 1e-6, "megabytes kept between tasks (exemplars, statistics)"),
+        (axes[1], "memory_bytes", 1e-6, "megabytes kept between tasks (0.01: nothing)"),
     ):
         known = table[table[column].notna()]
         # from below, so that names are only ever moved up
