@@ -15,6 +15,9 @@ import nbformat
 from nbclient import NotebookClient
 from PIL import Image
 
+from avcil.params.project import root
+from avcil.workshop.smoke import FROM_INPUTS, build
+
 
 def normalise(notebook):
     """Keep cells, tags and outputs; drop everything that a clock or a random generator wrote."""
@@ -78,6 +81,9 @@ if __name__ == "__main__":
         except (OSError, ValueError, nbformat.ValidationError) as error:
             reason = getattr(error, "strerror", None) or "it is not Jupyter's JSON"
             sys.exit(f"{notebook}: no notebook ({reason}); name those to run, such as notebooks/*.ipynb")
+    # what the building of a small project says would be an output of the first cell that needs one
+    if any("build/smoke/" in path.read_text() and path.stem not in FROM_INPUTS for path in notebooks):
+        build(root())
     for notebook in notebooks:
         execute(notebook)
         print(notebook)
