@@ -53,15 +53,19 @@ class Swept(NamedTuple):
     labels: dict[tuple[str, int], dict[str, int]]
 
 
+def other_choice(origin: dict, seed: int, chosen: tuple[Method, Training]) -> str | None:
+    """What a run of this ``origin`` was learnt with another of than ``chosen``, if there is such a thing."""
+    method, training = (section.model_dump(mode="json") for section in chosen)
+    wanted = {"method": method, "training": training, "seed": seed}
+    return next((name for name, value in wanted.items() if origin.get(name) != value), None)
+
+
 def run_of(file: Path, seed: int, chosen: tuple[Method, Training] | None) -> Done:
     """What a sweep left in ``file``. Raises ValueError for a run of other choices than those ``chosen``: DVC does not
     version these files, so that they may be of an experiment that was taken back."""
     done, origin = read_run(file)
-    if chosen:
-        method, training = (section.model_dump(mode="json") for section in chosen)
-        wanted = {"method": method, "training": training, "seed": seed}
-        if other := [name for name, value in wanted.items() if origin.get(name) != value]:
-            raise ValueError(f"{file}: learnt with another {other[0]}; `dvc repro --force sweep` learns it again")
+    if chosen and (other := other_choice(origin, seed, chosen)):
+        raise ValueError(f"{file}: learnt with another {other}; `dvc repro --force sweep` learns it again")
     return done
 
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from avcil.base.files import read_sealed
 from avcil.comparison import tables
 from avcil.comparison.protocol import choices, run_folder
 from avcil.learn.checkpoint import Checkpoint, load_checkpoint
@@ -171,12 +172,13 @@ def _stored(artifacts: Path, params: Params, method: str, setting: str):
     """The first file that is missing, if one is; results by seed; the folder of each (seed, task) with a checkpoint."""
     prescribed, results = params.protocol(), dict[int, list[TaskResult]]()
     places: dict[tuple[int, int], Path] = {}
+    chosen = choices(params, prescribed, setting, method)
     for seed in prescribed.settings[setting].seeds or prescribed.seeds:
         # a sweep's file has all tasks, and where there is none, as of a chain, results stand beside checkpoints
         whole = artifacts / "sweep" / setting / method / f"seed{seed}.json"
         if whole.is_file():
             try:
-                results[seed] = tables.run_of(whole, seed, choices(params, prescribed, setting, method)).results
+                results[seed] = tables.run_of(whole, seed, chosen).results
             # damaged, or of an experiment that was taken back
             except ValueError:
                 return whole, {}, {}
@@ -190,6 +192,10 @@ def _stored(artifacts: Path, params: Params, method: str, setting: str):
         if missing := [folder for folder in folders.values() if not (folder / "result.json").is_file()]:
             # nothing of the other seeds either: tables of some seeds would look like those of all
             return missing[0] / "result.json", {}, {}
+        # of an experiment, where params.yaml was taken back and what it made was not
+        for file in [places[key] / "checkpoint.json" for key in folders if key in places]:
+            if tables.other_choice(read_sealed(file)["origin"], seed, chosen):
+                return file, {}, {}
         results[seed] = [load_result(folder) for folder in folders.values()]
     return None, results, places
 

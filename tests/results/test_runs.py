@@ -48,7 +48,8 @@ def run_before(bare, params) -> Path:
         for task in range(5):
             accuracy = [value - 0.01 * seed for value in MATRIX[task]]
             result = TaskResult(task, accuracy, CLIPS[: task + 1], None, None, {"clip": task}, 7, 8)
-            state = Checkpoint({"w": torch.full((2,), float(task))}, {}, [f"c{task}"], ["clip"], {"seed": seed})
+            made_from = origin_of(bare, "standard", "replay", seed)
+            state = Checkpoint({"w": torch.full((2,), float(task))}, {}, [f"c{task}"], ["clip"], made_from)
             save_task(bare / f"artifacts/runs/others/replay/task{task}/seed{seed}", state, result)
     return bare
 
@@ -92,7 +93,7 @@ def test_a_run_from_artifacts(run_before, params):
     assert run.measures.forgetting_last[1] == pytest.approx(metrics.forgetting_last(wanted))
     assert run.results[2][3].predictions == {"clip": 3}
     checkpoint = run.checkpoint(task=3, seed=1)
-    assert checkpoint.model["w"].tolist() == [3, 3] and checkpoint.origin == {"seed": 1}
+    assert checkpoint.model["w"].tolist() == [3, 3] and checkpoint.origin["seed"] == 1
     assert len(run.checkpoints) == 5 * len(params.seeds)
     with pytest.raises(KeyError, match="after task 9 with seed 0"):
         run.checkpoint(task=9, seed=0)
@@ -203,6 +204,15 @@ def test_runs_of_an_experiment_that_was_taken_back_are_not_taken_for_these(bare,
     assert not run.results and f"seed{seed}.json is damaged, or of other choices" in run.note
     with pytest.raises(ValueError, match=rf"seed{seed}\.json: learnt with another training; `dvc repro --force sweep`"):
         tables.read(bare / "artifacts", params.protocol(), ["ridge"], params)
+
+
+@pytest.mark.filterwarnings("ignore:from metrics/ alone")
+def test_nor_are_those_of_a_chain(run_before, params):
+    """Where params.yaml was taken back by git, and what it made not by DVC."""
+    file = run_before / "params.yaml"
+    file.write_text(file.read_text().replace("later_learning_rate: 1.0", "later_learning_rate: 1.5"))
+    run = avcil.load_run("replay", root=run_before)
+    assert not run.results and "replay/task0/seed0/checkpoint.json is damaged, or of other choices" in run.note
 
 
 def test_an_unknown_run_names_the_nearest(bare):
