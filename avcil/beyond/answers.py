@@ -502,7 +502,7 @@ def adapting(folder: Path) -> str:
         head = " | ".join(f"{shift} | over frozen | hits" for shift in shifts)
         blocks.append(markdown(f"| {short_name_of(row)} | {head} |", "l" + "rrr" * len(shifts), lines))
     told = []
-    for way in ("continued", "distilled", "before"):
+    for way in ("continued", "distilled", "gated_distilled", "before"):
         over = [f"{shift} {verdict(apart(runs[ours, shift], 'way', way, 'frozen'))}" for shift in shifts]
         told.append(f"{WAYS[way]}: {', '.join(over)}")
     note = (

@@ -191,7 +191,7 @@ def test_frozen_is_the_rows_own_result_and_nothing_is_done_twice(params, tmp_pat
 
 def test_the_page_tells_what_a_way_adds_to_the_frozen_prior(tmp_path):
     rng, lines = np.random.default_rng(0), []
-    gains = {"frozen": 0.0, "continued": -0.2, "distilled": 0.05, "before": 0.1}
+    gains = {"frozen": 0.0, "continued": -0.2, "distilled": 0.05, "gated_distilled": 0.02, "before": 0.1}
     for shift, level in (("as it is", 0.8), ("faint", 0.6)):
         for world in (1, 2, 3, 4):
             luck = rng.normal(0, 0.05)
