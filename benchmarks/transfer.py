@@ -1,4 +1,4 @@
-"""Every row on the development collection: one table, and one figure of when distillation pays.
+"""Every row on the development collection, most in five class orders: a table, and a figure of when distillation pays.
 
     AVCIL_DEVELOPMENT=FOLDER python benchmarks/transfer.py [COLLECTION ...] [--rows ROW ...] [--workers 1]
 
@@ -9,7 +9,8 @@ then takes a sixth of the time.
 
 What a run gave stands in --work: a run that was stopped goes on, parts of the collection can be learnt beside one
 another, and without a name all that stands there is collected in benchmarks/results/development.csv, which keeps its
-lines of what does not stand there, and in figures/distillation.png. About an hour on one free core.
+lines of what does not stand there, and in figures/distillation.png. Rows on the embedded benchmark are the pipeline's
+own, from metrics/seeds.csv. About an hour on two free cores.
 """
 
 import argparse
@@ -30,6 +31,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from avcil.base.files import write_json
+from avcil.comparison.intervals import over_seeds
 from avcil.comparison.sweep import Job, Source, read_run, run
 from avcil.comparison.tables import accuracy_after
 from avcil.params import Params, load
@@ -49,8 +51,14 @@ FORMS = {
     "subspace and logit": {"feature_distillation": 0.0, "hooks": {"subspace_distillation": {"weight": 3.0}}},
 }
 """What distils in the figure, as changes of a row."""
-PARTS = {"with exemplars": "lll_prior", "without exemplars": "lll_analytic_no_exemplars"}
-"""That row: a classifier that is learnt, and one that is solved."""
+PARTS = {
+    "with exemplars": {
+        "none": "without_both_levels", "logit": "without_feature_level", "feature": "without_logit_level",
+        "both": "lll_prior",
+    },
+    (SOLVED := "without exemplars"): {"both": "lll_analytic_no_exemplars"},
+}  # fmt: skip
+"""A classifier that is learnt, and one that is solved: forms that are rows of the table, `both` that of the part."""
 ROWS = [
     "lll_subspace", "lll_residual", "lll_prior", "without_both_levels", "without_feature_level", "without_logit_level",
     "replay", "lll_analytic", "lll_residual_no_exemplars", "lll_analytic_no_exemplars", "lll_closed",
@@ -68,10 +76,12 @@ class Collection(NamedTuple):
     withheld: bool = False
 
 
+SEEDS, FEW = [0, 1, 2, 3, 4], 3  # few of what takes minutes a run
+EMBEDDED = "Sounding Objects"
 COLLECTIONS = {
-    "DEV-C": Collection("DEV-C", 2, [0]),
-    "DEV-D": Collection("DEV-D", 2, [0]),
-    "Sounding Objects": Collection("mini", 4, [0, 1, 2]),
+    "DEV-C": Collection("DEV-C", 2, SEEDS),
+    "DEV-D": Collection("DEV-D", 2, SEEDS),
+    "Sounding Objects": Collection("mini", 4, SEEDS),
     "Sounding Objects, untrained tokens": Collection("random", 4, [0]),
     "Sounding Objects, similarity withheld": Collection("mini", 4, [0], withheld=True),
 }
@@ -119,16 +129,21 @@ def source(collection: Collection, development: Path | None, work: Path) -> Sour
         return None
     if not orders.exists():
         still(development / f"{collection.tokens}.npz", folder)
-        write_json(orders, {str(s): json.loads((folder / "order.json").read_text()) for s in collection.seeds})
+        # a file has one order, the first seed's; others are drawn as those of any benchmark
+        drawn = {str(seed): class_order(read_manifest(folder / "manifest.csv"), seed) for seed in collection.seeds}
+        write_json(orders, drawn | {"0": json.loads((folder / "order.json").read_text())})
     return Source(folder / "manifest.csv", orders, folder / "features/imported")
 
 
 def methods(params: Params, collection: Collection, only: list[str] | None) -> dict[tuple[str, str], Method]:
     """``only`` these rows, or all, and what the figure needs beside them: by (part, name)."""
-    found = {("table", row): params.method(row) for row in only or ROWS}
-    for part, row in PARTS.items() if not (only or collection.withheld) else ():
-        start = params.method(row).model_dump()
-        found |= {(part, form): Method(**start | changes) for form, changes in FORMS.items()}
+    # the pipeline has learnt its own
+    rows = [] if collection is COLLECTIONS[EMBEDDED] else only or ROWS
+    found = {("table", row): params.method(row) for row in rows}
+    for part, known in PARTS.items() if not (only or collection.withheld) else ():
+        start = params.method(known["both"]).model_dump()
+        # forms that are rows are learnt as such
+        found |= {(part, form): Method(**start | changes) for form, changes in FORMS.items() if form not in known}
     return found
 
 
@@ -143,7 +158,7 @@ def jobs(
         classes = pd.read_csv(where.manifest, dtype=str).label.nunique()
         tasks = chain([collection.per_task] * (classes // collection.per_task), params.tasks[0].epochs)
         for (part, row), method in methods(params, collection, only).items():
-            for seed in collection.seeds:
+            for seed in collection.seeds[: FEW if part == SOLVED else None]:
                 file = work / "runs" / name / part / row / f"seed{seed}.json"
                 yield Job(
                     (name, part, row), where, method, params.training, tasks, seed, file=file,
@@ -151,37 +166,43 @@ def jobs(
                 )  # fmt: skip
 
 
-def table(work: Path, known: pd.DataFrame) -> pd.DataFrame:
-    """A line a collection, part and row: average and last accuracy in percent, means over seeds of the runs in
-    ``work``, else as ``known``; and ranks by last accuracy."""
+def table(work: Path, known: pd.DataFrame, pipeline: pd.DataFrame) -> pd.DataFrame:
+    """A line a run: average and last accuracy, of the runs in ``work``, of metrics/seeds.csv, which ``pipeline`` is, or
+    else as ``known``."""
+    own = pipeline[(pipeline.setting == "standard") & pipeline.method.isin(ROWS) & pipeline.seed.isin(SEEDS)]
+    own = own.assign(collection=EMBEDDED, part="table", row=own.method)
     lines = []
     for file in sorted((work / "runs").glob("*/*/*/seed*.json")):
         results = read_run(file)[0].results
-        curve = [100 * accuracy_after(result) for result in results]
+        curve = [accuracy_after(result) for result in results]
         collection, part, row = file.relative_to(work / "runs").parts[:3]
         lines.append((collection, part, row, int(file.stem.removeprefix("seed")), np.mean(curve), curve[-1]))
-    runs = pd.DataFrame(lines, columns=["collection", "part", "row", "seed", "average", "last"])
-    means = runs.groupby(["collection", "part", "row"]).agg(
-        average=("average", "mean"), last=("last", "mean"), seeds=("seed", "count")
-    )
-    place = ["collection", "part", "row"]
-    means = pd.concat([means.reset_index(), known]).drop_duplicates(place).sort_values(place, ignore_index=True)
-    means["rank"] = means.groupby(["collection", "part"])["last"].rank(ascending=False)
-    everywhere = means.groupby("part").collection.transform("nunique")
-    complete = means.groupby(["part", "row"]).collection.transform("count") == everywhere
-    means["mean_rank"] = means.groupby(["part", "row"])["rank"].transform("mean").where(complete)
-    return means.round(2)
+    place = ["collection", "part", "row", "seed"]
+    columns = [*place, "average_accuracy", "last_accuracy"]
+    # an empty table has no types of its own, and would change those of the others
+    learnt = [pd.DataFrame(lines, columns=columns)] if lines else []
+    runs = pd.concat([*learnt, own[columns], known])
+    for part, forms in PARTS.items():
+        # of the collections that the figure shows
+        shown = runs[(runs.part == "table") & ~runs.collection.map(lambda name: COLLECTIONS[name].withheld)]
+        for form, row in forms.items():
+            runs = pd.concat([shown[shown.row == row].assign(part=part, row=form), runs])
+    return runs.drop_duplicates(place).sort_values(place, ignore_index=True).round(6)
 
 
-def when_distillation_pays(means: pd.DataFrame) -> Figure:
-    """Points of last accuracy that each form of distillation adds to none, with and without exemplars."""
-    names = [name for name in COLLECTIONS if name in set(means[means.part.isin(PARTS)].collection)]
+def when_distillation_pays(runs: pd.DataFrame) -> Figure:
+    """Points of last accuracy that each form of distillation adds to none, with and without exemplars: means over
+    seeds and their 95 % intervals."""
+    names = [name for name in COLLECTIONS if name in set(runs[runs.part.isin(PARTS)].collection)]
     figure, axes = plt.subplots(1, 2, figsize=(10.4, 3.6), sharey=True)
     for axis, (part, how) in zip(axes, (("with exemplars", "learnt"), ("without exemplars", "solved")), strict=True):
-        last = means[means.part == part].pivot(index="row", columns="collection", values="last")
-        for place, form in enumerate([form for form in FORMS if form != "none" and form in last.index]):
-            gain = (last.loc[form] - last.loc["none"]).reindex(names)
-            axis.bar(np.arange(len(names)) + 0.2 * place - 0.3, gain, 0.19, label=form, color=PALETTE[place])
+        last = runs[runs.part == part].pivot(index=["collection", "seed"], columns="row", values="last_accuracy")
+        for place, form in enumerate([form for form in FORMS if form != "none"]):
+            apart = 100 * (last[form] - last["none"]).dropna()  # of seeds that both have
+            gains = [over_seeds(apart[name]) for name in names]
+            means, reach = [gain.mean for gain in gains], [gain.high - gain.mean for gain in gains]
+            where, look = np.arange(len(names)) + 0.2 * place - 0.3, {"elinewidth": 1, "ecolor": "0.3"}
+            axis.bar(where, means, 0.19, yerr=reach, label=form, color=PALETTE[place], error_kw=look)
         axis.axhline(0, color="0.2", linewidth=1)
         labels = [textwrap.fill(name, 10) for name in names]
         axis.set(xticks=range(len(names)), xticklabels=labels, title=f"{part}: classifier {how}")
@@ -208,9 +229,9 @@ def main() -> None:
     if not given.names:
         matplotlib.use("Agg")
         use_style()
-        means = table(given.work, pd.read_csv(TABLE))
-        means.to_csv(TABLE, index=False)
-        when_distillation_pays(means).savefig("figures/distillation.png", metadata={"Software": None})
+        runs = table(given.work, pd.read_csv(TABLE), pd.read_csv("metrics/seeds.csv"))
+        runs.to_csv(TABLE, index=False, lineterminator="\n")
+        when_distillation_pays(runs).savefig("figures/distillation.png", metadata={"Software": None})
 
 
 if __name__ == "__main__":

@@ -176,9 +176,24 @@ def test_the_collection_keeps_its_lines_of_rows_that_were_not_learnt_again(tmp_p
     file = tmp_path / "runs/DEV-C/table/lll_closed/seed0.json"
     file.parent.mkdir(parents=True)
     write_run(file, Done([result(0.5), result(0.9)], 1.0), {})
-    lines = [("DEV-C", "table", "lll_closed", 40.0, 40.0, 1), ("DEV-C", "table", "ridge", 70.0, 80.0, 1)]
-    known = pd.DataFrame(lines, columns=["collection", "part", "row", "average", "last", "seeds"])
-    table = transfer.table(tmp_path, known).set_index("row")
-    assert table.loc["lll_closed", ["average", "last"]].tolist() == [70.0, 90.0]
-    assert table.loc["ridge", ["average", "last"]].tolist() == [70.0, 80.0]
-    assert table["rank"].to_dict() == {"lll_closed": 1.0, "ridge": 2.0}
+    lines = [("DEV-C", "table", row, 0, 0.7, 0.8) for row in ("lll_closed", "ridge", "without_both_levels")]
+    known = pd.DataFrame(lines, columns=["collection", "part", "row", "seed", "average_accuracy", "last_accuracy"])
+    pipeline = pd.DataFrame(
+        [("standard", "ridge", 4, 0.6, 0.5), ("worlds", "ridge", 4, 0.6, 0.1), ("standard", "acil", 4, 0.6, 0.1)],
+        columns=["setting", "method", "seed", "average_accuracy", "last_accuracy"],
+    )
+    table = transfer.table(tmp_path, known, pipeline).set_index(["collection", "part", "row", "seed"])
+    assert table.last_accuracy.to_dict() == {
+        ("DEV-C", "table", "lll_closed", 0): 0.9,
+        ("DEV-C", "table", "ridge", 0): 0.8,
+        ("DEV-C", "table", "without_both_levels", 0): 0.8,
+        # as a form of distillation: none
+        ("DEV-C", "with exemplars", "none", 0): 0.8,
+        ("Sounding Objects", "table", "ridge", 4): 0.5,
+    }
+
+
+def test_of_the_embedded_benchmark_the_collection_tells_what_the_pipeline_learnt():
+    transfer = importlib.import_module("transfer")
+    committed, pipeline = pd.read_csv(ROOT / transfer.TABLE), pd.read_csv(ROOT / "metrics/seeds.csv")
+    pd.testing.assert_frame_equal(transfer.table(ROOT / "none", committed, pipeline), committed)
