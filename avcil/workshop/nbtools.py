@@ -15,9 +15,6 @@ import nbformat
 from nbclient import NotebookClient
 from PIL import Image
 
-from avcil.params.project import root
-from avcil.workshop.smoke import FROM_INPUTS, build
-
 
 def normalise(notebook):
     """Keep cells, tags and outputs; drop everything that a clock or a random generator wrote."""
@@ -71,6 +68,10 @@ def execute(path: Path) -> None:
 
 
 if __name__ == "__main__":
+    # only here, for every stage of the pipeline imports this module, and would wait a second for these
+    from avcil.params.project import root
+    from avcil.workshop.smoke import FROM_INPUTS, build
+
     # progress bars tell of seconds, which differ each time
     os.environ["TQDM_DISABLE"] = "1"
     notebooks = [Path(name) for name in sys.argv[1:]]

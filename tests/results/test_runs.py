@@ -44,12 +44,14 @@ def bare(tmp_path) -> Path:
 @pytest.fixture
 def run_before(bare, params) -> Path:
     """The same after a run of `replay`; seed s has lost s hundredths on every task."""
+    made_from = origin_of(bare, "standard", "replay", 0)
     for seed in params.seeds:
         for task in range(5):
             accuracy = [value - 0.01 * seed for value in MATRIX[task]]
             result = TaskResult(task, accuracy, CLIPS[: task + 1], None, None, {"clip": task}, 7, 8)
-            made_from = origin_of(bare, "standard", "replay", seed)
-            state = Checkpoint({"w": torch.full((2,), float(task))}, {}, [f"c{task}"], ["clip"], made_from)
+            state = Checkpoint(
+                {"w": torch.full((2,), float(task))}, {}, [f"c{task}"], ["clip"], made_from | {"seed": seed}
+            )
             save_task(bare / f"artifacts/runs/others/replay/task{task}/seed{seed}", state, result)
     return bare
 
