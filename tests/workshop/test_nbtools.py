@@ -105,3 +105,10 @@ def test_what_is_no_notebook_is_one_line_before_any_is_run(content, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert done.stderr.startswith(f"{wrong}: no notebook (")
+
+
+def test_what_every_stage_imports_before_its_kernel_starts_is_light():
+    """It did import pandas for a while, at a second a stage."""
+    code = "import papermill.cli, avcil.workshop.papermill_engine, sys; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not {"pandas", "torch", "matplotlib"} & {*done.stdout.split()}
