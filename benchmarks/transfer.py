@@ -10,7 +10,7 @@ then takes a sixth of the time.
 What a run gave stands in --work: a run that was stopped goes on, parts of the collection can be learnt beside one
 another, and without a name all that stands there is collected in benchmarks/results/development.csv, which keeps its
 lines of what does not stand there, and in figures/distillation.png. Rows on the embedded benchmark are the pipeline's
-own, from metrics/seeds.csv. About an hour on two free cores.
+own, from metrics/seeds.csv. More than an hour on two free cores (--workers 2).
 """
 
 import argparse
@@ -31,7 +31,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from avcil.base.files import write_json
-from avcil.comparison.intervals import over_seeds
+from avcil.beyond.answers import apart
 from avcil.comparison.sweep import Job, Source, read_run, run
 from avcil.comparison.tables import accuracy_after
 from avcil.params import Params, load
@@ -169,14 +169,16 @@ def jobs(
 def table(work: Path, known: pd.DataFrame, pipeline: pd.DataFrame) -> pd.DataFrame:
     """A line a run: average and last accuracy, of the runs in ``work``, of metrics/seeds.csv, which ``pipeline`` is, or
     else as ``known``."""
-    own = pipeline[(pipeline.setting == "standard") & pipeline.method.isin(ROWS) & pipeline.seed.isin(SEEDS)]
-    own = own.assign(collection=EMBEDDED, part="table", row=own.method)
     lines = []
     for file in sorted((work / "runs").glob("*/*/*/seed*.json")):
         results = read_run(file)[0].results
         curve = [accuracy_after(result) for result in results]
         collection, part, row = file.relative_to(work / "runs").parts[:3]
         lines.append((collection, part, row, int(file.stem.removeprefix("seed")), np.mean(curve), curve[-1]))
+    # what --rows names may be none of ours
+    rows = {*ROWS, *(row for _, part, row, *_ in lines if part == "table")}
+    own = pipeline[(pipeline.setting == "standard") & pipeline.method.isin(rows) & pipeline.seed.isin(SEEDS)]
+    own = own.assign(collection=EMBEDDED, part="table", row=own.method)
     place = ["collection", "part", "row", "seed"]
     columns = [*place, "average_accuracy", "last_accuracy"]
     # an empty table has no types of its own, and would change those of the others
@@ -196,11 +198,10 @@ def when_distillation_pays(runs: pd.DataFrame) -> Figure:
     names = [name for name in COLLECTIONS if name in set(runs[runs.part.isin(PARTS)].collection)]
     figure, axes = plt.subplots(1, 2, figsize=(10.4, 3.6), sharey=True)
     for axis, (part, how) in zip(axes, (("with exemplars", "learnt"), ("without exemplars", "solved")), strict=True):
-        last = runs[runs.part == part].pivot(index=["collection", "seed"], columns="row", values="last_accuracy")
+        shown = runs[runs.part == part]
         for place, form in enumerate([form for form in FORMS if form != "none"]):
-            apart = 100 * (last[form] - last["none"]).dropna()  # of seeds that both have
-            gains = [over_seeds(apart[name]) for name in names]
-            means, reach = [gain.mean for gain in gains], [gain.high - gain.mean for gain in gains]
+            gains = [apart(shown[shown.collection == name], "row", form, "none", "seed") for name in names]
+            means, reach = [100 * gain.mean for gain in gains], [100 * (gain.high - gain.mean) for gain in gains]
             where, look = np.arange(len(names)) + 0.2 * place - 0.3, {"elinewidth": 1, "ecolor": "0.3"}
             axis.bar(where, means, 0.19, yerr=reach, label=form, color=PALETTE[place], error_kw=look)
         axis.axhline(0, color="0.2", linewidth=1)

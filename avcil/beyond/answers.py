@@ -279,9 +279,10 @@ def _leads(found: dict[str, Interval]) -> str:
 # ---- light attention
 
 
-def apart(runs: pd.DataFrame, column: str, first: str, second: str) -> Interval:
-    """Last accuracy of one row's runs where ``column`` is ``first``, minus where it is ``second``, paired by world."""
-    wide = runs.pivot(index="world", columns=column, values="last_accuracy")
+def apart(runs: pd.DataFrame, column: str, first: str, second: str, paired: str = "world") -> Interval:
+    """Last accuracy of runs where ``column`` is ``first``, minus where it is ``second``, ``paired`` by another column;
+    of what both have."""
+    wide = runs.pivot(index=paired, columns=column, values="last_accuracy")
     return over_seeds((wide[first] - wide[second]).dropna())
 
 

@@ -354,21 +354,28 @@ def development(benchmarks: Path, folder: Path) -> str:
     runs = pd.read_csv(benchmarks / "development.csv").query("part == 'table'")
     means = runs.groupby(["row", "collection"])[["average_accuracy", "last_accuracy"]].mean().unstack()
     average, last = 100 * means.average_accuracy, 100 * means.last_accuracy
-    ranks = last.rank(ascending=False).mean(axis=1).sort_values(kind="stable")
+    # rows that lack a collection, whose ranks are no mean of all, come last
+    ranks = last.rank(ascending=False).mean(axis=1, skipna=False).sort_values(kind="stable")
+    there = last.notna()
     lines = [
         [
             name_of(row),
-            *(f"{average[name][row]:.1f} / {last[name][row]:.1f}" for name in last),
-            f"{rank:.1f}",
+            *(f"{average[name][row]:.1f} / {last[name][row]:.1f}" if there[name][row] else "" for name in last),
+            "" if np.isnan(rank) else f"{rank:.1f}",
         ]
         for row, rank in ranks.items()
     ]
-    ours, wide = "lll_closed", runs.pivot(index=["collection", "seed"], columns="row", values="last_accuracy")
+    ours = "lll_closed"
     others = [row for row in ranks.index if row != ours]
-    leads = {(name, row): over_seeds((wide[ours][name] - wide[row][name]).round(6)) for name in last for row in others}
+    leads = {
+        (name, row): answers.apart(runs[runs.collection == name], "row", ours, row, "seed")
+        for name in last
+        for row in others
+        if there[name][row]
+    }
     best = {name: last[name][others].idxmax() for name in last}
     told = "; ".join(f"{name} {verdict(leads[name, row])} ({short_name_of(row)})" for name, row in best.items())
-    apart = [[name_of(row), *(points(leads[name, row]) for name in last)] for row in others]
+    apart = [[name_of(row), *(points(leads[name, row]) if there[name][row] else "" for name in last)] for row in others]
     sides, columns = "r" * len(best), " | ".join(last)
     seeds = ", ".join(f"{name} {count}" for name, count in runs.groupby("collection").seed.nunique().items())
     parts = [
@@ -384,15 +391,15 @@ def development(benchmarks: Path, folder: Path) -> str:
 
 
 def distillation(benchmarks: Path) -> str:
-    """What each form of distillation adds to none, with exemplars and without; which never costs more than a point."""
+    """What each form of distillation adds to none, with exemplars and without; and which costs more than a point."""
     runs = pd.read_csv(benchmarks / "development.csv").query("part != 'table'")
-    wide = runs.pivot(index=["part", "collection", "seed"], columns="row", values="last_accuracy")
     collections, lines, costs = list(dict.fromkeys(runs.collection)), [], []
-    for part in dict.fromkeys(runs.part):
-        for form in [form for form in wide if form != "none"]:
-            # of seeds that both have
-            apart = (wide[form] - wide["none"]).dropna()
-            gains = {name: over_seeds(apart[part, name]) for name in collections}
+    for part, of_part in runs.groupby("part"):
+        for form in sorted({*of_part.row} - {"none"}):
+            gains = {
+                name: answers.apart(of_part[of_part.collection == name], "row", form, "none", "seed")
+                for name in collections
+            }
             # the whole interval below: else it is not shown
             worse = [name for name, gain in gains.items() if outcome(gain, -0.01) == "does not hold"]
             costs += [f"{form}, {part}, on {name}" for name in worse]
