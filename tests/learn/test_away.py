@@ -14,7 +14,7 @@ from avcil.learn.evaluate import TaskResult, read_out
 from avcil.learn.feed import Feed
 from avcil.learner.learner import Learner
 from avcil.params import load
-from avcil.params.learning import chain
+from avcil.params.learning import Method, chain
 from avcil.workshop.explore.rows import LiveRun
 from conftest import ROOT, toy_dataset
 
@@ -27,7 +27,15 @@ KINDS = {
     (row.fusion, row.classifier, row.readout, *row.hooks, row.cross_entropy): name
     for name, row in reversed(METHODS.items())
 }
+# random features: as many as the toy data are told apart by, not the thousands that take most of the time
+FEW = {readout: {"expansion": 100} for readout in ("ranpac", "acil", "mmal")}
 CASES = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in reversed(KINDS.values())]
+
+
+def _row(name: str) -> Method:
+    row = METHODS[name]
+    options = row.readout_options | FEW.get(row.readout, {})
+    return row.model_copy(update={"patches": None, "readout_options": options})
 
 
 # ---- the device of these tests
@@ -60,7 +68,7 @@ def test_it_refuses_what_a_gpu_refuses():
 @pytest.mark.parametrize("name", CASES)
 def test_a_row_learns_there_what_it_learns_on_the_cpu(name):
     """And however many steps it takes, as often something is fetched: no step waits for a number, or for a tensor."""
-    data, method = toy_dataset(), METHODS[name].model_copy(update={"patches": None})
+    data, method = toy_dataset(), _row(name)
     fetched, runs = [], []
     for batch in (24, 12):
         training = TRAINING.model_copy(update={"batch": batch, "keep": "best_all"})
@@ -84,7 +92,7 @@ def _are_those_of_the_cpu(there: list[TaskResult], here: list[TaskResult]) -> No
 @pytest.mark.parametrize("name", CASES)
 def test_a_row_learns_on_a_gpu_what_it_learns_on_the_cpu(name):
     """`python benchmarks/gpu.py --only rows` runs it; no GPU was at hand when it was written."""
-    data, method = toy_dataset(), METHODS[name].model_copy(update={"patches": None})
+    data, method = toy_dataset(), _row(name)
     there, here = (
         train.run_tasks(data, method, TRAINING, chain([2, 2], 1), 0, None, device=d) for d in ("cuda", "cpu")
     )
@@ -105,7 +113,7 @@ def test_clips_that_do_not_fit_are_streamed_to_it(toy):
 
 @pytest.mark.parametrize("name", ["lll_prior", "lll_analytic", "lll_closed"])
 def test_a_checkpoint_answers_there_as_on_the_cpu(toy, name):
-    method = METHODS[name].model_copy(update={"patches": None})
+    method = _row(name)
     run = LiveRun(toy, method, TRAINING, chain([2], 1), 0, device="meta")
     with away.device():
         run.run()
