@@ -27,19 +27,10 @@ class ParameterError(Refusal):
     """params.yaml holds something that cannot be used; the message names the key and the way out."""
 
 
-class _Loader(yaml.SafeLoader):
-    """Reads `1e-05`, which DVC writes, as the number that it is in YAML 1.2; in 1.1, without a point, it is text.
-    Refuses a key that occurs twice, of which YAML 1.2 has none and PyYAML takes the last."""
+class _Loader(yaml.CSafeLoader):
+    """Reads `1e-05`, which DVC writes, as the number that it is in YAML 1.2; in 1.1, without a point, it is text."""
 
-    def compose_mapping_node(self, anchor):
-        node = super().compose_mapping_node(anchor)
-        known: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in known:
-                    raise yaml.constructor.ConstructorError(None, None, f"`{key.value}` occurs twice", key.start_mark)
-                known.add(key.value)
-        return node
+    # every stage and kernel reads all parameters, and libyaml, which wheels bring along, takes a seventh of the time
 
 
 _Loader.add_implicit_resolver(
@@ -213,10 +204,29 @@ def parse(raw: dict, source: str = "params.yaml") -> Params:
         raise ParameterError(f"{source}: {offence(error)}{more}") from None
 
 
+def _check_keys(node: yaml.Node | None, seen: set[int]) -> None:
+    """Refuse a key that occurs twice, of which YAML 1.2 has none and PyYAML takes the last. ``seen``: nodes that an
+    alias names again."""
+    if not isinstance(node, yaml.CollectionNode) or id(node) in seen:
+        return
+    seen.add(id(node))
+    known: set[str] = set()
+    for item in node.value:
+        key, value = item if isinstance(node, yaml.MappingNode) else (None, item)
+        if isinstance(key, yaml.ScalarNode):
+            if key.value in known:
+                raise yaml.constructor.ConstructorError(None, None, f"`{key.value}` occurs twice", key.start_mark)
+            known.add(key.value)
+        _check_keys(value, seen)
+
+
 def mapping(text: str, source: str = "params.yaml") -> dict:
     """The text of params.yaml, read but not checked; raises ParameterError if it is no mapping in YAML."""
     try:
-        raw = _Loader(text).get_single_data()
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        _check_keys(node, set())
+        raw = loader.construct_document(node) if node else None
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: of a date that there is not
         raise ParameterError(f"{source}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):

@@ -5,8 +5,9 @@ from pathlib import Path, PurePath
 from typing import NamedTuple
 
 import networkx
-import yaml
 from docutils.nodes import make_id
+
+from avcil.params import read
 
 WIDE, HIGH, BOX = 130, 64, 26  # pixels of a stage's place in the picture, and the height of its box
 
@@ -30,7 +31,7 @@ def stages(root: Path) -> list[Stage]:
     """All stages that have run but the report, whose entry is still that of its last run. Paths are below ``root``."""
     known = []
     # a lock of which no stage has run has no entries
-    for name, entry in (yaml.safe_load((root / "dvc.lock").read_text()).get("stages") or {}).items():
+    for name, entry in (read(root / "dvc.lock").get("stages") or {}).items():
         deps, outs = ({i["path"]: i.get("md5", "") for i in entry.get(kind) or []} for kind in ("deps", "outs"))
         params = {key: value for group in (entry.get("params") or {}).values() for key, value in group.items()}
         notebook = next((path for path in deps if path.startswith("notebooks/")), None)
