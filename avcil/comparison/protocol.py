@@ -115,8 +115,9 @@ def jobs(
                 classes = pd.read_csv(sources[at].manifest, dtype=str, keep_default_na=False).label.nunique()
                 tasks = chain(protocol.sizes(setting, classes), epochs)
                 file = out / name / row / f"seed{seed}.json"
-                # DVC versions runs/others, which holds the headline's checkpoints alone
-                folder = artifacts / "runs/others" / row if row in protocol.headline else file.parent
+                # DVC versions runs/others, which holds the checkpoints of the embedded benchmark's headline alone
+                versioned = place.chained and row in protocol.headline
+                folder = artifacts / "runs/others" / row if versioned else file.parent
                 kept = folder if name == first else None
                 on = params.compute.device
                 job = Job((name, row), sources[at], method, shared, tasks, seed, file=file, folder=kept, device=on)

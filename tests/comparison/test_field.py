@@ -135,11 +135,20 @@ def test_jobs_are_what_the_protocol_prescribes(jobs, params, tmp_path):
         assert sweep.datasets(job.source)[seed].order == CLASSES
 
 
-def test_checkpoints_are_kept_in_the_first_setting_alone_the_headline_s_where_dvc_has_them(jobs, tmp_path):
-    for job in jobs(tmp_path, headline=["lll_prior"]):
+@pytest.mark.parametrize("chained", [True, False])
+def test_checkpoints_are_kept_in_the_first_setting_alone_those_that_dvc_versions_apart(
+    imported, field, tmp_path, chained
+):
+    """It versions the headline's of the embedded benchmark; of imported ones all stand beside results."""
+    place = Place(imported["whole"], imported["whole"] / "features", chained=chained)
+    protocol = _protocol(headline=["lll_prior", "ridge"])
+    for job in protocols.jobs(place, field, protocol, "all", tmp_path):
         setting, row = job.name
-        kept = tmp_path / ("runs/others/lll_prior" if row == "lll_prior" else f"sweep/standard/{row}")
+        kept = tmp_path / (f"runs/others/{row}" if chained and row == "ridge" else f"sweep/standard/{row}")
         assert job.folder == (kept if setting == "standard" else None)
+        if job.folder:
+            job.folder.mkdir(parents=True, exist_ok=True)
+            assert protocols.run_folder(tmp_path, row, 0, 1) == kept / "task0/seed1"
 
 
 def test_what_a_chain_of_stages_learns_is_no_job(imported, field, tmp_path):
