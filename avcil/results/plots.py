@@ -4,6 +4,7 @@ Colours are seaborn's colour-blind palette, one colour a row everywhere; lines c
 """
 
 import textwrap
+from collections.abc import Iterable
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -44,9 +45,11 @@ def use_style() -> None:
     }
 
 
-def colour_of(method: str):
-    # 7 is the grey one
-    return PALETTE[_COLOURS.get(method, 7)]
+def colours_of(methods: Iterable[str], grey: bool = True) -> dict:
+    """By row: its own; of rows that have none, or without ``grey`` the grey one, colours that differ."""
+    own = {row: PALETTE[place] for row, place in _COLOURS.items() if grey or place != 7}
+    rest = [row for row in methods if row not in own]
+    return own | dict(zip(rest, sns.husl_palette(len(rest), l=0.5), strict=True))
 
 
 def label_ends(axes, ends: list[tuple], x: float, gap: float, fontsize: str | float | None = "small") -> None:
@@ -71,12 +74,12 @@ def band(axes, groups, name: str, colour, style: str = "-", alpha: float = 0.13)
 def accuracy_curves(runs: pd.DataFrame, methods: list[str], *, title: str) -> Figure:
     """Accuracy on the classes seen so far after each task: mean over seeds, band from the worst to the best seed."""
     figure, axes = plt.subplots(figsize=(7.2, 4.2))
-    ends = []
+    ends, colours = [], colours_of(methods)
     for method in methods:
         by_task = runs[runs.method == method].groupby("task").accuracy
         # bounds, which have all data at once, are dashed
         style = "--" if method.startswith("joint") else "-"
-        ends.append(band(axes, by_task, short_name_of(method), colour_of(method), style))
+        ends.append(band(axes, by_task, short_name_of(method), colours[method], style))
     last = int(runs.task.max())
     # gaps are in units of the y axis
     label_ends(axes, ends, last + 0.12, 0.042)
@@ -97,7 +100,7 @@ def four_way(summary: pd.DataFrame) -> Figure:
     figure, axes = plt.subplots(figsize=(6.4, 3.6))
     for x, row in enumerate(shown):
         value, spread = table.loc[row, ["last_accuracy", "last_accuracy_std"]]
-        axes.bar(x, value, 0.62, yerr=spread, color=colour_of(row), error_kw={"elinewidth": 1})
+        axes.bar(x, value, 0.62, yerr=spread, color=colours_of(shown)[row], error_kw={"elinewidth": 1})
         axes.annotate(f"{value:.2f}", (x, 0.02), ha="center", color="white", fontweight="bold")
         if joint_of[row] in table.index:
             bound = table.last_accuracy[joint_of[row]]
@@ -137,7 +140,7 @@ def accuracy_matrices(matrix: pd.DataFrame, methods: list[str]) -> Figure:
 def forgetting_plasticity(summary: pd.DataFrame, methods: list[str]) -> Figure:
     """What is kept against what is learnt; the best corner is at the top left. Bars: spread over seeds."""
     figure, axes = plt.subplots(figsize=(6.6, 4.4))
-    table = summary.set_index("method").loc[methods]
+    table, colours = summary.set_index("method").loc[methods], colours_of(methods)
     axes.errorbar(
         table.forgetting_last, table.plasticity, xerr=table.forgetting_last_std, yerr=table.plasticity_std,
         fmt="none", ecolor="0.75", elinewidth=1,
@@ -147,12 +150,12 @@ def forgetting_plasticity(summary: pd.DataFrame, methods: list[str]) -> Figure:
     # from below, so that names are only ever moved up
     for method, row in table.sort_values("plasticity").iterrows():
         x, y = row.forgetting_last, row.plasticity
-        axes.plot(x, y, "o", color=colour_of(method))
+        axes.plot(x, y, "o", color=colours[method])
         y = max([y, *(below + gap for beside, below in placed if abs(x - beside) < 0.3)])  # names beside one another
         placed.append((x, y))
         axes.annotate(
             short_name_of(method), (x, y),
-            xytext=(6, 4), textcoords="offset points", fontsize="small", color=colour_of(method),
+            xytext=(6, 4), textcoords="offset points", fontsize="small", color=colours[method],
         )  # fmt: skip
     axes.set(xlabel="forgetting after the last task", ylabel="accuracy on new classes (plasticity)")
     axes.set_title("Learning without forgetting is up and to the left")
@@ -167,12 +170,13 @@ def localisation_curves(localisation: pd.DataFrame, methods: list[str]) -> Figur
     figure, axes = plt.subplots(1, 2, figsize=(9.4, 3.6))
     first = localisation[(localisation.on_task == 0) & localisation.method.isin(methods)]
     last = int(first.task.max())
+    colours = colours_of(methods)
     titles = {"hit": "peak on the sounding object", "auc": "area under the ROC curve"}
     for axis, (column, title) in zip(axes, titles.items(), strict=True):
         ends = []
         for method in methods:
             by_task = first[first.method == method].groupby("task")[column]
-            ends.append(band(axis, by_task, short_name_of(method), colour_of(method)))
+            ends.append(band(axis, by_task, short_name_of(method), colours[method]))
         floor = min(0.5, np.floor(10 * first[column].min()) / 10)  # no line leaves the figure
         label_ends(axis, ends, last + 0.12, 0.07 * (1 - floor))
         axis.set(xlabel="task", title=title, xticks=range(last + 1), ylim=(floor, 1))

@@ -8,11 +8,10 @@ from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.colors import to_hex
 
 from avcil.results.names import short_name_of
-from avcil.results.plots import PALETTE, colour_of
+from avcil.results.plots import PALETTE, colours_of
 
 LIVE, PAST = "this run", "this run, past classes"
 SHOWN = [{"filter": {"param": "shown"}}]
@@ -28,11 +27,10 @@ CONFIG = {
 
 
 def _colours(names: dict[str, str]) -> dict:
-    """A colour for each row; those that are grey in `plots`, as most are, differ. names: by row."""
-    rest = [row for row in names if colour_of(row) == PALETTE[7]]
+    """A colour for each row. names: by row."""
     # what is being learnt is black and grey, as no stored row is
-    others = dict(zip(rest, sns.husl_palette(len(rest), l=0.5), strict=True)) | {LIVE: "black", PAST: "gray"}
-    colours = [to_hex(others.get(row) or colour_of(row)) for row in names]
+    by_row = colours_of(names, grey=False) | {LIVE: "black", PAST: "gray"}
+    colours = [to_hex(by_row[row]) for row in names]
     return {"field": "row", "type": "nominal", "scale": {"domain": list(names.values()), "range": colours}}
 
 

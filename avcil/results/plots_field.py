@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from avcil.results.names import about, families, family_of, of_family, rows, short_name_of
 from avcil.results.plots import PALETTE, band, label_ends
 
-_COLOURS = (0, 7, 3, 4, 2, 5)  # of families
+# of families: six that ship, and two of one's own, which would else be drawn as the first ones are
+_COLOURS = (0, 7, 3, 4, 2, 5, 9, 1)
 
 
 def _family_colour(row: str):

@@ -8,7 +8,7 @@ from matplotlib import font_manager, get_data_path
 from toys import TASKS, TRAINING, row
 
 from avcil.learn.train import run_tasks
-from avcil.results import attention, plots
+from avcil.results import attention, plots, plots_field
 
 
 @pytest.mark.parametrize("known", ["no font", "another Arial"])
@@ -23,6 +23,15 @@ def test_the_fonts_are_matplotlibs_own_whatever_the_system_has(known, monkeypatc
     plt.close(axis.figure)
     assert font_manager.findfont(axis.title.get_fontproperties()).startswith(get_data_path())
     assert not caplog.records
+
+
+def test_rows_and_families_of_one_s_own_have_colours_of_their_own(monkeypatch):
+    """Own rows were all as grey as the upper bound, and an own family, the seventh, as blue as LLL."""
+    shown = ["mine", "lll_prior", "joint_guided", "mine too", "lll_closed"]
+    colours = plots.colours_of(shown)
+    assert len({colours[row] for row in shown}) == len(shown) and colours["lll_prior"] == plots.PALETTE[0]
+    monkeypatch.setattr(plots_field, "families", lambda: [*"abcdefgh"])
+    assert len(set(map(plots_field._colour_of_family, "abcdefgh"))) == 8
 
 
 @pytest.mark.parametrize("changes", [{}, {"fusion": "frozen_guided", "readout": "ridge"}])
