@@ -12,7 +12,7 @@ from avcil.comparison.sweep import Job, Source
 from avcil.comparison.worlds import Place
 from avcil.params import Params
 from avcil.params.comparison import Protocol, Setting
-from avcil.params.learning import Method, Training, chain
+from avcil.params.learning import Method, Task, Training, chain
 from avcil.tokens.manifest import class_order, read_manifest, read_order, write_manifest, write_orders
 
 
@@ -80,6 +80,11 @@ def choices(params: Params, protocol: Protocol, name: str, row: str) -> tuple[Me
     return _adapted(row, params.methods[row], protocol, setting), training
 
 
+def tasks_of(protocol: Protocol, name: str, row: str, classes: int) -> list[Task]:
+    """In which a row learns so many ``classes`` in the setting of that name."""
+    return chain(protocol.sizes(protocol.settings[name], classes), protocol.epochs_of.get(row, protocol.epochs))
+
+
 def jobs(
     place: Place, params: Params, protocol: Protocol, rows: Literal["headline", "all"] | list[str], artifacts: Path
 ) -> list[Job]:
@@ -106,14 +111,13 @@ def jobs(
             if place.chained and (name, row) == (first, "lll_prior"):
                 continue
             method, shared = choices(params, protocol, name, row)
-            epochs = protocol.epochs_of.get(row, protocol.epochs)
             tokens = setting.tokens or protocol.tokens or method.tokens
             # by place, not by seed: seeds that share clips share one source, which is in memory once
             sources = {at: _source(at[0], tokens, protocol, setting, at[1]) for at in set(where.values())}
             for seed, at in where.items():
                 # a class may be called `NA`, which is text here
                 classes = pd.read_csv(sources[at].manifest, dtype=str, keep_default_na=False).label.nunique()
-                tasks = chain(protocol.sizes(setting, classes), epochs)
+                tasks = tasks_of(protocol, name, row, classes)
                 file = out / name / row / f"seed{seed}.json"
                 # DVC versions runs/others, which holds the checkpoints of the embedded benchmark's headline alone
                 versioned = place.chained and row in protocol.headline

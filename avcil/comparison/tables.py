@@ -14,7 +14,7 @@ import pandas as pd
 
 from avcil.base.files import write_bytes, write_json
 from avcil.comparison.intervals import Interval, holm, over_seeds, over_seeds_and_clips, verdict
-from avcil.comparison.protocol import choices, run_folder
+from avcil.comparison.protocol import choices, run_folder, tasks_of
 from avcil.comparison.sweep import Done, read_run
 from avcil.learn import metrics
 from avcil.learn.evaluate import TaskResult
@@ -60,13 +60,36 @@ def other_choice(origin: dict, seed: int, chosen: tuple[Method, Training]) -> st
     return next((name for name, value in wanted.items() if origin.get(name) != value), None)
 
 
-def run_of(file: Path, seed: int, chosen: tuple[Method, Training] | None) -> Done:
-    """What a sweep left in ``file``. Raises ValueError for a run of other choices than those ``chosen``: DVC does not
-    version these files, so that they may be of an experiment that was taken back."""
+def run_of(file: Path, key: Key, protocol: Protocol, params: Params | None) -> Done:
+    """What a sweep left in ``file``. With ``params`` it raises ValueError for a run of other choices, tasks or class
+    order: DVC does not version these files, so that they may be of an experiment that was taken back, or of a protocol
+    that was changed."""
     done, origin = read_run(file)
-    if chosen and (other := other_choice(origin, seed, chosen)):
+    if params is None:
+        return done
+    name, row, seed = key
+    order, orders = origin["order"], file.parents[1] / "orders.json"
+    other = other_choice(origin, seed, choices(params, protocol, name, row))
+    if origin["tasks"] != [task.model_dump(by_alias=True) for task in tasks_of(protocol, name, row, len(order))]:
+        other = "sequence of tasks"
+    # written anew by whatever of the setting was learnt last; drawn worlds have one each, which do not change
+    elif orders.is_file() and read_orders(orders).get(seed, order) != order:
+        other = "class order"
+    if other:
         raise ValueError(f"{file}: learnt with another {other}; `dvc repro --force sweep` learns it again")
     return done
+
+
+def outdated(artifacts: Path, protocol: Protocol, params: Params) -> list[tuple[str, str]]:
+    """(setting, row) of which a sweep left runs that `run_of` refuses."""
+    refused = []
+    for key in ((name, row) for name, rows in protocol.chosen("all").items() for row in rows):
+        for file in artifacts.joinpath("sweep", *key).glob("seed*.json"):
+            try:
+                run_of(file, (*key, int(file.stem.removeprefix("seed"))), protocol, params)
+            except ValueError:
+                refused.append(key)
+    return refused
 
 
 def read(artifacts: Path, protocol: Protocol, rows, params: Params | None = None) -> Swept:
@@ -88,7 +111,7 @@ def read(artifacts: Path, protocol: Protocol, rows, params: Params | None = None
                 # two folders up from ROW/task0/seedS
                 results[key] = _of_tasks(run_folder(artifacts, row, 0, seed, name).parents[1], seed, known)
                 continue
-            results[key], took = run_of(file, seed, choices(params, protocol, name, row) if params else None)
+            results[key], took = run_of(file, key, protocol, params)
             # a run that went on after a stop has no seconds
             if took is not None:
                 seconds[key] = took
@@ -417,13 +440,15 @@ def _merged(
     return fresh[fresh["at"] >= 0].sort_values("at", kind="stable").drop(columns="at")
 
 
-def write(folder: Path, swept: Swept, protocol: Protocol, **more: pd.DataFrame) -> None:
+def write(
+    folder: Path, swept: Swept, protocol: Protocol, gone: Collection[tuple[str, str]] = (), **more: pd.DataFrame
+) -> None:
     """Write runs, accuracy_matrix, localisation, seeds, summary, correct, curves and what there is ``more`` as .csv,
     fractions rounded to 4 digits, and headline.json, which `dvc metrics` shows.
 
-    Lines of rows that were not asked for stay, as long as the protocol has them. Rows that it does not have come last,
-    and are told of in headline.json too: somebody asked for them by name. cost.csv, whose seconds differ from run to
-    run, is written where it has more rows to tell of than the one that stands there.
+    Lines of rows that were not asked for stay, as long as the protocol has them and they are not ``gone``. Rows that it
+    does not have come last, and are told of in headline.json too: somebody asked for them by name. cost.csv, whose
+    seconds differ from run to run, is written where it has more rows to tell of than the one that stands there.
     """
     tables = frames(swept.results)
     seeds = per_seed(tables)
@@ -439,6 +464,7 @@ def write(folder: Path, swept: Swept, protocol: Protocol, **more: pd.DataFrame) 
     # lines stand in the protocol's order, whatever was asked for this time
     order = [(setting, row) for setting, rows in protocol.chosen("all").items() for row in rows]
     asked = dict.fromkeys(run[:2] for run in swept.results)
+    order = [key for key in order if key in asked or key not in gone]
     own = [key for key in asked if key not in order]
     whole = {
         name: _merged(folder / f"{name}.csv", frame.round(4), asked, [*order, *own]) for name, frame in fresh.items()

@@ -178,7 +178,7 @@ def _stored(artifacts: Path, params: Params, method: str, setting: str):
         whole = artifacts / "sweep" / setting / method / f"seed{seed}.json"
         if whole.is_file():
             try:
-                results[seed] = tables.run_of(whole, seed, chosen).results
+                results[seed] = tables.run_of(whole, (setting, method, seed), prescribed, params).results
             # damaged, or of an experiment that was taken back
             except ValueError:
                 return whole, {}, {}

@@ -14,7 +14,7 @@ import torch
 import avcil
 from avcil.base.files import write_sealed
 from avcil.comparison import tables
-from avcil.comparison.protocol import choices, run_folder
+from avcil.comparison.protocol import choices, run_folder, tasks_of
 from avcil.learn import metrics
 from avcil.learn.checkpoint import Checkpoint
 from avcil.learn.evaluate import TaskResult
@@ -59,8 +59,10 @@ def run_before(bare, params) -> Path:
 def origin_of(root: Path, setting: str, row: str, seed: int) -> dict:
     """What a sweep's file says that it was learnt from."""
     params = load(root / "params.yaml")
-    method, training = choices(params, params.protocol(), setting, row)
-    return {"method": method.model_dump(mode="json"), "training": training.model_dump(mode="json"), "seed": seed}
+    protocol, order = params.protocol(), [f"c{number}" for number in range(28 if params.benchmark == "ave" else 20)]
+    method, training = (section.model_dump(mode="json") for section in choices(params, protocol, setting, row))
+    tasks = [task.model_dump(by_alias=True) for task in tasks_of(protocol, setting, row, len(order))]
+    return {"method": method, "training": training, "seed": seed, "tasks": tasks, "order": order}
 
 
 def _modules(code: str) -> set[str]:
@@ -206,6 +208,29 @@ def test_runs_of_an_experiment_that_was_taken_back_are_not_taken_for_these(bare,
     assert not run.results and f"seed{seed}.json is damaged, or of other choices" in run.note
     with pytest.raises(ValueError, match=rf"seed{seed}\.json: learnt with another training; `dvc repro --force sweep`"):
         tables.read(bare / "artifacts", params.protocol(), ["ridge"], params)
+
+
+@pytest.mark.filterwarnings("ignore:from metrics/ alone")
+@pytest.mark.parametrize("changed", ["sequence of tasks", "class order"])
+def test_nor_are_those_of_a_protocol_that_was_changed(bare, params, changed):
+    """A row that was not learnt again stood beside those of other tasks, or of another class order."""
+    for seed in params.seeds:
+        results = [TaskResult(t, MATRIX[t], CLIPS[: t + 1], None, None, {}, 7, 8)._asdict() for t in range(5)]
+        file = bare / f"artifacts/sweep/standard/ridge/seed{seed}.json"
+        kept = {"origin": origin_of(bare, "standard", "ridge", seed), "seconds": 1.0, "results": results}
+        write_sealed(file, kept)
+    order = kept["origin"]["order"]
+    write_orders(bare / "artifacts/sweep/standard/orders.json", {params.seeds[0]: order})
+    assert avcil.load_run("ridge", root=bare).results
+    if changed == "class order":
+        write_orders(bare / "artifacts/sweep/standard/orders.json", {seed: order[::-1]})
+    else:
+        prescribed = bare / f"protocols/{params.benchmark}.yaml"
+        prescribed.write_text(f"classes_per_task: 10\nepochs: {params.tasks[0].epochs}\n{prescribed.read_text()}")
+    assert not avcil.load_run("ridge", root=bare).results
+    changed_params = load(bare / "params.yaml")
+    with pytest.raises(ValueError, match=rf"\.json: learnt with another {changed}; "):
+        tables.run_of(file, ("standard", "ridge", seed), changed_params.protocol(), changed_params)
 
 
 @pytest.mark.filterwarnings("ignore:from metrics/ alone")

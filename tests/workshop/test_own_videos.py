@@ -92,6 +92,13 @@ def test_from_labels_to_the_table(extracted, monkeypatch):
     several = pd.read_csv("imports/mine/results/metrics/multilabel.csv")
     assert several.method.tolist() == found.method.tolist()
     assert several.multilabel_accuracy.tolist() == found.last_accuracy.tolist()
+    # of another protocol it does not, beside what is learnt by this one
+    params = load()
+    changed = params.protocols["mine"].model_copy(update={"classes_per_task": 1})
+    monkeypatch.setattr(protocol, "load", lambda: params.model_copy(update={"protocols": {"mine": changed}}))
+    protocol.run("mine", ["ridge"])
+    assert pd.read_csv("imports/mine/results/metrics/seeds.csv").method.tolist() == ["ridge"]
+    assert pd.read_csv("imports/mine/results/metrics/runs.csv").task.tolist() == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize(

@@ -36,8 +36,9 @@ def run(benchmark: str, rows: list[str] | None = None) -> str:
     # only a benchmark that was built with --vggsounder has several labels a clip
     if (place.folder / vggsound.MULTILABEL).exists():
         more["multilabel"] = tables.multilabel_accuracy(found, vggsound.read_multilabel(place.folder))
-    # lines of rows that were not asked for stay in the tables
-    tables.write(results / "metrics", found, prescribed, **more)
+    # lines of rows that were not asked for stay in the tables, unless the protocol was changed since they were learnt
+    gone = tables.outdated(results, prescribed, params)
+    tables.write(results / "metrics", found, prescribed, gone, **more)
     summary = tables.summarise(tables.per_seed(tables.frames(found.results)))
     lines = [
         [row.setting, row.method, *tables.cells(row, SHOWN)]
