@@ -126,7 +126,7 @@ class Run:
         return f"<h4>{title}</h4>{note}{summary}{self.matrix._repr_html_()}"
 
 
-def load_run(method: str, setting: str = "standard", *, root: Path | None = None) -> Run:
+def load_run(method: str, setting: str = "standard", *, benchmark: str | None = None, root: Path | None = None) -> Run:
     """The run of a row of params.yaml in a setting of the benchmark's protocol.
 
     Read from artifacts/ if all of it is there, else from the tables in metrics/, which are rounded to four digits: then
@@ -135,6 +135,7 @@ def load_run(method: str, setting: str = "standard", *, root: Path | None = None
     Args:
         method: the row's name.
         setting: which the row was run in; checkpoints are kept in `standard` alone.
+        benchmark: an imported one; that of params.yaml, if left out.
         root: the project's folder; the one that the working directory is in, if left out.
 
     Raises:
@@ -143,6 +144,7 @@ def load_run(method: str, setting: str = "standard", *, root: Path | None = None
     """
     root = project.root() if root is None else Path(root)
     params = load(root / "params.yaml")
+    params = params.model_copy(update={"benchmark": benchmark or params.benchmark})
     # only to refuse a row that there is not, with the nearest one
     params.method(method)
     if setting not in (known := params.protocol().settings):

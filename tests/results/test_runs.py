@@ -56,10 +56,10 @@ def run_before(bare, params) -> Path:
     return bare
 
 
-def origin_of(root: Path, setting: str, row: str, seed: int) -> dict:
+def origin_of(root: Path, setting: str, row: str, seed: int, benchmark: str = "sounding_objects") -> dict:
     """What a sweep's file says that it was learnt from."""
     params = load(root / "params.yaml")
-    protocol, order = params.protocol(), [f"c{number}" for number in range(28 if params.benchmark == "ave" else 20)]
+    protocol, order = params.protocols[benchmark], [f"c{number}" for number in range(28 if benchmark == "ave" else 20)]
     method, training = (section.model_dump(mode="json") for section in choices(params, protocol, setting, row))
     tasks = [task.model_dump(by_alias=True) for task in tasks_of(protocol, setting, row, len(order))]
     return {"method": method, "training": training, "seed": seed, "tasks": tasks, "order": order}
@@ -179,16 +179,14 @@ def test_a_run_that_keeps_no_checkpoints_is_read_from_its_file(bare, params):
 
 def test_of_an_imported_benchmark_all_is_its_own(bare):
     """Place, seeds and tasks: AVE has its own of each."""
-    path = bare / "params.yaml"
-    path.write_text(path.read_text().replace("benchmark: sounding_objects", "benchmark: ave"))
     learnt, seeds, tasks = bare / "imports/ave/results/sweep/standard/lwf", [0, 1, 2], 4
     for seed in seeds:
         results = [TaskResult(t, MATRIX[t], CLIPS[: t + 1], None, None, {"clip": seed}, 7, 8) for t in range(tasks)]
-        kept = {"origin": origin_of(bare, "standard", "lwf", seed), "seconds": 1.0}
+        kept = {"origin": origin_of(bare, "standard", "lwf", seed, "ave"), "seconds": 1.0}
         write_sealed(learnt / f"seed{seed}.json", kept | {"results": [result._asdict() for result in results]})
         for result in results:
             save_task(learnt / f"task{result.task}/seed{seed}", Checkpoint({}, {}, [], [], {}), result)
-    run = avcil.load_run("lwf", root=bare)
+    run = avcil.load_run("lwf", benchmark="ave", root=bare)
     assert run.seeds == seeds and sorted(run.checkpoints) == [(seed, task) for seed in seeds for task in range(tasks)]
 
 
