@@ -104,7 +104,7 @@ def test_from_labels_to_the_table(extracted, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["mien"], r"no protocols/mien\.yaml \(did you mean `mine`\?\)"),
+        (["mien"], r"no protocols/mien\.yaml \(did you mean `mine`\?\); CONTRIBUTING\.md"),
         (["ave"], r"imports/ave: not there; import it first"),
         (["mine", ["rigde"]], r"no method `rigde` in params\.yaml \(did you mean `ridge`\?\)"),
     ],

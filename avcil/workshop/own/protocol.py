@@ -19,7 +19,8 @@ def run(benchmark: str, rows: list[str] | None = None) -> str:
     """Learn what the protocol prescribes, or those of its rows; returns the table. Raises ValueError in one line."""
     params = load()
     if benchmark not in params.protocols:
-        raise ParameterError(f"no protocols/{benchmark}.yaml{nearest(benchmark, params.protocols)}")
+        known = nearest(benchmark, params.protocols)
+        raise ParameterError(f"no protocols/{benchmark}.yaml{known}; CONTRIBUTING.md has one to begin with")
     place, prescribed = protocol.place_of(benchmark), params.protocols[benchmark]
     # without a folder in imports/ it is the embedded benchmark, which has stages of its own
     if place.chained:
