@@ -206,7 +206,9 @@ def _asked(params: Params, method: str, setting: str) -> str:
     """What learns the row in the setting: `dvc repro` by itself learns what ``rows`` of params.yaml asks for alone."""
     prescribed, again = params.protocol(), f"`dvc repro` with `rows: [{method}]`"
     if method in prescribed.chosen(params.rows).get(setting, ()):
-        return "`dvc repro`"
+        # of runs that DVC does not version it misses none
+        versioned = setting == next(iter(prescribed.settings)) and method in prescribed.headline
+        return "`dvc repro`" if versioned else "`dvc repro --force sweep`"
     if method in prescribed.chosen([method]).get(setting, ()):
         return again
     return f"a line of `{setting}` in protocols/{params.benchmark}.yaml, and {again},"

@@ -264,6 +264,12 @@ def test_what_is_to_be_run_learns_what_is_missing(bare):
     assert note["ridge",] == "`dvc repro` gives predictions and checkpoints"
     assert note["avcil",] == "`dvc repro` with `rows: [avcil]` gives predictions and checkpoints"
     assert note["lll", "worlds"] == "`dvc repro` with `rows: [lll]` gives predictions"
+    # asked for already, as after `dvc exp apply` or in a clone: DVC finds nothing changed, and has no such runs to give
+    file = bare / "params.yaml"
+    file.write_text(file.read_text().replace("rows: headline", "rows: [avcil, ridge]", 1))
+    again = {row: avcil.load_run(row, root=bare).note.split("; ")[1] for row in ("avcil", "ridge")}
+    assert again["avcil"] == "`dvc repro --force sweep` gives predictions and checkpoints"
+    assert again["ridge"] == "`dvc repro` gives predictions and checkpoints"
 
 
 def test_checkpoints_of_the_chain_and_of_the_headline_are_found_where_dvc_has_them(tmp_path):
