@@ -170,6 +170,15 @@ def test_an_unpacked_zip(machine):
     machine.refuses("a clone is no git repository .*: git init -q && git add -A && git commit")
 
 
+def test_a_git_that_changes_line_ends_leaves_ours(machine):
+    """With `core.autocrlf`, as git of Windows is installed, sh would not read .ci/setup."""
+    shutil.copy(ROOT / ".gitattributes", machine.project)
+    machine.run("git", "add", "--all")
+    (machine.project / ".ci/setup").unlink()
+    assert machine.run("git", "-c", "core.autocrlf=true", "checkout", ".ci/setup").code == 0
+    assert (machine.project / ".ci/setup").read_bytes() == (ROOT / ".ci/setup").read_bytes()
+
+
 def test_a_repository_without_a_commit(machine):
     shutil.rmtree(machine.project / ".git")
     machine.run("git", "init", "-q")

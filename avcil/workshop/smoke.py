@@ -119,8 +119,9 @@ def _write(top: Path, project: Path) -> None:
     for name in ("avcil", "notebooks", "prior"):
         shutil.copytree(top / name, project / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
     (project / ".dvc").mkdir()
-    for name in (".gitignore", ".dvcignore", ".dvc/.gitignore", ".dvc/config", ".dvc/plots.html", "data.dvc"):
+    for name in (".gitattributes", ".gitignore", ".dvcignore", ".dvc/.gitignore", ".dvc/config", "data.dvc"):
         shutil.copy(top / name, project / name)
+    shutil.copy(top / ".dvc/plots.html", project / ".dvc/plots.html")
     shutil.copytree(top / ".dvc/plots", project / ".dvc/plots")
     for name in ("artifacts/notebooks", "metrics", "figures"):
         (project / name).mkdir(parents=True)
