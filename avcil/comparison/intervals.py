@@ -23,7 +23,8 @@ VERDICTS = ("holds", "not told apart", "does not hold")
 class Interval(NamedTuple):
     """A mean with its 95 % interval [low, high], the two-sided p of a mean of zero, and how many seeds it is of.
 
-    low, high and p are NaN where the spread is not known: for one seed, or for seeds that happen to agree to the digit.
+    low, high and p are NaN where the spread is not known: for one seed, or for seeds that happen to agree to the digit;
+    for no seed the mean is, too.
     """
 
     mean: float
@@ -139,6 +140,8 @@ def points(interval: Interval) -> str:
     """`4.2 [1.0, 7.3]`, in percent points."""
     # a number of numpy, as tables have them, rounds another way; adding zero makes −0.0 a plain zero
     mean, low, high = (round(100 * float(value), 1) + 0.0 for value in interval[:3])
+    if not interval.seeds:
+        return "no seed in common"
     if math.isnan(interval.low):
         return f"{mean:.1f}, " + ("one seed" if interval.seeds < 2 else f"the same in {interval.seeds} seeds")
     return f"{mean:.1f} [{low:.1f}, {high:.1f}]"

@@ -4,6 +4,7 @@ Every table has a line a run or finer, named by setting, method and seed. What a
 for this time stays as it stands (`write`).
 """
 
+import math
 from collections.abc import Collection, Iterable, Mapping
 from itertools import product
 from pathlib import Path
@@ -367,6 +368,9 @@ class Comparable(NamedTuple):
         runs = table.set_index(["setting", "method", "seed"])[column].sort_index()
         # a seed that only one of the two was run with counts for neither
         wide = pd.concat([runs.loc[name] for name in names], axis=1).dropna()
+        # after another `seeds`, rows that were not run again have none in common with those that were
+        if wide.empty:
+            return Interval(math.nan, math.nan, math.nan, math.nan, seeds=0)
         # taken by position, for both columns have the same name, and digits spread out to [seeds, clips]
         values, *minus = (np.array([[*digits] for digits in of] if by_clip else of, float) for _, of in wide.items())
         interval = over_seeds_and_clips if by_clip else over_seeds

@@ -191,6 +191,17 @@ def test_where_seeds_have_clips_of_their_own_a_lead_is_over_seeds_alone(tmp_path
     assert Comparable(without, shared.correct.iloc[:0]).lead("standard", "last_accuracy", "a", "b").seeds == fewer
 
 
+def test_rows_of_other_seeds_are_not_told_apart(tmp_path):
+    """As after another `seeds`, with which not every row was run again."""
+    for by_clip in (True, False):
+        found = _comparable(tmp_path, {name: np.ones((3, 4), bool) for name in "ab"})
+        for table in found:
+            table.loc[table.method == "b", "seed"] += 3
+        found = found if by_clip else found._replace(correct=found.correct.iloc[:0])
+        (line,) = found.compare("standard", "a", ["b"]).itertuples()
+        assert np.isnan(line.difference) and line.verdict == "not told apart (no seed in common)"
+
+
 def test_correctness_lines_up_clips_and_seeds():
     last = {("s", "b", 1): [_after_last({"b": 1, "a": 0})], ("s", "b", 0): [_after_last({"a": 1, "b": 1})]}
     labels = {("s", 0): {"a": 1, "b": 0}, ("s", 1): {"b": 0, "a": 0}}
