@@ -232,6 +232,13 @@ def _kill(child: int, how: str, dice: random.Random) -> tuple[str, list[psutil.P
     return how, below
 
 
+def orphans(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """Those that live after `GONE`. One that has ended does not, though nobody waits for it in a container without an
+    init."""
+    left = psutil.wait_procs(processes, GONE)[1]
+    return [one for one in left if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+
+
 def killed(work: Work, given: Path, sound: dict[str, bytes], seconds: float, seed: str) -> dict:
     """One kill: how, what was left, and whether the next run ended with the same files."""
     dice = random.Random(seed)
@@ -255,14 +262,14 @@ def killed(work: Work, given: Path, sound: dict[str, bytes], seconds: float, see
             time.sleep(min(0.05, moment - passed))
         how, below = _kill(child, how, dice)
         _ended(child)
-        orphans = [one.pid for one in psutil.wait_procs(below, GONE)[1]]
+        left = [one.pid for one in orphans(below)]
         first = log.read_text().strip().split("\n")[-1]
         half = len(_contents(to)) if to.exists() else 0
         status = _ended(_begun(work, given, to, log))
         again = _contents(to, work.results)
         differ = sorted(name for name in again.keys() | sound.keys() if again.get(name) != sound.get(name))
         words = log.read_text().strip().split("\n")[-1] if status else ""
-        return {"how": how, "orphans": orphans, "files": half, "status": status, "differ": differ[:5], "words": words,
+        return {"how": how, "orphans": left, "files": half, "status": status, "differ": differ[:5], "words": words,
                 "first": first[:200]}  # fmt: skip
 
 

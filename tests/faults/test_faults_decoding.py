@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 
+import kills
 import psutil
 import pytest
 import torch
@@ -162,11 +163,6 @@ next(decoding.decode([Media(Path("a"))] * 20, reading, 3))
 """
 
 
-def _gone(processes: list[psutil.Process], seconds: float = 5) -> list[psutil.Process]:
-    """Those that are alive after so many seconds."""
-    return psutil.wait_procs(processes, seconds)[1]
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere decoders are not forked and do not see the slow one")
 def test_no_decoder_outlives_a_killed_parent():
     with subprocess.Popen([sys.executable, "-c", _PARENT], cwd=ROOT, stdout=subprocess.PIPE) as parent:
@@ -175,4 +171,4 @@ def test_no_decoder_outlives_a_killed_parent():
         decoders = psutil.Process(parent.pid).children(recursive=True)
         assert len(decoders) >= 3
         parent.kill()
-        assert not _gone(decoders)
+        assert not kills.orphans(decoders)

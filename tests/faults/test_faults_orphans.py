@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import kills
 import nbformat
 import psutil
 import pytest
@@ -71,7 +72,7 @@ def test_a_notebook_ends_with_the_dvc_that_runs_it(tmp_path, shell):
         below = psutil.Process(dvc.pid).children(recursive=True)
         assert any("ipykernel" in " ".join(process.cmdline()) for process in below)
         dvc.kill()
-    assert not psutil.wait_procs(below, 5)[1]
+    assert not kills.orphans(below)
 
 
 @pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash"])
@@ -82,7 +83,7 @@ def test_a_stage_whose_dvc_was_killed_while_it_started_does_not_begin(tmp_path, 
     with subprocess.Popen(command, cwd=tmp_path, env=environment, start_new_session=True) as dvc:
         below = _started(psutil.Process(dvc.pid), 1)
         dvc.kill()
-    assert not psutil.wait_procs(below, 5)[1]
+    assert not kills.orphans(below)
     assert not (tmp_path / "begun").exists()
 
 
@@ -100,7 +101,7 @@ def test_workers_end_with_the_process_that_started_them(tmp_path, after):
         below = _started(psutil.Process(sweep.pid), 3)  # and multiprocessing's own
         time.sleep(after)  # seconds
         sweep.kill()
-    assert not psutil.wait_procs(below, 5)[1]
+    assert not kills.orphans(below)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a thread watches, until Python shuts down")
@@ -129,7 +130,7 @@ slow = Slow()
             time.sleep(0.1)
         assert (tmp_path / "begun").exists(), "it ended before it was killed"
         started.kill()
-    assert not psutil.wait_procs(below, 5)[1]
+    assert not kills.orphans(below)
 
 
 @pytest.mark.parametrize("what", ["clips", "scenes"])
@@ -138,4 +139,4 @@ def test_renderers_end_with_the_process_that_started_them(tmp_path, what):
         below = _started(psutil.Process(render.pid), 2)
         time.sleep(1)
         render.kill()
-    assert not psutil.wait_procs(below, 5)[1]
+    assert not kills.orphans(below)
