@@ -131,7 +131,9 @@ def _write(top: Path, project: Path) -> None:
         del pipeline["stages"][stage]
     (project / "dvc.yaml").write_text(yaml.safe_dump(pipeline, sort_keys=False))
     _git(project, "init", "--quiet", "--initial-branch=main")
-    for key, value in {"user.name": "avcil", "user.email": "avcil@example.org", "commit.gpgsign": "false"}.items():
+    # neither a signature nor hooks that a person has for all repositories
+    own = {"commit.gpgsign": "false", "core.hooksPath": os.devnull}
+    for key, value in {"user.name": "avcil", "user.email": "avcil@example.org", **own}.items():
         _git(project, "config", key, value)
     _git(project, "add", "--all")
     _git(project, "commit", "--quiet", "--message", "A small project")
