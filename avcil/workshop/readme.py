@@ -127,8 +127,9 @@ def field(folder: Path) -> str:
         f"{markdown(head, 'lrrrrrr', rows)}\n\nTest clips, in percent: mean ± standard deviation over "
         f"{int(table.seeds.min())} seeds, each with its own class order. Minus it: points of last accuracy, paired, "
         "with a 95 % interval over seeds and clips; †: not told apart once all "
-        f"{len(ahead)} comparisons are counted (Holm). Kept: between tasks, exemplars' tokens and "
-        "a solved head's sums. All data at once: all classes seen so far, learnt again from scratch after each task."
+        f"{len(ahead)} comparisons are counted (Holm). Kept: between tasks, exemplars' tokens, a "
+        "solved head's sums and what hooks keep. "
+        "All data at once: all classes seen so far, learnt again from scratch after each task."
     )
 
 
