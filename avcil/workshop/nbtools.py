@@ -5,15 +5,25 @@ between two runs (times, durations, random cell ids). avcil/workshop/papermill_e
 the pipeline.
 """
 
+import atexit
 import base64
 import io
 import os
+import shutil
 import sys
 from pathlib import Path
+from tempfile import mkdtemp
 
 import nbformat
 from nbclient import NotebookClient
 from PIL import Image
+
+
+def in_no_home() -> None:
+    """Kernels that are started from now on find no settings of IPython and matplotlib that a person has in their home:
+    outputs and figures would be others."""
+    os.environ |= {"IPYTHONDIR": mkdtemp(), "MATPLOTLIBRC": os.devnull}
+    atexit.register(shutil.rmtree, os.environ["IPYTHONDIR"], ignore_errors=True)
 
 
 def normalise(notebook):
@@ -72,6 +82,7 @@ if __name__ == "__main__":
     from avcil.params.project import root
     from avcil.workshop.smoke import FROM_INPUTS, build
 
+    in_no_home()
     # progress bars tell of seconds, which differ each time
     os.environ["TQDM_DISABLE"] = "1"
     notebooks = [Path(name) for name in sys.argv[1:]]

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import os
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,8 @@ from PIL import Image
 from avcil.params import whole
 from avcil.workshop.nbtools import execute, lighten, normalise
 from conftest import ROOT
+
+_STARTUP = ".ipython/profile_default/startup/own.py"  # runs before the first cell of whatever notebook
 
 
 def _notebook(path, source: str):
@@ -35,6 +38,18 @@ def test_the_plain_engine_gives_the_same_bytes_twice(tmp_path):
         assert _papermill(tmp_path / "n.ipynb", tmp_path / name).returncode == 0
     assert (tmp_path / "one.ipynb").read_bytes() == (tmp_path / "two.ipynb").read_bytes()
     assert '"2\\n"' in (tmp_path / "one.ipynb").read_text()
+
+
+def test_a_stage_reads_no_settings_in_a_home(tmp_path):
+    for name, text in {".config/matplotlib/matplotlibrc": "lines.linewidth: 9", _STARTUP: "greeting = 'hello'"}.items():
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text(text)
+    _notebook(tmp_path / "n.ipynb", "import matplotlib as m\nm.rcParams['lines.linewidth'], 'greeting' in globals()")
+    own = {"IPYTHONDIR", "MATPLOTLIBRC", "MPLCONFIGDIR", "XDG_CONFIG_HOME"}
+    environment = {name: value for name, value in os.environ.items() if name not in own} | {"HOME": str(tmp_path)}
+    assert _papermill(tmp_path / "n.ipynb", tmp_path / "out.ipynb", env=environment).returncode == 0
+    (output,) = nbformat.read(tmp_path / "out.ipynb", as_version=4).cells[0].outputs
+    assert output.data["text/plain"] == "(1.5, False)"
 
 
 def test_a_failing_cell_fails_the_stage_and_says_why(tmp_path):
