@@ -181,7 +181,7 @@ def run(
     """What each job gave, by its name and seed, in the order of the jobs.
 
     Args:
-        workers: processes at once; all processors if left out. On a GPU as many of these as fit
+        workers: processes at once; all processors that this one may use if left out. On a GPU as many of these as fit
             (avcil/learn/capacity.py).
         engine: `local`, or `ray` (avcil/base/ray.py), where the cluster says how many: each run has a processor, and
             where the device is `cuda`, a GPU.
@@ -198,13 +198,18 @@ def run(
         check(name, method)
     # two sweeps in one folder could delete each other's unfinished files (LOG.md)
     with alone({place for job in jobs for place in (job.folder, job.file and job.file.parent) if place}):
-        some = min(workers or os.cpu_count() or 1, len(jobs))
+        some = min(workers or _processors(), len(jobs))
         # all jobs of a sweep have the device of params.yaml, so the first one tells
         gpus = float(bool(jobs) and jobs[0].device.startswith("cuda"))
         results = ray.each(work, [*map(_anywhere, jobs)], gpus) if engine == "ray" else _each(work, jobs, some)
         done = dict(progress(results, total=len(jobs), desc="runs"))
     # results come in as they are done, and tables want them in an order that no machine changes
     return {(job.name, job.seed): done[number] for number, job in enumerate(jobs)}
+
+
+def _processors() -> int:
+    """Those that this process may use: of a cluster's machine, `taskset` and jobs are given a few."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _anywhere(job: Job) -> Job:

@@ -186,3 +186,17 @@ def test_a_run_whose_process_is_killed_is_one_line(monkeypatch):
     jobs = [sweep.Job((name,), None, None, None, [], 0) for name in "ab"]
     with pytest.raises(ChildProcessError, match=r"ended from outside, .* run this again, it goes on"):
         sweep.run(jobs, workers=2, work=_die)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no process is given a part of the processors here")
+def test_a_sweep_takes_the_processors_that_it_was_given(monkeypatch):
+    """As `taskset -c 0` on a machine of 64: all runs are done in this process."""
+    monkeypatch.setattr(sweep, "check", lambda name, method: None)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0})
+    jobs = [sweep.Job((name,), None, None, None, [], 0) for name in "ab"]
+    assert set(sweep.run(jobs, work=_process).values()) == {os.getpid()}
+
+
+def _process(job):
+    return os.getpid()
