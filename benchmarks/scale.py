@@ -4,8 +4,8 @@
 
 A store of [8,16,256] visual and [25,256] audio tokens, noise about a mean of each class; one epoch a task. Each row
 learns in a process of its own, twice: from memory, and from a store that is mapped, as one that is too large for memory
-is. Nothing is said of accuracy here. Writes benchmarks/results/scale.csv, a line a case; cases that stand there from
-elsewhere are kept.
+is. Nothing is said of accuracy here. Writes benchmarks/results/scale.csv, a line a case, and scale.md of it;
+cases that stand there from elsewhere are kept.
 
 cpu_ms_a_clip: processor time over training clips, of the whole run, which evaluates after each task too.
 peak_gb: resident at most, less what was resident before the store was opened; of a mapped store, pages of its files
@@ -26,9 +26,11 @@ import torch
 
 import report
 from authors import peak_memory
+from avcil.comparison.tables import markdown
 from avcil.learn.train import run_tasks
 from avcil.params import load
 from avcil.params.learning import chain
+from avcil.results.names import short_name_of
 from avcil.tokens.dataset import load_datasets
 from avcil.tokens.store import Header, finish, open_store, write_shard
 from avcil.tokens.tokens import Layout
@@ -39,6 +41,7 @@ LAYOUT = Layout(slots=8, patches=16, audio_tokens=25, visual_channels=256, audio
 SHARD = 100  # clips
 SPLITS = ["train"] * 8 + ["val", "test"]
 CASE = ["machine", "row", "store", "clips", "classes", "tasks"]
+VGGSOUND, DISK = 200_000, 3e9  # clips; bytes a second of an assumed disk
 
 
 def write_store(folder: Path, clips: int, classes: int) -> None:
@@ -113,6 +116,7 @@ def main() -> None:
                     command = [sys.executable, __file__, "--child", folder, *map(str, words)]
                     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
                     add(given.out, dict(zip(CASE, case, strict=True)) | json.loads(done.stdout.splitlines()[-1]))
+    given.out.with_suffix(".md").write_text(f"{document(pd.read_csv(given.out))}\n")
 
 
 def add(file: Path, line: dict) -> None:
@@ -123,6 +127,47 @@ def add(file: Path, line: dict) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     table.sort_values(CASE).round(3).to_csv(file, index=False)
     print(json.dumps(line), flush=True)
+
+
+def document(table: pd.DataFrame) -> str:
+    """What learning takes as stores grow, and what follows for all of VGGSound."""
+    table = table.sort_values(["row", "clips", "classes", "tasks", "store"])
+    rows = [
+        [
+            short_name_of(line.row), f"{line.clips:,}", str(line.classes), str(line.tasks), line.store,
+            f"{line.cpu_ms_a_clip:.2f}", f"{line.peak_gb:.2f}", f"{line.store_gb:.2f}", f"{line.read_gb:.2f}",
+            f"{line.checkpoints_mb:.0f}",
+        ]
+        for line in table.itertuples()
+    ]  # fmt: skip
+    head = "| row | clips | classes | tasks | store | ms a clip | peak GB | GB stored | GB read | checkpoints, MB |"
+    note = (
+        f"`benchmarks/scale.py` on {' and '.join(table.machine.unique())}: one epoch a task, evaluation after each "
+        "included. Milliseconds of the processor a training clip, of one thread; peak memory beside what torch takes."
+    )
+    return f"{markdown(head, 'lrrrlrrrrr', rows)}\n\n{note}\n\n{_vggsound()}"
+
+
+def _vggsound() -> str:
+    """An estimate from measured parts, and which they are."""
+    steps = json.loads((report.RESULTS / "training_step_nvidia_h200.json").read_text())["groups"]
+    name, group = next((name, group) for name, group in steps.items() if name.startswith("LLL"))
+    # the group's name has the clips of a batch: `... B256 ...`
+    batch = int(name.split(" B")[1].split()[0])
+    step = next(one["ms"] for one in group["variants"] if (one["variant"], one["precision"]) == ("ours, auto", "fp32"))
+    decoded = json.loads((report.RESULTS / "extraction.json").read_text())["decoding"]["decode, 2 workers"]
+    # float16, of 16 slots, 64 patches and 1,024 channels
+    learning, reading = VGGSOUND / batch * step / 1000, VGGSOUND * 2 * 16 * 64 * 1024 / DISK
+    hours = VGGSOUND / decoded["clips_per_second"] / 3600
+    # decoding was measured with two workers; a cluster of 64 has 32 times as many
+    return (
+        f"*All of VGGSound, by calculation; it was not run.* An epoch of {VGGSOUND:,} clips of 16 x 64 x 1024 on one "
+        f"NVIDIA H200 is {learning:.0f} s of steps ({step:.1f} ms for {batch} clips of 8 x 196 x 768, measured, which "
+        f"have more numbers), and {reading:.0f} s of reading where the store does not fit in memory and the disk gives "
+        f"{DISK / 1e9:.0f} GB a second (assumed). To decode the clips takes {hours:.1f} hours on two cores at the rate "
+        f"of our small films, and {60 * hours / 32:.0f} minutes on a Ray cluster of 64; "
+        "larger films take longer in proportion, and the encoder comes on top."
+    )
 
 
 if __name__ == "__main__":

@@ -305,114 +305,8 @@ def kernels(benchmarks: Path) -> str:
     return "\n\n".join([*blocks, "AV-CIL from its features to its last task. " + epochs])
 
 
-VGGSOUND, DISK = 200_000, 3e9  # clips; bytes a second of an assumed disk
-
-
-def scale(benchmarks: Path) -> str:
-    """What learning takes as stores grow, and what follows for all of VGGSound."""
-    table = pd.read_csv(benchmarks / "scale.csv").sort_values(["row", "clips", "classes", "tasks", "store"])
-    rows = [
-        [
-            short_name_of(line.row), f"{line.clips:,}", str(line.classes), str(line.tasks), line.store,
-            f"{line.cpu_ms_a_clip:.2f}", f"{line.peak_gb:.2f}", f"{line.store_gb:.2f}", f"{line.read_gb:.2f}",
-            f"{line.checkpoints_mb:.0f}",
-        ]
-        for line in table.itertuples()
-    ]  # fmt: skip
-    head = "| row | clips | classes | tasks | store | ms a clip | peak GB | GB stored | GB read | checkpoints, MB |"
-    note = (
-        f"`benchmarks/scale.py` on {' and '.join(table.machine.unique())}: one epoch a task, evaluation after each "
-        "included. Milliseconds of the processor a training clip, of one thread; peak memory beside what torch takes."
-    )
-    return f"{markdown(head, 'lrrrlrrrrr', rows)}\n\n{note}\n\n{_vggsound(benchmarks)}"
-
-
-def _vggsound(benchmarks: Path) -> str:
-    """An estimate from measured parts, and which they are."""
-    steps = json.loads((benchmarks / "training_step_nvidia_h200.json").read_text())["groups"]
-    name, group = next((name, group) for name, group in steps.items() if name.startswith("LLL"))
-    # the group's name has the clips of a batch: `... B256 ...`
-    batch = int(name.split(" B")[1].split()[0])
-    step = next(one["ms"] for one in group["variants"] if (one["variant"], one["precision"]) == ("ours, auto", "fp32"))
-    decoded = json.loads((benchmarks / "extraction.json").read_text())["decoding"]["decode, 2 workers"]
-    # float16, of 16 slots, 64 patches and 1,024 channels
-    learning, reading = VGGSOUND / batch * step / 1000, VGGSOUND * 2 * 16 * 64 * 1024 / DISK
-    hours = VGGSOUND / decoded["clips_per_second"] / 3600
-    # decoding was measured with two workers; a cluster of 64 has 32 times as many
-    return (
-        f"*All of VGGSound, by calculation; it was not run.* An epoch of {VGGSOUND:,} clips of 16 x 64 x 1024 on one "
-        f"NVIDIA H200 is {learning:.0f} s of steps ({step:.1f} ms for {batch} clips of 8 x 196 x 768, measured, which "
-        f"have more numbers), and {reading:.0f} s of reading where the store does not fit in memory and the disk gives "
-        f"{DISK / 1e9:.0f} GB a second (assumed). To decode the clips takes {hours:.1f} hours on two cores at the rate "
-        f"of our small films, and {60 * hours / 32:.0f} minutes on a Ray cluster of 64; "
-        "larger films take longer in proportion, and the encoder comes on top."
-    )
-
-
-def development(benchmarks: Path, folder: Path) -> str:
-    """Of every row on every collection of `benchmarks/transfer.py` average and last accuracy, best mean rank first; by
-    how much our closed form is ahead of it; and what worlds say where tokens mean nothing."""
-    runs = pd.read_csv(benchmarks / "development.csv").query("part == 'table'")
-    means = runs.groupby(["row", "collection"])[["average_accuracy", "last_accuracy"]].mean().unstack()
-    average, last = 100 * means.average_accuracy, 100 * means.last_accuracy
-    # rows that lack a collection, whose ranks are no mean of all, come last
-    ranks = last.rank(ascending=False).mean(axis=1, skipna=False).sort_values(kind="stable")
-    there = last.notna()
-    lines = [
-        [
-            name_of(row),
-            *(f"{average[name][row]:.1f} / {last[name][row]:.1f}" if there[name][row] else "" for name in last),
-            "" if np.isnan(rank) else f"{rank:.1f}",
-        ]
-        for row, rank in ranks.items()
-    ]
-    ours = "lll_closed"
-    others = [row for row in ranks.index if row != ours]
-    leads = {
-        (name, row): answers.apart(runs[runs.collection == name], "row", ours, row, "seed")
-        for name in last
-        for row in others
-        if there[name][row]
-    }
-    best = {name: last[name][others].idxmax() for name in last}
-    told = "; ".join(f"{name} {verdict(leads[name, row])} ({short_name_of(row)})" for name, row in best.items())
-    apart = [[name_of(row), *(points(leads[name, row]) if there[name][row] else "" for name in last)] for row in others]
-    sides, columns = "r" * len(best), " | ".join(last)
-    seeds = ", ".join(f"{name} {count}" for name, count in runs.groupby("collection").seed.nunique().items())
-    parts = [
-        f"**{short_name_of(ours)}, against the best of the other rows of each: {told}.**",
-        markdown(f"| average / last | {columns} | mean rank |", f"l{sides}r", lines),
-        f"Test clips, in percent, means over seeds ({seeds}), each of an order and weights of its own. Ranks are of "
-        "last accuracy.",
-        markdown(f"| {short_name_of(ours)} over | {columns} |", f"l{sides}", apart),
-        "Last accuracy, points; 95 % intervals of Student's t over seeds, which share their test clips, each alone.",
-        _untrained(folder),
-    ]
-    return "\n\n".join(parts)
-
-
-def distillation(benchmarks: Path) -> str:
-    """What each form of distillation adds to none, with exemplars and without; and which costs more than a point."""
-    runs = pd.read_csv(benchmarks / "development.csv").query("part != 'table'")
-    collections, lines, costs = list(dict.fromkeys(runs.collection)), [], []
-    for part, of_part in runs.groupby("part"):
-        for form in sorted({*of_part.row} - {"none"}):
-            gains = {
-                name: answers.apart(of_part[of_part.collection == name], "row", form, "none", "seed")
-                for name in collections
-            }
-            # the whole interval below: else it is not shown
-            worse = [name for name, gain in gains.items() if outcome(gain, -0.01) == "does not hold"]
-            costs += [f"{form}, {part}, on {name}" for name in worse]
-            lines.append([f"{form}, {part}", *map(points, gains.values())])
-    head = f"| over no distillation | {' | '.join(collections)} |"
-    return (
-        f"**What costs more than a point, with its whole interval: {'; '.join(costs) or 'nothing'}.**\n\n"
-        f"{markdown(head, 'l' + 'r' * len(collections), lines)}"
-    )
-
-
-def _untrained(folder: Path) -> str:
+def untrained(folder: Path) -> str:
+    """What worlds say where tokens mean nothing."""
     comparable = Comparable.of(folder)
     # the setting lists our row first
     ours, *others = comparable.methods("worlds_untrained")
@@ -496,9 +390,10 @@ def updated(texts: dict[str, str], folder: Path) -> dict[str, str]:
         "open_set": open_set(benchmarks / "open_set.csv"),
         "search": search(folder / "search.csv"),
         "kernels": kernels(benchmarks),
-        "scale": scale(benchmarks),
-        "development": development(benchmarks, folder),
-        "distillation": distillation(benchmarks),
+        # written by what measured them: benchmarks/scale.py, benchmarks/transfer.py
+        "scale": (benchmarks / "scale.md").read_text().strip(),
+        "development": f"{(benchmarks / 'development.md').read_text()}\n{untrained(folder)}",
+        "distillation": (benchmarks / "distillation.md").read_text().strip(),
         "parity": parity(benchmarks),
         "many_tasks": answers.many_tasks(folder),
         "looked_at": answers.looked_at(folder),
