@@ -10,7 +10,7 @@ import pandas as pd
 from avcil.beyond.missing import SENSES
 from avcil.beyond.settings import ALONE, CASES, DUET, WAYS, WHOLE, Light, Missing
 from avcil.comparison.intervals import Interval, negative, outcome, over_seeds, over_seeds_and_clips, points, verdict
-from avcil.comparison.tables import markdown
+from avcil.comparison.tables import markdown, percent
 from avcil.results.names import PUBLISHED, family_of, name_of, short_name_of
 
 OURS, JOINT, AHEAD = "lll_closed", 0.03, 0.10  # goals: within so much of the joint twin, ahead of what is published
@@ -33,10 +33,8 @@ def by_world(runs: pd.DataFrame, row: str, measure: str) -> pd.Series:
 
 
 def lead(runs: pd.DataFrame, other: str) -> Interval:
-    """Last accuracy of `lll_closed` minus that of another row, paired by world."""
-    apart = by_world(runs, OURS, "last_accuracy") - by_world(runs, other, "last_accuracy")
-    # a row that is trained may have been run in fewer worlds
-    return over_seeds(apart.dropna())
+    """Last accuracy of `lll_closed` minus that of another row, which may have been run in fewer worlds."""
+    return apart(runs, "row", OURS, other)
 
 
 def left_to_gain(runs: pd.DataFrame, row: str) -> Interval:
@@ -320,9 +318,9 @@ def light(folder: Path, settings: Light) -> str:
                     f"{means.bytes[name]:,.0f}",
                     *(_part(means[measure][name] / whole[measure]) for measure in ("bytes", "flops")),
                     f"{means.time_ratio[name]:.2f}",
-                    _percent(scored.mean()),
+                    percent(scored.mean()),
                     str(len(tested)),
-                    _percent(tested.mean()),
+                    percent(tested.mean()),
                     points(gain(table, settings.row, name)) if len(tested) and name != "whole" else "",
                 ]
             )
@@ -425,13 +423,13 @@ def robust(folder: Path) -> str:
         for row in rows:
             fallen = over_seeds(shares.loc[(damage, strength), row])
             # whole clips lose nothing
-            line += [_percent(means.last_accuracy[row, damage, strength]), "" if damage == WHOLE else points(fallen)]
+            line += [percent(means.last_accuracy[row, damage, strength]), "" if damage == WHOLE else points(fallen)]
         lines.append(line)
     head = " | ".join(f"{short_name_of(row)} | lost" for row in rows)
     duets = [
         [
             name_of(row),
-            *(_percent(means.mean_average_precision[row, case, 0.0]) for case in (WHOLE, DUET)),
+            *(percent(means.mean_average_precision[row, case, 0.0]) for case in (WHOLE, DUET)),
             points(over_seeds(two[row])),
         ]
         for row in rows
@@ -466,11 +464,6 @@ def robust(folder: Path) -> str:
     return "\n\n".join(blocks)
 
 
-def _percent(share: float) -> str:
-    """Nothing where nothing was measured."""
-    return "" if np.isnan(share) else f"{100 * share:.1f}"
-
-
 def _counted(apart: pd.Series, damages: list[tuple[str, float]]) -> list[int]:
     """In how many damages a difference, over worlds, is above zero, below, and not told apart."""
     verdicts = [outcome(over_seeds(apart.loc[damage])) for damage in damages]
@@ -485,7 +478,7 @@ def _over(runs: pd.DataFrame, column: str, way: str, base: str) -> list[str]:
     mine = runs[runs[column] == way]
     # a row that is trained may have been run in few ways
     gained = "" if way == base or mine.empty else points(apart(runs, column, way, base))
-    return [_percent(mine.last_accuracy.mean()), gained, _percent(mine.hit.mean())]
+    return [percent(mine.last_accuracy.mean()), gained, percent(mine.hit.mean())]
 
 
 def adapting(folder: Path) -> str:

@@ -231,7 +231,7 @@ def mean_and_spread(groups, measures: list[str]) -> pd.DataFrame:
     return pd.concat([mean, spread], axis=1)[columns]
 
 
-def percent(value: float, spread: float) -> str:
+def percent(value: float, spread: float = np.nan) -> str:
     """A fraction and its spread in percent, to one decimal: `71.9 ± 0.4`; empty for NaN, alone without a spread."""
     if pd.isna(value):
         return ""
