@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from avcil.base.files import write_bytes, write_json
+from avcil.base.files import read_sealed, write_bytes, write_json
 from avcil.comparison.intervals import Interval, holm, over_seeds, over_seeds_and_clips, verdict
 from avcil.comparison.protocol import choices, run_folder, tasks_of
 from avcil.comparison.sweep import Done, read_run
@@ -22,7 +22,6 @@ from avcil.learn.evaluate import TaskResult
 from avcil.learn.train import load_result
 from avcil.params import Params
 from avcil.params.comparison import Protocol
-from avcil.params.learning import Method, Training
 from avcil.tokens.manifest import class_index, read_manifest, read_orders
 
 RUN = ["setting", "method", "seed"]
@@ -54,31 +53,52 @@ class Swept(NamedTuple):
     labels: dict[tuple[str, int], dict[str, int]]
 
 
-def other_choice(origin: dict, seed: int, chosen: tuple[Method, Training]) -> str | None:
-    """What a run of this ``origin`` was learnt with another of than ``chosen``, if there is such a thing."""
-    method, training = (section.model_dump(mode="json") for section in chosen)
-    wanted = {"method": method, "training": training, "seed": seed}
-    return next((name for name, value in wanted.items() if origin.get(name) != value), None)
+def run_of(artifacts: Path, key: Key, protocol: Protocol, params: Params | None) -> Done:
+    """What a sweep, or a chain of tasks, left of the run of that setting, row and seed.
 
-
-def run_of(file: Path, key: Key, protocol: Protocol, params: Params | None) -> Done:
-    """What a sweep left in ``file``. With ``params`` it raises ValueError for a run of other choices, tasks or class
-    order: DVC does not version these files, so that they may be of an experiment that was taken back, or of a protocol
-    that was changed."""
-    done, origin = read_run(file)
-    if params is None:
-        return done
+    Raises ValueError naming what is missing or damaged and, with ``params``, a run of other choices, and of a sweep one
+    of other tasks or class order: DVC does not version a sweep's files, so that they may be of an experiment that was
+    taken back, or of a protocol that was changed.
+    """
     name, row, seed = key
-    order, orders = origin["order"], file.parents[1] / "orders.json"
-    other = other_choice(origin, seed, choices(params, protocol, name, row))
-    if origin["tasks"] != [task.model_dump(by_alias=True) for task in tasks_of(protocol, name, row, len(order))]:
-        other = "sequence of tasks"
-    # written anew by whatever of the setting was learnt last; drawn worlds have one each, which do not change
-    elif orders.is_file() and read_orders(orders).get(seed, order) != order:
-        other = "class order"
-    if other:
+    file = artifacts / "sweep" / name / row / f"seed{seed}.json"
+    if file.exists():
+        done, origin = read_run(file)
+        if params:
+            _check(file, origin, key, protocol, params)
+            order, orders = origin["order"], file.parents[1] / "orders.json"
+            # written anew by whatever of the setting was learnt last; drawn worlds have one each, which do not change
+            same_order = not orders.is_file() or read_orders(orders).get(seed, order) == order
+            tasks = [task.model_dump(by_alias=True) for task in tasks_of(protocol, name, row, len(order))]
+            if not same_order or origin["tasks"] != tasks:
+                what = "sequence of tasks" if same_order else "class order"
+                raise ValueError(f"{file}: learnt with another {what}; `dvc repro --force sweep` learns it again")
+        return done
+    # of a chain, or of a clone that has the checkpoints alone: results stand beside these
+    # two folders up from ROW/task0/seedS
+    runs = run_folder(artifacts, row, 0, seed, name).parents[1]
+    there = len(list(runs.glob(f"task*/seed{seed}/result.json")))
+    if not there:
+        raise ValueError(f"{runs}: no results of seed {seed}; `dvc repro --force sweep` learns what is missing")
+    sizes = protocol.settings[name].classes_per_task or protocol.classes_per_task
+    # of a longer sequence more are left; of one size for all tasks their number hangs on the classes, not read here
+    tasks = range(len(sizes) if isinstance(sizes, list) else there)
+    folders = [runs / f"task{task}" / f"seed{seed}" for task in tasks]
+    # where some are there, the one that is missing is told by `load_result`
+    results = [load_result(folder) for folder in folders]
+    if params:
+        for file in [folder / "checkpoint.json" for folder in folders]:
+            _check(file, read_sealed(file)["origin"], key, protocol, params)
+    return Done(results, None)
+
+
+def _check(file: Path, origin: dict, key: Key, protocol: Protocol, params: Params) -> None:
+    """Raise ValueError where a run of this ``origin`` was learnt with other choices."""
+    name, row, seed = key
+    method, training = (section.model_dump(mode="json") for section in choices(params, protocol, name, row))
+    wanted = {"method": method, "training": training, "seed": seed}
+    if other := next((what for what, value in wanted.items() if origin.get(what) != value), None):
         raise ValueError(f"{file}: learnt with another {other}; `dvc repro --force sweep` learns it again")
-    return done
 
 
 def outdated(artifacts: Path, protocol: Protocol, params: Params) -> list[tuple[str, str]]:
@@ -87,7 +107,7 @@ def outdated(artifacts: Path, protocol: Protocol, params: Params) -> list[tuple[
     for key in ((name, row) for name, rows in protocol.chosen("all").items() for row in rows):
         for file in artifacts.joinpath("sweep", *key).glob("seed*.json"):
             try:
-                run_of(file, (*key, int(file.stem.removeprefix("seed"))), protocol, params)
+                run_of(artifacts, (*key, int(file.stem.removeprefix("seed"))), protocol, params)
             except ValueError:
                 refused.append(key)
     return refused
@@ -98,21 +118,12 @@ def read(artifacts: Path, protocol: Protocol, rows, params: Params | None = None
     Raises ValueError naming the file of a run that is missing, damaged or, with ``params``, of other choices.
     """
     results, seconds, orders, labels = {}, {}, {}, {}
-    # the first setting is the one whose runs keep checkpoints
-    first = next(iter(protocol.settings))
     for name, chosen in protocol.chosen(rows).items():
         setting, folder = protocol.settings[name], artifacts / "sweep" / name
         seeds = setting.seeds or protocol.seeds
         for row, seed in product(chosen, seeds):
-            key, file = (name, row, seed), folder / row / f"seed{seed}.json"
-            if name == first and not file.exists():  # of a chain, or of a clone that has the checkpoints alone
-                sizes = setting.classes_per_task or protocol.classes_per_task
-                # of one size for all tasks their number hangs on the classes, which are not read here
-                known = len(sizes) if isinstance(sizes, list) else None
-                # two folders up from ROW/task0/seedS
-                results[key] = _of_tasks(run_folder(artifacts, row, 0, seed, name).parents[1], seed, known)
-                continue
-            results[key], took = run_of(file, key, protocol, params)
+            key = name, row, seed
+            results[key], took = run_of(artifacts, key, protocol, params)
             # a run that went on after a stop has no seconds
             if took is not None:
                 seconds[key] = took
@@ -129,17 +140,6 @@ def read(artifacts: Path, protocol: Protocol, rows, params: Params | None = None
                 index = class_index(table, drawn[seed]).tolist()
                 labels[name, seed] = dict(zip(table.clip_id, index, strict=True))
     return Swept(results, seconds, orders, labels)
-
-
-def _of_tasks(runs: Path, seed: int, known: int | None) -> list[TaskResult]:
-    """Results that stand beside checkpoints, of as many tasks as are ``known`` of: a longer sequence leaves more.
-    Raises ValueError naming the folder if there are none."""
-    there = len(list(runs.glob(f"task*/seed{seed}/result.json")))
-    tasks = range(known or there)
-    if not there:
-        raise ValueError(f"{runs}: no results of seed {seed}; `dvc repro --force sweep` learns what is missing")
-    # where some are there, the one that is missing is told by `load_result`
-    return [load_result(runs / f"task{task}" / f"seed{seed}") for task in tasks]
 
 
 def accuracy_after(result: TaskResult) -> float:

@@ -9,12 +9,10 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from avcil.base.files import read_sealed
 from avcil.comparison import tables
-from avcil.comparison.protocol import choices, run_folder
+from avcil.comparison.protocol import run_folder
 from avcil.learn.checkpoint import Checkpoint, load_checkpoint
 from avcil.learn.evaluate import TaskResult
-from avcil.learn.train import load_result
 from avcil.params import ParameterError, Params, load, project
 from avcil.params.section import nearest
 from avcil.results.names import name_of
@@ -153,14 +151,13 @@ def load_run(method: str, setting: str = "standard", *, benchmark: str | None = 
     imported = root / "imports" / params.benchmark
     artifacts = imported / "results" if imported.exists() else root / "artifacts"
     metrics = artifacts / "metrics" if imported.exists() else root / "metrics"
-    missing, results, places = _stored(artifacts, params, method, setting)
-    # half a run is not taken for a whole one
-    if missing:
+    try:
+        results, places = _stored(artifacts, params, method, setting)
+    except ValueError as error:
         again = (
             f"`python -m avcil protocol {params.benchmark}`" if imported.exists() else _asked(params, method, setting)
         )
-        place = missing.relative_to(root)
-        why = f"{place} is damaged, or of other choices" if missing.exists() else f"no {place}"
+        why = str(error).replace(f"{root}/", "").partition("; ")[0]
         kept = " and checkpoints" * (setting == next(iter(known)))
         note = f"from metrics/ alone: {why}; {again} gives predictions{kept}"
         # told at the caller's line, not at this one
@@ -171,35 +168,20 @@ def load_run(method: str, setting: str = "standard", *, benchmark: str | None = 
 
 
 def _stored(artifacts: Path, params: Params, method: str, setting: str):
-    """The first file that is missing, if one is; results by seed; the folder of each (seed, task) with a checkpoint."""
-    prescribed, results = params.protocol(), dict[int, list[TaskResult]]()
-    places: dict[tuple[int, int], Path] = {}
-    chosen = choices(params, prescribed, setting, method)
-    for seed in prescribed.settings[setting].seeds or prescribed.seeds:
-        # a sweep's file has all tasks, and where there is none, as of a chain, results stand beside checkpoints
-        whole = artifacts / "sweep" / setting / method / f"seed{seed}.json"
-        if whole.is_file():
-            try:
-                results[seed] = tables.run_of(whole, (setting, method, seed), prescribed, params).results
-            # damaged, or of an experiment that was taken back
-            except ValueError:
-                return whole, {}, {}
-        # of the tasks that the setting has; a chain has those of params.yaml
-        learnt = [result.task for result in results.get(seed, [])] or [task.id for task in params.tasks]
-        folders = {(seed, task): run_folder(artifacts, method, task, seed, setting) for task in learnt}
-        # results may be there without checkpoints, which most settings do not keep
-        places |= {key: folder for key, folder in folders.items() if (folder / "checkpoint.json").is_file()}
-        if seed in results:
-            continue
-        if missing := [folder for folder in folders.values() if not (folder / "result.json").is_file()]:
-            # nothing of the other seeds either: tables of some seeds would look like those of all
-            return missing[0] / "result.json", {}, {}
-        # of an experiment, where params.yaml was taken back and what it made was not
-        for file in [places[key] / "checkpoint.json" for key in folders if key in places]:
-            if tables.other_choice(read_sealed(file)["origin"], seed, chosen):
-                return file, {}, {}
-        results[seed] = [load_result(folder) for folder in folders.values()]
-    return None, results, places
+    """Results by seed, and the folder of each (seed, task) with a checkpoint. Raises ValueError if a seed lacks any:
+    tables of some seeds would look like those of all."""
+    prescribed = params.protocol()
+    results = {
+        seed: tables.run_of(artifacts, (setting, method, seed), prescribed, params).results
+        for seed in prescribed.settings[setting].seeds or prescribed.seeds
+    }
+    folders = {
+        (seed, result.task): run_folder(artifacts, method, result.task, seed, setting)
+        for seed, by_task in results.items()
+        for result in by_task
+    }
+    # results may be there without checkpoints, which most settings do not keep
+    return results, {key: folder for key, folder in folders.items() if (folder / "checkpoint.json").is_file()}
 
 
 def _asked(params: Params, method: str, setting: str) -> str:

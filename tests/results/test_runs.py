@@ -106,7 +106,9 @@ def test_a_run_from_artifacts(run_before, params):
 
 
 def test_without_artifacts_the_committed_metrics_speak(bare):
-    with pytest.warns(UserWarning, match=r"^from metrics/ alone: no artifacts/\S+/task0/seed0\S*; `dvc repro`") as told:
+    with pytest.warns(
+        UserWarning, match=r"^from metrics/ alone: artifacts/\S+: no results of seed 0; `dvc repro`"
+    ) as told:
         run = avcil.load_run("lll_prior", root=bare)
     assert len(told) == 1 and "\n" not in run.note and run.note in repr(run) and not run.results
     summary = pd.read_csv(ROOT / "metrics/summary.csv").set_index(["setting", "method"]).loc["standard", "lll_prior"]
@@ -149,7 +151,7 @@ def test_tasks_that_a_longer_sequence_left_are_none_of_the_run(run_before, param
 
 def test_half_a_run_is_not_taken_for_a_whole_one(run_before):
     (run_before / "artifacts/runs/others/replay/task4/seed1/result.json").unlink()
-    with pytest.warns(UserWarning, match="no artifacts/runs/others/replay/task4/seed1"):
+    with pytest.warns(UserWarning, match="alone: artifacts/runs/others/replay/task4/seed1/result.json: damaged"):
         assert avcil.load_run("replay", root=run_before).results == {}
 
 
@@ -203,7 +205,7 @@ def test_runs_of_an_experiment_that_was_taken_back_are_not_taken_for_these(bare,
     origin["training"] |= {"ridge_penalty": 3.0}
     write_sealed(file, {"origin": origin, "seconds": 1.0, "results": results})
     run = avcil.load_run("ridge", root=bare)
-    assert not run.results and f"seed{seed}.json is damaged, or of other choices" in run.note
+    assert not run.results and f"seed{seed}.json: learnt with another training; `dvc repro` gives" in run.note
     with pytest.raises(ValueError, match=rf"seed{seed}\.json: learnt with another training; `dvc repro --force sweep`"):
         tables.read(bare / "artifacts", params.protocol(), ["ridge"], params)
 
@@ -228,7 +230,7 @@ def test_nor_are_those_of_a_protocol_that_was_changed(bare, params, changed):
     assert not avcil.load_run("ridge", root=bare).results
     changed_params = load(bare / "params.yaml")
     with pytest.raises(ValueError, match=rf"\.json: learnt with another {changed}; "):
-        tables.run_of(file, ("standard", "ridge", seed), changed_params.protocol(), changed_params)
+        tables.run_of(bare / "artifacts", ("standard", "ridge", seed), changed_params.protocol(), changed_params)
 
 
 @pytest.mark.filterwarnings("ignore:from metrics/ alone")
@@ -237,7 +239,7 @@ def test_nor_are_those_of_a_chain(run_before, params):
     file = run_before / "params.yaml"
     file.write_text(file.read_text().replace("later_learning_rate: 1.0", "later_learning_rate: 1.5"))
     run = avcil.load_run("replay", root=run_before)
-    assert not run.results and "replay/task0/seed0/checkpoint.json is damaged, or of other choices" in run.note
+    assert not run.results and "replay/task0/seed0/checkpoint.json: learnt with another training" in run.note
 
 
 def test_an_unknown_run_names_the_nearest(bare):
