@@ -27,6 +27,11 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+def processors() -> int:
+    """Those that this process may use: of a cluster's machine, `taskset` and jobs are given a few."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def each(
     function: Callable[[Item], Result],
     items: list[Item],
@@ -34,14 +39,14 @@ def each(
     *,
     device: torch.device = CPU,
 ) -> Iterator[tuple[int, Result]]:
-    """(number, function(item)) as they are done, ``workers`` at a time (all processors if left out); for a single
+    """(number, function(item)) as they are done, ``workers`` at a time (`processors` if left out); for a single
     worker, or item, they are done here, for a process of its own would spend seconds on importing torch.
 
     ``function``: of a module, or a partial of one. Each process takes its share of memory, and of that of the
     ``device`` (`avcil.base.device.take`). Raises what the function raised, and ChildProcessError where a process was
     ended from outside.
     """
-    workers = min(workers or os.cpu_count() or 1, len(items))
+    workers = min(workers or processors(), len(items))
     if workers < 2:
         for number, item in enumerate(items):
             with _one_thread():

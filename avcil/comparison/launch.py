@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 
 from avcil.base.device import named
+from avcil.base.processes import processors
 from avcil.comparison import tables
 from avcil.comparison.protocol import jobs, place_of
 from avcil.comparison.sweep import Done, begin_folder, datasets, read_run, stamp_of, write_run
@@ -42,7 +43,7 @@ def main() -> None:
         else:
             device, backend = "cpu", "gloo"
             # processes share the processors, and more threads than there are of these slow all of them down (LOG.md)
-            torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ.get("WORLD_SIZE", 1))))
+            torch.set_num_threads(max(1, processors() // int(os.environ.get("WORLD_SIZE", 1))))
         # torchrun sets it: without, this is one process and there is no group to join
         if "RANK" in os.environ:
             dist.init_process_group(backend)

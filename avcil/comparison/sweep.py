@@ -6,7 +6,6 @@ code, clips or parameters have changed since is run again.
 """
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -198,18 +197,13 @@ def run(
         check(name, method)
     # two sweeps in one folder could delete each other's unfinished files (LOG.md)
     with alone({place for job in jobs for place in (job.folder, job.file and job.file.parent) if place}):
-        some = min(workers or _processors(), len(jobs))
+        some = min(workers or processes.processors(), len(jobs))
         # all jobs of a sweep have the device of params.yaml, so the first one tells
         gpus = float(bool(jobs) and jobs[0].device.startswith("cuda"))
         results = ray.each(work, [*map(_anywhere, jobs)], gpus) if engine == "ray" else _each(work, jobs, some)
         done = dict(progress(results, total=len(jobs), desc="runs"))
     # results come in as they are done, and tables want them in an order that no machine changes
     return {(job.name, job.seed): done[number] for number, job in enumerate(jobs)}
-
-
-def _processors() -> int:
-    """Those that this process may use: of a cluster's machine, `taskset` and jobs are given a few."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _anywhere(job: Job) -> Job:

@@ -1,6 +1,5 @@
 """One link of the chain of tasks for several seeds, each of which learns in a process of its own."""
 
-import os
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -51,7 +50,7 @@ def learn(link: Link, seeds: list[int]) -> dict[int, Learnt]:
     device = named(link.device)
     # of one seed, since all take the same, and lazily, since on a CPU nobody asks
     takes = (taken(link.manifest, link.store, link.method, link.training, link.tasks) for _ in seeds[:1])
-    workers = at_once(takes, os.cpu_count() or 1, device)
+    workers = at_once(takes, processes.processors(), device)
     each = processes.each(partial(_learn, link), seeds, workers, device=device)
     # numbers come in the order in which seeds are done
     learnt = dict(progress(each, total=len(seeds), desc="seeds"))
