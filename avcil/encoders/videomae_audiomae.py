@@ -92,11 +92,12 @@ class VideoMAEAudioMAE(Pair):
         )
         # cut and resized as VideoMAE's own processor does it
         self.reading = Reading(config.frames, fps, size, rate, fit="crop", resize="bilinear")
+        # the last token may be partly padding, and none is wholly: 100 * 1.12 is a little more than 112 frames
+        heard = math.ceil(round(100 * config.seconds, 6) / PATCH)
         self.layout = Layout(
             slots=self.slots,
             patches=side(config, size // video.config.patch_size) ** 2,
-            # the last token may be partly padding
-            audio_tokens=1 if config.as_published else min(FRAMES // PATCH, math.ceil(100 * config.seconds / PATCH)),
+            audio_tokens=1 if config.as_published else min(FRAMES // PATCH, heard),
             visual_channels=video.config.hidden_size,
             audio_channels=audio.embed_dim,
         )

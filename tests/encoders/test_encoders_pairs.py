@@ -309,6 +309,7 @@ def test_as_published_is_one_token_of_another_spectrogram(make, folders):
     ours, theirs = make("videomae_audiomae", seconds=10.0), make("as_published", seconds=10.0)
     assert (ours.reading.sample_rate, theirs.reading.sample_rate) == (16_000, 11_430)
     assert (ours.layout.audio_tokens, theirs.layout.audio_tokens) == (63, 1)
+    assert make("videomae_audiomae", seconds=1.12).layout.audio_tokens == 7  # of 16 frames of 10 ms
     assert ours.reading._replace(sample_rate=0) == theirs.reading._replace(sample_rate=0)
     frames, waveform = clips(theirs, 1)
     weights = torch.load(folders.audiomae, weights_only=False)["model"]
