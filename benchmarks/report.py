@@ -101,10 +101,26 @@ def read(path: Path) -> dict:
 
 
 def write(path: Path, found: dict, text: str) -> None:
-    """The JSON and, beside it, the Markdown."""
+    """The JSON and, beside it, the Markdown, and the goals of all that stands there, which docs/kernels.md shows."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
     path.with_suffix(".md").write_text(text)
+    path.with_name("goals.md").write_text(goals_by_device(path.parent))
+
+
+def goals_by_device(folder: Path) -> str:
+    """The goals of the kernels, then those of a training step: a table a device."""
+    blocks, said = [], {True: "", False: "**missed**", None: "not measured"}
+    # by kind, then by name: the order of a folder's files differs from system to system
+    for path in [path for kind in ("kernels", "training_step") for path in sorted(folder.glob(f"{kind}_*.json"))]:
+        measured = read(path)
+        about = measured["machine"]
+        lines = [f"| {about['device']}, {about['threads']} threads | wanted | reached | |", "|---|---:|---:|---|"]
+        for goal in measured["goals"]:
+            reached = "" if goal["reached"] is None else f"{goal['reached']:.3g}"
+            lines.append(f"| {goal['goal']} | {goal['wanted']} | {reached} | {said[goal['met']]} |")
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks) + "\n"
 
 
 def heading(title: str, found: dict, command: str) -> list[str]:

@@ -281,28 +281,12 @@ def machines(folder: Path) -> str:
 
 
 def kernels(benchmarks: Path) -> str:
-    """The goals of the kernels and of a training step, by device, and seconds an epoch."""
-    blocks = []
-    # by kind, then by name: the order of a folder's files differs from system to system
-    for path in [path for kind in ("kernels", "training_step") for path in sorted(benchmarks.glob(f"{kind}_*.json"))]:
-        measured = json.loads(path.read_text())
-        rows = [
-            [
-                goal["goal"],
-                str(goal["wanted"]),
-                "" if goal["reached"] is None else f"{goal['reached']:.3g}",
-                {True: "", False: "**missed**", None: "not measured"}[goal["met"]],
-            ]
-            for goal in measured["goals"]
-        ]
-        machine = measured["machine"]
-        head = f"| {machine['device']}, {machine['threads']} threads | wanted | reached | |"
-        blocks.append(markdown(head, "lrrl", rows))
+    """What `benchmarks/kernels.py`, `training_step.py` and `training_epoch.py` have written."""
     # without the title and the blank line below it
     epochs = (benchmarks / "training_epoch.md").read_text().split("\n", 2)[2].strip()
     # its headings would divide the page that it is put into
     epochs = re.sub(r"^## (.*)$", r"**\1**", epochs, flags=re.M)
-    return "\n\n".join([*blocks, "AV-CIL from its features to its last task. " + epochs])
+    return f"{(benchmarks / 'goals.md').read_text()}\nAV-CIL from its features to its last task. {epochs}"
 
 
 def untrained(folder: Path) -> str:
