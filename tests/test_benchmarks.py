@@ -16,7 +16,7 @@ from avcil.learn.evaluate import TaskResult
 from conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
-gpu, report, timing = map(importlib.import_module, ("gpu", "report", "timing"))
+gpu, report, scale, timing, transfer = map(importlib.import_module, ("gpu", "report", "scale", "timing", "transfer"))
 CPU = torch.device("cpu")
 RATES = {"copy_gbs": 10.0, "matmul_gflops": {"fp32": 100.0, "bf16": 400.0}}
 # the script named first, without what a bare machine lacks
@@ -197,3 +197,12 @@ def test_of_the_embedded_benchmark_the_collection_tells_what_the_pipeline_learnt
     transfer = importlib.import_module("transfer")
     committed, pipeline = pd.read_csv(ROOT / transfer.TABLE), pd.read_csv(ROOT / "metrics/seeds.csv")
     pd.testing.assert_frame_equal(transfer.table(ROOT / "none", committed, pipeline), committed)
+
+
+def test_pages_say_what_was_measured():
+    """They are written as something is measured, and docs/ shows them as they stand."""
+    results, goals = ROOT / "benchmarks/results", report.goals_by_device(ROOT / "benchmarks/results")
+    runs, cases = pd.read_csv(results / "development.csv"), pd.read_csv(results / "scale.csv")
+    said = {"scale": scale.document(cases), "development": transfer.document(runs)}
+    said |= {"distillation": transfer.distillation(runs), "goals": goals.rstrip("\n")}
+    assert {name: (results / f"{name}.md").read_text() for name in said} == {k: f"{v}\n" for k, v in said.items()}
