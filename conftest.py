@@ -15,4 +15,3 @@ def pytest_configure(config):
     # the kernels that nbval starts inherit this environment
     in_no_home()
     os.environ.setdefault("TQDM_DISABLE", "1")
-    os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")

@@ -18,12 +18,17 @@ import nbformat
 from nbclient import NotebookClient
 from PIL import Image
 
+_INLINE = "module://matplotlib_inline.backend_inline"
+
 
 def in_no_home() -> None:
-    """Kernels that are started from now on find no settings of IPython and matplotlib that a person has in their home:
-    outputs and figures would be others."""
-    os.environ |= {"IPYTHONDIR": mkdtemp(), "MATPLOTLIBRC": os.devnull}
+    """Kernels that are started from now on find no settings of IPython and matplotlib that a person has in their home,
+    nor those that a machine may have for all programs: outputs and figures would be others."""
+    os.environ |= {"IPYTHONDIR": mkdtemp(), "MATPLOTLIBRC": os.devnull, "MPLBACKEND": _INLINE}
     atexit.register(shutil.rmtree, os.environ["IPYTHONDIR"], ignore_errors=True)
+    # `portable` leaves what is set, as in many jobs of a cluster
+    if os.environ.get("AVCIL_PORTABLE") != "0":
+        os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
 def normalise(notebook):

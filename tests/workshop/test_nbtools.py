@@ -39,16 +39,18 @@ def test_the_plain_engine_gives_the_same_bytes_twice(tmp_path):
     assert '"2\\n"' in (tmp_path / "one.ipynb").read_text()
 
 
-def test_a_stage_reads_no_settings_in_a_home(tmp_path):
+def test_a_stage_reads_no_settings_of_a_home_or_a_machine(tmp_path):
     for name, text in {".config/matplotlib/matplotlibrc": "lines.linewidth: 9", _STARTUP: "greeting = 'hello'"}.items():
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_text(text)
-    _notebook(tmp_path / "n.ipynb", "import matplotlib as m\nm.rcParams['lines.linewidth'], 'greeting' in globals()")
-    own = {"IPYTHONDIR", "MATPLOTLIBRC", "MPLCONFIGDIR", "XDG_CONFIG_HOME"}
-    environment = {name: value for name, value in os.environ.items() if name not in own} | {"HOME": str(tmp_path)}
+    source = "import os, matplotlib as m\nm.rcParams['lines.linewidth'], 'greeting' in globals(), "
+    _notebook(tmp_path / "n.ipynb", source + "'inline' in m.get_backend(), os.environ['OMP_NUM_THREADS']")
+    own = {"AVCIL_PORTABLE", "IPYTHONDIR", "MATPLOTLIBRC", "MPLCONFIGDIR", "XDG_CONFIG_HOME"}
+    environment = {name: value for name, value in os.environ.items() if name not in own}
+    environment |= {"HOME": str(tmp_path), "MPLBACKEND": "agg", "OMP_NUM_THREADS": "8"}
     assert _papermill(tmp_path / "n.ipynb", tmp_path / "out.ipynb", env=environment).returncode == 0
     (output,) = nbformat.read(tmp_path / "out.ipynb", as_version=4).cells[0].outputs
-    assert output.data["text/plain"] == "(1.5, False)"
+    assert output.data["text/plain"] == "(1.5, False, True, '1')"
 
 
 def test_a_failing_cell_fails_the_stage_and_says_why(tmp_path):
