@@ -35,9 +35,10 @@ def enter(workdir: str = ".") -> Params:
     """
     # asked only where torch is there already: the answer imports it, which takes seconds
     if "torch" in sys.modules and portable.possible() and not portable.in_force():
+        given = [name for name, value in portable.VARIABLES.items() if os.environ.get(name, value) != value]
         warnings.warn(
             "not the portable arithmetic: results may differ in the last bits from those in git. Start by `make lab`, "
-            "or `python -m avcil.base.portable jupyter lab`",
+            f"or `python -m avcil.base.portable jupyter lab`{', without ' * bool(given)}{', '.join(given)}",
             stacklevel=2,
         )
     top = root()

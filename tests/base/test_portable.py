@@ -55,18 +55,20 @@ def test_a_command_is_started_under_it():
 def test_importing_avcil_first_puts_all_of_it_in_force_and_a_notebook_that_cannot_compute_so_says_it():
     """One process: each takes seconds to import torch."""
     code = """
-import warnings, avcil, torch
+import os, warnings, avcil, torch
 from avcil.base import portable
 from avcil.params import project
 warnings.simplefilter("error")
 project.enter(".")
 print(portable.in_force())
 torch.set_num_threads(2)
+os.environ["OMP_NUM_THREADS"] = "2"
 project.enter(".")
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=BARE, capture_output=True, text=True)
     assert done.stdout == "True\n"
-    assert "not the portable arithmetic" in done.stderr.splitlines()[-1] and "make lab" in done.stderr
+    said = done.stderr.splitlines()[-1]
+    assert "not the portable arithmetic" in said and "make lab" in said and said.endswith(", without OMP_NUM_THREADS")
 
 
 def test_pipeline_tests_and_playground_start_it():
