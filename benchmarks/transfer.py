@@ -85,8 +85,8 @@ COLLECTIONS = {
     "DEV-C": Collection("DEV-C", 2, SEEDS),
     "DEV-D": Collection("DEV-D", 2, SEEDS),
     "Sounding Objects": Collection("mini", 4, SEEDS),
-    "Sounding Objects, untrained tokens": Collection("random", 4, [0]),
-    "Sounding Objects, similarity withheld": Collection("mini", 4, [0], withheld=True),
+    "Sounding Objects, untrained tokens": Collection("random", 4, SEEDS[:FEW]),
+    "Sounding Objects, similarity withheld": Collection("mini", 4, SEEDS[:FEW], withheld=True),
 }
 
 
