@@ -2,7 +2,7 @@ import os
 from pathlib import Path
 
 import avcil  # noqa: F401  before all else: tests, and the kernels that nbval starts, inherit avcil/base/portable.py's variables
-from avcil.workshop.nbtools import in_no_home
+from avcil.workshop.nbtools import ignore_settings
 
 pytest_plugins = ["tests.nbval_form"]
 
@@ -13,5 +13,5 @@ def pytest_configure(config):
     if given and not os.path.isabs(given):
         config.option.nbval_sanitize_with = str(Path(config.rootpath) / given)
     # the kernels that nbval starts inherit this environment
-    in_no_home()
+    ignore_settings()
     os.environ.setdefault("TQDM_DISABLE", "1")

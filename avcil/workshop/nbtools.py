@@ -21,12 +21,12 @@ from PIL import Image
 _INLINE = "module://matplotlib_inline.backend_inline"
 
 
-def in_no_home() -> None:
-    """Kernels that are started from now on find no settings of IPython and matplotlib that a person has in their home,
-    nor those that a machine may have for all programs: outputs and figures would be others."""
+def ignore_settings() -> None:
+    """Kernels that are started from now on find no settings of IPython and matplotlib in a person's home, and none that
+    a machine has for all programs: outputs and figures would be others."""
     os.environ |= {"IPYTHONDIR": mkdtemp(), "MATPLOTLIBRC": os.devnull, "MPLBACKEND": _INLINE}
     atexit.register(shutil.rmtree, os.environ["IPYTHONDIR"], ignore_errors=True)
-    # `portable` leaves what is set, as in many jobs of a cluster
+    # `portable` leaves what is set, as it is in many jobs of a cluster
     if os.environ.get("AVCIL_PORTABLE") != "0":
         os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
@@ -87,7 +87,7 @@ if __name__ == "__main__":
     from avcil.params.project import root
     from avcil.workshop.smoke import FROM_INPUTS, build
 
-    in_no_home()
+    ignore_settings()
     # progress bars tell of seconds, which differ each time
     os.environ["TQDM_DISABLE"] = "1"
     notebooks = [Path(name) for name in sys.argv[1:]]

@@ -14,7 +14,7 @@ from papermill.engines import NBClientEngine
 
 from avcil.base.parent import end_with
 from avcil.params import load
-from avcil.workshop.nbtools import in_no_home, normalise
+from avcil.workshop.nbtools import ignore_settings, normalise
 
 
 def _end_with_dvc() -> None:
@@ -66,7 +66,7 @@ class PlainEngine(NBClientEngine):
     def execute_notebook(cls, nb, kernel_name, **kwargs):
         _end_with_dvc()
         _refuse_early()
-        in_no_home()
+        ignore_settings()
         # text comes in pieces, which fall differently each time
         nb = super().execute_notebook(nb, kernel_name, coalesce_streams=True, **kwargs)
         # a failed run keeps papermill's marks: it needs them to report the failing cell
