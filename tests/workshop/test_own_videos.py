@@ -82,6 +82,8 @@ def test_from_labels_to_the_table(extracted, monkeypatch):
     said = protocol.run("mine")
     lines = [line.split(" | ")[:2] for line in said.splitlines() if line.startswith("| standard")]
     assert sorted(row for _, row in lines) == ["lll_prior", "ridge"]
+    count = pd.read_csv("imports/mine/manifest.csv").query("split == 'test'").label.value_counts()
+    assert f"\n{count.sum()} test clips, {count.min()} of them `" in said
     found = pd.read_csv("imports/mine/results/metrics/seeds.csv")
     assert list(found.method) == ["lll_prior", "ridge"] and (found.last_accuracy > 0.25).all()
     # not learnt again, of one row alone; the other's line stays

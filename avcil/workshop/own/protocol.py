@@ -10,6 +10,7 @@ from typing import Literal
 from avcil.comparison import protocol, sweep, tables
 from avcil.params import ParameterError, load
 from avcil.params.section import nearest
+from avcil.tokens.manifest import read_manifest
 from avcil.workshop.builders import vggsound
 
 SHOWN = ("average_accuracy", "last_accuracy", "forgetting_last")
@@ -46,7 +47,9 @@ def run(benchmark: str, rows: list[str] | None = None) -> str:
         for _, row in summary.sort_values(["setting", "last_accuracy"], ascending=False).iterrows()
     ]
     table = tables.markdown("| setting | row | average | last | forgetting |", "llrrr", lines)
-    return f"{table}\n\nTest clips, in percent: mean ± standard deviation over seeds. Tables: {results}/metrics"
+    test = read_manifest(place.folder / "manifest.csv").query("split == 'test'").label.value_counts()
+    few = f"{test.sum()} test clips, {test.min()} of them `{test.idxmin()}`, which has fewest"
+    return f"{table}\n\n{few}; in percent: mean ± standard deviation over seeds. Tables: {results}/metrics"
 
 
 def add(subparsers) -> None:
