@@ -3,7 +3,8 @@
 import argparse
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -74,14 +75,14 @@ def run_predict(given: argparse.Namespace) -> None:
 
 
 def run_learn(given: argparse.Namespace) -> None:
-    """Learn, save, and print what it cost. Raises LearnerError or ClipError; a learner is then as before."""
+    """Learn, save, and print what it cost. Raises LearnerError or ClipError; the folder is then as before."""
     folder, label = given.learner, tidy(given.label)
     if folder.exists() and not folder.is_dir():
         raise LearnerError(f"{folder}: a file; a learner is a folder, name a new one")
     # with .next alone it is that of a first save that was killed
     if folder.exists() and not folders.there(folder) and {path.name for path in folder.iterdir()} - {folders.NEXT}:
         raise LearnerError(f"{folder}: not empty and no learner; name a new folder")
-    with alone([folder]):  # from reading to writing: else one of two commands would be lost
+    with _left_as_it_was(folder), alone([folder]):  # from reading to writing: else one of two commands would be lost
         # looked for once more, now that nobody else writes: it may have been made meanwhile
         if folders.there(folder):
             learner = Learner.load(folder, device=given.device or "cpu")
@@ -102,6 +103,21 @@ def run_learn(given: argparse.Namespace) -> None:
     print(f"{folder}: {cost.clips} clip{'s' * (cost.clips > 1)} of {kind} class {label} in {seconds}")
     count = len(learner.classes)
     print(f"{count} class{'es' * (count > 1)}, {cost.bytes / 1e6:.1f} MB")
+
+
+@contextmanager
+def _left_as_it_was(folder: Path) -> Iterator[None]:
+    """Folders that were made in vain are not left behind."""
+    # innermost first: each is empty once those in it are gone
+    absent = [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        yield
+    # Ctrl-C among others
+    except BaseException:
+        with suppress(OSError):  # not empty
+            for place in absent:
+                place.rmdir()
+        raise
 
 
 def _warn_of_longer_ones(clips: Sequence[Path], learner: Learner) -> None:

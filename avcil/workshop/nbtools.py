@@ -91,6 +91,13 @@ if __name__ == "__main__":
     # progress bars tell of seconds, which differ each time
     os.environ["TQDM_DISABLE"] = "1"
     notebooks = [Path(name) for name in sys.argv[1:]]
+    # all of them before the first, which may take minutes
+    for notebook in notebooks:
+        try:
+            nbformat.read(notebook, as_version=4)
+        except (OSError, ValueError, nbformat.ValidationError) as error:
+            reason = getattr(error, "strerror", None) or "it is not Jupyter's JSON"
+            sys.exit(f"{notebook}: no notebook ({reason}); name those to run, such as notebooks/*.ipynb")
     # what the building of a small project says would be an output of the first cell that needs one
     if any("build/smoke/" in path.read_text() and path.stem not in FROM_INPUTS for path in notebooks):
         build(root())

@@ -511,6 +511,7 @@ def test_a_device_that_is_not_there_is_refused_for_a_new_learner_too(tmp_path, m
     clip = ROOT / "corpus/sounding_objects/clips/test-000-000.mp4"
     with pytest.raises(LearnerError, match="device nonsense: torch sees none here"):
         command("learn", clip, "--label", "bell", "--learner", tmp_path / "mine", "--device", "nonsense")
+    assert not (tmp_path / "mine").exists()
 
 
 def test_a_letter_that_is_written_in_two_ways_is_one(toy, learner):
@@ -604,6 +605,7 @@ def test_a_learner_is_made_anywhere_and_labels_are_tidied(tmp_path, monkeypatch,
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ClipError, match="no such file"):
         command("learn", "absent.mp4", "--label", "z", "--learner", "new/one")
+    assert not (tmp_path / "new").exists()
     command("learn", clip, "--label", " Dog  bark", "--learner", "new/one")
     assert "1 clip of new class Dog bark" in (printed := capsys.readouterr()).out and not printed.err
     assert "1 class, " in printed.out and "of 1 class\n" in (tmp_path / "new/one/README.md").read_text()

@@ -9,6 +9,7 @@ import sys
 
 import nbformat
 import numpy as np
+import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 from PIL import Image
@@ -109,6 +110,18 @@ def test_stored_pictures_are_made_light():
         assert set(data) == {f"image/{kind}", "text/plain"} and len(data[f"image/{kind}"]) <= len(text)
         stored = Image.open(io.BytesIO(base64.b64decode(data[f"image/{kind}"]))).convert("RGB")
         assert stored.size == picture.size and (kind == "jpeg" or stored.tobytes() == picture.tobytes())
+
+
+@pytest.mark.parametrize("content", [None, "# a text", '{"a": 1}'])
+def test_what_is_no_notebook_is_one_line_before_any_is_run(content, tmp_path):
+    _notebook(tmp_path / "n.ipynb", "raise RuntimeError('run')")
+    wrong = tmp_path / "wrong.ipynb"
+    if content is not None:
+        wrong.write_text(content)
+    command = [sys.executable, "-m", "avcil.workshop.nbtools", tmp_path / "n.ipynb", wrong]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr.startswith(f"{wrong}: no notebook (")
 
 
 def test_what_every_stage_imports_before_its_kernel_starts_is_light():
