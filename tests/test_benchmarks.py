@@ -168,7 +168,6 @@ def test_what_a_gpu_gave_is_written_and_a_failed_step_fails(tmp_path, monkeypatc
 
 
 def test_the_collection_keeps_its_lines_of_rows_that_were_not_learnt_again(tmp_path):
-    transfer = importlib.import_module("transfer")
 
     def result(right):
         return TaskResult(0, [right], [10], None, None, {}, 0, 0)
@@ -194,7 +193,6 @@ def test_the_collection_keeps_its_lines_of_rows_that_were_not_learnt_again(tmp_p
 
 
 def test_of_the_embedded_benchmark_the_collection_tells_what_the_pipeline_learnt():
-    transfer = importlib.import_module("transfer")
     committed, pipeline = pd.read_csv(ROOT / transfer.TABLE), pd.read_csv(ROOT / "metrics/seeds.csv")
     pd.testing.assert_frame_equal(transfer.table(ROOT / "none", committed, pipeline), committed)
 
@@ -206,3 +204,13 @@ def test_pages_say_what_was_measured():
     said = {"scale": scale.document(cases), "development": transfer.document(runs)}
     said |= {"distillation": transfer.distillation(runs), "goals": goals.rstrip("\n")}
     assert {name: (results / f"{name}.md").read_text() for name in said} == {k: f"{v}\n" for k, v in said.items()}
+
+
+def test_a_row_that_lacks_a_collection_comes_last_without_a_rank():
+    """As one of one's own does, for which `benchmarks/transfer.py --rows` was run on a part."""
+    runs = pd.read_csv(ROOT / "benchmarks/results/development.csv")
+    part = runs[(runs.row == "lll_closed") & (runs.part == "table") & (runs.collection == "DEV-C")]
+    lines = transfer.document(pd.concat([runs, part.assign(row="slda")])).splitlines()
+    means, leads = [line for line in lines if line.startswith("| SLDA")]
+    assert lines[lines.index(means) + 1] == "" and means.endswith(" |  |  |  |  |  |")
+    assert leads.count("|  ") == 4 and "nan" not in means + leads

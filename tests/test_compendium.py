@@ -241,19 +241,6 @@ def test_readme_numbers_are_those_of_the_metrics(tmp_path):
     assert readme.updated(texts, folder / "metrics") == texts
 
 
-def test_a_row_that_lacks_a_collection_comes_last_without_a_rank(monkeypatch):
-    """As one of one's own does, for which `benchmarks/transfer.py --rows` was run on a part."""
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    import transfer
-
-    runs = pd.read_csv(ROOT / "benchmarks/results/development.csv")
-    part = runs[(runs.row == "lll_closed") & (runs.part == "table") & (runs.collection == "DEV-C")]
-    lines = transfer.document(pd.concat([runs, part.assign(row="slda")])).splitlines()
-    means, leads = [line for line in lines if line.startswith("| SLDA")]
-    assert lines[lines.index(means) + 1] == "" and means.endswith(" |  |  |  |  |  |")
-    assert leads.count("|  ") == 4 and "nan" not in means + leads
-
-
 def test_the_writer_of_the_readme_helps_and_writes_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["readme", "--help"])

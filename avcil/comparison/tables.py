@@ -65,14 +65,11 @@ def run_of(artifacts: Path, key: Key, protocol: Protocol, params: Params | None)
     if file.exists():
         done, origin = read_run(file)
         if params:
-            _check(file, origin, key, protocol, params)
             order, orders = origin["order"], file.parents[1] / "orders.json"
             # written anew by whatever of the setting was learnt last; drawn worlds have one each, which do not change
-            same_order = not orders.is_file() or read_orders(orders).get(seed, order) == order
+            now = read_orders(orders).get(seed, order) if orders.is_file() else order
             tasks = [task.model_dump(by_alias=True) for task in tasks_of(protocol, name, row, len(order))]
-            if not same_order or origin["tasks"] != tasks:
-                what = "sequence of tasks" if same_order else "class order"
-                raise ValueError(f"{file}: learnt with another {what}; `dvc repro --force sweep` learns it again")
+            _check(file, origin, key, protocol, params, order=now, tasks=tasks)
         return done
     # of a chain, or of a clone that has the checkpoints alone: results stand beside these
     # two folders up from ROW/task0/seedS
@@ -92,13 +89,17 @@ def run_of(artifacts: Path, key: Key, protocol: Protocol, params: Params | None)
     return Done(results, None)
 
 
-def _check(file: Path, origin: dict, key: Key, protocol: Protocol, params: Params) -> None:
-    """Raise ValueError where a run of this ``origin`` was learnt with other choices."""
+def _check(file: Path, origin: dict, key: Key, protocol: Protocol, params: Params, **more) -> None:
+    """Raise ValueError where a run of this ``origin`` was learnt with other choices, or with another of what there is
+    ``more``."""
     name, row, seed = key
     method, training = (section.model_dump(mode="json") for section in choices(params, protocol, name, row))
-    wanted = {"method": method, "training": training, "seed": seed}
+    wanted = {"method": method, "training": training, "seed": seed} | more
     if other := next((what for what, value in wanted.items() if origin.get(what) != value), None):
-        raise ValueError(f"{file}: learnt with another {other}; `dvc repro --force sweep` learns it again")
+        words = {"order": "class order", "tasks": "sequence of tasks"}
+        raise ValueError(
+            f"{file}: learnt with another {words.get(other, other)}; `dvc repro --force sweep` learns it again"
+        )
 
 
 def outdated(artifacts: Path, protocol: Protocol, params: Params) -> list[tuple[str, str]]:
