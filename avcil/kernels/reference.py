@@ -146,8 +146,8 @@ def logit_distillation(
     logits [B,C], old_logits [B,P] with P <= C; temperature :math:`\tau` > 0. ``blocks`` are the sizes of the groups k
     of classes that compete with one another and must sum to P: all past classes if left out, the tasks in SS-IL and
     AV-CIL. Zero for P = 0.
-    Source: Hinton et al. 2015, arXiv 1503.02531; Li and Hoiem 2016, arXiv 1606.09282; by task: Ahn et al., SS-IL,
-    ICCV 2021, arXiv 2003.13947.
+    Source: Hinton et al. 2015, arXiv 1503.02531; by task: Li and Hoiem, LwF, ECCV 2016, arXiv 1606.09282, without τ²;
+    Ahn et al., SS-IL, ICCV 2021, arXiv 2003.13947.
     """
     past = old_logits.shape[1]
     total = logits.sum() * 0

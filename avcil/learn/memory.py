@@ -14,6 +14,7 @@ def herding(features: Tensor, count: int) -> list[int]:
     """Greedy choice whose running mean stays closest to the class mean, on unit features [N,E]: positions in order.
 
     Source: Welling 2009; iCaRL, Rebuffi et al., CVPR 2017, algorithm 4. Truncating the list later keeps its best part.
+    Means are not brought to unit length: as in iCaRL's code, while its paper says that averages are.
     """
     # in float64, so that near ties fall alike on every processor
     unit = F.normalize(features.double(), dim=1)

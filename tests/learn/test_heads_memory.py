@@ -14,6 +14,7 @@ from avcil.learn.heads import NearestMean, RecursiveRidge
 from avcil.learn.memory import herding, quota, select
 from avcil.learn.methods import fecam
 from avcil.learn.methods.acil import Acil
+from avcil.learn.methods.acil import Options as acil_options
 from avcil.learn.methods.fecam import FeCam
 from avcil.learn.methods.mmal import Mmal
 from avcil.learn.methods.mmal import Options as mmal_options
@@ -146,6 +147,14 @@ def test_names_in_tables_say_what_the_rows_lack():
     ranpac, mmal = about("ranpac").deviations, about("mmal").deviations
     assert f"{ranpac_options().expansion:,} random features instead of 10,000" in ranpac
     assert "our equations" in mmal and f"{mmal_options().expansion:,} random features a stream" in mmal
+
+
+def test_deviations_have_the_numbers_of_their_rows():
+    acil, methods = acil_options(), load(ROOT / "params.yaml").methods
+    assert f"{acil.expansion:,} random features" in about("acil").deviations
+    assert f"γ = {acil.penalty:g}, not 0.1" in about("acil").deviations
+    for row, said in (("slda", "shrunk by {:g}, not 10⁻⁴"), ("fecam", "shrunk once, by {:g}, not twice by 1")):
+        assert said.format(methods[row].readout_options["shrinkage"]) in about(row).deviations
 
 
 def test_ranpac_equals_ridge_on_projected_features():

@@ -36,7 +36,8 @@ def nca(similarities: Tensor, labels: Tensor, scale: Tensor, margin: float = 0.6
 
     similarities [B,C], labels [B], scale η. The 1 stands where the true class was, and a margin subtracted from every
     class cancels: both as in the code of PODNet, AFC and AV-CIL, whose published margin of 0.6 for the true class alone
-    is therefore never applied. Source: Douillard et al., PODNet, ECCV 2020, arXiv 2004.13513.
+    is therefore never applied; nor is the hinge of PODNet's equation, which none of them switches on. Source: Douillard
+    et al., PODNet, ECCV 2020, arXiv 2004.13513.
     """
     shifted = scale * (similarities - margin)
     # so that no exponential overflows; beside the constant 1 below this maximum does not cancel, so that it has to be

@@ -1,7 +1,8 @@
 """Hook: spatial attention stays that of the old model. As `hooks: {attention_distillation: {weight: 1.0}}`.
 
 Source: Pian et al., ICCV 2023, arXiv 2308.11073 (visual attention distillation). Deviation: one map a slot, the mean
-over heads, instead of one a channel.
+over heads, instead of one a channel; of all clips at hand, not of exemplars alone; spatial attention without temporal
+attention beside it; a mean over slots, not a sum.
 
 Dimension letters: ``B`` clips of a batch, ``L`` slots, ``S`` patches of a slot.
 """

@@ -1,7 +1,8 @@
 """Hook of DER++: exemplars keep the logits that they had when they were stored. As `hooks: {der: {weight: 0.1}}`.
 
 Source: Buzzega et al., Dark experience for general continual learning, NeurIPS 2020, arXiv 2004.07211. Deviation:
-exemplars come from herding at the end of a task, not from a reservoir while it is learnt.
+exemplars come from herding at the end of a task, not from a reservoir while it is learnt; one batch of them serves both
+terms, and that of labels counts as its clips do, without a weight β; logits of classes then unknown are left out.
 
 Dimension letters: ``N`` clips at hand, ``B`` clips of a batch, ``M`` exemplars, ``C`` classes seen, ``P`` past classes.
 """

@@ -35,8 +35,9 @@ class FeCam(Head):
     Source: Goswami et al., FeCAM, NeurIPS 2023, arXiv 2309.14062, and its authors' code. Deviation: signed features
     have sign(z)|z|^power, the original's are non-negative; it shrinks twice, which is once with (1 + γ)² − 1 for γ; its
     V₂ leaves out exact zeros; it falls back on Euclidean distance in the first task; a class of one clip, which has no
-    covariance there, has K_c = I. ``shared`` is ours, pooled as in linear discriminant analysis; the paper's way to
-    share was not read.
+    covariance there, has K_c = I. For pre-trained transformers its scripts take z of unit length and no power, and
+    shrink once. ``shared`` is pooled as in linear discriminant analysis, where that code averages the tasks'
+    covariances, each of all clips of its task, whatever their class, and scales none to a unit diagonal.
     """
 
     def __init__(self, power: float, shrinkage: float, state: dict[str, Tensor] | None = None, *, shared: bool = False):

@@ -25,7 +25,7 @@ class Slda(Head):
     State: n [C], Σ_c z [C,E], Σ zzᵀ [E,E].
     Source: Hayes & Kanan, Deep SLDA, CVPR Workshops 2020, arXiv 1909.01520. Deviation: Σ is the pooled covariance
     within classes, exact in any order; published, each clip counts by its distance from its class's mean of that
-    moment, and Σ starts from an OAS estimate on the first clips.
+    moment, Σ starts from an OAS estimate on the first clips, and ε = 10⁻⁴.
     """
 
     def __init__(self, shrinkage: float, state: dict[str, Tensor] | None = None):
