@@ -11,7 +11,7 @@ from avcil.beyond.missing import SENSES
 from avcil.beyond.settings import ALONE, CASES, DUET, WAYS, WHOLE, Light, Missing
 from avcil.comparison.intervals import Interval, negative, outcome, over_seeds, over_seeds_and_clips, points, verdict
 from avcil.comparison.tables import markdown, percent
-from avcil.results.names import PUBLISHED, family_of, name_of, short_name_of
+from avcil.results.names import UNGUIDED, family_of, name_of, short_name_of
 
 OURS, JOINT, AHEAD = "lll_closed", 0.03, 0.10  # goals: within so much of the joint twin, ahead of what is published
 FROZEN = "acil_guided"  # attends by the prior's similarity alone
@@ -44,8 +44,8 @@ def left_to_gain(runs: pd.DataFrame, row: str) -> Interval:
 
 def published(runs: pd.DataFrame) -> list[str]:
     """The rows that are others', on what they were published on, that were run in as many worlds as ours."""
-    # `scaled_ridge` is ours, though it stands in a family of published rows
-    known = [row for row in dict.fromkeys(runs.row) if family_of(row) in PUBLISHED and row != "scaled_ridge"]
+    # `scaled_ridge` is ours, though it stands in a family of others
+    known = [row for row in dict.fromkeys(runs.row) if family_of(row) in UNGUIDED and row != "scaled_ridge"]
     # from fewer worlds an interval is wider, and its row could come out as the nearest for that alone
     return [row for row in known if lead(runs, row).seeds == runs[runs.row == OURS].world.nunique()]
 

@@ -19,7 +19,7 @@ from avcil.comparison.search import compared
 from avcil.comparison.tables import Comparable, markdown, percent
 from avcil.params import load, project
 from avcil.results import names
-from avcil.results.names import GUIDED, PUBLISHED, families, name_of, of_family, short_name_of
+from avcil.results.names import GUIDED, UNGUIDED, families, name_of, of_family, short_name_of
 from avcil.workshop import claims, probe
 
 HEADLINE = ["joint_guided", "lll_closed", "lll_prior", "lll", "replay", "naive_fusion", "ridge", "finetune"]
@@ -239,10 +239,11 @@ def field_reading(folder: Path) -> str:
             f"against {short_name_of(other)} {verdict(last(row, other))}"
             for other in ("joint_guided", "naive_fusion", "replay")
         ]
-        for kind, rivals in (("as published", PUBLISHED), ("given the guided model or tokens", GUIDED)):
+        for kind, rivals in (("without", UNGUIDED), ("given", GUIDED)):
+            kind += " the guided model or tokens"
             rival, count, ahead = claims.nearest_rival(comparable, row, rivals)
-            against.append(f"against the nearest of {count} methods {kind} ({short_name_of(rival)}) {verdict(ahead)}")
-            goals.append(f"{short_name_of(row)} over every method {kind}: {outcome(ahead, least=0.1)}")
+            against.append(f"against the nearest of {count} rows {kind} ({short_name_of(rival)}) {verdict(ahead)}")
+            goals.append(f"{short_name_of(row)} over every row {kind}: {outcome(ahead, least=0.1)}")
         lines.append(f"- *{short_name_of(row)}*: {'; '.join(against)}.")
     # Student's t over seeds alone, since forgetting is not known clip by clip
     forgetting = {row: over_seeds(values) for row, values in seeds.groupby("method").forgetting_last}
