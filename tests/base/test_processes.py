@@ -6,8 +6,19 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from avcil.base import processes
 from conftest import ROOT
+
+
+@pytest.mark.parametrize(("items", "workers"), [([5], 2), ([5, 6], 1), ([], 2)])
+def test_a_single_worker_or_item_is_done_here_on_one_thread(items, workers):
+    torch.set_num_threads(2)
+    done = list(processes.each(lambda item: (item, os.getpid(), torch.get_num_threads()), items, workers))
+    assert done == [(number, (item, os.getpid(), 1)) for number, item in enumerate(items)]
+    assert torch.get_num_threads() == 2
+
 
 _PLAIN = """
 from avcil.base import processes

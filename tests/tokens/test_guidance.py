@@ -55,8 +55,9 @@ def test_explained_change_does_not_ask_for_units_and_is_zero_without_change():
     still = visual.clone()
     still[0, :, 2] = torch.tensor(0.1)
     assert (explained_change(still, sound, 2)[0, :, 2] == 0).all()
-    # a sound that does not change, or in fewer directions than are asked for
-    assert (explained_change(visual, torch.full_like(loudness, 0.1)[..., None]) == 0).all()
+    # a sound that does not change, or in fewer directions than are asked for; decibels are negative
+    for level in (0.1, -0.1):
+        assert (explained_change(visual, torch.full_like(loudness, level)[..., None]) == 0).all()
     torch.testing.assert_close(
         explained_change(visual, loudness[..., None].expand(-1, -1, 3), 3),
         explained_change(visual, loudness[..., None]),
