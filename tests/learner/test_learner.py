@@ -265,12 +265,13 @@ def test_a_run_predicts_as_it_was_evaluated(toy, tmp_path, changes):
         ("toy:0", None, None),
     ],
 )
-def test_a_run_is_read_by_the_encoder_that_it_was_made_with(toy, tmp_path, made_with, encoder, digest):
-    """Whatever tokens the row names; in a folder that has params.yaml alone."""
+def test_a_run_is_read_by_the_encoder_that_it_was_made_with(toy, tmp_path, monkeypatch, made_with, encoder, digest):
+    """Whatever tokens the row names; in a folder that has params.yaml alone, and named from inside of it."""
     (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
     data = toy._replace(encoder=made_with)
     run_tasks(data, row(memory="none", exemplars=0), TRAINING, chain([2], 1), 0, tmp_path / "runs")
-    learner = avcil.Learner.from_run(tmp_path / "runs/task0/seed0")
+    monkeypatch.chdir(tmp_path / "runs")
+    learner = avcil.Learner.from_run("task0/seed0")
     assert (learner.encoder and learner.encoder.name, learner.encoder and learner.encoder.digest) == (encoder, digest)
     clip = ROOT / "corpus/sounding_objects/clips/test-000-000.mp4"
     with pytest.raises(LearnerError, match="but this learner's are abc" if encoder else "files need the project's"):
