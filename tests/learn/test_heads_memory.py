@@ -372,6 +372,14 @@ def test_select_truncates_old_classes_and_keeps_their_best():
     assert kept[:2] == [2, 0] and len(kept) == 4 and set(kept[2:]) <= {4, 5, 6}
 
 
+def test_a_random_choice_hangs_on_its_generator_alone():
+    """Else a task that goes on after a stop would keep other clips."""
+    one, again, other = (
+        _select(range(40), torch.zeros(40), 40, count=8, generator=torch.Generator().manual_seed(n)) for n in (0, 0, 1)
+    )
+    assert one == again != other
+
+
 @pytest.mark.parametrize(("selection", "expected"), [("none", 0), ("random", 4), ("herding", 4), ("all", 6)])
 def test_select_counts(selection, expected):
     labels = torch.tensor([0, 0, 0, 1, 1, 1])
