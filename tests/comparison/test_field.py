@@ -17,8 +17,8 @@ import torch
 
 from avcil.base import device, processes
 from avcil.base.files import write_json
+from avcil.comparison import launch, sweep, worlds
 from avcil.comparison import protocol as protocols
-from avcil.comparison import sweep, worlds
 from avcil.comparison.worlds import Place
 from avcil.learn import capacity
 from avcil.learn.checkpoint import EMPTY
@@ -149,6 +149,12 @@ def test_checkpoints_are_kept_in_the_first_setting_alone_those_that_dvc_versions
         if job.folder:
             job.folder.mkdir(parents=True, exist_ok=True)
             assert protocols.run_folder(tmp_path, row, 0, 1) == kept / "task0/seed1"
+
+
+@pytest.mark.parametrize(("setting", "seed"), [("standard", 99), ("elsewhere", 0)])
+def test_what_a_protocol_does_not_have_is_not_launched(params, setting, seed):
+    with pytest.raises(ValueError, match=f"^no seed {seed} in a setting `{setting}` of the protocol of sound"):
+        launch.learn(params, "ridge", setting, seed, "cpu")
 
 
 def test_what_a_chain_of_stages_learns_is_no_job(imported, field, tmp_path):

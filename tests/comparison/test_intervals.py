@@ -222,12 +222,14 @@ def test_a_part_s_worth_is_told_where_both_rows_were_run():
     of = {
         ("standard", "lll_prior"): 0.8, ("standard", "naive_fusion"): 0.5, ("standard", "without_prior"): 0.2,
         ("other", "lll_prior"): 0.6, ("other", "naive_fusion"): 0.5, ("worlds_2", "lll_prior"): 0.9,
+        ("parts", "naive_fusion"): 0.5, ("parts", "without_prior"): 0.2,
     }  # fmt: skip
     runs = [(*key, seed, mean + 0.01 * seed * (key[1] == "lll_prior")) for key, mean in of.items() for seed in (0, 2)]
     seeds = pd.DataFrame(runs, columns=["setting", "method", "seed", "last_accuracy"])
     found = Comparable(seeds, pd.DataFrame(columns=["setting", "method", "seed", "correct"]))
-    settings = {"standard": Setting(), "other": Setting(tokens="other"), "worlds_2": Setting(worlds=True)}
-    knobs = {"knob": {"other": "a", "standard": "b", "worlds_2": "c"}, "other knob": {"standard": "d"}}
+    settings = {name: Setting() for name in ("standard", "parts")}
+    settings |= {"other": Setting(tokens="other"), "worlds_2": Setting(worlds=True)}
+    knobs = {"knob": {"other": "a", "standard": "b", "worlds_2": "c", "parts": "e"}, "other knob": {"standard": "d"}}
     protocol = SimpleNamespace(settings=settings, knobs=knobs)
     table = tables.worth(found, protocol).set_index(["knob", "value", "part"])
     expected = {
