@@ -716,6 +716,8 @@ def test_a_method_looks_at_the_patches_of_its_row(toy):
         method = FIELD["ssil"].model_copy(update={"patches": patches})
         assert tokens_of(toy, method).visual.shape[2] == count
         assert len(learn(toy, method, tasks=SHORT[:1])[0][1].predictions) == 12
+    # of more than there are, those that there are
+    assert tokens_of(toy, method.model_copy(update={"patches": 7})) is toy.tokens
 
 
 # ---- ridge that is carried along
