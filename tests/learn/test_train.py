@@ -1,5 +1,6 @@
 """The training loop: task 0 is no special case, resuming is exact, two runs give the same bits."""
 
+import math
 import shutil
 from collections import Counter
 
@@ -473,6 +474,28 @@ def test_without_exemplars_paired_batches_are_uniform_ones():
     for past in (0, 2):
         paired, uniform = (batches(labels + past, sampler, past) for sampler in ("paired", "uniform"))
         assert all(torch.equal(a, b) for a, b in zip(paired, uniform, strict=True))
+
+
+@pytest.mark.parametrize(("optimiser", "schedule"), [("adamw", "cosine"), ("adam", "constant")])
+def test_a_task_takes_the_steps_of_a_loop_that_is_written_out(toy, optimiser, schedule):
+    """Each with the gradient of its batch alone; over all steps of a task the rate falls as a half cosine to zero."""
+    training = TRAINING.model_copy(update={"optimiser": optimiser, "schedule": schedule, "weight_decay": 0.3})
+    method = row(fusion="mean", sampler="uniform")
+    found = train.run_task(toy, method, training, SHORT, 0, 0, EMPTY)[0].model
+    torch.manual_seed(0)
+    model, generator = restore(EMPTY, method, training, (16, 16)), torch.Generator().manual_seed(0)
+    model.classifier.grow(2)
+    kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[optimiser]
+    steps = kind([p for p in model.parameters() if p.requires_grad], training.learning_rate, weight_decay=0.3)
+    clips = toy.rows("train", 0, 2)
+    batched = [rows for _ in range(2) for rows in clips[torch.randperm(24, generator=generator)].split(16)]
+    for step, rows in enumerate(batched):
+        if schedule == "cosine":
+            steps.param_groups[0]["lr"] = training.learning_rate * (1 + math.cos(math.pi * step / len(batched))) / 2
+        steps.zero_grad()
+        F.cross_entropy(model(toy.tokens.clips(rows)).logits, toy.labels[rows]).backward()
+        steps.step()
+    torch.testing.assert_close(found, dict(model.state_dict()), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("clips", "sizes"), [(20, [8, 8]), (16, [8, 8]), (5, [5])])
