@@ -5,15 +5,13 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
-import pandas as pd
-
 from avcil.comparison import worlds
 from avcil.comparison.sweep import Job, Source
 from avcil.comparison.worlds import Place
 from avcil.params import Params
 from avcil.params.comparison import Protocol, Setting
 from avcil.params.learning import Method, Task, Training, chain
-from avcil.tokens.manifest import class_order, read_manifest, read_order, write_manifest, write_orders
+from avcil.tokens.manifest import class_order, read_manifest, read_order, read_orders, write_manifest, write_orders
 
 
 def place_of(benchmark: str) -> Place:
@@ -115,9 +113,7 @@ def jobs(
             # by place, not by seed: seeds that share clips share one source, which is in memory once
             sources = {at: _source(at[0], tokens, protocol, setting, at[1]) for at in set(where.values())}
             for seed, at in where.items():
-                # a class may be called `NA`, which is text here
-                classes = pd.read_csv(sources[at].manifest, dtype=str, keep_default_na=False).label.nunique()
-                tasks = tasks_of(protocol, name, row, classes)
+                tasks = tasks_of(protocol, name, row, len(read_orders(sources[at].orders)[seed]))
                 file = out / name / row / f"seed{seed}.json"
                 # DVC versions runs/others, which holds the checkpoints of the embedded benchmark's headline alone
                 versioned = place.chained and row in protocol.headline

@@ -9,6 +9,7 @@ from avcil.comparison.protocol import Place
 from avcil.comparison.sweep import Source
 from avcil.params import ParameterError
 from avcil.params.comparison import Search
+from avcil.tokens.manifest import write_orders
 from conftest import ROOT
 
 
@@ -85,11 +86,13 @@ def test_no_table_reports_a_development_world(params):
 def test_trials_are_scored_on_validation_clips_of_worlds_of_their_own(params, tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(protocol.worlds, "drawn", lambda seed, folder, _: drawn.append(seed) or Place(folder, folder))
-    there = Source(ROOT / "corpus/sounding_objects/manifest.csv", tmp_path, tmp_path)
+    order = [f"class{number}" for number in range(20)]
+    write_orders(tmp_path / "orders.json", dict.fromkeys(params.search.worlds, order))
+    there = Source(ROOT / "corpus/sounding_objects/manifest.csv", tmp_path / "orders.json", tmp_path)
     monkeypatch.setattr(protocol, "_source", lambda *_: there)
     some = _with(params, {"lll_prior": [{"learning_rate": [3e-3]}], "ridge": []})
     jobs = search.jobs(some, tmp_path)
-    assert drawn == [90, 91]
+    assert drawn == [90, 91] and {sum(task.classes for task in job.tasks) for job in jobs} == {20}
     assert {job.split for job in jobs} == {"val"} and {job.folder for job in jobs} == {None}
     assert len({job.file for job in jobs}) == len(jobs) == 6
     assert [job.seed for job in jobs] == [90, 90, 90, 91, 91, 91]
