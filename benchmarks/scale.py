@@ -142,8 +142,8 @@ def document(table: pd.DataFrame) -> str:
     ]  # fmt: skip
     head = "| row | clips | classes | tasks | store | ms a clip | peak GB | GB stored | GB read | checkpoints, MB |"
     note = (
-        f"`benchmarks/scale.py` on {' and '.join(table.machine.unique())}: one epoch a task, evaluation after each "
-        "included. Milliseconds of the processor a training clip, of one thread; peak memory beside what torch takes."
+        f"`benchmarks/scale.py` on {' and '.join(table.machine.unique())}: one epoch per task, with the evaluation "
+        "after it. Processor milliseconds per training clip, on one thread; peak memory beyond what torch itself takes."
     )
     return f"{markdown(head, 'lrrrlrrrrr', rows)}\n\n{note}\n\n{_vggsound()}"
 
@@ -161,12 +161,12 @@ def _vggsound() -> str:
     hours = VGGSOUND / decoded["clips_per_second"] / 3600
     # decoding was measured with two workers; a cluster of 64 has 32 times as many
     return (
-        f"*All of VGGSound, by calculation; it was not run.* An epoch of {VGGSOUND:,} clips of 16 x 64 x 1024 on one "
-        f"NVIDIA H200 is {learning:.0f} s of steps ({step:.1f} ms for {batch} clips of 8 x 196 x 768, measured, which "
-        f"have more numbers), and {reading:.0f} s of reading where the store does not fit in memory and the disk gives "
-        f"{DISK / 1e9:.0f} GB a second (assumed). To decode the clips takes {hours:.1f} hours on two cores at the rate "
-        f"of our small films, and {60 * hours / 32:.0f} minutes on a Ray cluster of 64; "
-        "larger films take longer in proportion, and the encoder comes on top."
+        f"*An estimate for all of VGGSound, which was not run.* On one NVIDIA H200, an epoch of {VGGSOUND:,} clips of "
+        f"16 x 64 x 1024 numbers takes {learning:.0f} s of training steps (measured: {step:.1f} ms for {batch} clips "
+        f"of 8 x 196 x 768, which is more), plus {reading:.0f} s of reading if the store does not fit in memory and "
+        f"the disk delivers {DISK / 1e9:.0f} GB a second (assumed). At the rate of our small videos, decoding the "
+        f"clips takes {hours:.1f} hours on two cores and {60 * hours / 32:.0f} minutes on a Ray cluster of 64; larger "
+        "videos take proportionally longer, and the encoder's time comes on top."
     )
 
 

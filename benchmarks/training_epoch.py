@@ -69,7 +69,7 @@ def summary(runs: dict[str, list[Run]]) -> dict[str, dict[str, float]]:
 
 def table(found: dict[str, dict[str, float]]) -> list[str]:
     lines = [
-        "| | seconds an epoch, first task | later tasks | of which training | first run | later runs "
+        "| | seconds per epoch, first task | later tasks | of which training | first run | later runs "
         "| peak memory, MB |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
@@ -90,15 +90,15 @@ def document(content: dict) -> str:
         "# Learning, end to end",
         "",
         f"Made by `benchmarks/training_epoch.py` on {content['machine']}, {threads} threads. Medians over tasks, "
-        f"runs a side: {content['runs']}; in brackets how many times as fast as theirs, or as small. Other processes "
-        f"took {'an unknown share' if share is None else f'{share:.0%}'} of the machine.",
+        f"{content['runs']} runs per side; in brackets: how many times faster, or smaller, than theirs. Other "
+        f"processes took {'an unknown share' if share is None else f'{share:.0%}'} of the machine.",
         "",
     ]
     for name, found in content["features"].items():
         setup = found["setup"]
         lines += [f"## {name}", ""]
         batches = f"Batches of {setup['batch']} new clips and {setup['exemplar_batch']} exemplars"
-        lines += [f"{batches}, {setup['epochs']} epochs a task.", ""]
+        lines += [f"{batches}, {setup['epochs']} epochs per task.", ""]
         lines += table(found["sides"])
     return "\n".join(lines).rstrip() + "\n"
 

@@ -241,6 +241,16 @@ def test_readme_numbers_are_those_of_the_metrics(tmp_path):
     assert readme.updated(texts, folder / "metrics") == texts
 
 
+def test_means_are_rounded_once():
+    """Of 0.84648, which metrics/summary.csv has as 0.8465, 84.6 % is shown and not 84.7."""
+    from avcil.results.names import name_of
+    from avcil.workshop import readme
+
+    seeds = pd.read_csv(ROOT / "metrics/seeds.csv").query("setting == 'standard'")
+    shown, means = readme.headline(ROOT / "metrics"), seeds.groupby("method").average_accuracy.mean()
+    assert all(f"| {name_of(row)} | {100 * means[row]:.1f} ± " in shown for row in readme.HEADLINE)
+
+
 def test_the_writer_of_the_readme_helps_and_writes_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["readme", "--help"])

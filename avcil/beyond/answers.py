@@ -22,7 +22,7 @@ RIVALS = {
     "naive": "naive fusion",
     "naive_dropout": "naive fusion, modality dropout",
 }
-GOAL = {"holds": "reached", "not told apart": "not told", "does not hold": "missed"}
+GOAL = {"holds": "reached", "undecided": "undecided", "does not hold": "missed"}
 
 
 # ---- very long sequences
@@ -78,14 +78,14 @@ def many_tasks(folder: Path) -> str:
             ]
             for row, mean in means.iterrows()
         ]
-        compared = "joint twin minus it | our closed form minus it"
-        head = f"| row | worlds | last | forgetting | {compared} | s | power | MB | power |"
+        compared = "joint twin minus it | LLL, closed form, minus it"
+        head = f"| row | worlds | last | forgetting | {compared} | s | exponent | MB | exponent |"
         blocks += [f"**{_of_many_tasks(runs, moments)}** {_distinct(distinct)}", markdown(head, "lrrrrrrrrr", lines)]
     note = (
-        "Test clips, in percent; differences in points, 95 % intervals of Student's t over worlds. Forgetting is of "
-        "blocks of tasks between two moments at which all were tested. Joint twin: the same row with all classes in "
-        "one task. s: processor seconds a task, the last ones; MB: what the next task starts from; power: b where they "
-        "grow as tasks^b."
+        "Test clips, in percent; differences in points, with 95 % intervals of Student's t over worlds. Forgetting is "
+        "measured on blocks of tasks, between evaluations of all of them. Joint twin: the same row trained on all "
+        "classes in one task. s: processor seconds per task, for the last tasks; MB: what is kept for the next task; "
+        "exponent: b, where the quantity grows as tasks^b."
     )
     return _of_worlds("\n\n".join([*blocks, note]))
 
@@ -129,8 +129,8 @@ def _looked_at(runs: pd.DataFrame, moments: pd.DataFrame) -> str:
     head = f"| row | after {first} tasks | after {last} | change | it minus guidance alone |"
     text = (
         f"**From task {first} to task {last}, hits on clips of the first {first} tasks change by (points): {changes}. "
-        f"Guidance alone, which nothing can change, hits {points(alone)} %.**\n\n{markdown(head, 'lrrrr', rows)}\n\n"
-        "Share of test clips on which attention peaks on what sounds, by the renderer's true regions, in percent; "
+        f"Guidance alone, which cannot change, hits {points(alone)} %.**\n\n{markdown(head, 'lrrrr', rows)}\n\n"
+        "Share of test clips on which attention peaks on the sounding object, in percent; "
         f"95 % intervals of Student's t over {alone.seeds} worlds."
     )
     return _of_worlds(text)
@@ -146,9 +146,9 @@ def _of_many_tasks(runs: pd.DataFrame, moments: pd.DataFrame) -> str:
     worlds = f"{twin.seeds} world{'s' * (twin.seeds > 1)}"
     return (
         f"After {moments.tasks.max()} tasks in {worlds}, {short_name_of(OURS)} is {_points(twin)} below its joint twin "
-        f"(wanted: at most {100 * JOINT:.0f}; {within}), and against the nearest of {len(leads)} published rows, "
-        f"{short_name_of(nearest)}, {verdict(ahead)}; wanted: ahead by {100 * AHEAD:.0f} ({lead_of}). Its seconds a "
-        f"task grow as tasks to the power of {cost}, what it keeps to that of {size}."
+        f"(goal: at most {100 * JOINT:.0f}; {within}), and against the nearest of {len(leads)} published rows, "
+        f"{short_name_of(nearest)}, {verdict(ahead)}; goal: ahead by {100 * AHEAD:.0f} ({lead_of}). Its seconds per "
+        f"task grow with the number of tasks to the power {cost}, its memory to the power {size}."
     )
 
 
@@ -178,8 +178,8 @@ def _distinct(table: pd.DataFrame) -> str:
         for classes, line in table.groupby("classes").mean().iterrows()
     ]
     return (
-        "What so many classes are told apart by, in test clips whose timbre the sound alone names and those that the "
-        f"guided picture alone tells from their twin: {', '.join(parts)}."
+        "How distinct so many classes are, as the share of test clips whose timbre is identified from sound alone and "
+        f"the share identified among twins from the guided picture alone: {', '.join(parts)}."
     )
 
 
@@ -238,9 +238,9 @@ def missing(folder: Path, settings: Missing) -> str:
         head = " | ".join(f"no {sense} {100 * share:.0f} %" for sense, share in columns)
         blocks.append(markdown(f"| of {clips} clips | {head} |", "l" + "r" * len(columns), rows))
     note = (
-        f"Last accuracy in percent, mean over {table.seed.nunique()} seeds, each with a class order, weights and "
-        "absent streams of its own; clips of the other split are whole. Differences: points, 95 % intervals by seed "
-        "and clip."
+        f"Last accuracy in percent, mean over {table.seed.nunique()} seeds, each with its own class order, weights and "
+        "choice of incomplete clips; clips of the other split are complete. Differences below: points, with 95 % "
+        "intervals over seeds and clips."
     )
     return "\n\n".join([*blocks, note, _leads(found)])
 
@@ -251,9 +251,9 @@ def _of_missing(found: dict[str, Interval]) -> str:
         ours, naive = (points(found[f"drop {row} {sense}"]) for row in ("conditional", "naive"))
         costs.append(f"without {sense} {ours} against {naive} ({GOAL[outcome(found[f'half {sense}'])]})")
     return (
-        f"With both senses there, conditioning on what is there loses {points(whole)} points (wanted: at most "
-        f"{100 * NOTHING:.1f}; {GOAL[outcome(_less(whole), -NOTHING)]}). What it costs that half of the test clips "
-        f"lack one, against naive fusion (wanted: half as much): {'; '.join(costs)}."
+        f"With both modalities present, conditioning on what is there loses {points(whole)} points (goal: at most "
+        f"{100 * NOTHING:.1f}; {GOAL[outcome(_less(whole), -NOTHING)]}). Points lost where half of the test clips "
+        f"lack one modality, against naive fusion (goal: half as many): {'; '.join(costs)}."
     )
 
 
@@ -269,8 +269,8 @@ def _leads(found: dict[str, Interval]) -> str:
     )
     learnt = ", ".join(f"no {sense} {verdict(found[f'learnt {sense}'])}" for sense in SENSES)
     return (
-        f"{markdown(f'| | {head} |', 'lllll', rows)}\n\nAgainst leaving out the training clips that lack it, where "
-        f"half of the training and half of the test clips do: {learnt}."
+        f"{markdown(f'| | {head} |', 'lllll', rows)}\n\nAgainst leaving incomplete training clips out, where half of "
+        f"the training clips and half of the test clips are incomplete: {learnt}."
     )
 
 
@@ -324,13 +324,13 @@ def light(folder: Path, settings: Light) -> str:
                     points(gain(table, settings.row, name)) if len(tested) and name != "whole" else "",
                 ]
             )
-    names = f"validation, world {settings.choice} | worlds | last | less whole"
-    head = f"| stored of a clip | bytes | of whole | FLOPs | milliseconds | {names} |"
+    names = f"validation, world {settings.choice} | worlds | last | minus all tokens"
+    head = f"| stored per clip | bytes | relative bytes | relative FLOPs | relative time | {names} |"
     note = (
-        f"{short_name_of(settings.row)}: test clips of so many worlds, in percent; differences in points, paired by "
-        "world, with 95 % intervals of Student's t over worlds, each variant by itself. FLOPs of the attention and "
-        f"milliseconds of a processor from store to picture, of whole tokens' {whole.flops / 1e6:.2f} million and "
-        f"{whole.milliseconds:.2f} ms a clip."
+        f"{short_name_of(settings.row)}, test clips of as many worlds, in percent; differences in points, paired by "
+        "world, with 95 % intervals of Student's t over worlds, not corrected for the number of variants. FLOPs of the "
+        "attention, and processor time from the store to the attended visual feature, are relative to all tokens: "
+        f"{whole.flops / 1e6:.2f} million FLOPs and {whole.milliseconds:.2f} ms per clip."
     )
     chosen = [
         f"{settings.variants[name].name} {100 * score:.1f}" for name, score in candidates(table, settings).items()
@@ -362,7 +362,7 @@ def _of_light(table: pd.DataFrame, settings: Light) -> str:
     return (
         f"Stored as {name}, a clip takes {ours:,.0f} of {whole:,.0f} bytes, {_part(ours / whole)}, and "
         f"{short_name_of(settings.row)} loses {points(negative(gained))} points of last accuracy in {gained.seeds} "
-        f"worlds (wanted: {wanted})."
+        f"worlds (goal: {wanted})."
     )
 
 
@@ -378,7 +378,7 @@ def _guided(table: pd.DataFrame, settings: Light) -> str:
             rows.append([variant.name, *(verdict(gain(table, settings.row, name, o)) if o else "" for o in others)])
     # a line of names alone tells nothing
     rows = [row for row in rows if any(row[1:])]
-    return markdown("| | over as many random ones | over as many means |", "lll", rows) if rows else ""
+    return markdown("| | over as many random patches | over as many grid means |", "lll", rows) if rows else ""
 
 
 def _trained(table: pd.DataFrame, settings: Light) -> str:
@@ -442,20 +442,21 @@ def robust(folder: Path) -> str:
     # the sentence is about the last row of the list, the table below about all
     (other, counts), ours = list(against.items())[-1], short_name_of(rows[0])
     answer = (
-        f"Of {len(damages)} damages, what {ours} has left is more than {short_name_of(other)} has in {counts[0]} and "
-        f"less in {counts[1]}; the share that it loses is smaller in {counts[3]} and larger in {counts[4]}."
+        f"Of {len(damages)} kinds of damage, {ours} remains more accurate than {short_name_of(other)} under "
+        f"{counts[0]} and less accurate under {counts[1]}; it loses a smaller share under {counts[3]} and a larger one "
+        f"under {counts[4]}."
     )
     note = (
-        "Last accuracy on test clips, mean of worlds, and the share of it that is lost, both in percent; 95 % "
-        f"intervals of Student's t over {table.world.nunique()} worlds, each damage by itself."
+        "Last accuracy on test clips, mean over worlds, and the share of it that is lost, both in percent, with 95 % "
+        f"intervals of Student's t over {table.world.nunique()} worlds, not corrected for the number of damages."
     )
     blocks = [
         f"**{answer}**",
         markdown(f"| test clips | {head} |", "l" + "rr" * len(rows), lines),
         note,
         markdown(
-            f"| damages in which {ours} | has more left | less | not told apart | loses a smaller share | a larger | "
-            "not told apart |",
+            f"| kinds of damage under which {ours} is | more accurate | less accurate | undecided | smaller share lost "
+            "| larger share lost | undecided |",
             "lrrrrrr",
             [[f"than {name_of(row)}", *map(str, counts)] for row, counts in against.items()],
         ),
@@ -465,9 +466,9 @@ def robust(folder: Path) -> str:
 
 
 def _counted(apart: pd.Series, damages: list[tuple[str, float]]) -> list[int]:
-    """In how many damages a difference, over worlds, is above zero, below, and not told apart."""
+    """In how many damages a difference, over worlds, is above zero, below, and undecided."""
     verdicts = [outcome(over_seeds(apart.loc[damage])) for damage in damages]
-    return [verdicts.count(verdict) for verdict in ("holds", "does not hold", "not told apart")]
+    return [verdicts.count(verdict) for verdict in ("holds", "does not hold", "undecided")]
 
 
 # ---- adapting the prior
@@ -500,8 +501,9 @@ def adapting(folder: Path) -> str:
         over = [f"{shift} {verdict(apart(runs[ours, shift], 'way', way, 'frozen'))}" for shift in shifts]
         told.append(f"{WAYS[way]}: {', '.join(over)}")
     note = (
-        "Last accuracy and hits (the share of test clips on which attention peaks on what sounds), percent, means of "
-        f"{table.world.nunique()} worlds; differences: points, 95 % intervals of Student's t over worlds, each alone."
+        "Last accuracy and hits (the share of test clips on which attention peaks on the sounding object), in percent, "
+        f"means over {table.world.nunique()} worlds; differences in points, with 95 % intervals of Student's t over "
+        "worlds, not corrected for their number."
     )
     return "\n\n".join([f"**{short_name_of(ours)}, against the frozen prior: {'; '.join(told)}.**", *blocks, note])
 
@@ -525,11 +527,12 @@ def streams(folder: Path) -> str:
     worlds = ", ".join(f"{short_name_of(row)} {runs.world.nunique()}" for row, runs in rows.items())
     head = " | ".join(f"{short_name_of(row)} | over none | hits" for row in rows)
     note = (
-        "Last accuracy and hits (the share of test clips on which attention peaks on what sounds), percent, means of "
-        f"worlds ({worlds}); differences: points, 95 % intervals of Student's t over worlds, each alone. A stream's "
-        f"weight beside the encoder's tokens is {tested.weight.iloc[0]:g}, chosen by last accuracy of "
+        "Last accuracy and hits (the share of test clips on which attention peaks on the sounding object), in percent, "
+        f"means over worlds ({worlds}); differences in points, with 95 % intervals of Student's t over worlds, not "
+        "corrected for their number. A stream's weight relative to the encoder's tokens is "
+        f"{tested.weight.iloc[0]:g}, chosen by last accuracy of "
         f"{short_name_of(tried.row.iloc[0])} on validation clips of worlds "
         f"{', '.join(map(str, tried.world.unique()))} ({scores})."
     )
-    answer = f"**With {every}, over sound and picture alone: {told}.**"
+    answer = f"**Adding {every} to sound and picture: {told}.**"
     return "\n\n".join([answer, markdown(f"| joined | {head} |", "l" + "rrr" * len(rows), lines), note])

@@ -170,14 +170,14 @@ Damage = Literal["pixel_noise", "sound_noise", "other_sound", "gain", "compressi
 WHOLE, DUET = "whole", "two_sounds"  # what is compared with damaged clips, and a second object that sounds
 # their order enters the seeds of what damages draw, so a new one stands at the end
 CASES = {  # what is done to a clip, in words that take its strength
-    WHOLE: "as it is",
+    WHOLE: "undamaged",
     "pixel_noise": "pixel noise of {:g}",
     "sound_noise": "noise {:g} dB below the sound",
-    "other_sound": "a sound off screen, {:g} dB below",
+    "other_sound": "off-screen sound, {:g} dB below",
     "gain": "gain of {:+g} dB",
     "compression": "compression, rate factor {:g}",
     "dropped_frames": "{:.0%} of frames dropped",
-    "delay": "sound {:g} s late",
+    "delay": "sound delayed by {:g} s",
     DUET: "two objects sound",
 }
 
@@ -207,16 +207,16 @@ Way = Literal[
 ]  # fmt: skip
 WAYS: dict[Way, str] = {  # how tokens are adapted, without a label
     "frozen": "frozen",
-    "moments": "standardised anew, by the first task's clips",
-    "first": "adapters learnt on the first task's clips",
-    "continued": "adapters that go on learning with each task",
-    "distilled": "the same, held by feature distillation",
-    "merged": "an adapter a task, their mean",
-    "merged_distilled": "an adapter a task, held to the first, their mean",
-    "gated": "an adapter a task, for each clip the nearest task's",
-    "gated_distilled": "an adapter a task, held to the first, the nearest",
-    "before": "adapters learnt beforehand, on clips of other classes",
-    "all": "adapters learnt on all tasks' clips at once",
+    "moments": "no adapter, tokens re-standardised on the first task's clips",
+    "first": "adapters trained on the first task only",
+    "continued": "adapters trained further on each task",
+    "distilled": "the same, with feature distillation",
+    "merged": "one adapter per task, averaged",
+    "merged_distilled": "one per task, distilled from the first, averaged",
+    "gated": "one adapter per task, that of the nearest task used",
+    "gated_distilled": "one per task, distilled from the first, nearest used",
+    "before": "adapters trained beforehand, on other classes",
+    "all": "adapters trained on all tasks at once (bound)",
 }
 
 

@@ -12,11 +12,12 @@ STANDARD, WORLDS, FREE = "standard", "worlds", "worlds_exemplars_0"
 UNTOLD = "prior_without_regions"
 
 NOTE = (
-    "Differences in percent points on Sounding Objects, more being better, with 95 % intervals. *Worlds*: every seed "
-    "has a world, one of three priors, a class order and weights of its own; Student's t over them. *One world*: the "
-    "shipped one and its prior; of last accuracy with the luck of the test clips, which seeds share there. A claim "
-    f"that nothing is lost holds if the interval excludes a loss of {100 * MARGIN:.0f} points. A lead over many rows "
-    "is shown against the one that it is least sure against. Verdicts are of single claims: one in twenty may be wrong."
+    "Differences in percentage points on Sounding Objects (positive is better), with 95 % intervals. *Worlds*: each "
+    "seed has its own world, one of three priors, its own class order and its own initial weights; Student's t over "
+    "seeds. *One world*: the shipped world and prior; since seeds share its test clips, intervals of last accuracy "
+    "include the variation over clips. A claim that nothing is lost holds if the interval excludes a loss of "
+    f"{100 * MARGIN:.0f} points. A lead over many rows is shown against the row with the least certain lead. Verdicts "
+    "are not corrected for the number of claims: one in twenty may be wrong."
 )
 SETTINGS = {
     STANDARD: "one world, {} seeds",
@@ -58,60 +59,60 @@ HIT, ATTENTION = "localisation_hit_first_task", "localisation_change_first_task"
 CLAIMS = {
     "prior": [Claim("its tokens help", "paper", "lll_prior", "without_prior")],
     "guidance": [
-        Claim("with τ m", "both", "lll_prior", "naive_fusion"),
+        Claim("with the similarity τ m", "both", "lll_prior", "naive_fusion"),
         Claim("without τ m", "paper", "lll", "naive_fusion"),
-        Claim("τ m itself", "ours", "lll_prior", "lll"),
-        Claim("τ m not taught by regions", "both", "lll_prior", "naive_fusion", setting=UNTOLD),
+        Claim("the similarity itself", "ours", "lll_prior", "lll"),
+        Claim("prior taught without regions", "both", "lll_prior", "naive_fusion", setting=UNTOLD),
     ],
     "feature level": [
-        Claim("it helps by itself", "paper", "without_logit_level", "without_both_levels"),
-        Claim("and without exemplars, head solved", "both", WITHOUT_LOGIT, WITHOUT_BOTH, setting=FREE),
+        Claim("helps alone", "paper", "without_logit_level", "without_both_levels"),
+        Claim("helps without exemplars with a solved classifier", "both", WITHOUT_LOGIT, WITHOUT_BOTH, setting=FREE),
     ],
     "logit level": [
-        Claim("it helps by itself", "paper", "without_feature_level", "without_both_levels"),
-        Claim("and without exemplars, head solved", "both", WITHOUT_FEATURE, WITHOUT_BOTH, setting=FREE),
+        Claim("helps alone", "paper", "without_feature_level", "without_both_levels"),
+        Claim("helps without exemplars with a solved classifier", "both", WITHOUT_FEATURE, WITHOUT_BOTH, setting=FREE),
     ],
     "both against one": [
         Claim("both help", "paper", "lll_prior", "without_both_levels"),
         Claim("beat features alone", "paper", "lll_prior", "without_logit_level"),
         Claim("beat logits alone", "paper", "lll_prior", "without_feature_level"),
-        Claim("beat features alone without exemplars, head solved", "both", SOLVED, WITHOUT_LOGIT, setting=FREE),
-        Claim("beat logits alone without exemplars, head solved", "both", SOLVED, WITHOUT_FEATURE, setting=FREE),
+        Claim("beat features alone without exemplars", "both", SOLVED, WITHOUT_LOGIT, setting=FREE),
+        Claim("beat logits alone without exemplars", "both", SOLVED, WITHOUT_FEATURE, setting=FREE),
     ],
     "retention": [
-        Claim("more kept than by replay", "paper", "lll_prior", "replay", "retention"),
-        Claim("less forgotten", "paper", "lll_prior", "replay", "forgetting_last"),
-        Claim("distillation keeps more", "paper", "lll_prior", "without_both_levels", "forgetting_last"),
+        Claim("keeps more than replay", "paper", "lll_prior", "replay", "retention"),
+        Claim("forgets less than replay", "paper", "lll_prior", "replay", "forgetting_last"),
+        Claim("distillation reduces forgetting", "paper", "lll_prior", "without_both_levels", "forgetting_last"),
     ],
     "plasticity": [
         Claim("distillation costs none", "paper", "lll_prior", "without_both_levels", "plasticity", least=-MARGIN),
-        Claim("as much as replay", "paper", "lll_prior", "replay", "plasticity", least=-MARGIN),
+        Claim("as plastic as replay", "paper", "lll_prior", "replay", "plasticity", least=-MARGIN),
     ],
     "flat curve": [
-        Claim("no fall", "paper", "lll_prior", None, "rise", least=-MARGIN),
-        Claim("less than replay's", "paper", "lll_prior", "replay", "rise"),
+        Claim("accuracy does not fall", "paper", "lll_prior", None, "rise", least=-MARGIN),
+        Claim("falls less than replay", "paper", "lll_prior", "replay", "rise"),
         # in one world, since rows that learn from all data at once are not learnt over worlds
-        Claim("no more than with all data at once", "paper", "lll_prior", "joint_guided", "rise", STANDARD, -MARGIN),
+        Claim("falls no more than joint training", "paper", "lll_prior", "joint_guided", "rise", STANDARD, -MARGIN),
     ],
     "attention kept": [
-        Claim("finds what sounds", "paper", "lll_prior", None, ATTENTION, least=-MARGIN),
-        Claim("distillation keeps it", "paper", "lll_prior", "without_both_levels", ATTENTION),
+        Claim("still finds what sounds", "paper", "lll_prior", None, ATTENTION, least=-MARGIN),
+        Claim("distillation helps", "paper", "lll_prior", "without_both_levels", ATTENTION),
         # acil_guided looks where the prior by itself does (`attention`)
-        Claim("more than the prior alone", "both", "lll_prior", "acil_guided", HIT),
+        Claim("better than the prior alone", "both", "lll_prior", "acil_guided", HIT),
     ],
     "better than the field": [
         # the whole field is learnt in one world alone
         Claim("than all on other models", "paper", "lll_prior", UNGUIDED, setting=STANDARD),
         Claim("than all given its model or tokens", "paper", "lll_prior", GUIDED, setting=STANDARD),
-        Claim("than those over worlds", "paper", "lll_prior", GUIDED),
+        Claim("than those run over worlds", "paper", "lll_prior", GUIDED),
     ],
     "closed form": [
         Claim("ahead of all given its tokens", "ours", "lll_closed", GUIDED),
-        Claim("ahead of LLL trained", "ours", "lll_closed", "lll_prior"),
+        Claim("ahead of trained LLL", "ours", "lll_closed", "lll_prior"),
         Claim("ahead of LLL solved", "ours", "lll_closed", "lll_analytic"),
-        Claim("less forgotten", "ours", "lll_closed", "lll_prior", measure="forgetting_last"),
-        Claim("products help", "ours", "lll_closed", "lll_closed_without_products"),
-        Claim("guided without a similarity", "ours", "lll_closed_synchrony", "scaled_ridge"),
+        Claim("forgets less than trained LLL", "ours", "lll_closed", "lll_prior", measure="forgetting_last"),
+        Claim("random products help", "ours", "lll_closed", "lll_closed_without_products"),
+        Claim("guidance helps without the similarity", "ours", "lll_closed_synchrony", "scaled_ridge"),
     ],
 }
 
@@ -200,13 +201,13 @@ def attention(folder: Path) -> str:
         leads = [lead(comparable, setting, *cell) for cell in cells]
         rows.append([SETTINGS[setting].format(leads[0].seeds), *map(points, leads)])
     head = (
-        "| | prior alone | LLL, prior-guided | its change since task 0 | it minus the prior alone "
-        "| LLL, the paper's text | its change since task 0 |"
+        "| | prior alone | LLL, prior-guided | change since task 0 | minus the prior alone "
+        "| LLL, the paper's text | change since task 0 |"
     )
     return (
-        f"{markdown(head, 'lrrrrrr', rows)}\n\nAttention's hits on task 0's test clips after the last task, in "
-        "percent, with 95 % intervals over seeds. *Prior alone*: softmax of τ m over the patches of a moment, all "
-        "moments alike, with the τ of closed forms."
+        f"{markdown(head, 'lrrrrrr', rows)}\n\nAttention hits on task 0's test clips after the last task, in percent, "
+        "with 95 % intervals over seeds. *Prior alone*: softmax of τ m over the patches of a slot, with all slots "
+        "weighted equally and the τ of the closed forms."
     )
 
 

@@ -25,9 +25,14 @@ from avcil.workshop import claims, probe
 HEADLINE = ["joint_guided", "lll_closed", "lll_prior", "lll", "replay", "naive_fusion", "ridge", "finetune"]
 
 
+def means(folder: Path) -> pd.DataFrame:
+    """The table of means, from seeds.csv: those of summary.csv are rounded already, and would be rounded twice."""
+    return tables.summarise(pd.read_csv(folder / "seeds.csv"))
+
+
 def standard(folder: Path) -> pd.DataFrame:
-    """The table of means of the first setting, a line a method."""
-    summary = pd.read_csv(folder / "summary.csv")
+    """The means of the first setting, a line a method."""
+    summary = means(folder)
     return summary[summary.setting == claims.STANDARD].set_index("method")
 
 
@@ -40,26 +45,27 @@ def headline(folder: Path) -> str:
     # of how many seeds: the fewest, so that no row is said to have more than it has
     return (
         f"{table}\n\nTest clips of Sounding Objects, in percent: mean ± standard deviation over "
-        f"{int(summary.seeds.min())} class orders. Average: over tasks of the accuracy on all classes seen; last: "
-        "after the last task."
+        f"{int(summary.seeds.min())} class orders. Average: accuracy on all classes seen so far, averaged over tasks; "
+        "the others: after the last task. Attention hit: how often attention peaks on the sounding object; "
+        "τ m: the prior's similarity m of sound and patch, with a learnt weight τ."
     )
 
 
 # what the project set out to compare: first minus second
 _COMPARISONS = [
-    ("guidance, all data at once", "joint_guided", "joint_naive"),
-    ("guidance, incrementally", "lll_prior", "naive_fusion"),
+    ("guidance over naive fusion, all data at once", "joint_guided", "joint_naive"),
+    ("guidance over naive fusion, incrementally", "lll_prior", "naive_fusion"),
     ("LLL over ridge regression on frozen tokens", "lll_prior", "ridge"),
     ("LLL over fine-tuning", "lll_prior", "finetune"),
     ("LLL over replay with the same memory", "lll_prior", "replay"),
-    ("both levels of distillation", "lll_prior", "without_both_levels"),
-    ("the feature level, beside the logit level", "lll_prior", "without_feature_level"),
-    ("the logit level, beside the feature level", "lll_prior", "without_logit_level"),
-    ("the prior", "lll_prior", "without_prior"),
-    ("the prior's similarity as a start for attention", "lll_prior", "lll"),
-    ("left to gain: the upper bound over LLL", "joint_guided", "lll_prior"),
-    ("the luck of the prior: seed 1 over seed 0", "prior_1", "lll_prior"),
-    ("the luck of the prior: seed 2 over seed 0", "prior_2", "lll_prior"),
+    ("both levels of distillation over none", "lll_prior", "without_both_levels"),
+    ("adding the feature level to the logit level", "lll_prior", "without_feature_level"),
+    ("adding the logit level to the feature level", "lll_prior", "without_logit_level"),
+    ("the trained prior over an untrained one", "lll_prior", "without_prior"),
+    ("the prior's similarity in the attention scores", "lll_prior", "lll"),
+    ("room for improvement: joint training over LLL", "joint_guided", "lll_prior"),
+    ("another prior: seed 1 over seed 0", "prior_1", "lll_prior"),
+    ("another prior: seed 2 over seed 0", "prior_2", "lll_prior"),
 ]
 
 
@@ -73,10 +79,11 @@ def comparisons(folder: Path) -> str:
         )
         # `claims.lead` counts less forgetting as being ahead
         rows.append([what, verdict(accuracy), verdict(forgetting, ("less by", "more by"))])
-    table = markdown("| first against second | last accuracy | forgetting (last) |", "lll", rows)
+    table = markdown("| comparison | last accuracy | forgetting (last) |", "lll", rows)
     return (
-        f"{table}\n\nPoints, with a 95 % interval: Student's t over seeds, of last accuracy with the luck of the test "
-        "clips too. *Not told apart* is no proof of equality: the interval says how large a difference may be."
+        f"{table}\n\nDifferences in points with 95 % intervals: Student's t over seeds; for last accuracy, variation "
+        "over test clips is included. *Undecided* is no proof of equality: the interval says how large a difference "
+        "may be."
     )
 
 
@@ -92,8 +99,8 @@ def remarks(folder: Path) -> str:
     return (
         "From the first task to the last, the share of task 0's clips on which attention peaks on the sounding object "
         f"changes by {ours} points for LLL, {none} without distillation and {replay} for replay.\n\n"
-        f"The priors by themselves ({', '.join(trained.index)}), on {trained.scenes.iloc[0]} held-out scenes of their "
-        f"own world: prompted separation takes the median SI-SDR from {trained.si_sdr_mixture.mean():.1f} dB (the "
+        f"The priors alone ({', '.join(trained.index)}), on {trained.scenes.iloc[0]} held-out scenes of their own "
+        f"world: prompted separation raises the median SI-SDR from {trained.si_sdr_mixture.mean():.1f} dB (the "
         "mixture) to "
         f"{', '.join(f'{value:.1f}' for value in trained.si_sdr_estimate)} dB (an ideal mask: "
         f"{trained.si_sdr_ideal_mask.mean():.1f} dB), and their similarity peaks on the sounding object in "
@@ -125,11 +132,11 @@ def field(folder: Path) -> str:
     head = "| method | average | last | forgetting (mean) | forgetting (last) | LLL, solved, minus it | kB kept |"
     return (
         f"{markdown(head, 'lrrrrrr', rows)}\n\nTest clips, in percent: mean ± standard deviation over "
-        f"{int(table.seeds.min())} seeds, each with its own class order. Minus it: points of last accuracy, paired, "
-        "with a 95 % interval over seeds and clips; †: not told apart once all "
-        f"{len(ahead)} comparisons are counted (Holm). Kept: between tasks, exemplars' tokens, a "
-        "solved head's sums and what hooks keep. "
-        "All data at once: all classes seen so far, learnt again from scratch after each task."
+        f"{int(table.seeds.min())} seeds, each with its own class order. *LLL, solved, minus it*: paired difference of "
+        "last accuracy in points, with a 95 % interval over seeds and clips; †: undecided after Holm's correction for "
+        f"all {len(ahead)} comparisons. *kB kept* between tasks: the exemplars' tokens, the sums of a solved "
+        "classifier and the state of hooks. *All data at once*: after each task, a model is trained from scratch on "
+        "the data of all classes seen so far."
     )
 
 
@@ -146,7 +153,7 @@ def methods() -> str:
 
 def settings(folder: Path) -> str:
     """Last accuracy and forgetting of a few rows in harder settings, and over worlds."""
-    summary = pd.read_csv(folder / "summary.csv").query("setting != @claims.STANDARD")
+    summary = means(folder).query("setting != @claims.STANDARD")
     cells = (100 * summary.last_accuracy).map("{:.1f}".format)
     cells += (100 * summary.forgetting_last).map(" ({:.1f})".format)
     # in the order of the table, where `unstack` would sort by name
@@ -161,7 +168,7 @@ def settings(folder: Path) -> str:
 def priors(folder: Path) -> str:
     """Rows on tokens of the shipped prior, and of the one that was taught without regions."""
     comparable, settings, rows = Comparable.of(folder), (claims.STANDARD, claims.UNTOLD), []
-    summary = pd.read_csv(folder / "summary.csv").set_index(["setting", "method"])
+    summary = means(folder).set_index(["setting", "method"])
     for row in comparable.methods(claims.UNTOLD):
         last = [percent(*summary.loc[setting, row][["last_accuracy", "last_accuracy_std"]]) for setting in settings]
         guidance = [
@@ -179,7 +186,7 @@ def priors(folder: Path) -> str:
     untrained = percent(*summary.loc[claims.STANDARD, "without_prior"][["last_accuracy", "last_accuracy_std"]])
     return (
         f"{markdown(head, 'lrrrrr', rows)}\n\nTest clips of the shipped world, in percent, and differences in points "
-        f"with 95 % intervals over seeds and clips. On untrained tokens LLL, prior-guided, ends at {untrained}."
+        f"with 95 % intervals over seeds and clips. On untrained tokens, LLL, prior-guided, reaches {untrained}."
     )
 
 
@@ -197,8 +204,8 @@ def _harder(folder: Path) -> str:
     }
     twins = ", ".join(f"{short_name_of(row)} {verdict(lead)}" for row, lead in control.items())
     return (
-        f"From 20 exemplars a class to one, last accuracy changes by {changes}. Where sound alone tells the "
-        f"class, against ridge regression on frozen tokens: {twins}."
+        f"Going from 20 exemplars per class to one changes last accuracy by {changes}. Where sound alone identifies "
+        f"the class, compared with ridge regression on frozen tokens: {twins}."
     )
 
 
@@ -215,7 +222,7 @@ def worth(folder: Path) -> str:
 
 
 def field_reading(folder: Path) -> str:
-    """Which row is first, which are not told apart from it, what LLL is ahead of, and the goals of the project."""
+    """Which row is first, from which its lead is undecided, what LLL is ahead of, and the goals of the project."""
     comparable = Comparable.of(folder)
 
     def last(first: str, second: str | None = None) -> Interval:
@@ -230,8 +237,8 @@ def field_reading(folder: Path) -> str:
     others = [row for row in comparable.methods(claims.STANDARD) if row != first]
     rest = comparable.compare(claims.STANDARD, first, others)
     lines = [
-        f"- *First* by its mean is {short_name_of(first)}: {points(last(first))} %. Not "
-        f"told apart from it, all {len(rest)} comparisons counted (Holm): {listed(rest.method[rest.p_holm >= ALPHA])}.",
+        f"- *Highest mean*: {short_name_of(first)}, {points(last(first))} %. After Holm's correction for all "
+        f"{len(rest)} comparisons, its lead is undecided over: {listed(rest.method[rest.p_holm >= ALPHA])}.",
     ]
     goals = []
     for row in ("lll_prior", "lll_analytic"):
@@ -249,7 +256,7 @@ def field_reading(folder: Path) -> str:
     forgetting = {row: over_seeds(values) for row, values in seeds.groupby("method").forgetting_last}
     few = [row for row, interval in forgetting.items() if outcome(interval, least=0.05) == VERDICTS[2]]
     lines.append(
-        f"- *Goals.* Ten points of lead: {'; '.join(goals)}. At most five points of forgetting: {listed(few)}."
+        f"- *Goals.* A lead of ten points: {'; '.join(goals)}. At most five points of forgetting: {listed(few)}."
     )
     return "\n".join(lines)
 
@@ -274,8 +281,8 @@ def machines(folder: Path) -> str:
     (operations, portable, own), (steps, portable_steps, own_steps) = alike("operations"), alike("whole")
     return (
         f"{markdown('| processor | AVX-512 | torch |', 'lll', rows)}\n\n"
-        f"Of {operations} operations (`python -m avcil.workshop.probe`) {portable} give the same bytes on all of them "
-        f"in portable arithmetic, and {own} in each one's own; of {steps} steps from clips to the checkpoints of "
+        f"Of {operations} operations (`python -m avcil.workshop.probe`), {portable} give the same bytes on all of "
+        f"these in portable arithmetic and {own} without it; of {steps} steps from the clips to the checkpoints of "
         f"`lll_prior` and `ridge`, {portable_steps} and {own_steps}. The tables in git were made on "
         f"{', '.join(makers)}."
     )
@@ -287,7 +294,7 @@ def kernels(benchmarks: Path) -> str:
     epochs = (benchmarks / "training_epoch.md").read_text().split("\n", 2)[2].strip()
     # its headings would divide the page that it is put into
     epochs = re.sub(r"^## (.*)$", r"**\1**", epochs, flags=re.M)
-    return f"{(benchmarks / 'goals.md').read_text()}\nAV-CIL from its features to its last task. {epochs}"
+    return f"{(benchmarks / 'goals.md').read_text()}\nAV-CIL, from its features to its last task. {epochs}"
 
 
 def untrained(folder: Path) -> str:
@@ -299,7 +306,7 @@ def untrained(folder: Path) -> str:
     against = "; ".join(f"{short_name_of(row)}: {verdict(lead)}" for row, lead in leads.items())
     # as many worlds for all of them
     worlds = leads[others[0]].seeds
-    return f"On untrained tokens over {worlds} worlds instead of one, {short_name_of(ours)} against {against}."
+    return f"On untrained tokens, in {worlds} worlds instead of one, {short_name_of(ours)} against {against}."
 
 
 def open_set(file: Path) -> str:
@@ -318,11 +325,11 @@ def open_set(file: Path) -> str:
     # the same for every row and seed, whose classes have equally many clips
     known, unknown = (measured.groupby("task")[kind].first() for kind in ("known", "unknown"))
     return (
-        f"{markdown(head, 'llrrrrr', rows)}\n\nIn percent, test clips, mean over the tasks but the last ± standard "
-        f"deviation over {measured.seed.nunique()} seeds; known clips are those of classes learnt ({known.iloc[0]} to "
-        f"{known.iloc[-1]}), unknown ones those of classes to come ({unknown.iloc[0]} to {unknown.iloc[-1]}). AUROC: "
-        "50 is guessing. Refused: above the threshold that 95 % of the validation clips of classes learnt pass, so "
-        "that of the known 5 % are expected."
+        f"{markdown(head, 'llrrrrr', rows)}\n\nTest clips, in percent: mean over all tasks except the last ± standard "
+        f"deviation over {measured.seed.nunique()} seeds. Known clips are of classes learnt so far ({known.iloc[0]} to "
+        f"{known.iloc[-1]} clips), unknown ones of later classes ({unknown.iloc[0]} to {unknown.iloc[-1]}). AUROC: "
+        "50 is chance. Refused: scored above a threshold that accepts 95 % of the validation clips of known classes, "
+        "so 5 % of known clips are expected to be refused."
     )
 
 
@@ -338,8 +345,8 @@ def search(file: Path) -> str:
     head = "| row | trials | as it ships | best trial | ahead by |"
     return (
         f"{markdown(head, 'lrrlr', rows)}\n\nLast accuracy on validation clips, in percent, mean over development "
-        f"worlds {', '.join(map(str, table.world.unique()))}; points ahead: mean, and world by world. The best of many "
-        "trials is ahead by luck too."
+        f"worlds {', '.join(map(str, table.world.unique()))}; ahead by: points, mean and (in brackets) world by world. "
+        "The best of many trials is ahead partly by luck."
     )
 
 

@@ -228,9 +228,9 @@ def test_the_answer_on_many_tasks_is_that_of_the_tables(tmp_path):
     wide = runs.pivot(index="world", columns="row", values="last_accuracy")
     low, high = stats.ttest_rel(wide.lll_closed, wide.acil).confidence_interval()
     mean = (wide.lll_closed - wide.acil).mean()
-    lead = f"ahead by {100 * mean:.1f} [{100 * low:.1f}, {100 * high:.1f}]; wanted: ahead by 10 (reached)"
+    lead = f"ahead by {100 * mean:.1f} [{100 * low:.1f}, {100 * high:.1f}]; goal: ahead by 10 (reached)"
     assert f"against the nearest of 2 published rows, ACIL, {lead}" in text and "After 20 tasks in 3 worlds" in text
-    assert "1.0, the same in 3 worlds" not in text and "(wanted: at most 3; reached)" in text
+    assert "1.0, the same in 3 worlds" not in text and "(goal: at most 3; reached)" in text
     assert "50 classes: 99 and 72 %, 100 classes: 99 and 71 %." in text
 
 
@@ -263,7 +263,7 @@ def test_the_figure_draws_worlds_of_each_size():
         for tasks in ((10, 20, 30, 40) if world == 3 else (10, 20))
     ]
     figure = plots.many_tasks(pd.DataFrame(lines, columns=columns))
-    assert [axis.get_ylabel() for axis in figure.axes][::2] == ["accuracy on all classes seen", "seconds a task"]
+    assert [axis.get_ylabel() for axis in figure.axes][::2] == ["accuracy on all classes seen, %", "seconds per task"]
     assert [text.get_text() for text in figure.legends[0].texts] == ["LLL, closed form", "replay"]
     (small, other, large) = figure.axes[0].lines
     assert small.get_ydata() == pytest.approx([0.785, 0.585]) and len(other.get_xdata()) == 2

@@ -211,12 +211,12 @@ def test_the_page_tells_shares_of_what_was_there(tmp_path):
     at = {row: table[table.row == row].set_index(["damage", "world"]).last_accuracy for row in ("lll_closed", "replay")}
     fall = {row: 1 - of.loc["delay"] / of.loc["whole"] for row, of in at.items()}
     assert f"| {points(over_seeds(fall['replay']))} |" in next(
-        line for line in text.splitlines() if "0.5 s late" in line
+        line for line in text.splitlines() if "delayed by 0.5 s" in line
     )
-    assert "Of 2 damages, what LLL, closed form has left is more than ridge, any scale has in 1 and less in 0; " in text
-    assert "the share that it loses is smaller in 0 and larger in 1." in text
+    assert "LLL, closed form remains more accurate than ridge, any scale under 1 and less accurate under 0; " in text
+    assert "Of 2 kinds of damage" in text and "it loses a smaller share under 0 and a larger one under 1." in text
     assert "| than replay | 2 | 0 | 0 | 1 | 0 | 1 |" in text
     axis = plots.robust(table).axes[0]
-    assert [label.get_text() for label in axis.get_yticklabels()] == ["gain of +0 dB", "sound 0.5 s late"]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["gain of +0 dB", "sound delayed by 0.5 s"]
     means = [line for line in axis.lines if line.get_marker() == "o"]
     assert means[1].get_xdata()[1] == pytest.approx(100 * fall["replay"].mean())

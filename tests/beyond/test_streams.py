@@ -164,7 +164,7 @@ def test_the_page_tells_what_streams_add(tmp_path):
     wide = closed.pivot(index="world", columns="streams", values="last_accuracy")
     gained = over_seeds(wide["depth and motion"] - wide.none)
     assert text.startswith(
-        f"**With depth and motion, over sound and picture alone: LLL, closed form ahead by {points(gained)};"
+        f"**Adding depth and motion to sound and picture: LLL, closed form ahead by {points(gained)};"
     )
     line = next(line for line in text.splitlines() if line.startswith("| motion |"))
     assert line.split(" | ")[1:3] == [f"{100 * wide.motion.mean():.1f}", points(over_seeds(wide.motion - wide.none))]
