@@ -210,8 +210,8 @@ def when_distillation_pays(runs: pd.DataFrame) -> Figure:
         axis.axhline(0, color="0.2", linewidth=1)
         labels = [textwrap.fill(name, 10) for name in names]
         axis.set(xticks=range(len(names)), xticklabels=labels, title=f"{part}: classifier {how}")
-    axes[0].set_ylabel("points of last accuracy over none")
-    axes[0].legend(frameon=False, fontsize="small", loc="upper left")
+    axes[0].set_ylabel("gain over no distillation, points")
+    axes[0].legend(frameon=False, fontsize="small", loc="upper left", title="bar: mean; line: 95 % interval")
     figure.tight_layout()
     return figure
 
@@ -247,12 +247,13 @@ def document(runs: pd.DataFrame) -> str:
     sides, columns = "r" * len(best), " | ".join(last)
     seeds = ", ".join(f"{name} {count}" for name, count in runs.groupby("collection").seed.nunique().items())
     parts = [
-        f"**{short_name_of(ours)}, against the best of the other rows of each: {told}.**",
+        f"**{short_name_of(ours)}, against the best other row of each collection: {told}.**",
         markdown(f"| average / last | {columns} | mean rank |", f"l{sides}r", lines),
-        f"Test clips, in percent, means over seeds ({seeds}), each of an order and weights of its own. Ranks are of "
-        "last accuracy.",
+        f"Test clips, in percent, means over seeds ({seeds}), each with its own class order and initial weights. Ranks "
+        "are by last accuracy.",
         markdown(f"| {short_name_of(ours)} over | {columns} |", f"l{sides}", ahead),
-        "Last accuracy, points; 95 % intervals of Student's t over seeds, which share their test clips, each alone.",
+        "Differences of last accuracy in points, with 95 % intervals of Student's t over seeds. Seeds share their test "
+        "clips, whose variation is not included; nothing is corrected for the number of comparisons.",
     ]
     return "\n\n".join(parts)
 
@@ -272,7 +273,7 @@ def distillation(runs: pd.DataFrame) -> str:
             lines.append([f"{form}, {part}", *map(points, gains.values())])
     head = f"| over no distillation | {' | '.join(collections)} |"
     return (
-        f"**What costs more than a point, with its whole interval: {'; '.join(costs) or 'nothing'}.**\n\n"
+        f"**Costs more than a point, by the whole interval: {'; '.join(costs) or 'nothing'}.**\n\n"
         f"{markdown(head, 'l' + 'r' * len(collections), lines)}"
     )
 

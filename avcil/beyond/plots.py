@@ -1,5 +1,6 @@
 """Figures of docs/beyond.md. As in avcil/results/plots.py: data in, Figure out."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -14,12 +15,12 @@ from matplotlib.patches import Patch
 
 from avcil.beyond.settings import ALONE, CASES, DUET, WAYS, WHOLE, Light
 from avcil.results.names import family_of, short_name_of
-from avcil.results.plots import PALETTE
+from avcil.results.plots import PALETTE, colours_of, in_percent
 
 MEASURED = {  # columns of `light`
     "bytes": "bytes stored",
     "flops": "FLOPs of the attention",
-    "time_ratio": "milliseconds from store to picture",
+    "time_ratio": "time from store to attended feature",
 }
 
 
@@ -31,15 +32,15 @@ def many_tasks(moments: pd.DataFrame) -> Figure:
     """
     figure, axes = plt.subplots(1, 4, figsize=(13.5, 3.8))
     rows = list(dict.fromkeys(moments.row))
-    colours = dict(zip(rows, sns.color_palette("husl", len(rows)), strict=True))
+    colours = colours_of(rows)
     # worlds are of one size if they have as many tasks
     last = moments.groupby("world").tasks.transform("max")
     means = moments.assign(last=last).groupby(["last", "row", "tasks"]).mean(numeric_only=True)
     first = moments.tasks.min()
     for axis, column, factor, label in (
-        (axes[0], "accuracy", 1, "accuracy on all classes seen"),
-        (axes[1], "hit_of_first", 1, f"hits, first {first} tasks' clips"),
-        (axes[2], "seconds", 1, "seconds a task"),
+        (axes[0], "accuracy", 1, "accuracy on all classes seen, %"),
+        (axes[1], "hit_of_first", 1, f"attention hits, first {first} tasks, %"),
+        (axes[2], "seconds", 1, "seconds per task"),
         (axes[3], "bytes", 1e-6, "megabytes kept"),
     ):
         for size, row in means.index.droplevel("tasks").unique():
@@ -54,8 +55,12 @@ def many_tasks(moments: pd.DataFrame) -> Figure:
             axis.set(xscale="log", yscale="log")
         else:
             axis.set_ylim(0, 1)
+            in_percent(axis.yaxis)
     # the legend's lines, of four rows each
-    return _named_below(figure, ncols=4, room=0.06 * (1 + len(rows) // 4))
+    figure = _named_below(figure, ncols=4, room=0.06 * (1 + len(rows) // 4))
+    if last.nunique() > 1:
+        figure.suptitle(f"faint: worlds of {last.max()} tasks", x=0.99, y=0.04, ha="right", fontsize="medium")
+    return figure
 
 
 def missing(table: pd.DataFrame, names: dict[str, str]) -> Figure:
@@ -73,11 +78,11 @@ def missing(table: pd.DataFrame, names: dict[str, str]) -> Figure:
         mine = table[(table.sense == sense) & (table[other] == 0)]
         curves = 100 * mine.groupby(["row", vary]).last_accuracy.mean()
         for place, (row, name) in enumerate(names.items()):
-            style = {"color": PALETTE[place], "marker": "o", "markersize": 4}
-            # the first in front
-            axis.plot(100 * curves[row].index, curves[row], **style, label=name, zorder=9 - place)
+            # the second, which often lies on the first, shows as dashes on it
+            style = {"color": PALETTE[place], "marker": "o", "markersize": 4, "linestyle": "--" if place == 1 else "-"}
+            axis.plot(100 * curves[row].index, curves[row], **style, label=name, zorder=10 if place == 1 else 9 - place)
         clips = "test" if vary == "test" else "training"
-        axis.set(title=f"no {sense}", xlabel=f"% of {clips} clips", xticks=range(0, 101, 25), ylim=(0, 100))
+        axis.set(title=f"no {sense}", xlabel=f"incomplete {clips} clips, %", xticks=range(0, 101, 25), ylim=(0, 100))
     axes[0].set_ylabel("last accuracy, %")
     return _named_below(figure, ncols=3, room=0.13)
 
@@ -122,17 +127,17 @@ def light(table: pd.DataFrame, settings: Light) -> Figure:
         # ticks at halves, quarters and eighths
         axis.set_xscale("log", base=2)
         axis.xaxis.set_major_formatter(lambda share, _: f"{share:g}" if share >= 1 else f"1/{1 / share:g}")
-        axis.set(xlabel=f"{label}, of whole tokens'")
+        axis.set(xlabel=f"{label}, relative to all tokens")
     # as the points have set them: the shade of the goal would widen them
     low, top = axes[0].get_xlim()[0], axes[0].get_ylim()[1]
     axes[0].fill_between([low, settings.share], -100 * settings.loss, top, color="0.92", zorder=0)
-    axes[0].set(xlim=(low, None), ylim=(None, top), ylabel="last accuracy less whole tokens', points")
+    axes[0].set(xlim=(low, None), ylim=(None, top), ylabel="last accuracy minus that of all tokens, points")
     # by kind and by numbers: a name for each variant would fill the page
     entries: list[Artist] = [
         Line2D([], [], marker="o", linestyle="", color=colours[kind], label=kind) for kind in kinds
     ]
-    entries += [Line2D([], [], linestyle="", **ring | {"markersize": 9}, label="named beforehand")]
-    entries += [Patch(color="0.92", label="the goal")]
+    entries += [Line2D([], [], linestyle="", **ring | {"markersize": 9}, label="chosen beforehand")]
+    entries += [Patch(color="0.92", label="goal")]
     entries += [
         Line2D([], [], marker=mark, linestyle="", color="0.4", label=kind.replace("_", " by "))
         for kind, mark in marks.items()
@@ -153,9 +158,10 @@ def robust(table: pd.DataFrame) -> Figure:
     shares = shares.drop(columns=[WHOLE, DUET], level="damage")
     shares.columns = [CASES[damage].format(strength) for damage, strength in shares]
     figure, axis = plt.subplots(figsize=(7, 0.3 * shares.shape[1] + 1.2))
-    _worlds(axis, {short_name_of(row): shares.loc[row] for row in dict.fromkeys(table.row)})
+    rows = list(dict.fromkeys(table.row))
+    _worlds(axis, {short_name_of(row): shares.loc[row] for row in rows}, [colours_of(rows)[row] for row in rows])
     axis.axvline(0, color="0.6", linewidth=1)
-    axis.set(xlabel="share of last accuracy that is lost, %")
+    axis.set(xlabel="share of last accuracy lost, % (small dots: worlds)")
     return _named_below(figure, ncols=4, room=0.05)
 
 
@@ -174,7 +180,7 @@ def adapting(table: pd.DataFrame) -> Figure:
         for colour, frozen in zip(PALETTE, wide.xs("frozen", axis=1, level="way").mean(), strict=False):
             axis.axvline(frozen, color=colour, linewidth=1, linestyle=":")
         wide = wide.reindex(columns=ways, level="way").rename(columns=WAYS, level="way")
-        _worlds(axis, {"last accuracy": wide["last_accuracy"], "hits": wide["hit"]})
+        _worlds(axis, {"last accuracy": wide["last_accuracy"], "attention hits": wide["hit"]})
         axis.set(title=shift, xlabel="%")
     return _named_below(figure, ncols=2, room=0.05)
 
@@ -189,20 +195,21 @@ def streams(table: pd.DataFrame) -> Figure:
     wide = tested.pivot(index=["row", "world"], columns="streams", values="last_accuracy")
     added = 100 * wide[chosen].sub(wide[ALONE], axis=0)
     figure, axis = plt.subplots(figsize=(7, 0.5 * len(chosen) + 1.3))
-    _worlds(axis, {short_name_of(row): added.loc[row] for row in dict.fromkeys(tested.row)})
+    rows = list(dict.fromkeys(tested.row))
+    _worlds(axis, {short_name_of(row): added.loc[row] for row in rows}, [colours_of(rows)[row] for row in rows])
     axis.axvline(0, color="0.6", linewidth=1)
-    axis.set(xlabel="points of last accuracy over sound and picture")
+    axis.set(xlabel="gain in last accuracy over sound and picture, points (small dots: worlds)")
     return _named_below(figure, ncols=4, room=0.09)
 
 
-def _worlds(axis: Axes, rows: dict[str, pd.DataFrame]) -> None:
+def _worlds(axis: Axes, rows: dict[str, pd.DataFrame], colours: Sequence = PALETTE) -> None:
     """A line a column, the first at the top: of each row, whose table has a line a world, a faint dot a world and their
-    mean."""
+    mean, in its colour."""
     for place, (name, worlds) in enumerate(rows.items()):
         # rows side by side about the line
         heights = np.arange(worlds.shape[1]) + 0.18 * (place - (len(rows) - 1) / 2)
-        axis.plot(worlds.T, heights, ".", color=PALETTE[place], alpha=0.35, markersize=4)
-        axis.plot(worlds.mean(), heights, "o", color=PALETTE[place], markersize=6, label=name)
+        axis.plot(worlds.T, heights, ".", color=colours[place], alpha=0.35, markersize=4)
+        axis.plot(worlds.mean(), heights, "o", color=colours[place], markersize=6, label=name)
     axis.set(yticks=range(worlds.shape[1]), yticklabels=worlds, ylim=(worlds.shape[1] - 0.5, -0.5))
 
 

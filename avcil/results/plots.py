@@ -1,6 +1,7 @@
 """One function a figure: DataFrame or arrays in, Figure out. No file is read or written here.
 
-Colours are seaborn's colour-blind palette, one colour a row everywhere; lines carry their names at their ends.
+Colours are seaborn's colour-blind palette, one colour a row everywhere; lines carry their names at their ends. Tables
+hold fractions, axes show percent, as tables in the text do.
 """
 
 import textwrap
@@ -12,15 +13,19 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib import font_manager
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 from avcil.results.names import short_name_of
 
 PALETTE = sns.color_palette("colorblind", 10)
-# places in PALETTE: rows that share one stand in no figure of notebook 07 together
+# places in PALETTE, and behind it in its dark form: rows that share one stand in no figure together
 _COLOURS = {
     "lll_prior": 0, "naive_fusion": 1, "audio_only": 2, "visual_only": 4, "replay": 3, "finetune": 5,
-    "ridge": 2, "lll": 4, "joint_guided": 7, "without_both_levels": 9,
+    "ridge": 2, "lll": 4, "joint_guided": 7, "without_both_levels": 9, "without_prior": 6, "ssil": 11,
+    "lll_closed": 17, "lll_closed_synchrony": 19, "lll_analytic": 10, "lll_analytic_no_exemplars": 14,
+    "acil": 13, "acil_guided": 18, "scaled_ridge": 12, "ranpac": 15, "avcil": 16,
 }  # fmt: skip
 
 
@@ -47,9 +52,15 @@ def use_style() -> None:
 
 def colours_of(methods: Iterable[str], grey: bool = True) -> dict:
     """By row: its own; of rows that have none, or without ``grey`` the grey one, colours that differ."""
-    own = {row: PALETTE[place] for row, place in _COLOURS.items() if grey or place != 7}
+    places = [*PALETTE, *sns.color_palette("dark", 10)]
+    own = {row: places[place] for row, place in _COLOURS.items() if grey or place != 7}
     rest = [row for row in methods if row not in own]
     return own | dict(zip(rest, sns.husl_palette(len(rest), l=0.5), strict=True))
+
+
+def in_percent(axis: Axis) -> None:
+    """Fractions along the axis are shown in percent; its label says so."""
+    axis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=""))
 
 
 def label_ends(axes, ends: list[tuple], x: float, gap: float, fontsize: str | float | None = "small") -> None:
@@ -83,7 +94,9 @@ def accuracy_curves(runs: pd.DataFrame, methods: list[str], *, title: str) -> Fi
     last = int(runs.task.max())
     # gaps are in units of the y axis
     label_ends(axes, ends, last + 0.12, 0.042)
-    axes.set(xlabel="task", ylabel="accuracy on all classes seen", ylim=(0, 1), xticks=range(last + 1), title=title)
+    axes.set(xlabel="task", ylabel="accuracy on all classes seen, %", ylim=(0, 1), xticks=range(last + 1))
+    axes.set_title(f"{title} (band: worst to best seed)")
+    in_percent(axes.yaxis)
     figure.tight_layout()
     return figure
 
@@ -101,38 +114,39 @@ def four_way(summary: pd.DataFrame) -> Figure:
     for x, row in enumerate(shown):
         value, spread = table.loc[row, ["last_accuracy", "last_accuracy_std"]]
         axes.bar(x, value, 0.62, yerr=spread, color=colours_of(shown)[row], error_kw={"elinewidth": 1})
-        axes.annotate(f"{value:.2f}", (x, 0.02), ha="center", color="white", fontweight="bold")
+        axes.annotate(f"{100 * value:.0f}", (x, 0.02), ha="center", color="white", fontweight="bold")
         if joint_of[row] in table.index:
             bound = table.last_accuracy[joint_of[row]]
             axes.hlines(bound, x - 0.4, x + 0.4, color="0.2", linestyle="--", linewidth=1.5)
             axes.annotate(
-                f"joint {bound:.2f}", (x, bound), xytext=(0, 4), textcoords="offset points", ha="center",
+                f"joint {100 * bound:.0f}", (x, bound), xytext=(0, 4), textcoords="offset points", ha="center",
                 fontsize="small", bbox={"facecolor": "white", "alpha": 0.8, "pad": 1, "edgecolor": "none"},
             )  # fmt: skip
     axes.set(
         xticks=range(len(shown)),
         # `lll_prior` as the paper's figure calls it
         xticklabels=["guided fusion" if row == "lll_prior" else short_name_of(row) for row in shown],
-        ylabel="accuracy after the last task",
+        ylabel="accuracy after the last task, %",
         ylim=(0, 1),
-        title="One stream, naive fusion, guided fusion",
+        title="One modality, naive fusion, guided fusion (bar: ± 1 standard deviation)",
     )
+    in_percent(axes.yaxis)
     figure.tight_layout()
     return figure
 
 
 def accuracy_matrices(matrix: pd.DataFrame, methods: list[str]) -> Figure:
-    """R[t, j], mean over seeds: rows are moments, columns are the tasks whose clips are classified."""
+    """R[t, j] in percent, mean over seeds: rows are moments, columns are the tasks whose clips are classified."""
     figure, axes = plt.subplots(1, len(methods), figsize=(2.9 * len(methods) + 0.6, 3.1), squeeze=False)
     for axis, method in zip(axes[0], methods, strict=True):
         rows = matrix[matrix.method == method]
-        table = rows.pivot_table(index="task", columns="on_task", values="accuracy", aggfunc="mean")
+        table = 100 * rows.pivot_table(index="task", columns="on_task", values="accuracy", aggfunc="mean")
         sns.heatmap(
-            table, vmin=0, vmax=1, cmap="cividis", annot=True, fmt=".2f", annot_kws={"size": 8}, cbar=False,
+            table, vmin=0, vmax=100, cmap="cividis", annot=True, fmt=".0f", annot_kws={"size": 8}, cbar=False,
             square=True, ax=axis, linewidths=0.5,
         )  # fmt: skip
         title = "\n".join(textwrap.wrap(short_name_of(method), 20))
-        axis.set(title=title, xlabel="on clips of task", ylabel="after task" if axis is axes[0, 0] else "")
+        axis.set(title=title, xlabel="accuracy on task, %", ylabel="after task" if axis is axes[0, 0] else "")
     figure.tight_layout()
     return figure
 
@@ -157,8 +171,10 @@ def forgetting_plasticity(summary: pd.DataFrame, methods: list[str]) -> Figure:
             short_name_of(method), (x, y),
             xytext=(6, 4), textcoords="offset points", fontsize="small", color=colours[method],
         )  # fmt: skip
-    axes.set(xlabel="forgetting after the last task", ylabel="accuracy on new classes (plasticity)")
-    axes.set_title("Learning without forgetting is up and to the left")
+    axes.set(xlabel="forgetting after the last task, points", ylabel="accuracy on new classes (plasticity), %")
+    in_percent(axes.xaxis)
+    in_percent(axes.yaxis)
+    axes.set_title("Best: top left (bars: ± 1 standard deviation)")
     # room for the names right of their dots
     axes.margins(x=0.25)
     figure.tight_layout()
@@ -171,7 +187,7 @@ def localisation_curves(localisation: pd.DataFrame, methods: list[str]) -> Figur
     first = localisation[(localisation.on_task == 0) & localisation.method.isin(methods)]
     last = int(first.task.max())
     colours = colours_of(methods)
-    titles = {"hit": "peak on the sounding object", "auc": "area under the ROC curve"}
+    titles = {"hit": "attention hits, %", "auc": "area under the ROC curve"}
     for axis, (column, title) in zip(axes, titles.items(), strict=True):
         ends = []
         for method in methods:
@@ -179,8 +195,9 @@ def localisation_curves(localisation: pd.DataFrame, methods: list[str]) -> Figur
             ends.append(band(axis, by_task, short_name_of(method), colours[method]))
         floor = min(0.5, np.floor(10 * first[column].min()) / 10)  # no line leaves the figure
         label_ends(axis, ends, last + 0.12, 0.07 * (1 - floor))
-        axis.set(xlabel="task", title=title, xticks=range(last + 1), ylim=(floor, 1))
-    figure.suptitle("Attention on clips of task 0, as tasks go by", fontsize="medium")
+        axis.set(xlabel="after task", title=title, xticks=range(last + 1), ylim=(floor, 1))
+    in_percent(axes[0].yaxis)
+    figure.suptitle("Attention on test clips of task 0 (band: worst to best seed)", fontsize="medium")
     figure.tight_layout()
     return figure
 

@@ -10,7 +10,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from avcil.results.names import about, families, family_of, of_family, rows, short_name_of
-from avcil.results.plots import PALETTE, band, label_ends
+from avcil.results.plots import PALETTE, band, colours_of, in_percent, label_ends
 
 # of families: six that ship, and two of one's own, which would else be drawn as the first ones are
 _COLOURS = (0, 7, 3, 4, 2, 5, 9, 1)
@@ -40,7 +40,7 @@ def field_ranking(seeds: pd.DataFrame, *, title: str) -> Figure:
         for axis, measure in zip(axes, ("last_accuracy", "forgetting_last"), strict=True):
             axis.barh(y, mine[measure].mean(), 0.7, color=_family_colour(row), alpha=0.7)
             axis.plot(mine[measure], [y] * len(mine), "o", color="0.2", markersize=2.5)
-        axes[0].annotate(f"{100 * means[row]:.0f}", (0.008, y), va="center", fontsize="x-small", color="white")
+        axes[0].annotate(f"{100 * means[row]:.0f}", (0.008, y), va="center", fontsize="x-small")
     firsts = [y for y in range(1, len(order)) if family_of(order[y]) != family_of(order[y - 1])]
     for y in firsts:
         for axis in axes:
@@ -52,8 +52,10 @@ def field_ranking(seeds: pd.DataFrame, *, title: str) -> Figure:
         )  # fmt: skip
     axes[0].set(yticks=range(len(order)), yticklabels=[short_name_of(row) for row in order], xlim=(0, 1))
     axes[0].tick_params(axis="y", labelsize="small")
-    axes[0].set(xlabel="accuracy after the last task", title=title)
-    axes[1].set(xlabel="forgetting after the last task", xlim=(0, 1))
+    axes[0].set(xlabel="last accuracy, %", title=f"{title} (bar: mean, dots: seeds)")
+    axes[1].set(xlabel="forgetting (last), points", xlim=(0, 1))
+    for axis in axes:
+        in_percent(axis.xaxis)
     # best first at the top, in both panels, which share y
     axes[0].set_ylim(len(order) - 0.4, -0.6)
     axes[1].tick_params(axis="y", length=0)
@@ -82,16 +84,17 @@ def field_curves(runs: pd.DataFrame, reference: str) -> Figure:
             axis.plot(curves[reference], color="black", linewidth=1, linestyle=":")
             colours[reference] = "black"
         ends = [
-            (curves[row].iloc[-1], textwrap.shorten(short_name_of(row), 26, placeholder="…"), colour)
+            (curves[row].iloc[-1], textwrap.shorten(short_name_of(row), 36, placeholder="…"), colour)
             for row, colour in colours.items()
         ]
-        label_ends(axis, ends, last + 0.1, 0.055, fontsize=8)
+        label_ends(axis, ends, last + 0.1, 0.055, fontsize=7.5)
         axis.set(title=family, xlabel="task", xticks=range(last + 1), ylim=(0, 1))
     # panels that no family is left for
     for axis in axes.flat[len(shown) :]:
         axis.axis("off")
     for row in axes:
-        row[0].set_ylabel("accuracy, classes seen")
+        row[0].set_ylabel("accuracy on all classes seen, %")
+        in_percent(row[0].yaxis)
     figure.tight_layout(w_pad=4)
     return figure
 
@@ -114,7 +117,7 @@ def differences(comparisons: pd.DataFrame, seeds: pd.DataFrame, reference: str) 
     axes.axvline(0, color="0.2", linewidth=1)
     axes.set(
         yticks=range(len(table)), yticklabels=table.method.map(short_name_of), ylim=(-0.6, len(table) - 0.4),
-        xlabel="points of last accuracy (line: 95 % interval over seeds and clips; dots: seeds)",
+        xlabel="difference in last accuracy, points (line: 95 % interval; dots: seeds)",
         title=f"{short_name_of(reference)}, minus each other row",
     )  # fmt: skip
     axes.tick_params(axis="y", labelsize="small")
@@ -135,7 +138,7 @@ def field_cost(table: pd.DataFrame) -> Figure:
     family = table.method.map(family_of)
     for axis, column, scale, label in (
         (axes[0], "seconds", 1, "seconds of learning and evaluation, one thread"),
-        (axes[1], "memory_bytes", 1e-6, "megabytes kept between tasks (0.01: nothing)"),
+        (axes[1], "memory_bytes", 1e-6, "megabytes kept between tasks (nothing: at 0.01)"),
     ):
         known = table[table[column].notna()]
         # from below, so that names are only ever moved up
@@ -151,7 +154,8 @@ def field_cost(table: pd.DataFrame) -> Figure:
             axis.annotate(name, (x[at], placed), ha="center", fontsize="small", color=colour)
         axis.set(xscale="log", xlabel=label, ylim=(0, 1))
         axis.margins(x=0.2)
-    axes[0].set(ylabel="accuracy after the last task", title="The best of each family is named")
+    axes[0].set(ylabel="accuracy after the last task, %", title="The best of each family is named")
+    in_percent(axes[0].yaxis)
     shown = [name for name in families() if name in set(family)]
     handles = [plt.Line2D([], [], marker="o", linestyle="", color=_colour_of_family(name)) for name in shown]
     axes[1].legend(handles, shown, frameon=False, fontsize="small", loc="lower right")
@@ -182,8 +186,8 @@ def knobs(table: pd.DataFrame) -> Figure:
             )  # fmt: skip
         axis.axhline(0, color="0.2", linewidth=1)
         axis.set(xticks=range(len(values)), xticklabels=values, xlabel=knob, xlim=(-0.4, len(values) - 0.6))
-    axes[0, 0].set_ylabel("points of last accuracy")
-    axes[0, -1].legend(frameon=False, title="worth of", loc="upper left")
+    axes[0, 0].set_ylabel("gain in last accuracy, points")
+    axes[0, -1].legend(frameon=False, title="contribution of", loc="upper left")
     figure.tight_layout()
     return figure
 
@@ -198,14 +202,15 @@ def budget_curves(table: pd.DataFrame) -> Figure:
     counts = sorted(table.exemplars.unique())
     # evenly spaced, or numbers from 0 to 20 would crowd at the left
     table = table.assign(place=table.exemplars.map(counts.index))
-    ends = []
-    for number, row in enumerate(table.method.unique()):
+    ends, colours = [], colours_of(table.method.unique())
+    for row in table.method.unique():
         by_memory = table[table.method == row].groupby("place").last_accuracy
-        ends.append(band(axes, by_memory, short_name_of(row), PALETTE[number], alpha=0.12))
-    label_ends(axes, ends, len(counts) - 0.88, 0.045, fontsize=None)
+        ends.append(band(axes, by_memory, short_name_of(row), colours[row], alpha=0.12))
+    label_ends(axes, ends, len(counts) - 0.88, 0.045)
     axes.set(
-        xticks=range(len(counts)), xticklabels=counts, ylim=(0, 1), xlabel="exemplars a class",
-        ylabel="accuracy after the last task", title="What a larger memory buys (band: worst to best seed)",
+        xticks=range(len(counts)), xticklabels=counts, ylim=(0, 1), xlabel="exemplars per class",
+        ylabel="accuracy after the last task, %", title="Accuracy by memory size (band: worst to best seed)",
     )  # fmt: skip
+    in_percent(axes.yaxis)
     figure.tight_layout()
     return figure
