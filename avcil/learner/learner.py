@@ -38,7 +38,7 @@ MEASURED = ("counts", "temperature", "threshold", "accuracy")
 
 
 class Learner:
-    """Learns classes from clips, without old clips, and says of new clips what they are.
+    """Learns classes from clips, without clips of earlier classes, and classifies new clips.
 
         learner = avcil.Learner()
         learner.fit(files, labels, validation=(more_files, their_labels))
@@ -47,11 +47,11 @@ class Learner:
         learner.save("my_learner")
 
     The method is a row of params.yaml with a frozen fusion and a ridge; by default `ridge_guided`: the mean audio token
-    beside the visual tokens' mean under the prior's own attention, and W = (G + λI)⁻¹ Q (`avcil.learn.heads`). Learnt
-    in parts and in whatever order, the sums and so the answers are those of all clips at once, up to rounding. A clip
-    that is given twice counts twice. Deviation: with ``by_class``, the sums G_c and Q_c of a class of n_c clips are
-    weighed by n̄ / n_c, n̄ the mean over classes, or a class of five clips would hardly be found beside classes of forty;
-    where classes have equally many clips, that is the published ridge.
+    joined with the visual tokens' mean under the prior's own attention, and W = (G + λI)⁻¹ Q (`avcil.learn.heads`). In
+    whatever parts and order clips are learnt, the sums, and so the answers, are those of all clips at once, up to
+    rounding. A clip that is given twice counts twice. Deviation: with ``by_class``, the sums G_c and Q_c of a class of
+    n_c clips are weighted by n̄ / n_c, n̄ being the mean over classes; otherwise a class of five clips would hardly be
+    predicted beside classes of forty. Where all classes have equally many clips, this is the published ridge.
 
     Clips are files, parts of files (`avcil.learner.clips.windows`) or `avcil.tokens.tokens.Tokens`. One that cannot be
     used raises ClipError, which names it and where in the file it begins; to go on without such clips, give the tokens
@@ -110,7 +110,7 @@ class Learner:
         return learner
 
     def to(self, device: str) -> "Learner":
-        """Learn and predict there from now on. Raises LearnerError for a device that is none."""
+        """Learn and predict on ``device`` from now on. Raises LearnerError if there is no such device."""
         _check_device(device)
         self.device = device
         if self.encoder and self.encoder.device != device:
@@ -123,7 +123,7 @@ class Learner:
     def fit(
         self, clips: Clips, labels: str | Sequence[str], validation: tuple[Clips, Sequence[str]] | None = None
     ) -> Cost:
-        """Learn from these clips alone; what was known before is given up. If anything raises, it is as before."""
+        """Learn from these clips alone and forget all others. If anything raises, the learner is unchanged."""
         fresh = self._of(self.method, self.training, self.encoder, EMPTY, self.by_class)
         # `_begin` takes the encoder's, and a learner of tokens may have no encoder
         fresh.device = self.device
@@ -201,7 +201,7 @@ class Learner:
         return {"gram": gram, "cross": torch.cat([weight * part["cross"] for weight, part in weighed], 1)}
 
     def forget(self, label: str) -> None:
-        """As if no clip of that class had ever been given: its sums are taken out, exactly.
+        """Remove a class exactly, as if no clip of it had ever been given: its sums are subtracted.
 
         Raises LearnerError for an unknown label, and where sums are not kept by class.
         """
@@ -233,7 +233,7 @@ class Learner:
         return sum(value.nbytes for tensors in kept for value in tensors.values())
 
     def predict(self, clips: Clips) -> list[Prediction]:
-        """By the method's own read-out: the solved head where there is one, else the trained classifier.
+        """Classify clips with the method's own read-out: the solved head if there is one, else the trained classifier.
 
         Probabilities are softmax(logits / T); T is 1 until `calibrate` has chosen it, and those of a ridge, whose
         logits estimate one-hot labels, are then too even.
@@ -254,7 +254,7 @@ class Learner:
         ]
 
     def calibrate(self, clips: Clips, labels: Sequence[str], *, accept: float = 0.95) -> float:
-        """From clips of known classes that were not learnt from: temperature and threshold. Returns their accuracy.
+        """Set temperature and threshold from clips of known classes that were not learnt from. Returns their accuracy.
 
         The temperature makes the labels likeliest (Guo et al., ICML 2017, arXiv 1706.04599), as if one clip more had
         been of any class at random, so that few clips, all of them right, give no certainty; the threshold lets a share
@@ -303,7 +303,7 @@ class Learner:
 
     @classmethod
     def from_run(cls, folder: str | Path) -> "Learner":
-        """What a run of the pipeline has learnt: its folder of one task and seed, for example
+        """The learner of a run of the pipeline, from the folder of one task and seed, for example
         artifacts/runs/lll_prior/task4/seed0.
 
         Files are read with the encoder of the params.yaml above that folder. Raises CheckpointError or LearnerError.
@@ -330,7 +330,7 @@ class Learner:
         return cls._of(method, training, encoder, checkpoint, False)
 
     def save(self, folder: str | Path) -> None:
-        """config.json, model.safetensors, the weights of an own encoder, and a model card README.md."""
+        """Write config.json, model.safetensors, the weights of an own encoder, and a model card README.md."""
         if not self.classes:
             raise LearnerError("it knows no class yet; fit it before it is saved")
         named = {"model": self.checkpoint.model, "readout": self.checkpoint.readout}
@@ -351,7 +351,7 @@ class Learner:
 
     @classmethod
     def load(cls, folder: str | Path, *, device: str = "cpu") -> "Learner":
-        """What ``save`` wrote, to predict and learn on ``device``.
+        """Load what ``save`` wrote, to predict and learn on ``device``.
 
         Raises LearnerError naming what is missing, damaged or of another version, or a device that is none.
         """

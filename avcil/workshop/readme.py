@@ -41,7 +41,7 @@ def headline(folder: Path) -> str:
     summary = standard(folder).loc[HEADLINE]
     measures = ["average_accuracy", "last_accuracy", "forgetting_last", "localisation_hit_first_task"]
     rows = [[name_of(method), *tables.cells(row, measures)] for method, row in summary.iterrows()]
-    table = markdown("| | average | last | forgetting | attention hit, task 0 |", "lrrrr", rows)
+    table = markdown("| row | average | last | forgetting | attention hit, task 0 |", "lrrrr", rows)
     # of how many seeds: the fewest, so that no row is said to have more than it has
     return (
         f"{table}\n\nTest clips of Sounding Objects, in percent: mean ± standard deviation over "

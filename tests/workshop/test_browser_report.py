@@ -113,6 +113,18 @@ def test_equations_are_mathml(pages, site):
         assert not raw.search(text), path.name
 
 
+def test_code_and_equations_in_docstrings_keep_their_lines(pages, site):
+    """They ran together: `learner = avcil.Learner() learner.fit(...)`, and the four equations of guided attention."""
+    code = {
+        name: [p.get_text() for p in pages[site / f"api/avcil.{name}.html"].select("pre")]
+        for name in ("learner.learner", "learn.attention")
+    }
+    assert any(text.startswith("learner = avcil.Learner()\nlearner.fit(") for text in code["learner.learner"])
+    assert any(len(text.strip().splitlines()) == 4 and "softmax_s" in text for text in code["learn.attention"])
+    sections = pages[site / "api/avcil.results.runs.html"].get_text()
+    assert "Parameters" in sections and "Args:" not in sections
+
+
 def test_the_headline_table_and_the_rows_are_the_metrics(pages, site):
     summary = pd.read_csv(ROOT / "metrics/summary.csv").query("setting == 'standard'").set_index("method")
     page = pages[site / "index.html"]

@@ -55,6 +55,6 @@ def films(root: Path, params: Params, folder: Path) -> list[Film]:
         mel = encoder.spectrogram(torch.from_numpy(clip.waveform)[None])[0].numpy()
         content, width = film(clip, looks or {"the prior alone": prior_attention(tokens.similarity[0])}, share, mel)
         (folder / f"{row.clip_id}.mp4").write_bytes(content)
-        takes = [f"{name} takes it for {one.scores.idxmax()}" for name, one in answers.items()]
-        made.append(Film(f"{row.clip_id}.mp4", "; ".join([f"It is {label}", *takes]) + ".", width))
+        said = [f"{name} predicts {one.scores.idxmax()}" for name, one in answers.items()]
+        made.append(Film(f"{row.clip_id}.mp4", "; ".join([f"The class is {label}", *said]) + ".", width))
     return made

@@ -13,18 +13,30 @@ from sphinx.ext.napoleon.docstring import GoogleDocstring
 Item = griffe.Object | griffe.Alias
 
 
-def _docstring(item: Item) -> str:
-    options: Any = Config(napoleon_use_ivar=True)  # of napoleon, which its annotation takes for one of Sphinx
-    if item.docstring is None:
-        return ""
-    # `Tensor`s: reStructuredText wants something between the mark and the letter
-    text = re.sub(r"(`[^`\n]+`)(?=\w)", r"\1\\ ", item.docstring.value)
+def _marked(text: str) -> str:
+    """Words of a docstring as reStructuredText."""
+    # `Tensor`s: it wants something between the mark and the letter
+    text = re.sub(r"(`[^`\n]+`)(?=\w)", r"\1\\ ", text)
     # |x| and *.yaml are no marks of its own
-    lines = [
+    return "\n".join(
         line if re.search(r"[`\\]", line) else re.sub(r"[|*](?=\S)|(?<=\S)\|", r"\\\g<0>", line)
         for line in text.split("\n")
-    ]
-    return str(GoogleDocstring("\n".join(lines), options))
+    )
+
+
+def _docstring(item: Item) -> str:
+    options: Any = Config(napoleon_use_ivar=True)  # of napoleon, which its annotation takes for one of Sphinx
+    blocks, before = list[str](), ""
+    for block in item.docstring.value.split("\n\n") if item.docstring else []:
+        lines = block.split("\n")
+        # code and equations keep their lines, of which reStructuredText would make a single one; what is indented below
+        # a directive or a section (`Args:`) belongs to it
+        if all(line.startswith("    ") for line in lines) and not re.match(r"\.\. |[A-Z][a-z]+:$", before):
+            blocks.append(block if before.endswith("::") else f"::\n\n{block}")
+        else:
+            blocks.append(_marked(block))
+            before = lines[0] if not before.endswith("::") and re.match(r"\.\. |[A-Z][a-z]+:$", lines[0]) else lines[-1]
+    return str(GoogleDocstring("\n\n".join(blocks), options))
 
 
 def _public(parent: Item) -> list[Item]:
