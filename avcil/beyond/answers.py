@@ -22,7 +22,7 @@ RIVALS = {
     "naive": "naive fusion",
     "naive_dropout": "naive fusion, modality dropout",
 }
-GOAL = {"holds": "reached", "undecided": "undecided", "does not hold": "missed"}
+GOAL = {"holds": "reached", "not told apart": "not told apart", "does not hold": "missed"}
 
 
 # ---- very long sequences
@@ -455,8 +455,8 @@ def robust(folder: Path) -> str:
         markdown(f"| test clips | {head} |", "l" + "rr" * len(rows), lines),
         note,
         markdown(
-            f"| kinds of damage under which {ours} is | more accurate | less accurate | undecided | smaller share lost "
-            "| larger share lost | undecided |",
+            f"| kinds of damage under which {ours} is | more accurate | less accurate | not told apart "
+            "| smaller share lost | larger share lost | not told apart |",
             "lrrrrrr",
             [[f"than {name_of(row)}", *map(str, counts)] for row, counts in against.items()],
         ),
@@ -466,9 +466,9 @@ def robust(folder: Path) -> str:
 
 
 def _counted(apart: pd.Series, damages: list[tuple[str, float]]) -> list[int]:
-    """In how many damages a difference, over worlds, is above zero, below, and undecided."""
+    """In how many damages a difference, over worlds, is above zero, below, and not told apart."""
     verdicts = [outcome(over_seeds(apart.loc[damage])) for damage in damages]
-    return [verdicts.count(verdict) for verdict in ("holds", "does not hold", "undecided")]
+    return [verdicts.count(verdict) for verdict in ("holds", "does not hold", "not told apart")]
 
 
 # ---- adapting the prior

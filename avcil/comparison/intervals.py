@@ -17,7 +17,7 @@ from scipy.optimize import brentq
 from scipy.special import stdtrit
 
 ALPHA = 0.05
-VERDICTS = ("holds", "undecided", "does not hold")
+VERDICTS = ("holds", "not told apart", "does not hold")
 
 
 class Interval(NamedTuple):
@@ -126,7 +126,7 @@ def sign(interval: Interval) -> int:
 
 
 def outcome(interval: Interval, least: float = 0.0) -> str:
-    """`holds` if the whole interval is above ``least``, `does not hold` if it is below, else `undecided`."""
+    """`holds` if the whole interval is above ``least``, `does not hold` if it is below, else `not told apart`."""
     shifted = interval._replace(low=interval.low - least, high=interval.high - least)
     # a sign of 1, 0 or -1 picks the first, second or third
     return VERDICTS[1 - sign(shifted)]
@@ -148,11 +148,11 @@ def points(interval: Interval) -> str:
 
 
 def verdict(interval: Interval, words: tuple[str, str] = ("ahead by", "behind by")) -> str:
-    """`ahead by 4.2 [1.0, 7.3]`, `behind by …` or `undecided (0.2 [-2.1, 2.4])`, in percent points.
+    """`ahead by 4.2 [1.0, 7.3]`, `behind by …` or `not told apart (0.2 [-2.1, 2.4])`, in percent points.
 
     words: for a positive and for a negative mean; after the second one the sign is turned.
     """
     side = sign(interval)
     if not side:
-        return f"undecided ({points(interval)})"
+        return f"not told apart ({points(interval)})"
     return f"{words[0]} {points(interval)}" if side > 0 else f"{words[1]} {points(negative(interval))}"

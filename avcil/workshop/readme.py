@@ -82,8 +82,8 @@ def comparisons(folder: Path) -> str:
     table = markdown("| comparison | last accuracy | forgetting (last) |", "lll", rows)
     return (
         f"{table}\n\nDifferences in points with 95 % intervals: Student's t over seeds; for last accuracy, variation "
-        "over test clips is included. *Undecided* is no proof of equality: the interval says how large a difference "
-        "may be."
+        "over test clips is included. *Not told apart* is no proof of equality: the interval says how large a "
+        "difference may be."
     )
 
 
@@ -133,8 +133,8 @@ def field(folder: Path) -> str:
     return (
         f"{markdown(head, 'lrrrrrr', rows)}\n\nTest clips, in percent: mean ± standard deviation over "
         f"{int(table.seeds.min())} seeds, each with its own class order. *LLL, solved, minus it*: paired difference of "
-        "last accuracy in points, with a 95 % interval over seeds and clips; †: undecided after Holm's correction for "
-        f"all {len(ahead)} comparisons. *kB kept* between tasks: the exemplars' tokens, the sums of a solved "
+        "last accuracy in points, with a 95 % interval over seeds and clips; †: not told apart after Holm's correction "
+        f"for all {len(ahead)} comparisons. *kB kept* between tasks: the exemplars' tokens, the sums of a solved "
         "classifier and the state of hooks. *All data at once*: after each task, a model is trained from scratch on "
         "the data of all classes seen so far."
     )
@@ -222,7 +222,7 @@ def worth(folder: Path) -> str:
 
 
 def field_reading(folder: Path) -> str:
-    """Which row is first, from which its lead is undecided, what LLL is ahead of, and the goals of the project."""
+    """Which row is first, which are not told apart from it, what LLL is ahead of, and the goals of the project."""
     comparable = Comparable.of(folder)
 
     def last(first: str, second: str | None = None) -> Interval:
@@ -238,7 +238,7 @@ def field_reading(folder: Path) -> str:
     rest = comparable.compare(claims.STANDARD, first, others)
     lines = [
         f"- *Highest mean*: {short_name_of(first)}, {points(last(first))} %. After Holm's correction for all "
-        f"{len(rest)} comparisons, its lead is undecided over: {listed(rest.method[rest.p_holm >= ALPHA])}.",
+        f"{len(rest)} comparisons, not told apart from it: {listed(rest.method[rest.p_holm >= ALPHA])}.",
     ]
     goals = []
     for row in ("lll_prior", "lll_analytic"):

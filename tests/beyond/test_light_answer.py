@@ -60,7 +60,7 @@ def test_the_choice_is_the_best_on_validation_clips_that_fits(table, settings):
 
 @pytest.mark.parametrize(
     "loss, size, verdict",
-    [(0.0, 1.0, "reached"), (0.05, 1.0, "missed"), (0.009, 1.0, "undecided"), (0.0, 2.0, "missed")],
+    [(0.0, 1.0, "reached"), (0.05, 1.0, "missed"), (0.009, 1.0, "not told apart"), (0.0, 2.0, "missed")],
 )
 def test_the_goal_is_both_few_bytes_and_little_lost(table, settings, loss, size, verdict):
     claimed = table.variant == settings.claimed
@@ -80,7 +80,7 @@ def test_the_page_says_in_how_many_worlds_a_variant_was_run(table, settings, tmp
     assert worlds[variants["best_4"].name][0] == str(len(settings.worlds))
     assert worlds[variants["int8"].name] == ("1", "-3.0, one world")
     assert f"| {variants['best_1'].name} |" not in text
-    assert "8 best patches | ahead by" not in text and "| 8 best patches | undecided" in text
+    assert "8 best patches | ahead by" not in text and "| 8 best patches | not told apart" in text
     trained = settings.model_copy(update={"trained_worlds": [0]})
     assert "in 1 world: whole tokens 70.0; " in answers._trained(table, trained)
     assert answers._trained(table, settings.model_copy(update={"trained_worlds": []})).startswith("Not run: LLL")

@@ -110,16 +110,16 @@ def test_clips_that_all_seeds_classify_alike_widen_and_noise_does_not():
 def test_one_seed_tells_nothing():
     for found in (over_seeds([0.3]), over_seeds_and_clips(np.ones((1, 10)))):
         assert math.isnan(found.low) and math.isnan(found.p) and sign(found) == 0
-    assert verdict(over_seeds([0.3])) == "undecided (30.0, one seed)"
+    assert verdict(over_seeds([0.3])) == "not told apart (30.0, one seed)"
 
 
 def test_seeds_that_agree_by_chance_tell_nothing():
-    assert verdict(over_seeds([27 / 320, 27 / 320, 27 / 320])) == "undecided (8.4, the same in 3 seeds)"
+    assert verdict(over_seeds([27 / 320, 27 / 320, 27 / 320])) == "not told apart (8.4, the same in 3 seeds)"
 
 
 def test_the_same_values_are_not_told_apart():
     found = over_seeds_and_clips(np.zeros((3, 10)))
-    assert found == Interval(0, 0, 0, 1, 3) and verdict(found) == "undecided (0.0 [0.0, 0.0])"
+    assert found == Interval(0, 0, 0, 1, 3) and verdict(found) == "not told apart (0.0 [0.0, 0.0])"
 
 
 @pytest.mark.parametrize(
@@ -127,9 +127,9 @@ def test_the_same_values_are_not_told_apart():
     [
         ((0.042, 0.0104, 0.0731), "ahead by 4.2 [1.0, 7.3]"),
         ((-0.042, -0.0731, -0.0104), "behind by 4.2 [1.0, 7.3]"),
-        ((0.002, -0.021, 0.0244), "undecided (0.2 [-2.1, 2.4])"),
-        ((0.04, 0.0004, 0.08), "undecided (4.0 [0.0, 8.0])"),  # no lead of [0.0, ...]
-        ((-0.0001, -0.02, 0.02), "undecided (0.0 [-2.0, 2.0])"),
+        ((0.002, -0.021, 0.0244), "not told apart (0.2 [-2.1, 2.4])"),
+        ((0.04, 0.0004, 0.08), "not told apart (4.0 [0.0, 8.0])"),  # no lead of [0.0, ...]
+        ((-0.0001, -0.02, 0.02), "not told apart (0.0 [-2.0, 2.0])"),
     ],
 )
 def test_what_is_said_follows_from_the_interval(ends, words):
@@ -157,7 +157,7 @@ def test_holm_is_worked_out_by_hand():
 
 def test_a_claim_is_judged_by_the_whole_interval():
     found = Interval(0.01, -0.015, 0.035, 0.3, 3)
-    assert outcome(found) == "undecided"
+    assert outcome(found) == "not told apart"
     assert outcome(found, least=-claims.MARGIN) == "holds"  # a loss of two points is excluded
     assert outcome(found, least=0.04) == "does not hold"
 

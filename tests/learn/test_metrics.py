@@ -199,7 +199,7 @@ def test_rows_of_other_seeds_are_not_told_apart(tmp_path):
             table.loc[table.method == "b", "seed"] += 3
         found = found if by_clip else found._replace(correct=found.correct.iloc[:0])
         (line,) = found.compare("standard", "a", ["b"]).itertuples()
-        assert np.isnan(line.difference) and line.verdict == "undecided (no seed in common)"
+        assert np.isnan(line.difference) and line.verdict == "not told apart (no seed in common)"
 
 
 def test_correctness_lines_up_clips_and_seeds():
