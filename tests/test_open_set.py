@@ -67,4 +67,4 @@ def test_the_table_is_of_its_file(tmp_path):
     pd.DataFrame(lines).to_csv(tmp_path / "found.csv", index=False)
     text = readme.open_set(tmp_path / "found.csv").splitlines()
     assert text[2] == "| ridge, frozen | leverage | 85.0 ± 0.0 | 90.0 | 80.0 | 50.0 ± 0.0 | 5.0 ± 0.0 |"
-    assert text[3].startswith("| nearest mean, frozen |") and "(80 to 160)" in text[-1] and "2 seeds" in text[-1]
+    assert text[3].startswith("| nearest mean, frozen |") and "(80 to 160 clips)" in text[-1] and "2 seeds" in text[-1]

@@ -15,6 +15,7 @@ from avcil.learn.feed import Feed
 from avcil.learner.learner import Learner
 from avcil.params import load
 from avcil.params.learning import Method, chain
+from avcil.tokens.manifest import write_orders
 from avcil.workshop.explore.rows import LiveRun
 from conftest import ROOT, toy_dataset
 
@@ -174,7 +175,9 @@ def test_runs_of_a_protocol_and_trials_of_a_search_are_on_compute_device(params,
     elsewhere = params.model_copy(update={"compute": params.compute.model_copy(update={"device": "cuda:1"})})
     place, prescribed = protocol.place_of("sounding_objects"), elsewhere.protocol()
     alone = prescribed.model_copy(update={"settings": {"standard": prescribed.settings["standard"]}})
-    there = sweep.Source(ROOT / "corpus/sounding_objects/manifest.csv", tmp_path, tmp_path)
+    order, seeds = [f"class{number}" for number in range(20)], [*prescribed.seeds, *params.search.worlds]
+    write_orders(tmp_path / "orders.json", dict.fromkeys(seeds, order))
+    there = sweep.Source(ROOT / "corpus/sounding_objects/manifest.csv", tmp_path / "orders.json", tmp_path)
     monkeypatch.setattr(protocol, "_source", lambda *_: there)
     monkeypatch.setattr(protocol.worlds, "drawn", lambda *_: place)
     asked = search.jobs(elsewhere, tmp_path)
