@@ -71,8 +71,10 @@ def run(command: list[str]) -> dict:
             print(line, end="", flush=True)
             lines += [line.rstrip()] if line.strip() else []
     seconds = round(time.perf_counter() - started, 1)
-    shown = [Path(command[0]).name, *command[1:]]
-    return {"command": shown, "status": process.returncode, "seconds": seconds, "last_lines": lines[-LAST_LINES:]}
+    # where this folder is says nothing to others
+    shown, last = ([part.replace(f"{ROOT}/", "") for part in of] for of in (command[1:], lines[-LAST_LINES:]))
+    command = [Path(command[0]).name, *shown]
+    return {"command": command, "status": process.returncode, "seconds": seconds, "last_lines": last}
 
 
 def git(*arguments: str) -> str:

@@ -145,7 +145,10 @@ def test_goals():
 
 
 def test_what_a_gpu_gave_is_written_and_a_failed_step_fails(tmp_path, monkeypatch, capsys):
-    steps = {"tests": [sys.executable, "-c", "print('4 passed'); print()"], "races": [sys.executable, "-c", "1 / 0"]}
+    steps = {
+        "tests": [sys.executable, "-c", f"print('{ROOT}/tests: 4 passed'); print()"],
+        "races": [sys.executable, "-c", "1 / 0"],
+    }
     monkeypatch.setattr(gpu, "commands", lambda *_: steps)
     monkeypatch.setattr(gpu, "RESULTS", tmp_path)
     monkeypatch.setattr(gpu, "machine", lambda _: {"device": "NVIDIA X", "slug": "nvidia_x"})
@@ -156,7 +159,7 @@ def test_what_a_gpu_gave_is_written_and_a_failed_step_fails(tmp_path, monkeypatc
             gpu.main()
         found = json.loads((tmp_path / "gpu_nvidia_x.json").read_text())
         assert ended.value.code == status and set(found["steps"]) == {"tests", "races"}
-        assert found["steps"]["tests"]["last_lines"] == ["4 passed"]
+        assert found["steps"]["tests"]["last_lines"] == ["tests: 4 passed"]
         assert (
             found["steps"]["races"]["status"] == 1 and "ZeroDivisionError" in found["steps"]["races"]["last_lines"][-1]
         )
