@@ -326,6 +326,20 @@ def test_attention_starts_from_the_prior(toy):
     torch.testing.assert_close(output.temporal, torch.full_like(output.temporal, 0.5))
 
 
+def test_of_a_map_a_channel_their_mean_is_told(toy):
+    """So that maps of all rows sum to one, whichever attention draws them."""
+    model = IncrementalClassifier(
+        (16, 16), fusion="channelwise", classifier="linear", width=16, heads=1, prior_guidance=0.0, learnt_guidance=0.1
+    )
+    output = predict(model, toy.tokens, torch.arange(5), maps=True)
+    with torch.no_grad():
+        by_channel = model(toy.tokens.clips(torch.arange(5)), maps=True)
+    assert by_channel.spatial.dim() == 4
+    torch.testing.assert_close(output.spatial, by_channel.spatial.mean(-1))
+    torch.testing.assert_close(output.temporal, by_channel.temporal.mean(-1))
+    torch.testing.assert_close(output.temporal.sum(-1), torch.ones(5))
+
+
 # ---- rows of the field
 
 
