@@ -54,7 +54,8 @@ def read_fsc89(annotations: Path, *, names: Path | None = None, shots: int = 5) 
                  or the clips cut out, {base/train,...,novel_val,novel_test}/soundscape_N_<first sample>.wav
 
     The 59 base classes are the first task, six tasks of 5 novel classes follow (tasks.json). Of each novel class
-    --shots train clips are drawn (default: 5); it has no val clips.
+    --shots train clips are drawn (default: 5); it has no val clips. Source of the tasks: the authors' own command,
+    `--way 5 --shot 5 --session 7`, the first of which is the base (github.com/chester-w-xie/APR, README).
     """
     labels, clips = _labels(names), []
     for split in ("train", "val", "test"):
