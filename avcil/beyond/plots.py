@@ -158,8 +158,7 @@ def robust(table: pd.DataFrame) -> Figure:
     shares = shares.drop(columns=[WHOLE, DUET], level="damage")
     shares.columns = [CASES[damage].format(strength) for damage, strength in shares]
     figure, axis = plt.subplots(figsize=(7, 0.3 * shares.shape[1] + 1.2))
-    rows = list(dict.fromkeys(table.row))
-    _worlds(axis, {short_name_of(row): shares.loc[row] for row in rows}, [colours_of(rows)[row] for row in rows])
+    _worlds_of_rows(axis, shares, list(dict.fromkeys(table.row)))
     axis.axvline(0, color="0.6", linewidth=1)
     axis.set(xlabel="share of last accuracy lost, % (small dots: worlds)")
     return _named_below(figure, ncols=4, room=0.05)
@@ -195,11 +194,16 @@ def streams(table: pd.DataFrame) -> Figure:
     wide = tested.pivot(index=["row", "world"], columns="streams", values="last_accuracy")
     added = 100 * wide[chosen].sub(wide[ALONE], axis=0)
     figure, axis = plt.subplots(figsize=(7, 0.5 * len(chosen) + 1.3))
-    rows = list(dict.fromkeys(tested.row))
-    _worlds(axis, {short_name_of(row): added.loc[row] for row in rows}, [colours_of(rows)[row] for row in rows])
+    _worlds_of_rows(axis, added, list(dict.fromkeys(tested.row)))
     axis.axvline(0, color="0.6", linewidth=1)
     axis.set(xlabel="gain in last accuracy over sound and picture, points (small dots: worlds)")
     return _named_below(figure, ncols=4, room=0.09)
+
+
+def _worlds_of_rows(axis: Axes, table: pd.DataFrame, rows: list[str]) -> None:
+    """`_worlds` of each row, whose lines ``table`` has by row and world, by its name and in its colour."""
+    colours = colours_of(rows)
+    _worlds(axis, {short_name_of(row): table.loc[row] for row in rows}, [colours[row] for row in rows])
 
 
 def _worlds(axis: Axes, rows: dict[str, pd.DataFrame], colours: Sequence = PALETTE) -> None:

@@ -26,16 +26,17 @@ def _marked(text: str) -> str:
 
 def _docstring(item: Item) -> str:
     options: Any = Config(napoleon_use_ivar=True)  # of napoleon, which its annotation takes for one of Sphinx
+    opens = re.compile(r"\.\. |[A-Z][a-z]+:$").match  # a directive, or a section (`Args:`)
     blocks, before = list[str](), ""
     for block in item.docstring.value.split("\n\n") if item.docstring else []:
         lines = block.split("\n")
         # code and equations keep their lines, of which reStructuredText would make a single one; what is indented below
-        # a directive or a section (`Args:`) belongs to it
-        if all(line.startswith("    ") for line in lines) and not re.match(r"\.\. |[A-Z][a-z]+:$", before):
+        # a directive or a section belongs to it
+        if all(line.startswith("    ") for line in lines) and not opens(before):
             blocks.append(block if before.endswith("::") else f"::\n\n{block}")
         else:
             blocks.append(_marked(block))
-            before = lines[0] if not before.endswith("::") and re.match(r"\.\. |[A-Z][a-z]+:$", lines[0]) else lines[-1]
+            before = lines[0] if opens(lines[0]) and not before.endswith("::") else lines[-1]
     return str(GoogleDocstring("\n\n".join(blocks), options))
 
 
