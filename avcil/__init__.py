@@ -16,7 +16,7 @@ What else is public stands in the modules below; `avcil.kernels` needs torch alo
 
 from typing import TYPE_CHECKING
 
-from avcil.base import garbage, portable
+from avcil.base import garbage, heap, portable
 
 if TYPE_CHECKING:
     from avcil.learner.learner import Learner
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 portable.apply()
 garbage.spare()
+heap.keep()
 
 __all__ = ["AccuracyMatrix", "Learner", "Run", "load_run"]
 

@@ -16,7 +16,7 @@ def connected():
     return ray
 
 
-def each(function: Callable, items: list, gpus: float = 0.0) -> Iterator[tuple[int, object]]:
+def each(function: Callable, items: list, gpus: float) -> Iterator[tuple[int, object]]:
     """(number, function(item)) as they are done, one processor and so many ``gpus`` each. Raises what the function
     raised."""
     ray = connected()
