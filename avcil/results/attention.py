@@ -1,4 +1,4 @@
-"""Looking at what the model looks at: maps of one clip, its frames, and a small animation."""
+"""Looking at what the model looks at: maps of a clip, its frames, and a small animation."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from avcil.learn.checkpoint import load_checkpoint
 from avcil.learn.evaluate import Readout, read_out, tokens_of
 from avcil.params.learning import Method, Training
 from avcil.params.world import Film
-from avcil.results.plots import outline, overlay
+from avcil.results.plots import name_rows, outline, overlay
 from avcil.tokens.dataset import Dataset
 
 
@@ -43,17 +43,27 @@ def slot_frames(path: Path, film: Film) -> np.ndarray:
     return frames[::2]
 
 
-def write_gif(path: Path, frames: np.ndarray, maps: list[np.ndarray], share: np.ndarray, fps: float) -> None:
-    """Clip, then the clip under each map, side by side; outlined is what truly sounds."""
+def write_gif(
+    path: Path, clips: list[np.ndarray], shares: list[np.ndarray], maps: dict[str, list[np.ndarray]], fps: float
+) -> None:
+    """Clips side by side, and each under the maps below it; outlined is what truly sounds.
+
+    clips: the frames [L,H,W,3] of each; shares [L,S]; maps: by name the weights [L,S] of each clip.
+    """
     pictures = []
-    for slot, frame in enumerate(frames):
-        figure, axes = plt.subplots(1, 1 + len(maps), figsize=(2 * (1 + len(maps)), 2), dpi=80)
-        panels = [frame, *(overlay(frame, weights[slot]) for weights in maps)]
-        for number, (axis, panel) in enumerate(zip(axes, panels, strict=True)):
-            axis.imshow(panel)
-            axis.axis("off")
-            outline(axis, share[slot], frame.shape[0], colour="black" if number else "white")
-        figure.subplots_adjust(0, 0, 1, 1, 0.02, 0)
+    width, names = 1.5 * len(clips), 1.3  # inches
+    for slot in range(len(clips[0])):
+        figure, axes = plt.subplots(
+            1 + len(maps), len(clips), figsize=(names + width, 1.5 * (1 + len(maps))), dpi=80, squeeze=False
+        )
+        for number, (frames, share) in enumerate(zip(clips, shares, strict=True)):
+            frame = frames[slot]
+            panels = [frame, *(overlay(frame, of_clips[number][slot]) for of_clips in maps.values())]
+            for row, panel in enumerate(panels):
+                axes[row, number].imshow(panel)
+                outline(axes[row, number], share[slot], frame.shape[0], colour="black" if row else "white")
+        name_rows(axes, ["clip", *maps])
+        figure.subplots_adjust(names / (names + width), 0, 1, 1, 0.02, 0.02)
         # before it is drawn there are no pixels
         figure.canvas.draw()
         # without opacity, of which a .gif knows all or nothing

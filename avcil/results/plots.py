@@ -234,7 +234,7 @@ def outline(axis, share: np.ndarray, size: int, colour: str = "white") -> None:
 
 
 def attention_over_tasks(frames: np.ndarray, maps: dict[str, np.ndarray], share: np.ndarray, *, title: str) -> Figure:
-    """One clip, frames across, moments down.
+    """One clip, moments across, its maps below.
 
     frames [L,H,W,3]; maps: row name to weights [L,S]; share [L,S]: outlined is what truly sounds.
     """
@@ -245,14 +245,19 @@ def attention_over_tasks(frames: np.ndarray, maps: dict[str, np.ndarray], share:
         for row, weights in enumerate(maps.values(), start=1):
             axes[row, column].imshow(overlay(frames[column], weights[column]))
             outline(axes[row, column], share[column], size, colour="black")
-    for axis in axes.flat:
-        axis.set(xticks=[], yticks=[])
-        sns.despine(ax=axis, left=True, bottom=True)
-    for axis, name in zip(axes[:, 0], ["clip", *maps], strict=True):
-        axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize="small")
+    name_rows(axes, ["clip", *maps])
     figure.suptitle(title, fontsize="medium")
     figure.tight_layout(h_pad=0.2, w_pad=0.2)
     return figure
+
+
+def name_rows(axes: np.ndarray, names: list[str]) -> None:
+    """Pictures [rows, columns] without ticks and borders, and the names of the rows in front."""
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+        sns.despine(ax=axis, left=True, bottom=True)
+    for axis, name in zip(axes[:, 0], names, strict=True):
+        axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize="small")
 
 
 def spectrograms(mels: dict[str, np.ndarray], *, seconds: float, title: str) -> Figure:
