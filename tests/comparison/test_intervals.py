@@ -24,7 +24,7 @@ from avcil.comparison.intervals import (
 )
 from avcil.comparison.tables import Comparable
 from avcil.params.comparison import Setting
-from avcil.results import plots_field
+from avcil.results import names, plots_field
 from avcil.workshop import claims
 from conftest import ROOT
 
@@ -166,6 +166,19 @@ def test_every_claim_names_rows_and_measures_that_there_are():
     judged = claims.judged(ROOT / "metrics")
     assert len(judged) == sum(map(len, claims.CLAIMS.values()))
     assert {one.verdict for one in judged} <= set(VERDICTS)
+
+
+def test_no_claim_of_the_paper_s_is_carried_by_the_similarity_that_is_ours(params):
+    """The prior's similarity τ m is in both rows compared or in neither; a row judged alone has none."""
+
+    def similarity(row: str) -> str | None:
+        method = params.method(row)
+        return method.tokens if method.fusion in ("guided", "frozen_guided") and method.prior_guidance else None
+
+    for claim in (claim for part in claims.CLAIMS.values() for claim in part if claim.whose == "paper"):
+        families = claim.second if isinstance(claim.second, tuple) else ()
+        rivals = [row for family in families for row in names.of_family(family)] if families else [claim.second]
+        assert {similarity(row) if row else None for row in rivals} == {similarity(claim.first)}, claim
 
 
 def test_claims_are_those_of_the_tables(tmp_path):
