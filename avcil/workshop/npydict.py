@@ -32,7 +32,7 @@ class NpyError(Refusal):
 
 
 @dataclass(slots=True, eq=False)
-class Stored:
+class StoredArray:
     """An array that stays in its file. One of Python objects, as `np.save` wraps a dictionary in, has no dtype."""
 
     path: Path
@@ -101,7 +101,7 @@ class _Machine:
                 opcode = pickletools.code2op[self.file.read(1).decode("latin-1")]  # type: ignore[attr-defined]
                 if opcode.name == "STOP":
                     value = self.stack.pop()
-                    return self.wrapped if isinstance(value, Stored) and value.dtype is None else value
+                    return self.wrapped if isinstance(value, StoredArray) and value.dtype is None else value
                 self.step(opcode)
         except NpyError:
             raise
@@ -209,7 +209,7 @@ class _Machine:
             raise self.refuse(f"names `{full if full.isprintable() else ascii(full)}`, which no array needs")
         return _Global(full.rpartition(".")[2])
 
-    def call(self, function, arguments) -> Stored | np.dtype:
+    def call(self, function, arguments) -> StoredArray | np.dtype:
         """What the functions of `_NAMES` would make of their arguments."""
         match function, arguments:
             case _Global("dtype"), (str(code), *_):
@@ -219,18 +219,18 @@ class _Machine:
                 return np.dtype("O" if code.startswith("O") else f"<{code}")
             # an empty array, to which BUILD gives shape and place
             case _Global("_reconstruct"), (_Global("ndarray"), tuple(), _Bytes()):
-                return Stored(self.path)
+                return StoredArray(self.path)
         what = function.name if isinstance(function, _Global) else type(function).__name__
         raise self.refuse(f"a call of `{what}` that `np.save` never makes")
 
     def build(self, target, state) -> None:
         match target, state:
             # the wrapping of `np.save` and nothing else: no axes, one item
-            case Stored(), (int(), tuple(shape), np.dtype(hasobject=True), bool(), content):
+            case StoredArray(), (int(), tuple(shape), np.dtype(hasobject=True), bool(), content):
                 if shape != () or type(content) is not list or len(content) != 1:
                     raise self.refuse("an array of Python objects")
                 target.shape, self.wrapped = (), content[0]
-            case Stored(), (int(), tuple(shape), np.dtype() as dtype, bool(fortran), content):
+            case StoredArray(), (int(), tuple(shape), np.dtype() as dtype, bool(fortran), content):
                 # no axis is longer than the file, even if another one is 0
                 if len(shape) > AXES or not all(type(n) is int and 0 <= n <= self.end for n in shape):
                     raise self.refuse("an array whose shape is not made of counts, or larger than the file")
@@ -247,7 +247,7 @@ class _Machine:
 
 
 def index_npy(path: Path) -> dict:
-    """The dictionary in a file written by `np.save(path, dictionary)`; its arrays as `Stored`, not yet read.
+    """The dictionary in a file written by `np.save(path, dictionary)`; its arrays as `StoredArray`, not yet read.
 
     Memory: the keys and some hundred bytes an array, however large the file.
 

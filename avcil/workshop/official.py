@@ -44,7 +44,7 @@ from avcil.workshop.builders.annotation import Annotation, read_avcil
 from avcil.workshop.builders.report import Report, lacking, select, summarise
 from avcil.workshop.builders.vggsound import RENAMED
 from avcil.workshop.imports import BEYOND, TokensError, within_half, write_import
-from avcil.workshop.npydict import Stored, index_npy
+from avcil.workshop.npydict import StoredArray, index_npy
 
 SLOTS = 8
 # in the order in which they are preferred
@@ -136,12 +136,12 @@ def _values(source: _Source, stream: str, clip: str, shape: tuple[int, ...]) -> 
         raise ValueError(f"no {stream} features")
     array = arrays[clip]
     # a dictionary may hold a list or a number where an array belongs
-    if not isinstance(array, Stored | h5py.Dataset) or array.shape != shape:
+    if not isinstance(array, StoredArray | h5py.Dataset) or array.shape != shape:
         raise ValueError(f"{stream}: {type(array).__name__} of shape {getattr(array, 'shape', None)}, not {shape}")
     # a link, a virtual or an external data set could name any file of this machine
     if isinstance(array, h5py.Dataset) and (array.external or array.is_virtual or array.file != arrays):
         raise ValueError(f"{stream}: kept in another file, which was not read")
-    values = array.read() if isinstance(array, Stored) else array[()]
+    values = array.read() if isinstance(array, StoredArray) else array[()]
     if values.dtype.kind not in "fiu":
         raise ValueError(f"{stream}: of dtype {values.dtype}, not numbers")
     if not within_half(values[None]).all():

@@ -31,7 +31,7 @@ from avcil.tokens.store import Header, finish, open_store, quarantined, read_sto
 from avcil.tokens.tokens import Layout, Tokens
 from avcil.workshop.builders.__main__ import BUILDERS
 from avcil.workshop.import_tokens import import_tokens
-from avcil.workshop.npydict import Stored, index_npy
+from avcil.workshop.npydict import StoredArray, index_npy
 from avcil.workshop.official import import_features
 from avcil.workshop.own.clips import classes_by_task
 from conftest import ROOT
@@ -53,7 +53,7 @@ class Reader(NamedTuple):
 
 def plain(value: object) -> object:
     """Tensors and arrays by their digest, and tables, as what JSON can hold."""
-    if isinstance(value, Stored):
+    if isinstance(value, StoredArray):
         return plain(value.read()) if value.dtype is not None else "objects"
     if isinstance(value, torch.Tensor):
         value = value.numpy()

@@ -15,7 +15,7 @@ from avcil.base.refusal import Refusal
 from avcil.tokens.manifest import SPLITS, media, read_manifest
 from avcil.workshop.builders import ave, draw, fsd, kinetics_sounds, report, vggsound
 from avcil.workshop.builders.__main__ import BUILDERS, main
-from avcil.workshop.builders.annotation import Annotation, BuilderError, Clip
+from avcil.workshop.builders.annotation import AnnotatedClip, Annotation, BuilderError
 from avcil.workshop.builders.report import build, media_index
 
 CATS, HEADER = ("Church bell", "Bus, red", "Cat"), "Category&VideoID&Quality&StartTime&EndTime"
@@ -71,7 +71,7 @@ def test_a_list_is_not_written_over(tmp_path):
 def test_a_list_of_classes_is_tidied_as_labels_are():
     """A letter of two characters and a stray blank, in both as on the disk they are from."""
     label = "Vo\u0308gel "
-    clips = [Clip(f"{k}", label, split, f"{k}", ()) for k, split in enumerate(("train", "test"))]
+    clips = [AnnotatedClip(f"{k}", label, split, f"{k}", ()) for k, split in enumerate(("train", "test"))]
     assert report.select(Annotation(Path("list.csv"), clips, classes=[label]))[1]["order"] == ["V\xf6gel"]
 
 

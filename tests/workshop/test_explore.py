@@ -38,7 +38,7 @@ from avcil.workshop.explore.answers import answer, prior_attention
 from avcil.workshop.explore.clip import UPLOAD
 from avcil.workshop.explore.faces import cut_out
 from avcil.workshop.explore.panel import VEGA, Checks
-from avcil.workshop.explore.playback import Attention, film, wav
+from avcil.workshop.explore.playback import AttentionMaps, film, wav
 from avcil.workshop.explore.results import class_accuracy, measures_over_seeds, task_confusion
 from avcil.workshop.explore.rows import LiveRun
 from avcil.workshop.explore.training import Trainer
@@ -672,7 +672,7 @@ def test_heat_and_playhead_are_where_and_when():
     clip = Clip(np.full((4, 48, 48, 3), 128, np.uint8), np.zeros(16000, np.float32), 4.0, 16000)
     spatial = np.full((2, 16), 0.01)
     spatial[0, 5] = spatial[1, 10] = 0.85
-    look = Attention(spatial, np.array([0.25, 0.75]))
+    look = AttentionMaps(spatial, np.array([0.25, 0.75]))
     content, width = film(clip, {"one": look, "two": look._replace(learnt=False)}, np.zeros((2, 16)), np.ones((8, 50)))
     pictures, sound = _played(content)
     assert len(pictures) == 16 and sound and pictures[0].shape[1] == width == 960

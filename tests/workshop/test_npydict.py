@@ -12,7 +12,7 @@ import pytest
 import torch
 from toys import Reduced
 
-from avcil.workshop.npydict import NpyError, Stored, index_npy
+from avcil.workshop.npydict import NpyError, StoredArray, index_npy
 
 
 def _npy(path: Path, stream: bytes) -> Path:
@@ -119,7 +119,7 @@ ODD = {
     "two lines": (r"'os\\nevil\.x'", lambda p: b"\x80\x04\x8c\x07os\nevil\x8c\x01x\x93."),
     "tuple as name": ("damaged", lambda p: b"\x80\x04))\x93."),
     "tuple as key": ("a tuple as key", lambda p: _dumps({(1, 2): 0}, 4)),
-    "array as function": ("a call of `Stored`", lambda p: _dumps(np.ones(2), 3)[:-1] + b")R."),
+    "array as function": ("a call of `StoredArray`", lambda p: _dumps(np.ones(2), 3)[:-1] + b")R."),
     "state of a dict": ("a state for a dict", lambda p: b"\x80\x04}}b."),
     "items of a list": ("damaged", lambda p: b"\x80\x04]K\x01K\x02s."),
     "wrong size": ("an array of 8000 bytes in 800", lambda p: _dumps(np.ones(100), 3, b"Kd\x85", b"M\xe8\x03\x85")),
@@ -163,7 +163,7 @@ def test_a_file_cut_anywhere_or_with_any_byte_changed_is_read_or_refused(tmp_pat
         path.write_bytes(changed)
         try:
             for value in index_npy(path).values():
-                if isinstance(value, Stored):
+                if isinstance(value, StoredArray):
                     value.read()
         except NpyError as error:
             assert "\n" not in str(error)
@@ -176,7 +176,7 @@ def test_a_file_cut_anywhere_or_with_any_byte_changed_is_read_or_refused(tmp_pat
         (lambda p: p.write_bytes(b"PK\x03\x04" + bytes(99)), "not a .npy file"),
         (lambda p: np.save(p, np.ones(3)), "an array, not a dictionary"),
         (lambda p: _save(p, [1]), "holds a list, not a dictionary"),
-        (lambda p: _save(p, np.ones(2)), "holds a Stored, not a dictionary"),
+        (lambda p: _save(p, np.ones(2)), "holds a StoredArray, not a dictionary"),
     ],
     ids=["missing", "zip", "array", "list", "wrapped array"],
 )

@@ -323,7 +323,7 @@ def test_unusable_clips_are_quarantined_with_their_reasons(source, tmp_path, sma
     store = read_store(tmp_path / "out/features/official", verify=True)
     assert store.quarantined == {
         ids[0]: "no audio features",
-        ids[1]: "visual: Stored of shape (120, 6), not (128, 6)",
+        ids[1]: "visual: StoredArray of shape (120, 6), not (128, 6)",
         ids[5]: "visual: NaN, or a value beyond float16 (65504)",
         ids[6]: "audio: NaN, or a value beyond float16 (65504)",
         ids[9]: "visual: list of shape None, not (128, 6)",

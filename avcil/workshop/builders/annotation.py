@@ -37,7 +37,7 @@ class BuilderError(Refusal):
     """Annotations or media that make no benchmark; one line: the file, the row as in an editor, and the way out."""
 
 
-class Clip(NamedTuple):
+class AnnotatedClip(NamedTuple):
     """A clip as it is annotated. Clips of one ``video`` are parts of one recording. ``places``: files that hold the
     clip, best first, by a name of `report.media_index`, each with the second at which the clip begins."""
 
@@ -48,7 +48,7 @@ class Clip(NamedTuple):
     places: tuple[tuple[str, float], ...]
 
     @classmethod
-    def of(cls, clip_id: str, label: str, split: str) -> "Clip":
+    def of(cls, clip_id: str, label: str, split: str) -> "AnnotatedClip":
         """A clip in a file of its own name; one named <YouTube id>_<start second>, as in VGGSound, is of that video."""
         # ASCII, as YouTube's ids are; else letters of any alphabet would fit
         timed = re.fullmatch(r"([\w-]{11})_\d{6}", clip_id, re.ASCII)
@@ -67,7 +67,7 @@ class Annotation:
     """
 
     source: Path
-    clips: list[Clip]
+    clips: list[AnnotatedClip]
     classes: list[str] | None = None
     renamed: dict[str, str] = field(default_factory=dict)
     redraw: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -148,7 +148,7 @@ def read_classes(path: Path) -> list[str]:
     return sorted(ids, key=lambda name: ids[name])
 
 
-def read_avcil(folder: Path, val_share: float | None = None) -> tuple[list[Clip], list[str]] | None:
+def read_avcil(folder: Path, val_share: float | None = None) -> tuple[list[AnnotatedClip], list[str]] | None:
     """The clips as AV-CIL's authors released them (data/AVE and others), and the labels in their order; None if
     ``folder`` is none of theirs. Raises BuilderError if another share of val clips is wanted."""
     path = folder / "all_classId_vid_dict.npy"
@@ -161,7 +161,7 @@ def read_avcil(folder: Path, val_share: float | None = None) -> tuple[list[Clip]
         for split in SPLITS:
             # strict, else the text "0" would pass for the class 0
             for class_id, ids in _BY_CLASS.validate_python(members[split], strict=True).items():
-                clips += [Clip.of(clip, labels[class_id], split) for clip in ids]
+                clips += [AnnotatedClip.of(clip, labels[class_id], split) for clip in ids]
     # LookupError: of a split that is not there, or of an id beyond the labels
     except (ValidationError, LookupError) as error:
         reason = str(error)

@@ -2,7 +2,14 @@
 
 from pathlib import Path
 
-from avcil.workshop.builders.annotation import Annotation, BuilderError, Clip, read_avcil, read_classes, read_rows
+from avcil.workshop.builders.annotation import (
+    AnnotatedClip,
+    Annotation,
+    BuilderError,
+    read_avcil,
+    read_classes,
+    read_rows,
+)
 
 COLUMNS = ("Category", "VideoID", "Quality", "StartTime", "EndTime")
 FILES = {"train": "trainSet.txt", "val": "valSet.txt", "test": "testSet.txt"}
@@ -33,6 +40,6 @@ def read(annotations: Path, *, classes: Path | None = None) -> Annotation:
             if (label, video) not in known:
                 what = f"`{video}` of `{label}` is not in Annotations.txt"
                 raise BuilderError(f"{where}: {what}; take all four files from one download")
-            clips.append((known[label, video], Clip.of(video, label, split)))
+            clips.append((known[label, video], AnnotatedClip.of(video, label, split)))
     # the order of Annotations.txt, whatever that of the other files: of two labels the last one is kept
     return Annotation(annotations, [clip for _, clip in sorted(clips)], order)

@@ -4,7 +4,7 @@ import unicodedata
 from pathlib import Path, PurePosixPath
 
 from avcil.tokens.manifest import SPLITS
-from avcil.workshop.builders.annotation import Annotation, BuilderError, Clip, one_of, read_rows, time
+from avcil.workshop.builders.annotation import AnnotatedClip, Annotation, BuilderError, one_of, read_rows, time
 from avcil.workshop.builders.draw import SHARES
 
 
@@ -19,7 +19,7 @@ def read(annotations: Path) -> Annotation:
                  video   of which recording it is a part; clips of one recording are drawn together (optional)
                  start   second at which the clip begins, where a file holds several (optional)
     """
-    clips: list[Clip] = []
+    clips: list[AnnotatedClip] = []
     seen: dict[str, str] = {}
     notes: dict[str, str] = {}
     for where, row in read_rows(annotations, ("path", "label")):
@@ -41,6 +41,6 @@ def read(annotations: Path) -> Annotation:
         spelled = dict.fromkeys([path, *(unicodedata.normalize(form, path) for form in ("NFC", "NFD"))])
         places = tuple((file, start) for file in spelled)
         # a file whose recording is not told is one by itself
-        clips.append(Clip(clip_id, row["label"], split, row.get("video") or path, places))
+        clips.append(AnnotatedClip(clip_id, row["label"], split, row.get("video") or path, places))
     # only what was left open is drawn, and then there is a note of it
     return Annotation(annotations, clips, redraw={"open": SHARES} if notes else {}, notes=notes, exact=True)

@@ -7,7 +7,15 @@ annotation files do not tell.
 import re
 from pathlib import Path
 
-from avcil.workshop.builders.annotation import Annotation, BuilderError, Clip, one_of, read_classes, read_rows, time
+from avcil.workshop.builders.annotation import (
+    AnnotatedClip,
+    Annotation,
+    BuilderError,
+    one_of,
+    read_classes,
+    read_rows,
+    time,
+)
 from avcil.workshop.builders.draw import SHARES
 
 CLASSES, BASE, WAY = 89, 59, 5
@@ -77,14 +85,14 @@ def _labels(names: Path | None) -> list[str]:
     return labels
 
 
-def _clip(where: str, folder: str, file: str, start: str, label: str, split: str, labels: list[str]) -> Clip:
+def _clip(where: str, folder: str, file: str, start: str, label: str, split: str, labels: list[str]) -> AnnotatedClip:
     # as text: 007 or -1 is no id, though either could be made a position
     label = labels[IDS.index(one_of(where, label, IDS))]
     stem, begin = file.removesuffix(".wav"), time(where, start)
     # of novel classes, soundscapes are in val/ and test/, and clips cut out of them in novel_val/ and novel_test/
     mixture, cut = f"{folder.removeprefix('novel_')}/{stem}", f"{folder}/{stem}_{int(begin * RATE)}"
     # a clip that is cut out begins at 0; else it is looked for in its mixture, under both names of the folder
-    return Clip(cut, label, split, mixture, ((cut, 0.0), (mixture, begin), (f"{folder}/{stem}", begin)))
+    return AnnotatedClip(cut, label, split, mixture, ((cut, 0.0), (mixture, begin), (f"{folder}/{stem}", begin)))
 
 
 def _annotation(source, clips, labels, shots, redraw, note) -> Annotation:

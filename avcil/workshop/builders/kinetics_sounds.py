@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from avcil.workshop.builders.annotation import (
+    AnnotatedClip,
     Annotation,
     BuilderError,
-    Clip,
     one_of,
     read_avcil,
     read_classes,
@@ -59,7 +59,7 @@ def read(annotations: Path, *, classes: Path | None = None, val_share: float | N
             # names of files have whole seconds
             begin, end = (int(time(where, row[column])) for column in ("time_start", "time_end"))
             clip_id = f"{row['youtube_id']}_{begin:06d}_{end:06d}"
-            clips.append(Clip(clip_id, row["label"], split, row["youtube_id"], ((clip_id, 0.0),)))
+            clips.append(AnnotatedClip(clip_id, row["label"], split, row["youtube_id"], ((clip_id, 0.0),)))
     if val_share is None:
         if not any(clip.split == "test" for clip in clips):
             what = f"no test clip has a label ({unlabelled} rows have none)"

@@ -23,7 +23,7 @@ from avcil.learner.labels import tidy
 from avcil.params.section import nearest
 from avcil.tokens.manifest import SPLITS, class_order
 from avcil.workshop.builders import draw
-from avcil.workshop.builders.annotation import Annotation, BuilderError, Clip
+from avcil.workshop.builders.annotation import AnnotatedClip, Annotation, BuilderError
 
 VIDEO = {".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".flv"}
 AUDIO = {".wav", ".flac", ".mp3", ".ogg", ".m4a"}
@@ -132,13 +132,14 @@ def _unique(clips: pd.DataFrame) -> tuple[pd.DataFrame, dict]:
 
 
 def select(annotation: Annotation, *, split_seed: int = 0, video_disjoint: bool = False) -> tuple[pd.DataFrame, dict]:
-    """The clips to look for, as a table of `Clip`, and what `Report` says of the annotation. Arguments as of `build`.
+    """The clips to look for, as a table of `AnnotatedClip`, and what `Report` says of the annotation. Arguments as of
+    `build`.
 
     Raises BuilderError for an annotation without clips, or classes that are unknown.
     """
     if not annotation.clips:
         raise BuilderError(f"{annotation.source}: no clips; --help shows what is expected")
-    clips = pd.DataFrame(annotation.clips, columns=Clip._fields)
+    clips = pd.DataFrame(annotation.clips, columns=AnnotatedClip._fields)
     clips["label"], mended = _tidy(clips.label, annotation.renamed)
     order = _order(annotation, set(clips.label))
     # classes that are left out go first, so that a second label among them contradicts nothing

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from avcil.base.files import check_seal
 from avcil.workshop.builders.annotation import (
+    AnnotatedClip,
     Annotation,
     BuilderError,
-    Clip,
     one_of,
     read_avcil,
     read_classes,
@@ -49,14 +49,14 @@ def read(
         for where, row in read_rows(annotations, columns, headless=True):
             begin = int(time(where, row["start seconds"]))
             split = one_of(where, row["train/test split"], ("train", "test"))
-            clips.append(Clip.of(f"{row['YouTube ID']}_{begin:06d}", row["label"], split))
+            clips.append(AnnotatedClip.of(f"{row['YouTube ID']}_{begin:06d}", row["label"], split))
     files: dict[str, object] = {}
     if vggsounder:
         files[MULTILABEL], notes["VGGSounder"] = _multilabel(vggsounder, clips, order)
     return Annotation(annotations, clips, order, RENAMED, redraw, files=files, notes=notes)
 
 
-def _multilabel(path: Path, clips: list[Clip], order: list[str] | None) -> tuple[dict[str, list[str]], str]:
+def _multilabel(path: Path, clips: list[AnnotatedClip], order: list[str] | None) -> tuple[dict[str, list[str]], str]:
     """The labels of each test clip that is annotated anew, and a line for the report."""
     # both under VGGSound's own names, as VGGSounder writes them
     official = {clip.clip_id: RENAMED.get(clip.label, clip.label) for clip in clips if clip.split == "test"}

@@ -12,22 +12,22 @@ from avcil.learn.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from avcil.learn.evaluate import read_out, tokens_of
 from avcil.params.learning import Method, Training, attends
 from avcil.tokens.dataset import Dataset
-from avcil.workshop.explore.playback import Attention
+from avcil.workshop.explore.playback import AttentionMaps
 
 
 class Answer(NamedTuple):
     """scores: by class, in the order learnt: probabilities of a trained classifier, a solved head's own scores."""
 
     scores: pd.Series
-    attention: Attention
+    attention: AttentionMaps
 
 
-def prior_attention(similarity: Tensor) -> Attention:
+def prior_attention(similarity: Tensor) -> AttentionMaps:
     """Where and when the prior itself hears the sound come from; similarity [L,S]."""
     # over all patches of all moments at once, so that a moment's weight is the sum of its patches'
     joint = similarity.flatten().softmax(0).view_as(similarity)
     temporal = joint.sum(1)
-    return Attention((joint / temporal[:, None]).numpy(), temporal.numpy())
+    return AttentionMaps((joint / temporal[:, None]).numpy(), temporal.numpy())
 
 
 def _spread(spatial: Tensor, patches: int) -> np.ndarray:
@@ -61,7 +61,7 @@ def answer_of(
     scores = read.logits.softmax(1) if read.head is None else read.logits
     slots, patches = data.tokens.shape[1:3]
     if attends(method.fusion):
-        attention = Attention(_spread(read.output.spatial[0], patches), read.output.temporal[0].numpy())
+        attention = AttentionMaps(_spread(read.output.spatial[0], patches), read.output.temporal[0].numpy())
     else:
-        attention = Attention(np.full((slots, patches), 1 / patches), np.full(slots, 1 / slots), learnt=False)
+        attention = AttentionMaps(np.full((slots, patches), 1 / patches), np.full(slots, 1 / slots), learnt=False)
     return Answer(pd.Series(scores[0].numpy(), index=checkpoint.classes), attention)

@@ -31,7 +31,7 @@ def wav(waveform: np.ndarray, rate: int) -> bytes:
     return content.getvalue()
 
 
-class Attention(NamedTuple):
+class AttentionMaps(NamedTuple):
     """spatial [L,S] sums to 1 over S, temporal [L] to 1. Without ``learnt`` both are even: a row that does not look."""
 
     spatial: np.ndarray
@@ -92,7 +92,7 @@ def timeline(mel: np.ndarray, moments: list[np.ndarray], seconds: float, width: 
 
 
 def film(
-    clip: Clip, looks: dict[str, Attention], share: np.ndarray, mel: np.ndarray, how: dict = QUICK
+    clip: Clip, looks: dict[str, AttentionMaps], share: np.ndarray, mel: np.ndarray, how: dict = QUICK
 ) -> tuple[bytes, int]:
     """The clip, and beside it once for each name where that one looks; below, when, and the sound.
 

@@ -19,7 +19,7 @@ from avcil.workshop.explore.playback import film
 ROWS = {"lll_prior": "LLL", "replay": "replay"}
 
 
-class Film(NamedTuple):
+class ShownClip(NamedTuple):
     """file: name of the .mp4 file; caption: what sounds, and what rows take it for; width in pixels."""
 
     file: str
@@ -27,7 +27,7 @@ class Film(NamedTuple):
     width: int
 
 
-def films(root: Path, params: Params, folder: Path) -> list[Film]:
+def films(root: Path, params: Params, folder: Path) -> list[ShownClip]:
     """A test clip of two of the first task's classes, as LLL and replay see it after the last task, else as the prior
     alone does: without runs there is nothing else."""
     seed, last, corpus = params.seeds[0], len(params.tasks) - 1, root / "data" / params.benchmark
@@ -56,5 +56,5 @@ def films(root: Path, params: Params, folder: Path) -> list[Film]:
         content, width = film(clip, looks or {"the prior alone": prior_attention(tokens.similarity[0])}, share, mel)
         (folder / f"{row.clip_id}.mp4").write_bytes(content)
         said = [f"{name} predicts {one.scores.idxmax()}" for name, one in answers.items()]
-        made.append(Film(f"{row.clip_id}.mp4", "; ".join([f"The class is {label}", *said]) + ".", width))
+        made.append(ShownClip(f"{row.clip_id}.mp4", "; ".join([f"The class is {label}", *said]) + ".", width))
     return made
