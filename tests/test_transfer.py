@@ -25,7 +25,8 @@ from conftest import ROOT, toy_dataset
 
 B, E, P = 7, 5, 3
 OURS = (
-    "lll_closed", "lll_subspace", "lll_residual", "lll_residual_no_exemplars", "scaled_ridge", "scaled_ridge_guided",
+    "lll_closed", "lll_closed_synchrony", "lll_closed_without_products", "lll_subspace", "lll_residual",
+    "lll_residual_no_exemplars", "scaled_ridge", "scaled_ridge_guided",
 )  # fmt: skip
 
 
