@@ -62,6 +62,7 @@ CLAIMS = {
     "guidance": [
         Claim("with the similarity τ m", "both", "lll_prior", "naive_fusion"),
         Claim("without τ m", "paper", "lll", "naive_fusion"),
+        Claim("by audio queries, without τ m", "paper", "lll", "without_audio_queries", setting=STANDARD),
         Claim("the similarity itself", "ours", "lll_prior", "lll"),
         Claim("prior taught without regions", "both", "lll_prior", "naive_fusion", setting=UNTOLD),
     ],

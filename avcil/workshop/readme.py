@@ -54,7 +54,9 @@ def headline(folder: Path) -> str:
 # what the project set out to compare: first minus second
 _COMPARISONS = [
     ("guidance over naive fusion, all data at once", "joint_guided", "joint_naive"),
+    ("the same without τ m", "joint_lll", "joint_naive"),
     ("guidance over naive fusion, incrementally", "lll_prior", "naive_fusion"),
+    ("audio queries over one learnt query, without τ m", "lll", "without_audio_queries"),
     ("LLL over ridge regression on frozen tokens", "lll_prior", "ridge"),
     # what of the line above is learnt: these tokens are pooled under the same similarity, by a frozen prior
     ("LLL over ridge regression on frozen, guided tokens", "lll_prior", "ridge_guided"),
@@ -66,6 +68,7 @@ _COMPARISONS = [
     ("the trained prior over an untrained one", "lll_prior", "without_prior"),
     ("the prior's similarity in the attention scores", "lll_prior", "lll"),
     ("room for improvement: joint training over LLL", "joint_guided", "lll_prior"),
+    ("the same, both solved: joint training over LLL, closed form", "joint_analytic", "lll_closed"),
     ("another prior: seed 1 over seed 0", "prior_1", "lll_prior"),
     ("another prior: seed 2 over seed 0", "prior_2", "lll_prior"),
 ]

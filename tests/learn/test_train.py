@@ -903,3 +903,24 @@ def test_channelwise_attention_needs_equal_widths(toy):
     narrow = toy._replace(tokens=toy.tokens._replace(audio=toy.tokens.audio[..., :10]))
     with pytest.raises(ValueError, match="equal width, not 16 and 10; use another fusion or another encoder"):
         train.run_task(narrow, row(fusion="channelwise"), TRAINING, TASKS, 0, 0, EMPTY)
+
+
+def test_a_learnt_query_hears_nothing_and_still_learns_where_to_look(toy):
+    """Its maps are the same for any sound and similarity; the weights that would hear stay as they were drawn."""
+    method, rows = row(fusion="learnt_query"), torch.arange(40)
+    torch.manual_seed(0)  # as `run_task` draws the weights of this seed's first task
+    start = restore(EMPTY, method, TRAINING, toy.tokens.channels)
+    checkpoint, _, _ = train.run_task(toy, method, TRAINING, TASKS, 0, 0, EMPTY)
+    model = restore(checkpoint, method, TRAINING, toy.tokens.channels)
+    other = toy.tokens._replace(audio=toy.tokens.audio.flip(0), similarity=toy.tokens.similarity.flip(0))
+    heard, unheard = predict(model, toy.tokens, rows), predict(model, other, rows)
+    torch.testing.assert_close(heard.spatial, unheard.spatial, rtol=0, atol=0)
+    torch.testing.assert_close(heard.temporal, unheard.temporal, rtol=0, atol=0)
+    assert (heard.features.audio != unheard.features.audio).any()
+    assert (heard.spatial - predict(start, toy.tokens, rows).spatial).abs().max() > 1e-3
+    drawn = start.state_dict()
+    moved = {
+        name for name, value in model.state_dict().items() if name in drawn and not torch.equal(value, drawn[name])
+    }
+    assert "attention.attention.query.bias" in moved
+    assert not {"attention.attention.query.weight", "attention.attention.moment_query.weight"} & moved
