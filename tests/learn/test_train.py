@@ -918,9 +918,7 @@ def test_a_learnt_query_hears_nothing_and_still_learns_where_to_look(toy):
     torch.testing.assert_close(heard.temporal, unheard.temporal, rtol=0, atol=0)
     assert (heard.features.audio != unheard.features.audio).any()
     assert (heard.spatial - predict(start, toy.tokens, rows).spatial).abs().max() > 1e-3
-    drawn = start.state_dict()
-    moved = {
-        name for name, value in model.state_dict().items() if name in drawn and not torch.equal(value, drawn[name])
-    }
-    assert "attention.attention.query.bias" in moved
-    assert not {"attention.attention.query.weight", "attention.attention.moment_query.weight"} & moved
+    drawn, learnt = start.attention.state_dict(), model.attention.state_dict()
+    moved = {name for name, value in drawn.items() if not torch.equal(value, learnt[name])}
+    assert "attention.query.bias" in moved
+    assert not {"attention.query.weight", "attention.moment_query.weight"} & moved
