@@ -21,6 +21,7 @@ from avcil.learner.predictions import Prediction
 from avcil.tokens.manifest import Media
 
 DEVICE = "cpu, cuda, mps or auto"
+LEARNER = "a folder that Learner.save or `learn` wrote, or that of a run's task and seed"
 FPS, SIZE = 24, 384  # frames a second, pixels a side: of the overlay, not of what the encoder sees
 
 
@@ -28,7 +29,7 @@ def add(subparsers) -> None:
     """Register both; each is called with its parsed arguments, as ``call``."""
     predict = subparsers.add_parser("predict", help="what clips are, by a saved learner")
     predict.add_argument("clips", nargs="+", type=Path, metavar="CLIP")
-    predict.add_argument("--learner", required=True, type=Path, help="a folder that Learner.save or `learn` wrote")
+    predict.add_argument("--learner", required=True, type=Path, help=LEARNER)
     predict.add_argument("--overlay", type=Path, metavar="OUT.mp4", help="one clip, and over it where it was looked")
     predict.add_argument("--device", default="cpu", help=DEVICE)
     predict.set_defaults(call=run_predict)
@@ -53,7 +54,10 @@ def run_predict(given: argparse.Namespace) -> None:
     # under whatever name: written over, a clip would be lost
     if given.overlay and given.overlay.resolve() == given.clips[0].resolve():
         raise LearnerError(f"{given.overlay}: is the clip itself; give the overlay another name")
-    learner = Learner.load(given.learner, device=given.device)
+    if (given.learner / "checkpoint.json").exists():
+        learner = Learner.from_run(given.learner).to(given.device)
+    else:
+        learner = Learner.load(given.learner, device=given.device)
     _warn_of_longer_ones(given.clips, learner)
     tokens, unusable = usable(given.clips, learner.encoder)
     read = [path for number, path in enumerate(given.clips) if number not in unusable]

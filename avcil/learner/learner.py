@@ -306,7 +306,8 @@ class Learner:
         """The learner of a run of the pipeline, from the folder of one task and seed, for example
         artifacts/runs/lll_prior/task4/seed0.
 
-        Files are read with the encoder of the params.yaml above that folder. Raises CheckpointError or LearnerError.
+        Files are read with the encoder of the params.yaml above that folder; outside of any project with avcil's own
+        encoders alone. Raises CheckpointError or LearnerError.
         """
         folder = Path(folder)
         checkpoint = load_checkpoint(folder)
@@ -318,14 +319,15 @@ class Learner:
         # name, digest of the weights, and of a run of the pipeline that of the store; a protocol's tokens need not be
         # those that the row names
         name, *digests = str(checkpoint.origin.get("encoder", "")).split(":")
-        encoder = None
-        # a run that was moved out of its project predicts from tokens alone, as does one of imported tokens
-        if root:
-            params, priors = at_hand(root)
-            if name in (*params.own_encoders, *params.encoders):
-                encoder = ClipEncoder.of_params(name, params, priors)
-                # of a data set that no store gave there is nothing to compare
-                encoder.digest = digests[0] if digests else None
+        # `python -m avcil run` needs no project; without one this is avcil's own params.yaml, as it was there
+        params, priors = at_hand(root or folder)
+        # in a project that a run was moved out of a published encoder may have read otherwise, which no digest of
+        # weights tells: such a run predicts from tokens alone, as does one of imported tokens
+        known = (*params.own_encoders, *params.encoders) if root else params.own_encoders
+        encoder = ClipEncoder.of_params(name, params, priors) if name in known else None
+        if encoder:
+            # of a data set that no store gave there is nothing to compare
+            encoder.digest = digests[0] if digests else None
         # a run sums up all classes as one
         return cls._of(method, training, encoder, checkpoint, False)
 

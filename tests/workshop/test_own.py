@@ -281,6 +281,19 @@ def test_a_damaged_division_into_tasks_costs_nothing_that_was_learnt(here):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("project", [True, False])
+def test_what_was_learnt_predicts_files(here, capsys, project):
+    """From a terminal, and where no project is, too, which the command does without as well."""
+    run()
+    if not project:
+        Path("params.yaml").unlink()
+    [place] = here.glob("to/learnt/ridge/*/task1/seed0")
+    clip = pd.read_csv("labels.csv").path[0]
+    capsys.readouterr()
+    main(["predict", clip, "--learner", str(place)])
+    assert re.match(rf"{clip}: object_00[0-3] \(probability ", capsys.readouterr().out)
+
+
 def test_dvc_reruns_what_changed(here):
     Path("dvc.lock").unlink()
     stage = re.search(r"```yaml\n(stages:.*?)```", (ROOT / "docs/own_data.md").read_text(), re.S)[1]
