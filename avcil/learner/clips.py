@@ -184,7 +184,7 @@ def windows(file: str | Path, seconds: float, every: float) -> list[Media]:
     return [Media(file, float(start)) for start in np.arange(0, length - seconds + 1e-6, every)]
 
 
-def _media(clips: Iterable[str | Path | Media]) -> list[Media]:
+def media_of(clips: Iterable[str | Path | Media]) -> list[Media]:
     """Raises LearnerError for what is no list of files, or an empty one."""
     # in front, for texts and Media can be iterated as well, into letters and fields
     if isinstance(clips, str | Path | Media):
@@ -206,7 +206,7 @@ def usable(clips: Iterable[str | Path | Media], encoder: ClipEncoder | None) -> 
 
     Raises LearnerError for no clips, or without encoder.
     """
-    media = _media(clips)
+    media = media_of(clips)
     if encoder is None:
         raise LearnerError("files need the project's params.yaml above the run's folder; give tokens, or move it")
     return encoder.read(media)
@@ -216,7 +216,7 @@ def tokens_of(clips: Clips, encoder: ClipEncoder | None) -> Tokens:
     """Raises LearnerError for no clips, what is neither files nor tokens, tokens that contradict each other or are not
     finite, or files without encoder; ClipError for a file that cannot be used (`usable` goes on without it)."""
     if not isinstance(clips, Tokens):
-        media = _media(clips)
+        media = media_of(clips)
         if absent := [*filter(None, map(_absent, media))]:  # said before any is read
             raise ClipError(absent[0])
         tokens, unusable = usable(media, encoder)

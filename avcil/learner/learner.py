@@ -3,7 +3,7 @@
 Dimension letters: ``N`` clips, ``L`` temporal slots, ``S`` patches of a slot, ``M`` regressors, ``C`` classes.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
@@ -21,7 +21,7 @@ from avcil.learn.checkpoint import EMPTY, Checkpoint, load_checkpoint
 from avcil.learn.heads import RecursiveRidge
 from avcil.learn.model import IncrementalClassifier
 from avcil.learner import folders
-from avcil.learner.clips import ClipEncoder, Clips, LearnerError, at_hand, tokens_of
+from avcil.learner.clips import ClipEncoder, Clips, LearnerError, at_hand, media_of, tokens_of
 from avcil.learner.export import Predictor, export, looked_at
 from avcil.learner.labels import tidy
 from avcil.learner.predictions import Cost, Prediction, unknown
@@ -142,8 +142,9 @@ class Learner:
         # `from_run` gives learners of any method, to predict
         self._check_it_learns()
         start = perf_counter()
-        tokens = tokens_of(clips, self.encoder)
-        labels = _checked(labels, tokens)
+        if validation is not None and (not isinstance(validation, tuple | list) or len(validation) != 2):
+            raise LearnerError("validation: give a pair, clips and their labels")
+        tokens, labels = self._labelled(clips, labels)
         # before anything is learnt: a validation clip that is refused then costs no learning
         held_out = validation and self._held_out(*validation, {*self.classes, *labels})
         encoded = perf_counter()
@@ -205,6 +206,9 @@ class Learner:
 
         Raises LearnerError for an unknown label, and where sums are not kept by class.
         """
+        # `tidy` takes words alone
+        if not isinstance(label, str):
+            raise LearnerError(f"no class {label!r}; give one label")
         # as `learn` has written it; those of a run are as its manifest has them
         label = label if label in self.classes else tidy(label)
         if label not in self.classes:
@@ -405,17 +409,27 @@ class Learner:
             way_out = "use `ridge_guided`, or learn it by avcil.learn.train.run_tasks"
             raise LearnerError(f"a method of {row} is not solved in closed form from sums; {way_out}")
 
+    def _labelled(self, clips: Clips, labels: str | Sequence[str]) -> tuple[Tokens, list[str]]:
+        """Tokens of clips, and a label a clip."""
+        if isinstance(clips, Tokens):
+            tokens = tokens_of(clips, self.encoder)
+            return tokens, _checked(labels, len(tokens.audio))
+        # labels first: to read files takes long
+        files = media_of(clips)
+        labels = _checked(labels, len(files))
+        return tokens_of(files, self.encoder), labels
+
     def _held_out(self, clips: Clips, labels: Sequence[str], classes: set[str]) -> tuple[Tokens, list[str]]:
-        tokens = tokens_of(clips, self.encoder)
-        labels = _checked(labels, tokens)
+        tokens, labels = self._labelled(clips, labels)
         if strange := [label for label in labels if label not in classes]:
             raise LearnerError(f"validation clip of `{strange[0]}`, which is not learnt{nearest(strange[0], classes)}")
         return tokens, labels
 
 
-def _checked(labels: str | Sequence[str], tokens: Tokens) -> list[str]:
-    """A label a clip."""
-    count = len(tokens.audio)
+def _checked(labels: str | Sequence[str], count: int) -> list[str]:
+    """A label for each of ``count`` clips."""
+    if not isinstance(labels, Iterable):
+        raise LearnerError(f"labels {labels!r}; give one a clip, or one word for all")
     labels = [labels] * count if isinstance(labels, str) else list(labels)
     if len(labels) != count:
         raise LearnerError(f"{count} clips but {len(labels)} labels; give one a clip")

@@ -379,6 +379,22 @@ def test_bad_clips_and_names_are_one_clear_line(toy, params, learner, tmp_path):
         avcil.Learner("minni", params=params, root=ROOT)
 
 
+def test_what_is_no_label_is_one_clear_line(learner, monkeypatch):
+    """Said before a file is read, which takes long."""
+    monkeypatch.setattr("avcil.learner.clips.ClipEncoder.read", None)
+    clips = [ROOT / f"corpus/sounding_objects/clips/test-000-00{k}.mp4" for k in range(3)]
+    for labels in (None, 3):
+        with pytest.raises(LearnerError, match=f"labels {labels}; give one a clip, or one word for all"):
+            learner.fit(clips, labels)
+    with pytest.raises(LearnerError, match="3 clips but 2 labels"):
+        learner.fit(clips, ["a", "b"])
+    with pytest.raises(LearnerError, match="validation: give a pair, clips and their labels"):
+        learner.fit(clips, "a", clips)
+    for label in (None, ["a"]):
+        with pytest.raises(LearnerError, match="; give one label"):
+            learner.forget(label)
+
+
 def test_files_are_read_as_the_pipeline_reads_them(params, learner, tmp_path):
     """Clips of two classes of the corpus: saved and loaded, the folder needs no project."""
     clips = {c: [ROOT / f"corpus/sounding_objects/clips/test-00{c}-00{k}.mp4" for k in range(4)] for c in (0, 1)}
