@@ -99,6 +99,7 @@ def run_learn(given: argparse.Namespace) -> None:
             say = f"`{label}` becomes a class of its own beside `{near[0]}`, which differs by case or blanks alone"
             print(f"{say}; if they are one, take it out by Learner.forget", file=sys.stderr)
         _warn_of_longer_ones(given.clips, learner)
+        calibrated = learner.threshold is not None
         cost = learner.learn(given.clips, label)
         # it asks for the same lock, which one process may hold twice
         learner.save(folder)
@@ -107,6 +108,9 @@ def run_learn(given: argparse.Namespace) -> None:
     print(f"{folder}: {cost.clips} clip{'s' * (cost.clips > 1)} of {kind} class {label} in {seconds}")
     count = len(learner.classes)
     print(f"{count} class{'es' * (count > 1)}, {cost.bytes / 1e6:.1f} MB")
+    # else a monitor that relies on it would call nothing unknown from now on, without a word
+    if calibrated:
+        print("its calibration was of other clips and is dropped: Learner.calibrate sets it anew", file=sys.stderr)
 
 
 @contextmanager

@@ -632,7 +632,12 @@ def test_a_learner_is_made_anywhere_and_labels_are_tidied(tmp_path, monkeypatch,
     assert "known class Dog bark" in (printed := capsys.readouterr()).out and not printed.err
     command("learn", clip, "--label", "dog bark", "--learner", "new/one")
     assert "`dog bark` becomes a class of its own beside `Dog bark`" in capsys.readouterr().err
-    assert avcil.Learner.load("new/one").classes == ["Dog bark", "dog bark"]
+    one = avcil.Learner.load("new/one")
+    assert one.classes == ["Dog bark", "dog bark"]
+    one.calibrate([clip], ["dog bark"])
+    one.save("new/one")
+    command("learn", clip, "--label", "dog bark", "--learner", "new/one")
+    assert "its calibration was of other clips and is dropped" in capsys.readouterr().err
 
 
 def test_a_learner_that_another_command_makes_meanwhile_is_learnt_on(learner, tmp_path, monkeypatch):
