@@ -8,6 +8,7 @@ probabilities = (logits / json.loads(more["temperature.json"])).softmax(1)  # of
 
 import io
 import json
+import warnings
 from pathlib import Path
 
 import torch
@@ -73,6 +74,9 @@ def export(predictor: Predictor, tokens: Tokens, classes: list[str], path: Path,
             reason = str(error).strip().split("\n")[0][:120]
             raise LearnerError(f"{row}: cannot be traced ({reason}); predict by Learner instead") from None
     more, content = {"classes.json": json.dumps(classes), "temperature.json": json.dumps(temperature)}, io.BytesIO()
-    torch.export.save(program, content, extra_files=more)
+    with warnings.catch_warnings():
+        # of solved weights, which stand column by column: "may cause issues when your weights are not on CPU"; they are
+        warnings.filterwarnings("ignore", "No complete tensor found in the group")
+        torch.export.save(program, content, extra_files=more)
     # not by torch itself, which a full disk ends in the middle of the old file, and with a traceback
     write_bytes(path, content.getvalue())

@@ -4,6 +4,7 @@ import argparse
 import json
 import shutil
 import sys
+import warnings
 from types import SimpleNamespace
 
 import av
@@ -485,7 +486,9 @@ def test_what_is_exported_says_the_same(toy, tmp_path, changes):
     run_tasks(toy, row(**changes), TRAINING, chain([3, 3], 1), 0, tmp_path)
     learner = avcil.Learner.from_run(tmp_path / "task1/seed0")
     learner.temperature = 0.25
-    learner.export(tmp_path / "part.pt2", toy.tokens.clips(slice(0, 3)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        learner.export(tmp_path / "part.pt2", toy.tokens.clips(slice(0, 3)))
     more = {"classes.json": "", "temperature.json": ""}
     program = torch.export.load(tmp_path / "part.pt2", extra_files=more).module()
     assert json.loads(more["classes.json"]) == learner.classes
