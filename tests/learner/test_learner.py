@@ -20,7 +20,7 @@ from avcil.extraction.clips import ClipError, read_clip, write_clip
 from avcil.learn.evaluate import restore
 from avcil.learn.train import run_tasks
 from avcil.learner import commands
-from avcil.learner.clips import LearnerError, usable, windows
+from avcil.learner.clips import LearnerError, tokens_of, usable, windows
 from avcil.learner.predictions import auroc
 from avcil.params import ParameterError
 from avcil.params.learning import chain
@@ -412,6 +412,20 @@ def test_files_are_read_as_the_pipeline_reads_them(params, learner, tmp_path):
     again.encoder.digest, again.encoder._encoder = "other", None
     with pytest.raises(LearnerError, match=r"weights .* but this learner's are other"):
         again.predict(held_out)
+
+
+def test_what_is_in_memory_is_read_as_files_are(learner):
+    """As docs/own_data.md says."""
+    files = [ROOT / f"corpus/sounding_objects/clips/test-00{c}-000.mp4" for c in (0, 1)]
+    encoder = learner.encoder.encoder
+    clips = [read_clip(file, **encoder.reading._asdict()) for file in files]
+    frames = torch.from_numpy(np.stack([clip.frames for clip in clips]))
+    waveform = torch.from_numpy(np.stack([clip.waveform for clip in clips]))
+    assert (frames.shape[1:], waveform.shape[1:]) == ((16, 96, 96, 3), (32000,))
+    given, read = encoder.encode(frames, waveform), tokens_of(files, learner.encoder)
+    assert all(a.half().equal(b) for a, b in zip(given, read, strict=True))
+    learner.fit(files, ["bell", "horn"])
+    assert [said.label for said in learner.predict(given)] == ["bell", "horn"]
 
 
 def test_a_long_file_is_predicted_in_windows(learner, tmp_path):
