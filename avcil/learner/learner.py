@@ -313,7 +313,7 @@ class Learner:
         Files are read with the encoder of the params.yaml above that folder; outside of any project with avcil's own
         encoders alone. Raises CheckpointError or LearnerError.
         """
-        folder = Path(folder)
+        folder = Path(folder).expanduser()
         checkpoint = load_checkpoint(folder)
         with _this_version(f"{folder}", "run its stage again"):
             method = Method.model_validate(checkpoint.origin["method"])
@@ -353,7 +353,7 @@ class Learner:
             "by_class": self.by_class,
             **{name: getattr(self, name) for name in MEASURED},
         }
-        folders.write(Path(folder), config, tensors, self.encoder)
+        folders.write(Path(folder).expanduser(), config, tensors, self.encoder)
 
     @classmethod
     def load(cls, folder: str | Path, *, device: str = "cpu") -> "Learner":
@@ -363,7 +363,7 @@ class Learner:
         """
         # before files that may be large are read
         _check_device(device)
-        folder = Path(folder)
+        folder = Path(folder).expanduser()
         config, tensors = folders.read(folder)
         model, readout = (folders.below(tensors, prefix) for prefix in ("model.", "readout."))
         with _this_version(f"{folder}/config.json", "save it anew"):

@@ -380,6 +380,14 @@ def test_bad_clips_and_names_are_one_clear_line(toy, params, learner, tmp_path):
         avcil.Learner("minni", params=params, root=ROOT)
 
 
+def test_a_folder_of_ones_home_is_found_there(learner, tmp_path, monkeypatch):
+    """And is no folder called `~`."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    learner.save("~/mine")
+    assert (tmp_path / "mine/config.json").is_file()
+    assert avcil.Learner.load("~/mine").classes == learner.classes
+
+
 def test_what_is_no_label_is_one_clear_line(learner, monkeypatch):
     """Said before a file is read, which takes long."""
     monkeypatch.setattr("avcil.learner.clips.ClipEncoder.read", None)
