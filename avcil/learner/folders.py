@@ -77,7 +77,7 @@ def read(folder: Path) -> tuple[dict, dict[str, Tensor]]:
         way_out = "name the folder that Learner.save wrote, or copy it again"
         raise LearnerError(f"{folder}: no whole config.json; {way_out}") from None
     if config.get("format") != FORMAT or not isinstance(config.get("files"), dict):
-        raise LearnerError(f"{folder}/config.json: not of format {FORMAT}; read it by the version of avcil that wrote it")
+        raise LearnerError(f"{folder}/config.json: not of format {FORMAT}; load it by the avcil that saved it")
     # names of ours, not those in the file, which may be forged
     for name in [name for name in ("model.safetensors", ENCODER) if name in config["files"]]:
         if not (folder / name).is_file() or file_digest(folder / name) != config["files"][name]:

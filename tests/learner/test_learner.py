@@ -380,9 +380,10 @@ def test_bad_clips_and_names_are_one_clear_line(toy, params, learner, tmp_path):
         avcil.Learner("minni", params=params, root=ROOT)
 
 
-def test_a_folder_of_ones_home_is_found_there(learner, tmp_path, monkeypatch):
+def test_a_folder_of_ones_home_is_found_there(toy, learner, tmp_path, monkeypatch):
     """And is no folder called `~`."""
     monkeypatch.setenv("HOME", str(tmp_path))
+    learner.fit(*part(toy, "train", [0, 1]))
     learner.save("~/mine")
     assert (tmp_path / "mine/config.json").is_file()
     assert avcil.Learner.load("~/mine").classes == learner.classes
