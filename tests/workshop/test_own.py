@@ -294,6 +294,7 @@ def test_what_was_learnt_predicts_files(here, capsys, project):
     assert re.match(rf"{clip}: object_00[0-3] \(probability ", capsys.readouterr().out)
 
 
+@pytest.mark.slow
 def test_dvc_reruns_what_changed(here):
     Path("dvc.lock").unlink()
     stage = re.search(r"```yaml\n(stages:.*?)```", (ROOT / "docs/own_data.md").read_text(), re.S)[1]
