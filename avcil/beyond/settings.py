@@ -7,8 +7,10 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
+from avcil.learn.methods import files, find
+from avcil.learn.methods.ranpac import RandomOptions
 from avcil.params import ParameterError, Params, read, with_changes
-from avcil.params.learning import Method
+from avcil.params.learning import METHODS, Method
 from avcil.params.section import Section, Seeds, nearest, offence
 from avcil.params.world import ClipsPerClass
 
@@ -286,6 +288,16 @@ class Beyond(Section):
     def solved(self, params: Params) -> Method:
         """The row of `light`."""
         return with_changes(Method, params.method(self.light.row), self.light.changes, "light.changes")
+
+
+def one_draw(params: Params) -> Params:
+    """With the same random features in every world: rows are compared within one, where they share them."""
+    methods = dict(params.methods)
+    for name, row in methods.items():
+        # those that draw import ranpac.py; another file, which somebody may still be writing, is not read for this
+        if METHODS / "ranpac.py" in files(row) and issubclass(find(row.readout).Options, RandomOptions):
+            methods[name] = row.model_copy(update={"readout_options": {"draw": 0} | row.readout_options})
+    return params.model_copy(update={"methods": methods})
 
 
 def load_beyond(params: Params, path: Path = Path("beyond.yaml")) -> Beyond:

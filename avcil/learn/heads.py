@@ -46,6 +46,9 @@ class Head:
         """Raises ValueError if it cannot keep what it needs of so many channels E and classes C; asked before the first
         task, with the classes of the last."""
 
+    def begin(self, seed: int) -> None:
+        """In front of the first update, with the seed of the run: what is drawn at random is drawn by it."""
+
     def update(self, features: Features, labels: Tensor, classes: int) -> None:
         """features and labels [N] of clips never given before; afterwards ``classes`` are known."""
         sums = self._sums(features, labels, classes)

@@ -168,6 +168,9 @@ def _begin(
     if learning.head is not None:
         # of all classes to come, so that a head which would not fit at the end is not begun
         learning.head.check(model.classifier.weight.shape[1], sum(t.classes for t in tasks))
+        # one that goes on has its draw in its state
+        if not start.classes:
+            learning.head.begin(seed)
     for name, value in start.readout.items():
         # a head's own tensors have no dot, and land under names that no hook asks for
         hook, _, key = name.partition(".")

@@ -10,7 +10,7 @@ from toys import TASKS, TRAINING, beyond_with, row
 from avcil.beyond import answers, many_tasks, missing, plots
 from avcil.beyond.many_tasks import blocks, exponent, hit_of_first, run_costs
 from avcil.beyond.missing import filled, lacking, pooled, posed, ranks
-from avcil.beyond.settings import load_beyond
+from avcil.beyond.settings import load_beyond, one_draw
 from avcil.comparison.intervals import over_seeds, over_seeds_and_clips, points
 from avcil.comparison.sweep import Job, Source
 from avcil.learn import metrics
@@ -55,6 +55,21 @@ def test_settings_are_checked(params, tmp_path):
             load_beyond(params, tmp_path / "beyond.yaml")
     with pytest.raises(ParameterError, match=r"none\.yaml: cannot be read"):
         load_beyond(params, tmp_path / "none.yaml")
+
+
+def test_rows_share_their_random_features(params):
+    same, beyond = one_draw(params), load_beyond(params, ROOT / "beyond.yaml")
+    drawn = {name for name, row in same.methods.items() if row != params.methods[name]}
+    assert {"lll_closed", "acil", "ranpac_guided", "mmal"} <= drawn
+    assert all(same.methods[name].readout_options["draw"] == 0 for name in drawn)
+    # what else a row says stays, its own draw among it
+    assert same.methods["lll_closed_synchrony"].readout_options["sources"] == ["synchrony", "none"]
+    own = params.methods["acil"].model_copy(update={"readout_options": {"draw": 3}})
+    given = params.model_copy(update={"methods": params.methods | {"acil": own}})
+    assert one_draw(given).methods["acil"] == own
+    # rows with changes, too
+    of_lll = [beyond.solved(same), *(beyond.method(same, name) for name in ("conditional", "zeros", "means"))]
+    assert {row.readout_options["draw"] for row in of_lll} == {0}
 
 
 @pytest.mark.parametrize(

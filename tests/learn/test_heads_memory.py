@@ -9,19 +9,21 @@ from sklearn.linear_model import Ridge
 from toys import TASKS, TRAINING
 
 from avcil.learn.attention import Features
-from avcil.learn.checkpoint import EMPTY
+from avcil.learn.checkpoint import EMPTY, load_checkpoint
+from avcil.learn.evaluate import read_out, tokens_of
 from avcil.learn.heads import NearestMean, RecursiveRidge
 from avcil.learn.memory import herding, quota, select
-from avcil.learn.methods import fecam
+from avcil.learn.methods import fecam, find
 from avcil.learn.methods.acil import Acil
 from avcil.learn.methods.acil import Options as acil_options
 from avcil.learn.methods.fecam import FeCam
+from avcil.learn.methods.frozen_sources import SOURCES
 from avcil.learn.methods.mmal import Mmal
 from avcil.learn.methods.mmal import Options as mmal_options
-from avcil.learn.methods.ranpac import SEED, RanPac
 from avcil.learn.methods.ranpac import Options as ranpac_options
+from avcil.learn.methods.ranpac import RandomOptions, RanPac
 from avcil.learn.methods.slda import Slda
-from avcil.learn.train import run_task
+from avcil.learn.train import load_result, run_task, run_tasks
 from avcil.params import load
 from avcil.results.names import about, name_of
 from conftest import ROOT
@@ -31,6 +33,7 @@ pytestmark = pytest.mark.arithmetic
 # 8 classes of different size, the last of a single clip
 LABELS = np.repeat(np.arange(8), [9, 7, 12, 5, 8, 6, 12, 1])
 N = len(LABELS)
+DRAW = 5  # seed of the random features
 
 HEADS = {
     "nearest_mean": lambda state=None: NearestMean(state),
@@ -42,6 +45,12 @@ HEADS = {
     "fecam, shared": lambda state=None: FeCam(0.5, 0.5, state, shared=True),
     "mmal": lambda state=None: Mmal(40, 0.1, state),
 }
+# read-outs with random features
+RANDOM = [
+    file.stem
+    for file in sorted((ROOT / "avcil/learn/methods").glob("[a-z]*.py"))
+    if issubclass(getattr(find(file.stem), "Options", object), RandomOptions)
+]
 CUTS = {
     "two clips and the rest": [2, N],
     "tasks": [16, 33, 47, N],  # at class boundaries
@@ -62,6 +71,7 @@ def _features(seed=0, n=N, labels=None):
 def _learn(make, features, cuts, labels=LABELS):
     """The head after tasks that end at each of ``cuts``, through a checkpoint before each."""
     head, start, seen = make(), 0, 0
+    head.begin(DRAW)
     labels = torch.tensor(labels)
     for stop in cuts:
         seen = max(seen, int(labels[start:stop].max()) + 1)
@@ -158,7 +168,7 @@ def test_deviations_have_the_numbers_of_their_rows():
 
 
 def test_ranpac_equals_ridge_on_projected_features():
-    projection = _random(9, 40, torch.Generator().manual_seed(SEED))
+    projection = _random(9, 40, torch.Generator().manual_seed(DRAW))
     x, test = (np.maximum(_double(f.fused) @ projection, 0) for f in (TRAIN, TEST))
     oracle = Ridge(alpha=10.0, fit_intercept=False).fit(x, ONE_HOT)
     found = _learn(HEADS["ranpac"], TRAIN, CUTS["tasks"]).logits(TEST)
@@ -166,15 +176,16 @@ def test_ranpac_equals_ridge_on_projected_features():
 
 
 def test_ranpac_chooses_the_penalty_of_least_held_out_error():
-    projection = _random(9, 40, torch.Generator().manual_seed(SEED))
+    projection = _random(9, 40, torch.Generator().manual_seed(DRAW))
     grid, chosen = [10.0**k for k in range(-8, 9)], []
-    order = torch.randperm(30, generator=torch.Generator().manual_seed(SEED)).numpy()
+    order = torch.randperm(30, generator=torch.Generator().manual_seed(DRAW)).numpy()
     fit, held = order[:24], order[24:]
     for trial in range(8):
         # the noisier the labels, the larger the best penalty
         rng = np.random.default_rng(10 + trial)
         labels = np.where(rng.random(30) < trial / 8, rng.integers(0, 8, 30), LABELS[:30])
         head = RanPac(40)
+        head.begin(DRAW)
         head.update(TRAIN.at(slice(0, 30)), torch.tensor(labels), 8)
         x, test = (np.maximum(_double(f.fused) @ projection, 0) for f in (TRAIN, TEST))
         x, y = x[:30], np.eye(8)[labels]
@@ -197,7 +208,7 @@ def test_ranpac_uses_the_last_penalty_and_all_clips():
 
 
 def test_acil_equals_the_published_recursion():
-    buffer = _random(9, 40, torch.Generator().manual_seed(SEED)) / np.sqrt(27)
+    buffer = _random(9, 40, torch.Generator().manual_seed(DRAW)) / np.sqrt(27)
     x, test = (np.maximum(_double(f.fused) @ buffer, 0) for f in (TRAIN, TEST))
     r, w, start = np.eye(40) / 0.1, np.zeros((40, 0)), 0
     for stop in CUTS["tasks"]:
@@ -208,6 +219,46 @@ def test_acil_equals_the_published_recursion():
         start = stop
     found = _learn(HEADS["acil"], TRAIN, CUTS["tasks"]).logits(TEST)
     np.testing.assert_allclose(found, test @ w, atol=1e-5)
+
+
+def few(name):
+    """Random features, as options of a read-out."""
+    return {key: 20 for key in ("expansion", "products") if key in find(name).Options.model_fields}
+
+
+@pytest.mark.parametrize("name", RANDOM)
+def test_random_features_are_drawn_by_the_seed_of_the_run(toy, tmp_path, name):
+    base = load(ROOT / "params.yaml").methods["lll_closed"].model_copy(update={"hooks": {}})
+    fusion = base.fusion if hasattr(find(name), "FUSION") else "frozen"
+
+    def last(seed, **options):
+        changes = {"fusion": fusion, "readout": name, "readout_options": few(name) | options}
+        method = base.model_copy(update=changes)
+        run_tasks(toy, method, TRAINING, TASKS, seed, tmp_path / f"{options}")
+        folder = tmp_path / f"{options}/task2/seed{seed}"
+        rows = toy.splits["test"]
+        read = read_out(load_checkpoint(folder), method, TRAINING, tokens_of(toy, method), rows)
+        # a checkpoint predicts as the head did that has learnt
+        predictions = zip((toy.clip_ids[row] for row in rows), read.logits.argmax(1).tolist(), strict=True)
+        assert load_result(folder).predictions == dict(predictions)
+        return read.logits
+
+    first, second = last(0), last(1)
+    assert not torch.equal(first, second)
+    # by hand: those of any seed, in all runs
+    torch.testing.assert_close(last(0, draw=1), second)
+    torch.testing.assert_close(last(1, draw=1), second)
+    torch.testing.assert_close(last(1, draw=0), first)
+
+
+@pytest.mark.parametrize("name", RANDOM)
+def test_a_head_of_an_older_checkpoint_has_the_features_of_seed_0(name):
+    begun, older = (find(name).build(find(name).Options(**few(name)), {}) for _ in range(2))
+    begun.begin(0)
+    sources = TRAIN._replace(visual=TRAIN.visual.repeat(1, len(SOURCES)))
+    for head in (begun, older):
+        head.update(sources, torch.tensor(LABELS), 8)
+    assert torch.equal(begun.logits(sources), older.logits(sources))
 
 
 def test_acil_is_ranpac_with_another_penalty():
@@ -297,7 +348,7 @@ def test_fecam_twice_shrunk_is_once_shrunk_with_more():
 
 
 def _mmal_oracle(train, test, labels):
-    generator = torch.Generator().manual_seed(SEED)
+    generator = torch.Generator().manual_seed(DRAW)
     expanded = {}
     for name in ("audio", "visual", "fused"):
         streams = [getattr(features, name) for features in (train, test)]

@@ -7,11 +7,10 @@ from pydantic import Field
 from torch import Tensor
 
 from avcil.learn.attention import Features
-from avcil.learn.methods.ranpac import RanPac
-from avcil.params.section import Section
+from avcil.learn.methods.ranpac import RandomOptions, RanPac
 
 
-class Options(Section):
+class Options(RandomOptions):
     expansion: int = Field(2000, gt=0, description="M")
     penalty: float = Field(1.0, gt=0, description="γ")
 
@@ -29,14 +28,11 @@ class Acil(RanPac):
     authors' code. Deviation: B is Gaussian where that code draws uniformly; the backbone is not trained on task 0.
     """
 
-    def __init__(self, size: int, penalty: float, state: dict[str, Tensor] | None = None):
-        # with a penalty that is given, `RanPac` chooses none
-        super().__init__(size, penalty, state)
-
     def expand(self, features: Features) -> Tensor:
         # after the ReLU is as good as in front of it: ReLU(cx) = c ReLU(x) for c > 0
         return super().expand(features) / (3 * features.fused.shape[1]) ** 0.5
 
 
 def build(options: Options, state: dict[str, Tensor]) -> Acil:
-    return Acil(options.expansion, options.penalty, state)
+    # with a penalty that is given, `RanPac` chooses none
+    return Acil(options.expansion, options.penalty, state, options.draw)

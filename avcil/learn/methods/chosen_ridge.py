@@ -13,13 +13,14 @@ from avcil.learn.heads import RecursiveRidge
 from avcil.learn.methods import product_ridge
 from avcil.learn.methods.frozen_sources import SOURCES, Source
 from avcil.learn.methods.product_ridge import ProductRidge
+from avcil.learn.methods.ranpac import RandomHead
 
 
 class Options(product_ridge.Options):
     sources: list[Source] = Field(list(SOURCES), min_length=1, description="among which it chooses")
 
 
-class ChosenRidge(RecursiveRidge):
+class ChosenRidge(RandomHead, RecursiveRidge):
     """The head of the source whose streams, sound and picture of unit length without products, a `ScaledRidge` scores
     lowest by generalised cross-validation; of equals, the first source's.
 
@@ -27,7 +28,7 @@ class ChosenRidge(RecursiveRidge):
     that is what the score estimates from sums alone. So whether a similarity is worth anything is asked of the clips,
     anew after every task, and none of them is kept. It is as exact, and as independent of how clips are cut into
     tasks, as its parts are.
-    State: theirs, with K in front, and the position of the source believed.
+    State: theirs, with K in front; the position of the source believed, and the seed of all their products.
     Source: ours; the score as in `gcv` (Golub, Heath & Wahba, Technometrics 21, 1979).
     """
 
@@ -35,14 +36,16 @@ class ChosenRidge(RecursiveRidge):
         # each part chooses a penalty of its own; nobody reads this one
         super().__init__(0.0, state)
         self.options = options
+        self.draw = options.draw
 
     @property
     def believed(self) -> Source:
         return self.solution[1]
 
     def _head(self, position: int) -> ProductRidge:
-        state = {name: value[position] for name, value in self.state.items() if name != "believed"}
-        return ProductRidge(self.options.products, self.options.variance, state)
+        # what has no position, as the seed of the products, is the same for all
+        state = {name: value[position] if value.dim() else value for name, value in self.state.items()}
+        return ProductRidge(self.options.products, self.options.variance, state, self.draw)
 
     def _picture(self, features: Features, source: Source) -> Features:
         """The features with the picture of one source."""
@@ -56,7 +59,8 @@ class ChosenRidge(RecursiveRidge):
         # after every task anew: chosen once, after the first, it errs (LOG.md)
         # without products the ranking is the same, in a tenth of the time (LOG.md)
         scores = [head.without_products().solution.score for head in heads]
-        self.state = {name: torch.stack([head.state[name] for head in heads]) for name in heads[0].state}
+        parts = {name: [head.state[name] for head in heads] for name, value in heads[0].state.items() if value.dim()}
+        self.state = self.state | {name: torch.stack(values) for name, values in parts.items()}
         # equals do occur: where no sound changes, synchrony is zero, and its picture that of none
         self.state["believed"] = torch.tensor(scores.index(min(scores)))
         # `Head.update`, which would do so, is never called here

@@ -66,6 +66,13 @@ class ConditionalRidge(Head):
         state = {key[len(name) + 1 :]: value for key, value in self.state.items() if key.startswith(f"{name}.")}
         return ChosenRidge(self.options, state) if name == "both" else StreamRidge(name, state)
 
+    def begin(self, seed: int) -> None:
+        self._parts["both"].begin(seed)
+        self.state = self._states()
+
+    def _states(self) -> dict[str, Tensor]:
+        return {f"{name}.{key}": value for name, part in self._parts.items() for key, value in part.state.items()}
+
     def _with(self, name: str, features: Features) -> tuple[Tensor, Features]:
         """Which clips have the streams of a combination, [N], and the features that its part reads."""
         there = presence(features)
@@ -80,16 +87,16 @@ class ConditionalRidge(Head):
         for name, part in self._parts.items():
             rows, mine = self._with(name, features)
             # one that has learnt is updated by no clip as well: new classes are columns of every part
-            if rows.any() or part.state:  # of no clip ever there is nothing to solve
+            if rows.any() or _has_learnt(part):  # of no clip ever there is nothing to solve
                 part.update(mine, labels[rows], classes)
-        self.state = {f"{name}.{key}": value for name, part in self._parts.items() for key, value in part.state.items()}
+        self.state = self._states()
 
     def logits(self, features: Features) -> Tensor:
         there, scores = presence(features), {}
         # every part that has learnt knows all classes, so any tells how many
         classes = next(value.shape[-1] for key, value in self.state.items() if key.endswith(".cross"))
         for name, part in self._parts.items():
-            if part.state:
+            if _has_learnt(part):
                 rows, mine = self._with(name, features)
                 scores[name] = features.audio.new_zeros(len(rows), classes, dtype=torch.float32)
                 # even of an absent stream a part would say something, so it is asked about its own rows alone
@@ -103,6 +110,11 @@ class ConditionalRidge(Head):
 
 
 FUSION = "frozen_sources"  # as of `chosen_ridge`
+
+
+def _has_learnt(part: Head) -> bool:
+    # in front of the first clip it may know its draw already
+    return "cross" in part.state
 
 
 def build(options: Options, state: dict[str, Tensor]) -> ConditionalRidge:

@@ -3,24 +3,22 @@
 Dimension letters: ``N`` clips, ``E`` feature channels, ``M`` random features, ``C`` classes seen so far.
 """
 
-import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
 from avcil.learn.attention import Features
-from avcil.learn.heads import Head, ridge_solution
-from avcil.learn.methods.ranpac import SEED, random_relu
-from avcil.params.section import Section
+from avcil.learn.heads import ridge_solution
+from avcil.learn.methods.ranpac import RandomHead, RandomOptions, random_relu
 
 
-class Options(Section):
+class Options(RandomOptions):
     expansion: int = Field(1000, gt=0, description="M of each modality")
     # ahead of 1 on validation clips of pooled tokens; guided rows say 1, which was ahead there (LOG.md)
     penalty: float = Field(10.0, gt=0, description="γ")
 
 
-class Mmal(Head):
+class Mmal(RandomHead):
     """Ridge on fused random features, and for either modality ridge on what the fused prediction leaves over.
 
     With x_m = ReLU(B_mᵀ z_m) [M] of m = visual, audio, fused, and one-hot y, over all clips ever seen:
@@ -31,7 +29,7 @@ class Mmal(Head):
 
     What is left over of old clips changes whenever W_f does, and yet needs no old clip: with Q_m = Σ x_m yᵀ and
     C_m = Σ x_m x_fᵀ the last sum is Q_m − C_m W_f. So this is exactly the solution on all clips at once, in any order.
-    State: Σ x_m x_mᵀ, Q_m and C_m: 5 matrices [M,M] and 3 [M,C].
+    State: Σ x_m x_mᵀ, Q_m and C_m: 5 matrices [M,M] and 3 [M,C]; and the seed of the B_m.
     Source: Yue et al., MMAL, ACM MM 2024, doi 10.1145/3664647.3681607, whose abstract gives a fusion module "through a
     Recursive Least-Square perspective" and a compensation "harnessing individual knowledge from audio and visual
     modality in tandem" against under-fitting. Deviation: only the abstract could be read, so the equations are ours. A
@@ -40,15 +38,15 @@ class Mmal(Head):
     are those of ACIL. One γ for all, and a half of each modality, as both fit the same leftover, are ours too.
     """
 
-    def __init__(self, size: int, penalty: float, state: dict[str, Tensor] | None = None):
+    def __init__(self, size: int, penalty: float, state: dict[str, Tensor] | None = None, draw: int | None = None):
         super().__init__(state)
         self.size = size
         self.penalty = penalty
+        self.draw = draw
 
     def expand(self, features: Features) -> Features:
         """x of each modality [N,M]."""
-        # the same buffers at each call, so that none is kept in the state
-        generator = torch.Generator().manual_seed(SEED)
+        generator = self.generator()
         # one buffer after the other, the sound's first: sums of older runs are over these
         audio, visual, fused = (
             # the variance of ACIL's buffer, 1/(3E)
@@ -84,4 +82,4 @@ class Mmal(Head):
 
 
 def build(options: Options, state: dict[str, Tensor]) -> Mmal:
-    return Mmal(options.expansion, options.penalty, state)
+    return Mmal(options.expansion, options.penalty, state, options.draw)

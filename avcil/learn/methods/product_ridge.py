@@ -12,12 +12,11 @@ from pydantic import Field
 from torch import Tensor
 
 from avcil.learn.attention import Features
-from avcil.learn.methods.ranpac import SEED
+from avcil.learn.methods.ranpac import RandomHead, RandomOptions
 from avcil.learn.methods.scaled_ridge import ScaledRidge
-from avcil.params.section import Section
 
 
-class Options(Section):
+class Options(RandomOptions):
     # both chosen on validation clips of three sets (LOG.md)
     products: int = Field(1000, gt=0, description="M")
     variance: float = Field(0.1, gt=0, description="of all products together, where each stream has 1")
@@ -32,7 +31,7 @@ class Solution(NamedTuple):
     linear: Tensor
 
 
-class ProductRidge(ScaledRidge):
+class ProductRidge(RandomHead, ScaledRidge):
     """Ridge regression onto one-hot labels over what is heard, what is seen, and which goes with which; exact after
     every task without any old clip, in any order of clips and tasks.
 
@@ -46,21 +45,22 @@ class ProductRidge(ScaledRidge):
 
         p̃_m = p_m − (Q_mᵀv̄) P_mᵀâ − (P_mᵀā) Q_mᵀv̂ + const.
 
-    State: Σ xxᵀ and Σ xyᵀ of [â, v̂, p, 1], and the streams' widths. Solving takes O(E³).
+    State: Σ xxᵀ and Σ xyᵀ of [â, v̂, p, 1], the streams' widths, and the seed of P and Q. Solving takes O(E³).
     Source: ours; products of random projections of two streams estimate the product of their kernels (Kar & Karnick,
     Random feature maps for dot product kernels, AISTATS 2012).
     """
 
-    def __init__(self, products: int, variance: float, state: dict[str, Tensor] | None = None):
+    def __init__(self, products: int, variance: float, state: dict[str, Tensor] | None = None, draw: int | None = None):
         super().__init__(state)
         self.products, self.variances = products, (1.0, 1.0, variance)
+        self.draw = draw
         self._drawn: tuple[Tensor, ...] = ()
 
     def _projections(self, audio: int, visual: int) -> tuple[Tensor, ...]:
-        """P and Q, for streams of so many channels; always the same ones."""
+        """P and Q, for streams of so many channels; at each call the same ones."""
         # kept, though never stored: numbers drawn at each call could not be traced by torch.export
         if not self._drawn:
-            generator = torch.Generator().manual_seed(SEED)
+            generator = self.generator()
             shapes = ((audio, self.products), (visual, self.products))
             self._drawn = tuple(torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in shapes)
         return self._drawn
@@ -110,4 +110,4 @@ class ProductRidge(ScaledRidge):
 
 
 def build(options: Options, state: dict[str, Tensor]) -> ProductRidge:
-    return ProductRidge(options.products, options.variance, state)
+    return ProductRidge(options.products, options.variance, state, options.draw)
