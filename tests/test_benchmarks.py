@@ -181,7 +181,7 @@ def test_the_collection_keeps_its_lines_of_rows_that_were_not_learnt_again(tmp_p
     lines = [("DEV-C", "table", row, 0, 0.7, 0.8) for row in ("lll_closed", "ridge", "without_both_levels")]
     known = pd.DataFrame(lines, columns=["collection", "part", "row", "seed", "average_accuracy", "last_accuracy"])
     pipeline = pd.DataFrame(
-        [("standard", "ridge", 4, 0.6, 0.5), ("worlds", "ridge", 4, 0.6, 0.1), ("standard", "acil", 4, 0.6, 0.1)],
+        [("standard", "ridge", 4, 0.6, 0.5), ("worlds", "ridge", 4, 0.6, 0.1), ("standard", "lwf", 4, 0.6, 0.1)],
         columns=["setting", "method", "seed", "average_accuracy", "last_accuracy"],
     )
     table = transfer.table(tmp_path, known, pipeline).set_index(["collection", "part", "row", "seed"])
@@ -213,7 +213,7 @@ def test_a_row_that_lacks_a_collection_comes_last_without_a_rank():
     """As one of one's own does, for which `benchmarks/transfer.py --rows` was run on a part."""
     runs = pd.read_csv(ROOT / "benchmarks/results/development.csv")
     part = runs[(runs.row == "lll_closed") & (runs.part == "table") & (runs.collection == "DEV-C")]
-    lines = transfer.document(pd.concat([runs, part.assign(row="slda")])).splitlines()
-    means, leads = [line for line in lines if line.startswith("| SLDA")]
+    lines = transfer.document(pd.concat([runs, part.assign(row="lwf")])).splitlines()
+    means, leads = [line for line in lines if line.startswith("| LwF")]
     assert lines[lines.index(means) + 1] == "" and means.endswith(" |  |  |  |  |  |")
     assert leads.count("|  ") == 4 and "nan" not in means + leads

@@ -42,13 +42,15 @@ def left_to_gain(runs: pd.DataFrame, row: str) -> Interval:
     return over_seeds(by_world(runs, row, "joint_accuracy") - by_world(runs, row, "last_accuracy"))
 
 
-def published(runs: pd.DataFrame) -> list[str]:
-    """The rows that are others', on what they were published on, that were run in as many worlds as ours; the paper's
-    own, `lll`, is one of them."""
+def of_others(row: str) -> bool:
+    """Whether it is others', on what it was published on; the paper's own, `lll`, is."""
     # `scaled_ridge` is ours, though it stands in a family of others; in that of `lll` all other rows are ours
-    known = [
-        row for row in dict.fromkeys(runs.row) if row == "lll" or (family_of(row) in UNGUIDED and row != "scaled_ridge")
-    ]
+    return row == "lll" or (family_of(row) in UNGUIDED and row != "scaled_ridge")
+
+
+def published(runs: pd.DataFrame) -> list[str]:
+    """The rows `of_others` that were run in as many worlds as ours."""
+    known = [row for row in dict.fromkeys(runs.row) if of_others(row)]
     # from fewer worlds an interval is wider, and its row could come out as the nearest for that alone
     return [row for row in known if lead(runs, row).seeds == runs[runs.row == OURS].world.nunique()]
 

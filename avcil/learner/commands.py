@@ -1,4 +1,4 @@
-"""Commands of a learner, which `python -m avcil` lists: `predict` and `learn`."""
+"""Commands of a learner, which `python -m avcil` lists: `predict`, `learn`, `forget` and `export`."""
 
 import argparse
 import io
@@ -26,7 +26,7 @@ FPS, SIZE = 24, 384  # frames a second, pixels a side: of the overlay, not of wh
 
 
 def add(subparsers) -> None:
-    """Register both; each is called with its parsed arguments, as ``call``."""
+    """Register all; each is called with its parsed arguments, as ``call``."""
     predict = subparsers.add_parser("predict", help="what clips are, by a saved learner")
     predict.add_argument("clips", nargs="+", type=Path, metavar="CLIP")
     predict.add_argument("--learner", required=True, type=Path, help=LEARNER)
@@ -39,6 +39,22 @@ def add(subparsers) -> None:
     learn.add_argument("--learner", required=True, type=Path, help="its folder; a clip given twice counts twice")
     learn.add_argument("--device", help=f"{DEVICE}; of a learner that is made: compute.device of params.yaml")
     learn.set_defaults(call=run_learn)
+    forget = subparsers.add_parser("forget", help="take a class out of a learner, as if no clip of it had been given")
+    forget.add_argument("label", metavar="LABEL")
+    forget.add_argument("--learner", required=True, type=Path, help="its folder")
+    forget.set_defaults(call=run_forget)
+    export = subparsers.add_parser("export", help="what predicts from tokens, by torch.export, for use without avcil")
+    export.add_argument("out", type=Path, metavar="OUT.pt2")
+    export.add_argument("clips", nargs="+", type=Path, metavar="CLIP", help="two or more, for the shapes of tokens")
+    export.add_argument("--learner", required=True, type=Path, help=LEARNER)
+    export.set_defaults(call=run_export)
+
+
+def _opened(folder: Path, device: str = "cpu") -> Learner:
+    """What was saved, or a run."""
+    if (folder / "checkpoint.json").exists():
+        return Learner.from_run(folder).to(device)
+    return Learner.load(folder, device=device)
 
 
 def run_predict(given: argparse.Namespace) -> None:
@@ -54,10 +70,7 @@ def run_predict(given: argparse.Namespace) -> None:
     # under whatever name: written over, a clip would be lost
     if given.overlay and given.overlay.resolve() == given.clips[0].resolve():
         raise LearnerError(f"{given.overlay}: is the clip itself; give the overlay another name")
-    if (given.learner / "checkpoint.json").exists():
-        learner = Learner.from_run(given.learner).to(given.device)
-    else:
-        learner = Learner.load(given.learner, device=given.device)
+    learner = _opened(given.learner, given.device)
     _warn_of_longer_ones(given.clips, learner)
     tokens, unusable = usable(given.clips, learner.encoder)
     read = [path for number, path in enumerate(given.clips) if number not in unusable]
@@ -97,7 +110,7 @@ def run_learn(given: argparse.Namespace) -> None:
         # told, and not refused: they may be two classes
         if label not in learner.classes and (near := alike(label, learner.classes)):
             say = f"`{label}` becomes a class of its own beside `{near[0]}`, which differs by case or blanks alone"
-            print(f"{say}; if they are one, take it out by Learner.forget", file=sys.stderr)
+            print(f"{say}; if they are one, take it out by `forget`", file=sys.stderr)
         _warn_of_longer_ones(given.clips, learner)
         calibrated = learner.threshold is not None
         cost = learner.learn(given.clips, label)
@@ -108,8 +121,37 @@ def run_learn(given: argparse.Namespace) -> None:
     print(f"{folder}: {cost.clips} clip{'s' * (cost.clips > 1)} of {kind} class {label} in {seconds}")
     count = len(learner.classes)
     print(f"{count} class{'es' * (count > 1)}, {cost.bytes / 1e6:.1f} MB")
+    _tell_of_calibration(calibrated)
+
+
+def run_forget(given: argparse.Namespace) -> None:
+    """Forget a class, save, and print what is left. Raises LearnerError; the folder is then as before."""
+    folder = given.learner
+    # before it is locked, for which a folder that is not there would be made
+    if not folders.there(folder):
+        raise LearnerError(f"{folder}: no learner; give a folder that `learn` wrote")
+    with alone([folder]):
+        learner = Learner.load(folder)
+        calibrated, known = learner.threshold is not None, len(learner.classes)
+        learner.forget(given.label)
+        if not learner.classes:
+            raise LearnerError(f"{folder}: `{given.label}` is its only class; delete the folder instead")
+        learner.save(folder)
+    print(f"{folder}: {known - 1} of {known} classes left")
+    _tell_of_calibration(calibrated)
+
+
+def run_export(given: argparse.Namespace) -> None:
+    """Write what makes logits of tokens. Raises LearnerError or ClipError; a file that was there is then as before."""
+    if given.out.suffix != ".pt2":
+        raise LearnerError(f"{given.out}: torch.export's files end in .pt2; name it so")
+    _opened(given.learner).export(given.out, given.clips)
+    print(f"{given.out}: logits of visual and audio tokens and their similarity; classes.json within it names them")
+
+
+def _tell_of_calibration(dropped: bool) -> None:
     # else a monitor that relies on it would call nothing unknown from now on, without a word
-    if calibrated:
+    if dropped:
         print("its calibration was of other clips and is dropped: Learner.calibrate sets it anew", file=sys.stderr)
 
 

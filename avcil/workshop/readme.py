@@ -36,18 +36,35 @@ def standard(folder: Path) -> pd.DataFrame:
     return summary[summary.setting == claims.STANDARD].set_index("method")
 
 
+def mean_ranks(runs: pd.DataFrame) -> pd.Series:
+    """Ranks of the rows of development.csv by last accuracy, means over the collections, best first; NaN, and last,
+    where a row lacks a collection."""
+    runs = runs[runs.part == "table"]
+    last = runs.groupby(["row", "collection"]).last_accuracy.mean().unstack()
+    ranked = last[last.notna().all(axis=1)].rank(ascending=False).mean(axis=1)
+    return ranked.reindex(last.index).sort_values(kind="stable")
+
+
 def headline(folder: Path) -> str:
     """The rows that say most: all data at once, the method, and what it is measured against."""
     summary = standard(folder).loc[HEADLINE]
+    # benchmarks/ stands beside metrics/, in the project's root
+    development = pd.read_csv(folder.parent / "benchmarks/results/development.csv")
     measures = ["average_accuracy", "last_accuracy", "forgetting_last", "localisation_hit_first_task"]
-    rows = [[name_of(method), *tables.cells(row, measures)] for method, row in summary.iterrows()]
-    table = markdown("| row | average | last | forgetting | attention hit, task 0 |", "lrrrr", rows)
+    ranks = mean_ranks(development).dropna()
+    placed = [f"{ranks[method]:.1f}" if method in ranks else "" for method in summary.index]
+    rows = [
+        [name_of(method), *tables.cells(row, measures), place]
+        for (method, row), place in zip(summary.iterrows(), placed, strict=True)
+    ]
+    table = markdown("| row | average | last | forgetting | attention hit, task 0 | rank |", "lrrrrr", rows)
     # of how many seeds: the fewest, so that no row is said to have more than it has
     return (
         f"{table}\n\nTest clips of Sounding Objects, in percent: mean ± standard deviation over "
         f"{int(summary.seeds.min())} class orders. Average: accuracy on all classes seen so far, averaged over tasks; "
         "the others: after the last task. Attention hit: how often attention peaks on the sounding object; "
-        "τ m: the prior's similarity m of sound and patch, with a learnt weight τ."
+        "τ m: the prior's similarity m of sound and patch, with a learnt weight τ. Rank: among "
+        f"{len(ranks)} rows, mean over {development.collection.nunique()} collections, two of them real recordings."
     )
 
 

@@ -666,6 +666,36 @@ def test_a_learner_is_made_anywhere_and_labels_are_tidied(tmp_path, monkeypatch,
     assert "its calibration was of other clips and is dropped" in capsys.readouterr().err
 
 
+def test_commands_forget_and_export(learner, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    clips = [ROOT / f"corpus/sounding_objects/clips/test-00{c}-00{k}.mp4" for c in range(3) for k in range(2)]
+    learner.fit(clips, ["Dog bark", "Dog bark", "bell", "bell", "horn", "horn"])
+    learner.calibrate(clips[::2], ["Dog bark", "bell", "horn"])
+    learner.save("mine")
+    command("forget", " Dog  bark", "--learner", "mine")
+    printed = capsys.readouterr()
+    assert printed.out == "mine: 2 of 3 classes left\n" and "its calibration was of other clips" in printed.err
+    left, never = avcil.Learner.load("mine"), avcil.Learner()
+    never.fit(clips[2:], ["bell", "bell", "horn", "horn"])
+    assert left.classes == ["bell", "horn"]
+    said = [[p.probabilities["bell"] for p in one.predict(clips)] for one in (left, never)]
+    np.testing.assert_allclose(*said, rtol=1e-5)
+    command("export", "part.pt2", *clips[:2], "--learner", "mine")
+    assert capsys.readouterr().out.startswith("part.pt2: logits of")
+    logits = torch.export.load("part.pt2").module()(*tokens_of(clips, left.encoder))
+    assert [left.classes[k] for k in logits.argmax(1)] == [p.label for p in left.predict(clips)]
+    command("forget", "horn", "--learner", "mine")
+    for words, message in (
+        (("forget", "bell", "--learner", "mine"), "mine: `bell` is its only class; delete the folder instead"),
+        (("forget", "hell", "--learner", "mine"), r"no class `hell` \(did you mean `bell`\?\)"),
+        (("forget", "bell", "--learner", "other"), "other: no learner"),
+        (("export", "part.onnx", *clips[:2], "--learner", "other"), "part.onnx: torch.export's files end in .pt2"),
+    ):
+        with pytest.raises(LearnerError, match=message):
+            command(*words)
+    assert avcil.Learner.load("mine").classes == ["bell"] and not (tmp_path / "other").exists()
+
+
 def test_a_learner_that_another_command_makes_meanwhile_is_learnt_on(learner, tmp_path, monkeypatch):
     clip = ROOT / "corpus/sounding_objects/clips/test-000-000.mp4"
     learner.fit([clip], "a")
