@@ -69,8 +69,8 @@ ROWS = [
     "slda", "fecam", "ranpac", "ranpac_guided", "acil", "acil_guided", "mmal", "mmal_guided",
     # learnt, in minutes
     "lll", "lll_prior", "lll_subspace", "lll_residual", "lll_residual_no_exemplars", "lll_analytic",
-    "lll_analytic_no_exemplars", "without_both_levels", "without_feature_level", "without_logit_level", "naive_fusion",
-    "finetune", "replay", "replay_nme", "derpp", "wa", "ssil", "icarl_nme", "icarl_guided", "avcil",
+    "lll_analytic_no_exemplars", "without_both_levels", "without_feature_level", "without_logit_level", "replay",
+    "avcil",
 ]  # fmt: skip
 
 

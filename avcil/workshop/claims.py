@@ -62,7 +62,7 @@ CLAIMS = {
     "guidance": [
         Claim("with the similarity τ m", "both", "lll_prior", "naive_fusion"),
         Claim("without τ m", "paper", "lll", "naive_fusion"),
-        Claim("by audio queries", "paper", "lll", "without_audio_queries"),
+        Claim("by audio queries", "paper", "lll", "without_audio_queries", setting=STANDARD),
         Claim("the similarity itself", "ours", "lll_prior", "lll"),
         Claim("prior taught without regions", "both", "lll_prior", "naive_fusion", setting=UNTOLD),
     ],
@@ -93,7 +93,8 @@ CLAIMS = {
     "flat curve": [
         Claim("accuracy does not fall", "both", "lll_prior", None, "rise", least=-MARGIN),
         Claim("falls less than replay", "paper", "lll_prior", "replay", "rise"),
-        Claim("falls no more than joint training", "paper", "lll_prior", "joint_guided", "rise", least=-MARGIN),
+        # in one world, since rows that learn from all data at once are not learnt over worlds
+        Claim("falls no more than joint training", "paper", "lll_prior", "joint_guided", "rise", STANDARD, -MARGIN),
     ],
     "attention kept": [
         Claim("still finds what sounds", "both", "lll_prior", None, ATTENTION, least=-MARGIN),
