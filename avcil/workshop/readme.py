@@ -64,7 +64,8 @@ def headline(folder: Path) -> str:
         f"{int(summary.seeds.min())} class orders. Average: accuracy on all classes seen so far, averaged over tasks; "
         "the others: after the last task. Attention hit: how often attention peaks on the sounding object; "
         "τ m: the prior's similarity m of sound and patch, with a learnt weight τ. Rank: among "
-        f"{len(ranks)} rows, mean over {development.collection.nunique()} collections, two of photographs and real sounds."
+        f"{len(ranks)} rows, mean over {development.collection.nunique()} collections, two of them photographs "
+        "and real sounds."
     )
 
 
