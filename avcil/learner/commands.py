@@ -15,6 +15,7 @@ from avcil.extraction.clips import ClipError, read_clip, write_clip
 from avcil.extraction.decoding import unread
 from avcil.learner import folders
 from avcil.learner.clips import LearnerError, usable
+from avcil.learner.export import check_name
 from avcil.learner.labels import alike, tidy
 from avcil.learner.learner import Learner
 from avcil.learner.predictions import Prediction
@@ -143,8 +144,8 @@ def run_forget(given: argparse.Namespace) -> None:
 
 def run_export(given: argparse.Namespace) -> None:
     """Write what makes logits of tokens. Raises LearnerError or ClipError; a file that was there is then as before."""
-    if given.out.suffix != ".pt2":
-        raise LearnerError(f"{given.out}: torch.export's files end in .pt2; name it so")
+    # before anything is loaded
+    check_name(given.out)
     _opened(given.learner).export(given.out, given.clips)
     print(f"{given.out}: logits of visual and audio tokens and their similarity; classes.json within it names them")
 

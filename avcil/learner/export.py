@@ -49,6 +49,12 @@ class Predictor(nn.Module):
         return output.logits if self.head is None else self.head.logits(output.features)
 
 
+def check_name(path: Path) -> None:
+    """Raises LearnerError for another ending than .pt2."""
+    if path.suffix != ".pt2":
+        raise LearnerError(f"{path}: torch.export's files end in .pt2; name it so")
+
+
 def export(predictor: Predictor, tokens: Tokens, classes: list[str], path: Path, *, temperature: float) -> None:
     """Write ``predictor`` for any number of clips; ``classes`` are in the file as classes.json, in logits' order, and
     what `Learner.predict` divides logits by as temperature.json.
@@ -56,8 +62,7 @@ def export(predictor: Predictor, tokens: Tokens, classes: list[str], path: Path,
     Raises LearnerError for another ending than .pt2, fewer than two example clips, or a read-out that cannot be traced;
     OSError naming the file if it cannot be written, and one that was there is then as before.
     """
-    if path.suffix != ".pt2":
-        raise LearnerError(f"{path}: torch.export's files end in .pt2; name it so")
+    check_name(path)
     # torch.export takes a dimension of one for a constant
     if len(tokens.audio) < 2:
         raise LearnerError("one clip to export with; give two or more, from which the number of clips is seen to vary")
