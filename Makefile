@@ -6,7 +6,7 @@
 # make lab          seconds  the same in JupyterLab, as a notebook to go on with
 # make experiments  seconds  what `dvc exp run` tried, in a table: name, changed parameters, last, forgetting
 # make smoke        4 min    all that learns, small, in build/smoke: the workspace is untouched
-# make field        hours    every method in every setting, other worlds too (two or more): `rows: all`, then as before
+# make field        hours    every method in every setting, other worlds too (three or more): `rows: all`, then as before
 # make search       60 min   score every row and its trials again, on validation clips of other worlds
 # make beyond       270 min  past the paper's limits: 200 tasks, a sense missing, few tokens, damage, more streams; goes on where it stopped
 # make prior        90 min   train the released priors again, into build/prior; nothing else needs it

@@ -21,6 +21,7 @@ RIVALS = {
     "means": "the closed form, mean tokens",
     "naive": "naive fusion",
     "naive_dropout": "naive fusion, modality dropout",
+    "naive_nulls": "naive fusion, learnt null tokens, modality dropout",
 }
 GOAL = {"holds": "reached", "not told apart": "not told apart", "does not hold": "missed"}
 

@@ -9,6 +9,7 @@ import torch
 
 from avcil.base.device import named
 from avcil.encoders.base import Encoder, WeightsError
+from avcil.encoders.loudness import Loudness
 from avcil.params.encoders import EncoderConfig
 
 # kind, which is also the name of the file, and class
@@ -54,11 +55,14 @@ def check_weights(config: EncoderConfig) -> None:
 def load_published(config: EncoderConfig, device: str, guide: EncoderConfig | None = None) -> Encoder:
     """The encoder with its weights, on ``device``, in the precision that its entry asks for; with ``guide``, another
     one as a part of it, for whose patches and moments the similarity is (`avcil.extraction.features.make_shards`).
+    `similarity: loudness` needs no other one (`avcil.encoders.loudness`).
 
     Raises WeightsError or ImportError with the way out where weights or packages are missing, and WeightsError where a
     patch of the encoder is not the patch of its guide.
     """
     encoder = _load(config, device)
+    if config.similarity == "loudness":
+        return Loudness(encoder)
     if guide is not None:
         other = _load(guide, device)
         # size and sample rate may differ, for a clip is decoded for each of them

@@ -120,7 +120,9 @@ class Params(Section):
             # own encoders are looked for first, so that such an entry would never be read
             if name in self.own_encoders:
                 raise ValueError(f"encoders.{name}: has the name of an own encoder, in prior/; give it another")
-            if (guide := encoder.similarity) is not None:
+            if name == "loudness":
+                raise ValueError("encoders.loudness: `loudness` as a similarity is none of an encoder; rename it")
+            if (guide := encoder.similarity) not in (None, "loudness"):
                 _check(guide, self.encoders, f"encoders.{name}.similarity: no encoder")
                 if self.encoders[guide].similarity is not None:
                     raise ValueError(f"encoders.{name}.similarity: `{guide}` takes that of another; name whose it is")
@@ -145,9 +147,9 @@ class Params(Section):
         return ["mini", *(f"mini-{name}" for name in further), "random"]
 
     def guide_of(self, encoder: str) -> EncoderConfig | None:
-        """Of whom that entry of `encoders` takes the similarity of sound and patches, if not its own."""
+        """Of whom that entry of `encoders` takes the similarity of sound and patches, if of another."""
         guide = self.encoders[encoder].similarity
-        return None if guide is None else self.encoders[guide]
+        return None if guide in (None, "loudness") else self.encoders[guide]
 
     def method(self, name: str) -> Row:
         """The row of that name; raises ParameterError naming the nearest one."""

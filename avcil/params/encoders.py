@@ -21,8 +21,8 @@ class Pretrained(Section):
     patches: int | None = Field(None, gt=0, description="average each slot's patches to this many a side; null: all")
     # of weights and arithmetic; a store holds float16 in any case
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    # then both encoders read each clip
-    similarity: str | None = Field(None, description="that of another entry of `encoders`, of the same grid, is taken")
+    # that of another entry of `encoders`, of the same grid: then both read each clip
+    similarity: str | None = Field(None, description="another entry, whose is taken; or `loudness`, which explains it")
 
 
 class PeAvConfig(Pretrained):

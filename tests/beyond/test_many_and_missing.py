@@ -288,7 +288,7 @@ def test_the_figure_draws_worlds_of_each_size():
 def test_a_difference_between_rows_is_paired_by_seed_and_clip(tmp_path):
     rng = np.random.default_rng(0)
     lines, kept = [], {}
-    for name in ("conditional", "quarantined", "zeros", "means", "naive", "naive_dropout"):
+    for name in ("conditional", "quarantined", "zeros", "means", "naive", "naive_dropout", "naive_nulls"):
         for seed, sense, train, test in [
             (s, sense, a, b) for s in (0, 1, 2) for sense in missing.SENSES for a in (0.0, 0.5) for b in (0.0, 0.5)
         ]:

@@ -188,8 +188,8 @@ def test_claims_are_those_of_the_tables(tmp_path):
     said = {one.part: one for one in claims.judged(ROOT / "metrics")}
     lead = last["worlds", "lll_prior"] - last["worlds", "without_prior"]
     assert said["prior"].lead.mean == pytest.approx(lead.mean()) and said["prior"].lead.seeds == len(lead)
-    rise = seeds.set_index(["setting", "method"]).rise
-    flat = rise["standard", "lll_prior"].mean() - rise["standard", "joint_guided"].mean()
+    rise = seeds.set_index(["setting", "method"]).rise.sort_index()
+    flat = rise["worlds", "lll_prior"].mean() - rise["worlds", "joint_guided"].mean()
     (same,) = (one for one in claims.judged(ROOT / "metrics") if one.claim.second == "joint_guided")
     assert same.lead.mean == pytest.approx(flat)
     shutil.copy(ROOT / "metrics/correct.csv", tmp_path)
@@ -209,8 +209,36 @@ def test_a_lead_over_a_family_is_the_one_that_is_least_sure(monkeypatch):
     seeds = pd.DataFrame(lines, columns=["setting", "method", "seed", "last_accuracy"])
     found = Comparable(seeds, pd.DataFrame(columns=["setting", "method", "seed", "correct"]))
     monkeypatch.setattr(claims, "of_family", lambda family: ["sure", "unsure", "never_run"])
-    name, count, lead = claims.nearest_rival(found, "ours", ("one",))
+    name, count, lead = claims.nearest_rival(found, "ours", ("one",), "standard")
     assert (name, count) == ("unsure", 2) and lead.mean == pytest.approx(0.25) and outcome(lead) != "holds"
+
+
+def test_rivals_over_worlds_are_those_of_both_settings(monkeypatch):
+    """The rest of the field is run in fewer of the same worlds: it is paired by world, and by those alone."""
+    lines = [("worlds", "ours", world, 0.8 + 0.01 * world) for world in range(4)]
+    lines += [("worlds", "one", world, 0.6 + 0.02 * world) for world in range(4)]
+    lines += [("worlds_field", "other", world, 0.7 + 0.015 * world) for world in range(1, 3)]
+    lines += [("standard", "other", world, 0.9) for world in range(4)]
+    seeds = pd.DataFrame(lines, columns=["setting", "method", "seed", "last_accuracy"])
+    found = Comparable(seeds, pd.DataFrame(columns=["setting", "method", "seed", "correct"]))
+    monkeypatch.setattr(claims, "of_family", lambda family: ["one", "other", "never_run"])
+    assert claims.run_in(found, "worlds") == {"other": "worlds_field", "ours": "worlds", "one": "worlds"}
+    name, count, lead = claims.nearest_rival(found, "ours", ("family",), "worlds")
+    assert (name, count, lead.seeds) == ("other", 2, 2) and lead.mean == pytest.approx(0.0925)
+
+
+def test_a_rival_that_is_ahead_is_not_hidden_behind_one_that_is_less_sure(monkeypatch):
+    """The other's interval reaches lower, since it is of fewer worlds, and decides nothing."""
+    lines = [("worlds", "ours", world, 0.8) for world in range(6)]
+    lines += [("worlds", "better", world, 0.83 + 0.002 * world) for world in range(6)]
+    lines += [("worlds_field", "unsure", world, 0.8 + 0.02 * world) for world in range(3)]
+    seeds = pd.DataFrame(lines, columns=["setting", "method", "seed", "last_accuracy"])
+    found = Comparable(seeds, pd.DataFrame(columns=["setting", "method", "seed", "correct"]))
+    monkeypatch.setattr(claims, "of_family", lambda family: ["better", "unsure"])
+    name, _, lead = claims.nearest_rival(found, "ours", ("family",), "worlds")
+    unsure = found.lead("worlds", "last_accuracy", "ours", "unsure", "worlds_field")
+    assert unsure.low < lead.low and outcome(unsure) == "not told apart"
+    assert name == "better" and outcome(lead) == "does not hold"
 
 
 def test_a_lead_is_over_seeds_alone_where_they_share_no_clips():

@@ -20,6 +20,7 @@ from avcil.learn.hooks import Batch, Learning, check
 from avcil.learn.losses import objective
 from avcil.learn.methods import av_cil, channelwise
 from avcil.learn.methods.afc import importance, importance_distillation, imprint
+from avcil.learn.methods.modality_dropout import withhold
 from avcil.learn.methods.proxies import PROXIES
 from avcil.learn.methods.weight_aligning import WeightAligning
 from avcil.learn.model import Classifier, IncrementalClassifier
@@ -922,3 +923,20 @@ def test_a_learnt_query_hears_nothing_and_still_learns_where_to_look(toy):
     moved = {name for name, value in drawn.items() if not torch.equal(value, learnt[name])}
     assert "attention.query.bias" in moved
     assert not {"attention.query.weight", "attention.moment_query.weight"} & moved
+
+
+def test_a_null_token_stands_for_what_is_absent_and_is_learnt(toy):
+    """Whole clips give what `mean` gives with the same weights; an absent stream gives what its token would."""
+    mean, nulls = (restore(EMPTY, row(fusion=name), TRAINING, toy.tokens.channels) for name in ("mean", "null_tokens"))
+    with torch.no_grad():
+        nulls.visual.weight.copy_(torch.cat([mean.visual.weight, mean.audio.weight], 1))
+        nulls.visual.bias.copy_(mean.visual.bias + mean.audio.bias)
+        nulls.attention.sound.normal_()
+    few, every = toy.tokens.clips(torch.arange(20)), torch.ones(20, dtype=torch.bool)
+    torch.testing.assert_close(nulls(few).features.fused, mean(few).features.fused)
+    said = few._replace(audio=nulls.attention.sound.detach().expand_as(few.audio))
+    torch.testing.assert_close(nulls(withhold(few, every, ~every)).features.fused, nulls(said).features.fused)
+    method = row(fusion="null_tokens", hooks={"modality_dropout": {"share": 0.5}})
+    checkpoint, _, _ = train.run_task(toy, method, TRAINING, TASKS, 0, 0, EMPTY)
+    learnt = restore(checkpoint, method, TRAINING, toy.tokens.channels).attention
+    assert learnt.picture.abs().max() > 1e-3 and learnt.sound.abs().max() > 1e-3
