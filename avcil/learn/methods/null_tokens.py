@@ -1,5 +1,5 @@
-"""Fusion: as `mean`, but a learnt token stands for a stream that a clip lacks. As `fusion: null_tokens`, beside the hook
-`modality_dropout`, without which no clip would lack any.
+"""Fusion: as `mean`, but a learnt token stands for a stream that a clip lacks. As `fusion: null_tokens`, beside the
+hook `modality_dropout`, without which no clip would lack any.
 
 Dimension letters: ``B`` clips, ``D`` token channels, ``E`` feature channels.
 """
