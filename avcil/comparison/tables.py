@@ -6,6 +6,8 @@ for this time stays as it stands (`write`).
 
 import math
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
@@ -337,7 +339,8 @@ def multilabel_accuracy(swept: Swept, annotated: Mapping[str, Collection[str]]) 
     return pd.DataFrame(lines, columns=[*RUN, "multilabel_accuracy"])
 
 
-class Comparable(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Comparable:
     """What stands in a folder of tables: seeds.csv, and correct.csv where seeds share their clips."""
 
     seeds: pd.DataFrame
@@ -347,6 +350,19 @@ class Comparable(NamedTuple):
     def of(cls, folder: Path) -> "Comparable":
         # digits as text: a number would lose the zeros in front
         return cls(pd.read_csv(folder / "seeds.csv"), pd.read_csv(folder / "correct.csv", dtype={"correct": str}))
+
+    # by run, and once for hundreds of leads; sorted, for pandas warns where a part of an unsorted index is looked up
+    @cached_property
+    def _runs(self) -> pd.DataFrame:
+        return self.seeds.set_index(RUN).sort_index()
+
+    @cached_property
+    def _digits(self) -> pd.Series:
+        return self.correct.set_index(RUN).correct.sort_index()
+
+    @cached_property
+    def _clips(self) -> dict[tuple[str, str], int]:
+        return self._digits.groupby(level=["setting", "method"]).first().map(len).to_dict()
 
     def methods(self, setting: str) -> list[str]:
         return list(dict.fromkeys(self.seeds[self.seeds.setting == setting].method))
@@ -361,12 +377,9 @@ class Comparable(NamedTuple):
         """
         names = [(setting, first)] if second is None else [(setting, first), (against or setting, second)]
         # no other measure is a mean over clips; of a row that was not run again they may be those of other tasks
-        digits = self.correct.groupby(["setting", "method"]).correct.first()
-        clips = {len(digits.get(name, "")) for name in names}
+        clips = {self._clips.get(name, 0) for name in names}
         by_clip = measure == "last_accuracy" and len(clips) == 1 and clips != {0}
-        table, column = (self.correct, "correct") if by_clip else (self.seeds, measure)
-        # sorted, for pandas warns where a part of an unsorted index is looked up
-        runs = table.set_index(["setting", "method", "seed"])[column].sort_index()
+        runs = self._digits if by_clip else self._runs[measure]
         # a seed that only one of the two was run with counts for neither
         wide = pd.concat([runs.loc[name] for name in names], axis=1).dropna()
         # after another `seeds`, rows that were not run again have none in common with those that were

@@ -180,7 +180,8 @@ def over_worlds(folder: Path) -> str:
     where = claims.run_in(comparable, claims.WORLDS)
     runs = comparable.seeds[comparable.seeds.setting.isin({*where.values()})]
     # means of other worlds than the row below has would not be comparable
-    shared = sorted(runs.groupby("seed").method.nunique().loc[lambda rows: rows == len(where)].index)
+    rows_of = runs.groupby("seed").method.nunique()
+    shared, worlds = rows_of.index[rows_of == len(where)], runs.groupby("method").seed.nunique()
     summary = tables.summarise(runs[runs.seed.isin(shared)]).sort_values("last_accuracy", ascending=False)
     rows, ours = [], ("lll_prior", "lll_closed")
     for _, line in summary.iterrows():
@@ -188,10 +189,9 @@ def over_worlds(folder: Path) -> str:
         leads = {
             one: comparable.lead(claims.WORLDS, "last_accuracy", one, row, where[row]) for one in ours if one != row
         }
-        worlds = comparable.seeds.query("setting == @where[@row] and method == @row").seed.nunique()
         title = f"**{name_of(row)}**" if row in ours else name_of(row)
         cells = tables.cells(line, ["average_accuracy", "last_accuracy", "forgetting_last"])
-        rows.append([title, *cells, *(points(leads[one]) if one in leads else "" for one in ours), str(worlds)])
+        rows.append([title, *cells, *(points(leads[one]) if one in leads else "" for one in ours), str(worlds[row])])
     minus = " | ".join(f"{short_name_of(row)}, minus it" for row in ours)
     head = f"| method | average | last | forgetting (last) | {minus} | worlds |"
     return (

@@ -1,6 +1,7 @@
 """Metrics against matrices worked out by hand, and against scikit-learn."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -178,10 +179,10 @@ def test_where_seeds_have_clips_of_their_own_a_lead_is_over_seeds_alone(tmp_path
     shared = _comparable(tmp_path, rows)
     apart = rows["a"].mean(1) - rows["b"].mean(1)
     half = stats.t.ppf(0.975, 3) * apart.std(ddof=1) / 2
-    of_seeds = shared._replace(correct=shared.correct.iloc[:0]).lead("standard", "last_accuracy", "a", "b")
+    of_seeds = replace(shared, correct=shared.correct.iloc[:0]).lead("standard", "last_accuracy", "a", "b")
     assert of_seeds[:3] == pytest.approx((apart.mean(), apart.mean() - half, apart.mean() + half))
     assert of_seeds.seeds == 4
-    other_measure = shared._replace(seeds=shared.seeds.rename(columns={"last_accuracy": "retention"}))
+    other_measure = replace(shared, seeds=shared.seeds.rename(columns={"last_accuracy": "retention"}))
     assert other_measure.lead("standard", "retention", "a", "b") == of_seeds
     both = shared.lead("standard", "last_accuracy", "a", "b")
     assert both.mean == pytest.approx(of_seeds.mean) and both != of_seeds
@@ -195,9 +196,9 @@ def test_rows_of_other_seeds_are_not_told_apart(tmp_path):
     """As after another `seeds`, with which not every row was run again."""
     for by_clip in (True, False):
         found = _comparable(tmp_path, {name: np.ones((3, 4), bool) for name in "ab"})
-        for table in found:
+        for table in (found.seeds, found.correct):
             table.loc[table.method == "b", "seed"] += 3
-        found = found if by_clip else found._replace(correct=found.correct.iloc[:0])
+        found = found if by_clip else replace(found, correct=found.correct.iloc[:0])
         (line,) = found.compare("standard", "a", ["b"]).itertuples()
         assert np.isnan(line.difference) and line.verdict == "not told apart (no seed in common)"
 
@@ -219,7 +220,7 @@ def test_seeds_whose_tasks_take_other_classes_have_no_clips_in_common(tmp_path):
     assert correctness(Swept(last, {}, {}, labels)).values.tolist() == [["t", "b", 0, "1"], ["t", "b", 1, "1"]]
     # compared by seed, though lines of a row that was not run again stand
     shared = _comparable(tmp_path, {name: np.ones((3, 4), bool) for name in "ab"})
-    of_one = shared._replace(correct=shared.correct[shared.correct.method == "a"])
+    of_one = replace(shared, correct=shared.correct[shared.correct.method == "a"])
     assert of_one.lead("standard", "last_accuracy", "a", "b").seeds == 3
 
 
@@ -369,5 +370,5 @@ def test_a_row_that_was_not_run_with_these_tasks_is_compared_by_seed(tmp_path):
     rng = np.random.default_rng(0)
     shared = _comparable(tmp_path, {name: rng.uniform(size=(3, 4)) < 0.5 for name in "ab"})
     shorter = shared.correct.assign(correct=["11" if name == "a" else "1111" for name in shared.correct.method])
-    lead = shared._replace(correct=shorter).lead("standard", "last_accuracy", "a", "b")
-    assert lead == shared._replace(correct=shared.correct.iloc[:0]).lead("standard", "last_accuracy", "a", "b")
+    lead = replace(shared, correct=shorter).lead("standard", "last_accuracy", "a", "b")
+    assert lead == replace(shared, correct=shared.correct.iloc[:0]).lead("standard", "last_accuracy", "a", "b")
