@@ -10,8 +10,8 @@ then takes a sixth of the time.
 What a run gave stands in --work: a run that was stopped goes on, parts of the collection can be learnt beside one
 another, and without a name all that stands there is collected in benchmarks/results/development.csv, which keeps its
 lines of what does not stand there, in the pages development.md and distillation.md beside it, and in
-figures/distillation.png. Rows on the embedded benchmark are the pipeline's own, from metrics/seeds.csv. More than an
-hour on two free cores (--workers 2).
+figures/distillation.png. Rows on the embedded benchmark are the pipeline's own, from metrics/seeds.csv. Two hours or
+more on two free cores (--workers 2).
 """
 
 import argparse
@@ -71,6 +71,7 @@ ROWS = [
     # learnt, in minutes
     "lll_prior", "lll_subspace", "lll_residual", "lll_residual_no_exemplars", "lll_analytic",
     "lll_analytic_no_exemplars", "without_both_levels", "without_feature_level", "without_logit_level", "replay",
+    "replay_nme", "derpp", "avcil", "icarl_nme",
 ]  # fmt: skip
 
 

@@ -42,5 +42,6 @@ class Loudness(nn.Module):
         tokens = self.encoder.encode(frames, waveform)
         if frames is None or waveform is None:
             return tokens
-        similarity = explained_change(tokens.visual, loudness(waveform.to(tokens.visual.device), self.layout.slots))
-        return tokens._replace(similarity=similarity.to(tokens.visual.dtype))
+        # on the CPU: it computes in float64, which not every device has
+        similarity = explained_change(tokens.visual.cpu(), loudness(waveform.cpu(), self.layout.slots))
+        return tokens._replace(similarity=similarity.to(tokens.similarity))

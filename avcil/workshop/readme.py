@@ -205,7 +205,7 @@ def settings(folder: Path) -> str:
     """Last accuracy and forgetting of a few rows in harder settings, and in changed worlds."""
     summary = means(folder)
     # these have tables of their own
-    summary = summary[~summary.setting.isin([claims.STANDARD, claims.WORLDS, claims.FIELD])]
+    summary = summary[~summary.setting.isin([claims.STANDARD, claims.WORLDS, claims.FIELD, claims.UNTOLD])]
     cells = (100 * summary.last_accuracy).map("{:.1f}".format)
     cells += (100 * summary.forgetting_last).map(" ({:.1f})".format)
     # in the order of the table, where `unstack` would sort by name
