@@ -190,14 +190,16 @@ def over_worlds(folder: Path) -> str:
             one: comparable.lead(claims.WORLDS, "last_accuracy", one, row, where[row]) for one in ours if one != row
         }
         title = f"**{name_of(row)}**" if row in ours else name_of(row)
+        title += " †" if worlds[row] < worlds.max() else ""
         cells = tables.cells(line, ["average_accuracy", "last_accuracy", "forgetting_last"])
-        rows.append([title, *cells, *(points(leads[one]) if one in leads else "" for one in ours), str(worlds[row])])
+        rows.append([title, *cells, *(points(leads[one]) if one in leads else "" for one in ours)])
     minus = " | ".join(f"{short_name_of(row)}, minus it" for row in ours)
-    head = f"| method | average | last | forgetting (last) | {minus} | worlds |"
+    head = f"| method | average | last | forgetting (last) | {minus} |"
     return (
-        f"{markdown(head, 'lrrrrrr', rows)}\n\nTest clips, in percent: mean ± standard deviation over the "
+        f"{markdown(head, 'lrrrrr', rows)}\n\nTest clips, in percent: mean ± standard deviation over the "
         f"{len(shared)} worlds that all rows were run in. *Minus it*: paired difference of last accuracy in points, "
-        "with a 95 % interval of Student's t over all worlds of both rows; not corrected for the number of rows."
+        f"with a 95 % interval of Student's t over all worlds of both rows, {worlds.min()} for rows with a † and else "
+        f"{worlds.max()}; not corrected for the number of rows."
     )
 
 
