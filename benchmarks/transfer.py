@@ -67,11 +67,11 @@ PARTS = {
 ROWS = [
     # solved, in seconds, but for `lll_closed` and FeCAM on DEV-C
     "lll_closed", "lll_closed_without_products", "ncm", "ridge", "ridge_guided", "scaled_ridge", "scaled_ridge_guided",
-    "slda", "fecam", "ranpac", "acil", "acil_guided", "mmal", "mmal_guided",
+    "slda", "fecam", "ranpac", "ranpac_guided", "acil", "acil_guided", "mmal", "mmal_guided",
     # learnt, in minutes
-    "lll_prior", "lll_subspace", "lll_residual", "lll_residual_no_exemplars", "lll_analytic",
+    "lll_prior", "lll", "lll_subspace", "lll_residual", "lll_residual_no_exemplars", "lll_analytic",
     "lll_analytic_no_exemplars", "without_both_levels", "without_feature_level", "without_logit_level", "replay",
-    "replay_nme", "derpp", "avcil", "icarl_nme",
+    "replay_nme", "derpp", "naive_fusion", "avcil", "icarl_nme",
 ]  # fmt: skip
 
 
