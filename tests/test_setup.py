@@ -248,9 +248,7 @@ def test_the_second_call_does_nothing(machine):
     machine.installed()
     assert machine.run().code == 0
     assert machine.asked() == [UV, f"uv pip install {LOCKED}", f"uv pip install {OWN}"]
-    started = time.perf_counter()
     assert machine.run() == (0, []) and machine.asked() == []
-    assert time.perf_counter() - started < 1
     for name in ("pyproject.toml", "requirements.lock"):
         (machine.project / name).touch()
         assert machine.run() == (0, []) and machine.asked() == []
@@ -323,16 +321,16 @@ def test_no_network_is_told_before_anything_long(machine, no_network):
 
 def test_an_interruption_is_one_line_and_remembered(machine):
     machine.installed()
-    machine.says(uv="sleep 60")
+    machine.says(uv="sleep 600")
     running = subprocess.Popen(
         ["sh", ".ci/setup"], cwd=machine.project, env={"PATH": str(machine.bin), "HOME": "/"}, text=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while f"uv pip install {LOCKED}" not in machine.asked() and time.monotonic() < until:
         time.sleep(0.05)
     os.killpg(running.pid, signal.SIGTERM)
-    said = running.communicate(timeout=20)[1].splitlines()
+    said = running.communicate(timeout=60)[1].splitlines()
     assert running.returncode == 1 and said[-1] == "avcil: interrupted; the next attempt goes on from here"
     assert (machine.project / ".venv/.installed").read_text().splitlines()[1] == "unfinished"
 

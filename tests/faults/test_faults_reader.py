@@ -48,10 +48,11 @@ HOSTILE = {
 def test_it_is_refused_at_once(tmp_path, name):
     stream, message = HOSTILE[name]
     path = _npy(tmp_path / "a.npy", stream)
-    begun = time.perf_counter()
+    # the seconds of this process, whatever else runs on the machine: what is not refused may keep it busy for ever
+    begun = time.process_time()
     with pytest.raises(NpyError, match=message) as error:
         index_npy(path)
-    assert time.perf_counter() - begun < 1 and len(str(error.value)) < 500 and str(error.value).startswith(f"{path}, ")
+    assert time.process_time() - begun < 20 and len(str(error.value)) < 500 and str(error.value).startswith(f"{path}, ")
 
 
 def test_sixteen_deep_is_read(tmp_path):

@@ -412,12 +412,13 @@ def test_training_is_interrupted_between_two_steps(trainer):
         while not (trainer.learning and trainer.learning.share):
             await asyncio.sleep(0.01)
         assert not trainer.stop.disabled
-        started = time.monotonic()
         trainer.stop.click()
+        learnt = len(trainer.learning.losses)
         await trainer.job
-        return time.monotonic() - started
+        return len(trainer.learning.losses) - learnt
 
-    assert asyncio.run(scenario()) < 5
+    # the step in progress may have been an epoch's last
+    assert asyncio.run(scenario()) <= 1
     assert len(trainer.learning.results) < 3 and "stopped" in trainer.status.value
     assert not trainer.train.disabled
     trainer.epochs.value = 1
