@@ -7,7 +7,7 @@
     run.matrix                      # accuracy after each task on each task's clips, mean ± standard deviation
     run.checkpoint(task=4, seed=0)  # weights, classes, exemplars
 
-    learner = avcil.Learner()       # learns classes from clips, in closed form
+    learner = avcil.Learner()       # learns classes from clips, in closed form; or by any row: method="lll_prior"
     learner.fit(files, labels)
     learner.predict(files)[0].label
 

@@ -38,6 +38,7 @@ def add(subparsers) -> None:
     learn.add_argument("clips", nargs="+", type=Path, metavar="CLIP")
     learn.add_argument("--label", required=True, help="the class of all these clips, new or known")
     learn.add_argument("--learner", required=True, type=Path, help="its folder; a clip given twice counts twice")
+    learn.add_argument("--method", help="of a learner that is made: a row of params.yaml, ridge_guided if left out")
     learn.add_argument("--device", help=f"{DEVICE}; of a learner that is made: compute.device of params.yaml")
     learn.set_defaults(call=run_learn)
     forget = subparsers.add_parser("forget", help="take a class out of a learner, as if no clip of it had been given")
@@ -103,9 +104,11 @@ def run_learn(given: argparse.Namespace) -> None:
     with _left_as_it_was(folder), alone([folder]):  # from reading to writing: else one of two commands would be lost
         # looked for once more, now that nobody else writes: it may have been made meanwhile
         if folders.there(folder):
+            if given.method is not None:
+                raise LearnerError(f"{folder}: keeps its method; leave --method out, or name a new folder")
             learner = Learner.load(folder, device=given.device or "cpu")
         else:
-            learner = Learner()
+            learner = Learner(method=given.method or "ridge_guided")
             if given.device is not None:
                 learner.to(given.device)
         # told, and not refused: they may be two classes

@@ -1,7 +1,7 @@
 """A learner as a folder, laid out as the Hugging Face hub has models: no pickle, a digest of each file that is read.
 
 config.json           method, training, encoder with the digest of its weights, classes, clips a class, calibration
-model.safetensors     weights, the head's sums, and those of each class
+model.safetensors     weights, the head's sums, those of each class, and the exemplars' tokens
 encoder.safetensors   an own encoder's weights; published ones are named in config.json
 README.md             the model card, from these numbers
 """
@@ -113,6 +113,7 @@ tags: [audio-visual, class-incremental-learning, video-classification]
 | what | |
 | --- | --- |
 | fusion, read-out | {method["fusion"]}, {method["readout"]} |
+| exemplars | tokens of {len(config.get("exemplars", []))} clips are in model.safetensors |
 | encoder | {name}, weights {encoder["digest"] if encoder and encoder["digest"] else "not loaded when saved"} |
 | validation accuracy | {measured} |
 | licence of the encoder | {licence} |

@@ -1,4 +1,4 @@
-"""`Learner`: learns classes from clips in closed form, predicts, forgets, and is kept in a folder.
+"""`Learner`: learns classes from clips, in closed form or task by task, predicts, forgets, and is kept in a folder.
 
 Dimension letters: ``N`` clips, ``L`` temporal slots, ``S`` patches of a slot, ``M`` regressors, ``C`` classes.
 """
@@ -20,14 +20,17 @@ from avcil.learn import evaluate
 from avcil.learn.checkpoint import EMPTY, Checkpoint, load_checkpoint
 from avcil.learn.heads import RecursiveRidge
 from avcil.learn.model import IncrementalClassifier
-from avcil.learner import folders
+from avcil.learner import folders, tasks
 from avcil.learner.clips import ClipEncoder, Clips, LearnerError, at_hand, media_of, tokens_of
 from avcil.learner.export import Predictor, export, looked_at
 from avcil.learner.labels import tidy
 from avcil.learner.predictions import Cost, Prediction, unknown
+from avcil.learner.tasks import Kept
 from avcil.params import Params, project
 from avcil.params.learning import FROZEN, Method, Training
 from avcil.params.section import nearest
+from avcil.tokens.dataset import Dataset
+from avcil.tokens.manifest import Media
 from avcil.tokens.tokens import Tokens
 
 ADDITIVE = ("ridge", "acil")
@@ -46,12 +49,18 @@ class Learner:
         learner.predict(files)[0].label
         learner.save("my_learner")
 
-    The method is a row of params.yaml with a frozen fusion and a ridge; by default `ridge_guided`: the mean audio token
-    joined with the visual tokens' mean under the prior's own attention, and W = (G + λI)⁻¹ Q (`avcil.learn.heads`). In
-    whatever parts and order clips are learnt, the sums, and so the answers, are those of all clips at once, up to
-    rounding. A clip that is given twice counts twice. Deviation: with ``by_class``, the sums G_c and Q_c of a class of
-    n_c clips are weighted by n̄ / n_c, n̄ being the mean over classes; otherwise a class of five clips would hardly be
-    predicted beside classes of forty. Where all classes have equally many clips, this is the published ridge.
+    The method is a row of params.yaml, by default `ridge_guided`: the mean audio token joined with the visual tokens'
+    mean under the prior's own attention, and W = (G + λI)⁻¹ Q (`avcil.learn.heads`). In whatever parts and order clips
+    are learnt, the sums, and so the answers, are those of all clips at once, up to rounding. A clip that is given twice
+    counts twice. Deviation: with ``by_class``, the sums G_c and Q_c of a class of n_c clips are weighted by n̄ / n_c, n̄
+    being the mean over classes; otherwise a class of five clips would hardly be predicted beside classes of forty.
+    Where all classes have equally many clips, this is the published ridge. So learn all rows with a frozen fusion that
+    read out by `ridge` or `acil`.
+
+    Every other row, `lll_prior` and `lll_closed` among them, learns each call's new classes as a task, by the loop of
+    the pipeline: what it trains is trained on their clips and the exemplars, held to the model before as the row says,
+    and the tokens of the new exemplars are kept, in a saved folder, too. More clips of a class that is known are
+    refused there, except by the closed forms of any scale (`avcil.learner.tasks.SUMMED`).
 
     Clips are files, parts of files (`avcil.learner.clips.windows`) or `avcil.tokens.tokens.Tokens`. One that cannot be
     used raises ClipError, which names it and where in the file it begins; to go on without such clips, give the tokens
@@ -63,11 +72,11 @@ class Learner:
         encoder: `mini`, or one of `encoders` in params.yaml.
         method: a row of params.yaml.
         by_class: keep a Gram matrix a class (8 M² bytes each) instead of one: then `forget` is exact, and classes
-            count alike, however many clips each has.
+            count alike, however many clips each has. Of rows that learn task by task it says nothing.
+        epochs: of a task, where something is trained; by default those of the first task of params.yaml.
         root: the project's folder; if left out, the one that the working directory is in, or else the clone of avcil.
 
-    Raises LearnerError or ParameterError, naming the way out, for a method that is not solved in closed form, or an
-    unknown name.
+    Raises ParameterError, naming the way out, for an unknown name.
     """
 
     def __init__(
@@ -76,6 +85,7 @@ class Learner:
         method: str = "ridge_guided",
         *,
         by_class: bool = True,
+        epochs: int | None = None,
         params: Params | None = None,
         root: Path | None = None,
     ):
@@ -84,15 +94,23 @@ class Learner:
         params = params or own
         # the row's own `tokens` are those of the pipeline
         row = params.method(method).model_copy(update={"tokens": encoder})
-        self._begin(row, params.training, ClipEncoder.of_params(encoder, params, priors), EMPTY, by_class)
-        # at once, not with the first clips: whoever makes one means to teach it
-        self._check_it_learns()
+        if epochs is not None and epochs < 1:
+            raise LearnerError(f"epochs {epochs}: give 1 or more")
+        reader = ClipEncoder.of_params(encoder, params, priors)
+        self._begin(row, params.training, reader, EMPTY, by_class, epochs or params.tasks[0].epochs)
 
     def _begin(
-        self, method: Method, training: Training, encoder: ClipEncoder | None, checkpoint: Checkpoint, by_class: bool
+        self,
+        method: Method,
+        training: Training,
+        encoder: ClipEncoder | None,
+        checkpoint: Checkpoint,
+        by_class: bool,
+        epochs: int,
     ) -> None:
         self.method, self.training, self.encoder = method, training, encoder
-        self.checkpoint, self.by_class = checkpoint, by_class
+        self.checkpoint, self.by_class, self.epochs = checkpoint, by_class, epochs
+        self.kept: Kept | None = None
         self.device = encoder.device if encoder else "cpu"
         self.counts: dict[str, int] = {}
         self.accuracy: float | None = None
@@ -124,7 +142,7 @@ class Learner:
         self, clips: Clips, labels: str | Sequence[str], validation: tuple[Clips, Sequence[str]] | None = None
     ) -> Cost:
         """Learn from these clips alone and forget all others. If anything raises, the learner is unchanged."""
-        fresh = self._of(self.method, self.training, self.encoder, EMPTY, self.by_class)
+        fresh = self._of(self.method, self.training, self.encoder, EMPTY, self.by_class, self.epochs)
         # `_begin` takes the encoder's, and a learner of tokens may have no encoder
         fresh.device = self.device
         cost = fresh.learn(clips, labels, validation)
@@ -139,12 +157,12 @@ class Learner:
         With ``validation`` clips the learner is measured and calibrated (`calibrate`). Without, a temperature and a
         threshold there were are dropped: they were of other classes. If anything raises, the learner is as before.
         """
-        # `from_run` gives learners of any method, to predict
-        self._check_it_learns()
         start = perf_counter()
         if validation is not None and (not isinstance(validation, tuple | list) or len(validation) != 2):
             raise LearnerError("validation: give a pair, clips and their labels")
-        tokens, labels = self._labelled(clips, labels)
+        clips, labels = self._listed(clips, labels)
+        self._check_it_learns(labels)
+        tokens = self._read(clips)
         # before anything is learnt: a validation clip that is refused then costs no learning
         held_out = validation and self._held_out(*validation, {*self.classes, *labels})
         encoded = perf_counter()
@@ -152,7 +170,10 @@ class Learner:
         known, before = self.classes, self.__dict__.copy()
         accuracies: list[float | None] = [None, None]
         try:
-            self._absorb(tokens, labels)
+            if self._sums:
+                self._absorb(tokens, labels)
+            else:
+                self._learn_task(tokens, labels)
             self._drop_calibration()
             if held_out:
                 # as `calibrate` by itself
@@ -169,11 +190,7 @@ class Learner:
         state = self.checkpoint.readout
         model = self._restored(tokens).to(named(self.device))
         features = evaluate.predict(model, looked_at(tokens, self.method), torch.arange(len(labels))).features
-        # new ones behind those known, whose columns of the sums stay where they are
-        classes = list(dict.fromkeys([*self.classes, *labels]))
-        # of classes that a run has learnt it is not recorded from how many clips
-        counted = [label for label in classes if label in self.counts or label not in self.classes]
-        self.counts = {label: self.counts.get(label, 0) + labels.count(label) for label in counted}
+        classes = self._count(labels)
         if self.by_class:
             # each by itself, as class 0 of one: so it can be weighed, and taken out again
             for label in dict.fromkeys(labels):
@@ -189,6 +206,30 @@ class Learner:
         # of a run's model nothing is learnt but a classifier of its classes, which is not read
         origin = self.checkpoint.origin | {"channels": [*tokens.channels]}
         self.checkpoint = self.checkpoint._replace(model={}, readout=state, classes=classes, origin=origin)
+
+    def _learn_task(self, tokens: Tokens, labels: list[str]) -> None:
+        self._restored(tokens)  # which refuses other channels by name
+        checkpoint, kept, known = self.checkpoint, self.kept, self.classes
+        new, more = ([row for row, label in enumerate(labels) if (label in known) == again] for again in (False, True))
+        if new:
+            given = tokens.clips(torch.tensor(new)), [labels[row] for row in new]
+            checkpoint, kept = tasks.learn(
+                checkpoint, kept, *given, self.method, self.training, epochs=self.epochs, device=self.device
+            )
+        if more:
+            given = tokens.clips(torch.tensor(more)), [labels[row] for row in more]
+            checkpoint = tasks.add(checkpoint, *given, self.method, self.training)
+        self._count(labels)
+        origin = checkpoint.origin | {"channels": [*tokens.channels]}
+        self.checkpoint, self.kept = checkpoint._replace(origin=origin), kept
+
+    def _count(self, labels: list[str]) -> list[str]:
+        """Add clips to `counts`; gives all classes, new ones behind those known, whose columns stay where they are."""
+        classes = list(dict.fromkeys([*self.classes, *labels]))
+        # of classes that a run has learnt it is not recorded from how many clips
+        counted = [label for label in classes if label in self.counts or label not in self.classes]
+        self.counts = {label: self.counts.get(label, 0) + labels.count(label) for label in counted}
+        return classes
 
     def _sums_of_parts(self) -> dict[str, Tensor]:
         """Sums of all classes from those of each, gram [M,M] and cross [M,1], as if all had equally many clips."""
@@ -213,6 +254,8 @@ class Learner:
         label = label if label in self.classes else tidy(label)
         if label not in self.classes:
             raise LearnerError(f"no class `{label}`{nearest(label, self.classes)}")
+        if not self._sums:
+            raise LearnerError("what was learnt task by task does not come apart again; fit anew without this class")
         if not self._parts:
             raise LearnerError("sums of all classes are kept as one; fit with by_class=True to forget exactly")
         self._parts = {name: part for name, part in self._parts.items() if name != label}
@@ -232,8 +275,9 @@ class Learner:
 
     @property
     def bytes(self) -> int:
-        """Of the model's tensors, the head's sums, and those of each class."""
+        """Of the model's tensors, the head's sums, those of each class, and the exemplars' tokens."""
         kept = [self.checkpoint.model, self.checkpoint.readout, *self._parts.values()]
+        kept += [self.kept.tokens._asdict()] if self.kept else []
         return sum(value.nbytes for tensors in kept for value in tensors.values())
 
     def predict(self, clips: Clips) -> list[Prediction]:
@@ -306,18 +350,20 @@ class Learner:
         export(program, tokens, self.classes, Path(path), temperature=self.temperature)
 
     @classmethod
-    def from_run(cls, folder: str | Path) -> "Learner":
+    def from_run(cls, folder: str | Path, data: Dataset | None = None) -> "Learner":
         """The learner of a run of the pipeline, from the folder of one task and seed, for example
         artifacts/runs/lll_prior/task4/seed0.
 
-        Files are read with the encoder of the params.yaml above that folder; outside of any project with avcil's own
-        encoders alone. Raises CheckpointError or LearnerError.
+        ``data``: what it has learnt from (`avcil.tokens.dataset.load_datasets`), for its exemplars, without which a row
+        that rehearses predicts, but learns no further. Files are read with the encoder of the params.yaml above that
+        folder; outside of any project with avcil's own encoders alone. Raises CheckpointError or LearnerError.
         """
         folder = Path(folder).expanduser()
         checkpoint = load_checkpoint(folder)
         with _this_version(f"{folder}", "run its stage again"):
             method = Method.model_validate(checkpoint.origin["method"])
             training = Training.model_validate(checkpoint.origin["training"])
+            epochs = tasks.tasks_of(checkpoint)[-1].epochs
         # resolved, for a relative path's parents end where one is
         root = next((p for p in folder.resolve().parents if (p / "params.yaml").is_file()), None)
         # name, digest of the weights, and of a run of the pipeline that of the store; a protocol's tokens need not be
@@ -333,7 +379,10 @@ class Learner:
             # of a data set that no store gave there is nothing to compare
             encoder.digest = digests[0] if digests else None
         # a run sums up all classes as one
-        return cls._of(method, training, encoder, checkpoint, False)
+        learner = cls._of(method, training, encoder, checkpoint, False, epochs)
+        if data and checkpoint.memory:
+            learner.kept = tasks.kept_of(checkpoint, method, data)
+        return learner
 
     def save(self, folder: str | Path) -> None:
         """Write config.json, model.safetensors, the weights of an own encoder, and a model card README.md."""
@@ -342,6 +391,7 @@ class Learner:
         named = {"model": self.checkpoint.model, "readout": self.checkpoint.readout}
         # by number, for a label may hold anything, dots among it, which end a prefix
         named |= {f"part{self.classes.index(label)}": part for label, part in self._parts.items()}
+        named |= {"kept": self.kept.tokens._asdict()} if self.kept else {}
         tensors = {f"{prefix}.{name}": value for prefix, some in named.items() for name, value in some.items()}
         config = {
             "method": self.method.model_dump(),
@@ -350,7 +400,9 @@ class Learner:
             "classes": self.classes,
             "memory": self.checkpoint.memory,
             "origin": self.checkpoint.origin,
+            "exemplars": self.kept.labels if self.kept else [],
             "by_class": self.by_class,
+            "epochs": self.epochs,
             **{name: getattr(self, name) for name in MEASURED},
         }
         folders.write(Path(folder).expanduser(), config, tensors, self.encoder)
@@ -378,8 +430,11 @@ class Learner:
             classes = TypeAdapter(list[str]).validate_python(config["classes"], strict=True)
             origin = TypeAdapter(dict).validate_python(config["origin"], strict=True)
             checkpoint = Checkpoint(model, readout, classes, config["memory"], origin)
-            learner = cls._of(method, training, encoder, checkpoint, config["by_class"])
+            # a folder that an earlier version saved has learnt no task, and nobody reads its epochs
+            learner = cls._of(method, training, encoder, checkpoint, config["by_class"], config.get("epochs", 1))
             learner.__dict__ |= {"device": device} | {name: config[name] for name in MEASURED}
+            if kept := folders.below(tensors, "kept."):
+                learner.kept = Kept(Tokens(*(kept[name] for name in Tokens._fields)), config["exemplars"])
         parts = {label: folders.below(tensors, f"part{number}.") for number, label in enumerate(learner.classes)}
         # of one whose classes are summed up as one there are no parts
         learner._parts = {label: part for label, part in parts.items() if part}
@@ -403,27 +458,38 @@ class Learner:
         assert isinstance(head, RecursiveRidge)  # what ADDITIVE names
         return head
 
-    def _check_it_learns(self) -> None:
-        if self.method.fusion not in FROZEN or self.method.readout not in ADDITIVE:
-            row = f"fusion {self.method.fusion} and read-out {self.method.readout}"
-            way_out = "use `ridge_guided`, or learn it by avcil.learn.train.run_tasks"
-            raise LearnerError(f"a method of {row} is not solved in closed form from sums; {way_out}")
+    @property
+    def _sums(self) -> bool:
+        """Whether all that is learnt are sums of clips, which come class by class and in any parts."""
+        return self.method.fusion in FROZEN and self.method.readout in ADDITIVE
 
-    def _labelled(self, clips: Clips, labels: str | Sequence[str]) -> tuple[Tokens, list[str]]:
-        """Tokens of clips, and a label a clip."""
+    def _check_it_learns(self, labels: list[str]) -> None:
+        if self._sums:
+            return
+        if self.checkpoint.memory and self.kept is None:
+            raise LearnerError("its exemplars' tokens are in the run's store: give from_run the data it learnt from")
+        known = [label for label in labels if label in self.classes]
+        if known and not tasks.takes_more(self.method):
+            row = f"fusion {self.method.fusion} and read-out {self.method.readout}"
+            way_out = "give clips of new classes alone, or learn by `ridge_guided` or `lll_closed`"
+            raise LearnerError(f"`{known[0]}` is known already, and {row} learn no class in two parts; {way_out}")
+
+    def _listed(self, clips: Clips, labels: str | Sequence[str]) -> tuple[Tokens | list[Media], list[str]]:
+        """Tokens, or files that are not read yet, for that takes long; and a label a clip."""
         if isinstance(clips, Tokens):
             tokens = tokens_of(clips, self.encoder)
             return tokens, _checked(labels, len(tokens.audio))
-        # labels first: to read files takes long
         files = media_of(clips)
-        labels = _checked(labels, len(files))
-        return tokens_of(files, self.encoder), labels
+        return files, _checked(labels, len(files))
+
+    def _read(self, clips: Tokens | list[Media]) -> Tokens:
+        return clips if isinstance(clips, Tokens) else tokens_of(clips, self.encoder)
 
     def _held_out(self, clips: Clips, labels: Sequence[str], classes: set[str]) -> tuple[Tokens, list[str]]:
-        tokens, labels = self._labelled(clips, labels)
+        clips, labels = self._listed(clips, labels)
         if strange := [label for label in labels if label not in classes]:
             raise LearnerError(f"validation clip of `{strange[0]}`, which is not learnt{nearest(strange[0], classes)}")
-        return tokens, labels
+        return self._read(clips), labels
 
 
 def _checked(labels: str | Sequence[str], count: int) -> list[str]:

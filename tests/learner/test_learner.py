@@ -17,6 +17,7 @@ from toys import TRAINING, row
 import avcil
 from avcil.__main__ import main
 from avcil.extraction.clips import ClipError, read_clip, write_clip
+from avcil.learn.checkpoint import EMPTY, load_checkpoint
 from avcil.learn.evaluate import restore
 from avcil.learn.train import run_tasks
 from avcil.learner import commands
@@ -252,7 +253,7 @@ def test_a_run_predicts_as_it_was_evaluated(toy, tmp_path, changes):
         card = (tmp_path / "more/README.md").read_text()
         assert "| class0 | not recorded |" in card and "| class6 | 1 |" in card
     else:
-        with pytest.raises(LearnerError, match="run_tasks"):
+        with pytest.raises(LearnerError, match="give from_run the data it learnt from"):
             learner.learn(*part(toy, "train", [5]))
 
 
@@ -277,6 +278,124 @@ def test_a_run_is_read_by_the_encoder_that_it_was_made_with(toy, tmp_path, monke
     clip = ROOT / "corpus/sounding_objects/clips/test-000-000.mp4"
     with pytest.raises(LearnerError, match="but this learner's are abc" if encoder else "files need the project's"):
         learner.predict([clip])
+
+
+CLOSED = {"fusion": "frozen_sources", "readout": "chosen_ridge", "memory": "none", "hooks": {"synchrony": {}}}
+
+
+def of_row(method, epochs=2):
+    return avcil.Learner._of(method, TRAINING, None, EMPTY, True, epochs)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"readout": "carried_ridge"},
+        {"memory": "none", "exemplars": 0},
+        {"budget": "total", "exemplars": 12},
+        {"memory": "random", "hooks": {"der": {"weight": 1.0}}},
+        {"restart": True, "memory": "all"},
+        {"fusion": "mean"},
+        CLOSED,
+    ],
+    ids=str,
+)
+def test_a_task_is_learnt_as_the_pipeline_learns_it(toy, tmp_path, changes):
+    """To the bit, exemplars among it: from nothing, from a folder that was saved, and from a run of the pipeline."""
+    method = row(**changes)
+    run_tasks(toy, method, TRAINING, chain([2, 2, 2], 2), 0, tmp_path)
+    expected = load_checkpoint(tmp_path / "task2/seed0")
+    learner = of_row(method)
+    for first in (0, 2, 4):
+        cost = learner.learn(*part(toy, "train", [first, first + 1]))
+        assert cost.new_classes == toy.order[first : first + 2] and cost.bytes == learner.bytes
+        learner.save(tmp_path / "saved")
+        learner = avcil.Learner.load(tmp_path / "saved")
+    again = avcil.Learner.from_run(tmp_path / "task1/seed0", toy)
+    again.learn(*part(toy, "train", [4, 5]))
+    for one in (learner, again):
+        assert one.checkpoint.classes == toy.order
+        # DER++ has NaN where a class had no logit yet
+        torch.testing.assert_close(one.checkpoint[:2], expected[:2], rtol=0, atol=0, equal_nan=True)
+        kept = [toy.clip_ids.index(clip) for clip in expected.memory]
+        assert bool(kept) == bool(one.kept)
+        if kept:
+            assert one.kept.labels == [toy.order[i] for i in toy.labels[kept]]
+            if method.fusion == "guided":
+                assert torch.equal(one.kept.tokens.visual, toy.tokens.visual[kept])
+    card = (tmp_path / "saved/README.md").read_text()
+    assert f"tokens of {len(expected.memory)} clips" in card and "| class0 | 12 |" in card
+
+
+def test_exemplars_are_kept_in_half_of_the_bytes_where_that_loses_nothing(toy):
+    halves = Tokens(*(stream.half() for stream in toy.tokens))
+    learner = of_row(row())
+    learner.learn(halves.clips(toy.splits["train"][:24]), [toy.order[i] for i in toy.labels[toy.splits["train"][:24]]])
+    assert {stream.dtype for stream in learner.kept.tokens} == {torch.float16}
+    assert len(learner.kept.tokens.audio) == 6
+
+
+@pytest.mark.parametrize("changes", [CLOSED, {"fusion": "frozen_scaled", "readout": "scaled_ridge", "memory": "none"}])
+def test_closed_forms_of_any_scale_take_more_clips_of_a_class(toy, changes):
+    """New and known ones in one call as well; what is learnt is what all clips at once would have taught."""
+    method = row(**{"hooks": {}} | changes)
+    # synchrony is estimated from the first clips, so both begin alike
+    whole, parts = of_row(method), of_row(method)
+    first, names = part(toy, "train", [0, 1])
+    for learner in (whole, parts):
+        learner.fit(first, names)
+    later, labels = part(toy, "train", [2, 3])
+    whole.learn(later, labels)
+    odd = torch.arange(24) % 2 == 1
+    for mine in (odd, ~odd):
+        parts.learn(later.clips(mine.nonzero()[:, 0]), [label for label, one in zip(labels, mine, strict=True) if one])
+    more, again = part(toy, "train", [4, 0])
+    whole.learn(more, again)
+    parts.learn(more.clips(slice(12, 24)), again[12:])
+    parts.learn(more.clips(slice(0, 12)), again[:12])
+    assert parts.classes == whole.classes == toy.order[:5] and parts.counts == whole.counts
+    assert parts.counts["class0"] == 24
+    test, _ = part(toy, "test", range(5))
+    difference = np.abs(answers(parts, test) - answers(whole, test)).max()
+    assert difference < 1e-4, difference
+
+
+def test_what_learns_by_tasks_says_what_it_cannot_do(toy, tmp_path, monkeypatch):
+    learner = of_row(row())
+    learner.fit(*part(toy, "train", [0, 1]))
+    before = answers(learner, toy.tokens)
+    # no file is read before it is said
+    monkeypatch.setattr("avcil.learner.clips.ClipEncoder.read", None)
+    clip = ROOT / "corpus/sounding_objects/clips/test-000-000.mp4"
+    with pytest.raises(
+        LearnerError, match="`class1` is known already, and fusion guided and read-out classifier learn no"
+    ):
+        learner.learn([clip, clip], ["class5", "class1"])
+    with pytest.raises(LearnerError, match="does not come apart again; fit anew without this class"):
+        learner.forget("class1")
+    monkeypatch.setattr("avcil.learner.tasks.run_task", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        learner.learn(*part(toy, "train", [2]))
+    assert learner.classes == toy.order[:2] and learner.counts == {"class0": 12, "class1": 12}
+    assert np.array_equal(answers(learner, toy.tokens), before)
+    run_tasks(toy, row(), TRAINING, chain([2], 1), 0, tmp_path)
+    with pytest.raises(LearnerError, match="is not among the clips; give the data set that the run learnt from"):
+        avcil.Learner.from_run(tmp_path / "task0/seed0", toy._replace(clip_ids=[f"other{i}" for i in range(120)]))
+
+
+def interrupted(*_, **__):
+    raise KeyboardInterrupt
+
+
+def test_what_a_task_refuses_is_one_line(toy):
+    diverging = avcil.Learner._of(row(), TRAINING.model_copy(update={"learning_rate": 1e30}), None, EMPTY, True, 3)
+    with pytest.raises(LearnerError, match="lower `learning_rate`"):
+        diverging.fit(*part(toy, "train", [0, 1]))
+    choosy = avcil.Learner._of(row(), TRAINING.model_copy(update={"keep": "best_all"}), None, EMPTY, True, 3)
+    with pytest.raises(LearnerError, match="no validation clips; use last"):
+        choosy.fit(*part(toy, "train", [0, 1]))
+    assert diverging.classes == choosy.classes == []
 
 
 def test_the_trained_classifier_is_not_the_head_of_a_solved_row(toy, tmp_path):
@@ -374,8 +493,8 @@ def test_bad_clips_and_names_are_one_clear_line(toy, params, learner, tmp_path):
         learner.predict("clip.mp4")
     with pytest.raises(ParameterError, match="did you mean `ridge_guided`"):
         avcil.Learner(method="ridge_guide", params=params, root=ROOT)
-    with pytest.raises(LearnerError, match="not solved in closed form"):
-        avcil.Learner(method="lll_prior", params=params, root=ROOT)
+    with pytest.raises(LearnerError, match="epochs 0: give 1 or more"):
+        avcil.Learner(method="lll_prior", epochs=0, params=params, root=ROOT)
     with pytest.raises(ParameterError, match="no `minni`"):
         avcil.Learner("minni", params=params, root=ROOT)
 
@@ -643,6 +762,27 @@ def test_commands_learn_and_predict(tmp_path, monkeypatch, capsys):
     # heat is red: where it is looked at most, red exceeds blue by more than elsewhere
     warm = (drawn.frames[..., 0].astype(float) - drawn.frames[..., 2]).reshape(16, 8, 12, 8, 12).mean((2, 4))
     assert np.corrcoef(warm[::2].ravel(), where.numpy().ravel())[0, 1] > 0.5
+
+
+def test_a_command_learns_by_another_row(tmp_path, monkeypatch, capsys):
+    """Class by class, the second one with exemplars; and once more with a closed form, which takes more clips."""
+    clips = {c: [ROOT / f"corpus/sounding_objects/clips/test-00{c}-00{k}.mp4" for k in range(3)] for c in (0, 1)}
+    monkeypatch.chdir(tmp_path)
+    for method in ("lll_prior", "lll_closed"):
+        for label, number in (("bell", 0), ("horn", 1)):
+            again = ["--method", method] if not number else []
+            command("learn", *clips[number], "--label", label, "--learner", method, *again)
+    assert capsys.readouterr().out.count("3 clips of new class horn") == 2
+    assert avcil.Learner.load("lll_prior").kept.labels == ["bell"] * 3 + ["horn"] * 3
+    with pytest.raises(LearnerError, match="lll_prior: keeps its method; leave --method out"):
+        command("learn", *clips[0], "--label", "drum", "--learner", "lll_prior", "--method", "lll_closed")
+    with pytest.raises(LearnerError, match="`bell` is known already"):
+        command("learn", *clips[0], "--label", "bell", "--learner", "lll_prior")
+    command("learn", *clips[0], "--label", "bell", "--learner", "lll_closed")
+    assert "3 clips of known class bell" in capsys.readouterr().out
+    with pytest.raises(ParameterError, match="did you mean `lll_prior`"):
+        command("learn", *clips[0], "--label", "bell", "--learner", "other", "--method", "lll_prio")
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_learner_is_made_anywhere_and_labels_are_tidied(tmp_path, monkeypatch, capsys):
