@@ -15,8 +15,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _call(arguments: list[str] | None) -> None:
     # here, for torch takes seconds, in which it may be stopped as later on
-    from avcil.learner import commands
-    from avcil.workshop.own import protocol, run
+    from avcil.workshop.own import commands, protocol, run
 
     parser = argparse.ArgumentParser(prog="python -m avcil", description=__doc__)
     chosen = parser.add_subparsers(required=True, metavar="COMMAND")

@@ -20,6 +20,8 @@ from avcil.learner.labels import alike, tidy
 from avcil.learner.learner import Learner
 from avcil.learner.predictions import Prediction
 from avcil.tokens.manifest import Media
+from avcil.workshop.builders import folder as labels_of_folder
+from avcil.workshop.builders.annotation import BuilderError
 
 DEVICE = "cpu, cuda, mps or auto"
 LEARNER = "a folder that Learner.save or `learn` wrote, or that of a run's task and seed"
@@ -34,9 +36,10 @@ def add(subparsers) -> None:
     predict.add_argument("--overlay", type=Path, metavar="OUT.mp4", help="one clip, and over it where it was looked")
     predict.add_argument("--device", default="cpu", help=DEVICE)
     predict.set_defaults(call=run_predict)
-    learn = subparsers.add_parser("learn", help="add clips of a class to a learner, which is made if there is none")
-    learn.add_argument("clips", nargs="+", type=Path, metavar="CLIP")
-    learn.add_argument("--label", required=True, help="the class of all these clips, new or known")
+    learn = subparsers.add_parser("learn", help="add clips to a learner, which is made if there is none")
+    listed = "a .csv of path,label and, optionally, start and split, whose val clips calibrate and test clips stay out"
+    learn.add_argument("clips", nargs="+", type=Path, metavar="CLIP", help=f"or, without --label, {listed}")
+    learn.add_argument("--label", help="the class of all these clips, new or known")
     learn.add_argument("--learner", required=True, type=Path, help="its folder; a clip given twice counts twice")
     learn.add_argument("--method", help="of a learner that is made: a row of params.yaml, ridge_guided if left out")
     learn.add_argument("--device", help=f"{DEVICE}; of a learner that is made: compute.device of params.yaml")
@@ -73,7 +76,7 @@ def run_predict(given: argparse.Namespace) -> None:
     if given.overlay and given.overlay.resolve() == given.clips[0].resolve():
         raise LearnerError(f"{given.overlay}: is the clip itself; give the overlay another name")
     learner = _opened(given.learner, given.device)
-    _warn_of_longer_ones(given.clips, learner)
+    _warn_of_longer_ones([Media(path) for path in given.clips], learner)
     tokens, unusable = usable(given.clips, learner.encoder)
     read = [path for number, path in enumerate(given.clips) if number not in unusable]
     # tokens of no clip are refused, and here they are no mistake
@@ -95,7 +98,9 @@ def run_predict(given: argparse.Namespace) -> None:
 
 def run_learn(given: argparse.Namespace) -> None:
     """Learn, save, and print what it cost. Raises LearnerError or ClipError; the folder is then as before."""
-    folder, label = given.learner, tidy(given.label)
+    folder = given.learner
+    clips, held_out = _clips_of(given)
+    labels = list(dict.fromkeys(label for _, label in clips))
     if folder.exists() and not folder.is_dir():
         raise LearnerError(f"{folder}: a file; a learner is a folder, name a new one")
     # with .next alone it is that of a first save that was killed
@@ -111,21 +116,49 @@ def run_learn(given: argparse.Namespace) -> None:
             learner = Learner(method=given.method or "ridge_guided")
             if given.device is not None:
                 learner.to(given.device)
-        # told, and not refused: they may be two classes
-        if label not in learner.classes and (near := alike(label, learner.classes)):
-            say = f"`{label}` becomes a class of its own beside `{near[0]}`, which differs by case or blanks alone"
-            print(f"{say}; if they are one, take it out by `forget`", file=sys.stderr)
-        _warn_of_longer_ones(given.clips, learner)
+        for label in labels:
+            # told, and not refused: they may be two classes
+            if label not in learner.classes and (near := alike(label, [*learner.classes, *labels])):
+                say = f"`{label}` becomes a class of its own beside `{near[0]}`, which differs by case or blanks alone"
+                print(f"{say}; if they are one, take it out by `forget`", file=sys.stderr)
+        _warn_of_longer_ones([clip for clip, _ in clips + held_out], learner)
         calibrated = learner.threshold is not None
-        cost = learner.learn(given.clips, label)
+        validation = ([clip for clip, _ in held_out], [label for _, label in held_out]) if held_out else None
+        cost = learner.learn([clip for clip, _ in clips], [label for _, label in clips], validation)
         # it asks for the same lock, which one process may hold twice
         learner.save(folder)
-    kind = "new" if cost.new_classes else "known"
+    kind = f"{'new' if cost.new_classes else 'known'} class {labels[0]}"
+    if len(labels) > 1:
+        kind = f"{len(labels)} classes, {len(cost.new_classes)} new,"
     seconds = f"{cost.seconds:.1f} s, {cost.encoding_seconds:.1f} of them for tokens"
-    print(f"{folder}: {cost.clips} clip{'s' * (cost.clips > 1)} of {kind} class {label} in {seconds}")
+    print(f"{folder}: {cost.clips} clip{'s' * (cost.clips > 1)} of {kind} in {seconds}")
     count = len(learner.classes)
     print(f"{count} class{'es' * (count > 1)}, {cost.bytes / 1e6:.1f} MB")
-    _tell_of_calibration(calibrated)
+    for of, share in (("known before", cost.old_accuracy), ("that are new", cost.new_accuracy)):
+        if share is not None:
+            print(f"{share:.0%} of the validation clips of classes {of} are right")
+    _tell_of_calibration(calibrated and not held_out)
+
+
+def _clips_of(given: argparse.Namespace) -> tuple[list[tuple[Media, str]], list[tuple[Media, str]]]:
+    """What is learnt and what calibrates: clips, which are not read yet, with their labels. Raises LearnerError or
+    BuilderError."""
+    if given.label is not None:
+        return [(Media(path), tidy(given.label)) for path in given.clips], []
+    if len(given.clips) > 1 or given.clips[0].suffix != ".csv":
+        raise LearnerError("no --label: give the class of these clips, or one .csv file of path,label")
+    [file] = given.clips
+    parts: dict[str, list[tuple[Media, str]]] = {"train": [], "val": [], "test": []}
+    # where no split is given, nothing is drawn, and all are learnt
+    for clip in labels_of_folder.read(file).clips:
+        places = [Media(file.parent / path, start) for path, start in clip.places]
+        there = next((place for place in places if place.path.exists()), places[0])
+        parts["train" if clip.split == "open" else clip.split].append((there, tidy(clip.label)))
+    if not parts["train"]:
+        raise BuilderError(f"{file}: no clip of split train; there is nothing to learn")
+    if left := len(parts["test"]):
+        print(f"{file}: {left} clip{'s' * (left > 1)} of split test not read", file=sys.stderr)
+    return parts["train"], parts["val"]
 
 
 def run_forget(given: argparse.Namespace) -> None:
@@ -174,9 +207,8 @@ def _left_as_it_was(folder: Path) -> Iterator[None]:
         raise
 
 
-def _warn_of_longer_ones(clips: Sequence[Path], learner: Learner) -> None:
+def _warn_of_longer_ones(media: Sequence[Media], learner: Learner) -> None:
     """Apart from the answers, and before them."""
-    media = [Media(path) for path in clips]
     if learner.encoder and (what := unread(media, learner.encoder.encoder.reading.seconds)):
         print(f"{learner.encoder.name}: {what}; cut out what comes later as clips of its own", file=sys.stderr)
 

@@ -1,0 +1,125 @@
+"""Every trial of search.yaml on the development collection, on validation clips: is the one setting that all benchmarks
+share the best on tokens of other encoders as well?
+
+    AVCIL_DEVELOPMENT=FOLDER python benchmarks/search.py [--rows ROW ...] [--workers 1]
+
+FOLDER holds DEV-C.npz and DEV-D.npz, as benchmarks/transfer.py has them. Beside them stands the first world that
+`make search` chooses on: its scores with the prior's tokens are in metrics/search.csv, and it is learnt here with
+untrained tokens and with the similarity withheld. One class order, one draw, no test clip.
+
+Runs stand in --work, and a search that was stopped goes on; rows whose trials are all there are collected in
+benchmarks/results/search.csv, which keeps its lines of other rows, and in the page search.md beside it. On two free
+cores (--workers 2) all closed forms take an hour, and `lll_prior` takes half of one.
+"""
+
+import argparse
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+
+from avcil.comparison import search, worlds
+from avcil.comparison.sweep import Job, Source, read_run, run
+from avcil.comparison.tables import accuracy_after, markdown
+from avcil.params import Params, load
+from avcil.params.learning import chain
+from avcil.tokens.manifest import class_order, read_manifest, write_orders
+from transfer import COLLECTIONS, EMBEDDED, source, without_similarity
+
+TABLE = Path("benchmarks/results/search.csv")
+CLOSED = [
+    "lll_closed", "lll_closed_without_products", "ridge", "ridge_guided", "scaled_ridge", "scaled_ridge_guided", "slda",
+    "fecam", "ranpac", "ranpac_guided", "acil", "acil_guided", "mmal", "mmal_guided",
+]  # fmt: skip
+LEARNT = ["lll_prior", "replay"]
+
+
+def of_world(params: Params, work: Path) -> dict[str, Source]:
+    """The development world with the tokens that metrics/search.csv does not have."""
+    number = params.search.worlds[0]
+    place = worlds.drawn(number, work / "worlds", params)
+    orders = work / "world" / "orders.json"
+    write_orders(orders, {0: class_order(read_manifest(place.folder / "manifest.csv"), number)})
+    clips = Source(place.folder / "manifest.csv", orders, place.stores / "mini")
+    withheld = work / "world" / "withheld"
+    if not (withheld / "manifest.csv").exists():
+        without_similarity(clips, withheld)
+    return {
+        f"{EMBEDDED}, untrained tokens": clips._replace(store=place.stores / "random"),
+        f"{EMBEDDED}, similarity withheld": Source(withheld / "manifest.csv", orders, withheld / "features/imported"),
+    }
+
+
+def jobs(params: Params, rows: list[str], development: Path, work: Path) -> Iterator[Job]:
+    known = {name: source(COLLECTIONS[name], development, work) for name in ("DEV-C", "DEV-D")}
+    for name, clips in (known | of_world(params, work)).items():
+        assert clips is not None  # `source` is given a folder
+        classes = read_manifest(clips.manifest).label.nunique()
+        size = COLLECTIONS[name].per_task
+        tasks = chain([size] * (classes // size), params.tasks[0].epochs)
+        for (row, trial), (method, training) in search.trials(params).items():
+            if row in rows:
+                file = work / "trials" / name / row / f"{trial}.json"
+                yield Job(
+                    (name, row, trial), clips, method, training, tasks, 0, split="val", file=file,
+                    device=params.compute.device,
+                )  # fmt: skip
+
+
+def table(params: Params, work: Path, known: pd.DataFrame, embedded: pd.DataFrame) -> pd.DataFrame:
+    """A line a trial and collection: average and last accuracy on validation clips, of the rows whose trials are all
+    in ``work``, or else as ``known``; those of ``embedded``, metrics/search.csv, are of that world alone."""
+    lines = []
+    for file in sorted((work / "trials").glob("*/*/*.json")):
+        curve = [accuracy_after(result) for result in read_run(file)[0].results]
+        collection, row = file.relative_to(work / "trials").parts[:2]
+        lines.append((row, file.stem, collection, sum(curve) / len(curve), curve[-1]))
+    columns = ["row", "trial", "collection", "average_accuracy", "last_accuracy"]
+    runs = pd.DataFrame(lines, columns=columns)
+    own = embedded[embedded.world == params.search.worlds[0]].assign(collection=EMBEDDED)
+    runs = pd.concat([own[columns], runs]) if lines else own[columns]
+    wanted = pd.MultiIndex.from_tuples(search.trials(params), names=["row", "trial"])
+    there = runs.groupby(["row", "trial"]).collection.nunique().reindex(wanted, fill_value=0) == len(COLLECTIONS)
+    whole = there.groupby("row").all()
+    runs = runs[runs.row.map(whole).fillna(False) & pd.MultiIndex.from_frame(runs[["row", "trial"]]).isin(wanted)]
+    runs = pd.concat([runs, known[~known.row.isin(runs.row)]]).round(4)
+    order = {name: place for place, name in enumerate([*wanted.unique("row"), *wanted.unique("trial"), *COLLECTIONS])}
+    return runs.sort_values(columns[:3], key=lambda column: column.map(order), kind="stable", ignore_index=True)
+
+
+def document(runs: pd.DataFrame) -> str:
+    """Of each row its mean over the collection as it ships, and the trial that is best on average."""
+    lines = []
+    names = [name for name in COLLECTIONS if name in set(runs.collection)]
+    for row, scored in runs.groupby("row", sort=False):
+        wide = scored.pivot(index="trial", columns="collection", values="last_accuracy")[names]
+        shipped, others = wide.loc[search.SHIPPED], wide.drop(search.SHIPPED)
+        best = others.mean(axis=1).idxmax()
+        ahead = 100 * (others.loc[best] - shipped)
+        cells = (f"{value:+.1f}" for value in (ahead.mean(), *ahead))
+        lines.append((f"`{row}`", len(others), f"{100 * shipped.mean():.1f}", best, *cells))
+    head = f"| row | trials | as it ships | best trial on average | ahead by | {' | '.join(names)} |"
+    return markdown(head, f"lrrlr{'r' * len(names)}", lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", nargs="+", metavar="ROW", default=[*CLOSED, *LEARNT])
+    parser.add_argument("--work", type=Path, default=Path("build/development"))
+    parser.add_argument("--workers", type=int, default=1)
+    given = parser.parse_args()
+    params = load()
+    if unknown := sorted(set(given.rows) - set(params.search.trials)):
+        parser.error(f"search.yaml has no row `{unknown[0]}`")
+    if "AVCIL_DEVELOPMENT" not in os.environ:
+        parser.error("AVCIL_DEVELOPMENT names no folder with DEV-C.npz and DEV-D.npz")
+    run(jobs(params, given.rows, Path(os.environ["AVCIL_DEVELOPMENT"]), given.work), workers=given.workers)
+    known = pd.read_csv(TABLE) if TABLE.exists() else pd.DataFrame(columns=["row"])
+    runs = table(params, given.work, known, pd.read_csv("metrics/search.csv"))
+    runs.to_csv(TABLE, index=False, lineterminator="\n")
+    TABLE.with_suffix(".md").write_text(f"{document(runs)}\n")
+
+
+if __name__ == "__main__":
+    main()
