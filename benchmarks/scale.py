@@ -1,18 +1,22 @@
 """What learning takes as stores grow: time a clip, peak memory, bytes read, bytes of checkpoints.
 
     python benchmarks/scale.py [--clips 2000 8000] [--classes 20] [--tasks 20] [--rows lll_prior ridge_guided]
+                               [--processes 1]
 
 A store of [8,16,256] visual and [25,256] audio tokens, noise about a mean of each class; one epoch a task. Each row
 learns in a process of its own, twice: from memory, and from a store that is mapped, as one that is too large for memory
-is. Nothing is said of accuracy here. Writes benchmarks/results/scale.csv, a line a case, and scale.md of it;
-cases that stand there from elsewhere are kept.
+is. With several --processes as many learn the same at a time, as a sweep's do. Nothing is said of accuracy here.
+Writes benchmarks/results/scale.csv, a line a case, and scale.md of it; cases that stand there from elsewhere are kept.
 
-cpu_ms_a_clip: processor time over training clips, of the whole run, which evaluates after each task too.
-peak_gb: resident at most, less what was resident before the store was opened; of a mapped store, pages of its files
-that the kernel would give back count too. read_gb: from the disk, not from the kernel's cache.
+cpu_ms_a_clip: processor time over training clips, of the whole run, which evaluates after each task too; of several
+processes the mean. peak_gb: resident at most, less what was resident before the store was opened; of a mapped store,
+pages of its files that the kernel would give back count too; of several processes together, looked at ten times a
+second, a page that they share counting once (its proportional set size). read_gb: from the disk, not from the kernel's
+cache, by all.
 """
 
 import argparse
+import contextlib
 import json
 import subprocess
 import sys
@@ -40,7 +44,7 @@ OUT = ROOT / "benchmarks/results/scale.csv"
 LAYOUT = Layout(slots=8, patches=16, audio_tokens=25, visual_channels=256, audio_channels=256)
 SHARD = 100  # clips
 SPLITS = ["train"] * 8 + ["val", "test"]
-CASE = ["machine", "row", "store", "clips", "classes", "tasks"]
+CASE = ["machine", "row", "store", "clips", "classes", "tasks", "processes"]
 VGGSOUND, DISK = 200_000, 3e9  # clips; bytes a second of an assumed disk
 
 
@@ -74,6 +78,9 @@ def learn(folder: Path, row: str, store: str, classes: int, tasks: int) -> dict[
         [folder / name for name in ("manifest.csv", "orders.json", "store")],
         0 if store == "mapped" else 1 << 60,
     )
+    # all that is imported is there: from here on memory counts
+    print("ready", flush=True)
+    sys.stdin.readline()
     before, read = peak_memory(), psutil.Process().io_counters().read_bytes
     began, cpu = time.perf_counter(), time.process_time()
     data = load_datasets(*files, [0], room=room)[0]
@@ -99,6 +106,7 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=20)
     parser.add_argument("--rows", nargs="+", default=["lll_prior", "ridge_guided"])
     parser.add_argument("--stores", nargs="+", default=["memory", "mapped"], choices=["memory", "mapped"])
+    parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--child", help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -111,12 +119,47 @@ def main() -> None:
             write_store(Path(folder), clips, given.classes)
             for row in given.rows:
                 for store in given.stores:
-                    case = [machine, row, store, clips, given.classes, given.tasks]
+                    case = [machine, row, store, clips, given.classes, given.tasks, given.processes]
                     words = ["--classes", given.classes, "--tasks", given.tasks, "--rows", row, "--stores", store]
                     command = [sys.executable, __file__, "--child", folder, *map(str, words)]
-                    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-                    add(given.out, dict(zip(CASE, case, strict=True)) | json.loads(done.stdout.splitlines()[-1]))
+                    add(given.out, dict(zip(CASE, case, strict=True)) | measured(command, given.processes))
     given.out.with_suffix(".md").write_text(f"{document(pd.read_csv(given.out))}\n")
+
+
+def measured(command: list[str], count: int) -> dict[str, float]:
+    """What so many processes of the same command take at a time."""
+    pipe = subprocess.PIPE
+    children = [subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) for _ in range(count)]
+    try:
+        for child in children:
+            assert child.stdout and child.stdout.readline() == "ready\n"
+        before = peak = shared_out(children)
+        for child in children:
+            assert child.stdin
+            child.stdin.write("\n")
+            child.stdin.flush()
+        while any(child.poll() is None for child in children):
+            peak = max(peak, shared_out(children))
+            time.sleep(0.1)
+        if failed := [child.returncode for child in children if child.returncode]:
+            sys.exit(f"a process ended with status {failed[0]}")
+        said = pd.DataFrame([json.loads(child.stdout.read().splitlines()[-1]) for child in children if child.stdout])
+    finally:
+        for child in children:
+            child.kill()
+    line = said.mean().to_dict() | {"read_gb": said.read_gb.sum()}
+    # of one process the kernel itself keeps the peak, which looking now and then may miss
+    return line if count == 1 else line | {"peak_gb": (peak - before) / 1e9}
+
+
+def shared_out(children: list[subprocess.Popen]) -> int:
+    """Bytes of all together, a page that several have counting once."""
+    total = 0
+    for child in children:
+        # one that has just ended has none
+        with contextlib.suppress(psutil.Error, OSError):
+            total += psutil.Process(child.pid).memory_full_info().pss
+    return total
 
 
 def add(file: Path, line: dict) -> None:
@@ -131,21 +174,34 @@ def add(file: Path, line: dict) -> None:
 
 def document(table: pd.DataFrame) -> str:
     """What learning takes as stores grow, and what follows for all of VGGSound."""
-    table = table.sort_values(["row", "clips", "classes", "tasks", "store"])
+    table = table.sort_values(["row", "clips", "classes", "tasks", "store", "processes"])
     rows = [
         [
             short_name_of(line.row), f"{line.clips:,}", str(line.classes), str(line.tasks), line.store,
-            f"{line.cpu_ms_a_clip:.2f}", f"{line.peak_gb:.2f}", f"{line.store_gb:.2f}", f"{line.read_gb:.2f}",
-            f"{line.checkpoints_mb:.0f}",
+            str(line.processes), f"{line.cpu_ms_a_clip:.2f}", f"{line.peak_gb:.2f}", f"{line.store_gb:.2f}",
+            f"{line.read_gb:.2f}", f"{line.checkpoints_mb:.0f}",
         ]
         for line in table.itertuples()
     ]  # fmt: skip
-    head = "| row | clips | classes | tasks | store | ms a clip | peak GB | GB stored | GB read | checkpoints, MB |"
+    measures = "ms a clip | peak GB | GB stored | GB read | checkpoints, MB"
+    head = f"| row | clips | classes | tasks | store | processes | {measures} |"
     note = (
         f"`benchmarks/scale.py` on {' and '.join(table.machine.unique())}: one epoch per task, with the evaluation "
-        "after it. Processor milliseconds per training clip, on one thread; peak memory beyond what torch itself takes."
+        "after it. Processor milliseconds per training clip, on one thread; peak memory beyond what torch itself "
+        "takes, of all processes that learn the same at a time, a page that they share counting once."
     )
-    return f"{markdown(head, 'lrrrlrrrrr', rows)}\n\n{note}\n\n{_vggsound()}"
+    return f"{markdown(head, 'lrrrlrrrrrr', rows)}\n\n{note}\n\n{_shared(table)}\n\n{_vggsound()}"
+
+
+def _shared(table: pd.DataFrame) -> str:
+    """What a second process takes more, of the cases that were measured with one and with two."""
+    peaks = table.pivot_table("peak_gb", ["store", "row", "clips", "classes", "tasks"], "processes").dropna()
+    more = (peaks[2] / peaks[1]).groupby("store").agg(["min", "max"])
+    said = {store: f"{low:.1f} to {high:.1f} times" for store, low, high in more.itertuples()}
+    return (
+        f"Two processes that learn from one mapped store take {said['mapped']} the memory of one; where each loads it, "
+        f"{said['memory']}. Milliseconds compare cases of one process; two of them were timed on a busy machine."
+    )
 
 
 def _vggsound() -> str:

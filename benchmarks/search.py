@@ -95,10 +95,13 @@ def document(runs: pd.DataFrame) -> str:
     for row, scored in runs.groupby("row", sort=False):
         wide = scored.pivot(index="trial", columns="collection", values="last_accuracy")[names]
         shipped, others = wide.loc[search.SHIPPED], wide.drop(search.SHIPPED)
-        best = others.mean(axis=1).idxmax()
-        ahead = 100 * (others.loc[best] - shipped)
-        cells = (f"{value:+.1f}" for value in (ahead.mean(), *ahead))
-        lines.append((f"`{row}`", len(others), f"{100 * shipped.mean():.1f}", best, *cells))
+        # a row without trials has its line too
+        best, cells = "", [""] * (1 + len(names))
+        if len(others):
+            best = others.mean(axis=1).idxmax()
+            ahead = 100 * (others.loc[best] - shipped)
+            cells = [f"{value:+.1f}" for value in (ahead.mean(), *ahead)]
+        lines.append([f"`{row}`", str(len(others)), f"{100 * shipped.mean():.1f}", best, *cells])
     head = f"| row | trials | as it ships | best trial on average | ahead by | {' | '.join(names)} |"
     return markdown(head, f"lrrlr{'r' * len(names)}", lines)
 
