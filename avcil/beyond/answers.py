@@ -374,8 +374,10 @@ def _of_light(table: pd.DataFrame, settings: Light) -> str:
 
 def _guided(table: pd.DataFrame, settings: Light) -> str:
     """The most similar patches against as many that are chosen or made otherwise."""
+    # of the row that is solved: shapes are of learnt attention, and no variants
+    tested = (table.split == "test") & (table.row == settings.row)
     # frozen, and so hashable: a variant is looked up by what it stores
-    run = {settings.variants[name]: name for name in table.variant[table.split == "test"].unique()}
+    run = {settings.variants[name]: name for name in table.variant[tested].unique()}
     rows = []
     for variant, name in run.items():
         if variant.by == "guidance" and variant.patches and not variant.slots:
@@ -388,18 +390,32 @@ def _guided(table: pd.DataFrame, settings: Light) -> str:
 
 
 def _trained(table: pd.DataFrame, settings: Light) -> str:
-    """Of the row that is trained the last accuracy, and what each variant changes."""
-    row, worlds = settings.trained, settings.trained_worlds
-    if not worlds:
+    """Of the row that is trained a line a variant, and a line a shape of its attention."""
+    row = settings.trained
+    run = table[table.row == row]
+    if not len(run):
         return f"Not run: {short_name_of(row)}, which is trained."
-    means = 100 * table[table.row == row].groupby("variant").last_accuracy.mean()
-    parts = [f"whole tokens {means['whole']:.1f}"] + [
-        f"{settings.variants[name].name} {means[name]:.1f} ({points(gain(table, row, name))})"
-        for name in settings.trained_variants
-        if name != "whole"
+    worlds, means = run.world.unique(), run.groupby("variant").mean(numeric_only=True)
+    whole = means.loc["whole"]
+    names = {name: settings.variants[name].name for name in settings.trained_variants}
+    names |= {name: f"all patches, {shape.name}" for name, shape in settings.shapes.items()}
+    lines = [
+        [
+            names[name],
+            *(_part(means[measure][name] / whole[measure]) for measure in ("bytes", "flops")),
+            f"{means.time_ratio[name]:.2f}",
+            percent(means.last_accuracy[name]),
+            "" if name == "whole" else points(gain(table, row, name)),
+        ]
+        for name in names
+        if name in means.index
     ]
-    where = f"in {len(worlds)} world{'s' * (len(worlds) > 1)}"
-    return f"{short_name_of(row)}, which is trained, {where}: {'; '.join(parts)}."
+    measures = "relative bytes | relative FLOPs | relative time | last | minus all tokens"
+    return (
+        f"{short_name_of(row)}, whose attention is learnt, in {len(worlds)} world{'s' * (len(worlds) > 1)}; its own "
+        f"attention takes {whole.flops / 1e6:.1f} million FLOPs and {whole.milliseconds:.2f} ms per clip:\n\n"
+        f"{markdown(f'| stored per clip, attention | {measures} |', 'lrrrrr', lines)}"
+    )
 
 
 # ---- damaged inputs

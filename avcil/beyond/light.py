@@ -1,4 +1,5 @@
-"""Light attention: fewer patches, fewer slots, fewer bits of a clip's tokens, and what is lost by it.
+"""Light attention: fewer patches, fewer slots, fewer bits of a clip's tokens, fewer heads and channels of attention
+that is learnt, and what is lost by it.
 
 A variant stores every clip in its own way; all that is learnt and tested is what can be read again from there.
 
@@ -15,6 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from avcil.beyond import study
 from avcil.beyond.settings import Beyond, Variant
@@ -25,7 +27,7 @@ from avcil.learn.evaluate import build
 from avcil.learn.methods.scaled_guided import TAU
 from avcil.learn.train import run_tasks
 from avcil.params import ParameterError, Params
-from avcil.params.learning import chain
+from avcil.params.learning import Training, chain
 from avcil.tokens.store import load_header
 from avcil.tokens.tokens import Tokens
 
@@ -120,18 +122,25 @@ def flops(tokens: Tokens) -> int:
     return 2 * slots * visual * (5 * patches + tokens.channels[1])
 
 
+def counted(attention: Attention, clips: Tokens) -> int:
+    """FLOPs of an attention that is learnt, for one clip, as torch counts them: of products, and of nothing else."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        attention(clips, None)
+    return counter.get_total_flops() // len(clips.audio)
+
+
 @torch.no_grad()
-def milliseconds(attention: Attention, clips: list[Stored]) -> list[float]:
+def milliseconds(pairs: list[tuple[Attention, Stored]]) -> list[float]:
     """Of a processor, for one clip of each: from what is stored to what is attended, taking turns; their medians."""
-    spent: list[list[float]] = [[] for _ in clips]
+    spent: list[list[float]] = [[] for _ in pairs]
     # in turns, so that what slows the machine for a while slows all variants
     for _ in range(TURNS):
-        for one, seconds in zip(clips, spent, strict=True):
+        for (attention, one), seconds in zip(pairs, spent, strict=True):
             started = time.process_time()
             # from what is stored: to restore float32 is a part of the price
             attention(one.read(), None)
             seconds.append(time.process_time() - started)
-    return [1000 * float(np.median(seconds)) / len(one.similarity) for one, seconds in zip(clips, spent, strict=True)]
+    return [1000 * float(np.median(some)) / len(one.similarity) for (_, one), some in zip(pairs, spent, strict=True)]
 
 
 def jobs(beyond: Beyond, params: Params, shipped: Source, drawn: Path, folder: Path) -> list[Job]:
@@ -149,26 +158,29 @@ def jobs(beyond: Beyond, params: Params, shipped: Source, drawn: Path, folder: P
         for world in (*settings.worlds, settings.choice)
     }
     # what is solved does not depend on how clips are cut into tasks
-    solved = beyond.solved(params), chain([sum(task.classes for task in params.tasks)], 1)
-    trained = params.method(settings.trained), params.tasks
+    solved = beyond.solved(params), params.training, chain([sum(task.classes for task in params.tasks)], 1)
     # in every world, that of the choice among them
     asked = [(settings.row, solved, name, world) for world in sources for name in settings.variants]
+    shapes = dict.fromkeys(settings.trained_variants, params.training) | beyond.shaped(params)
     asked += [
-        (settings.trained, trained, name, world)
+        (settings.trained, (params.method(settings.trained), training, params.tasks), name, world)
         for world in settings.trained_worlds
-        for name in settings.trained_variants
+        for name, training in shapes.items()
     ]
     return [
-        Job((row, name), sources[world], method, params.training, tasks, world,
+        Job((row, name), sources[world], method, training, tasks, world,
             split="val" if world == settings.choice else "test",
             file=folder / f"{row}-{name}-{world}.json", device=params.compute.device)
-        for row, (method, tasks), name, world in asked
+        for row, (method, training, tasks), name, world in asked
     ]  # fmt: skip
 
 
-def learn(job: Job, beyond: Beyond) -> Done:
-    """Do one job, unless its file stands there already, made from the same code, clips and choices."""
-    data, variant = sweep.datasets(job.source)[job.seed], beyond.light.variants[job.name[1]]
+def learn(job: Job, beyond: Beyond, shared: Training) -> Done:
+    """Do one job, unless its file stands there already, made from the same code, clips and choices. ``shared``: what it
+    would be trained by without a shape of its own."""
+    data = sweep.datasets(job.source)[job.seed]
+    # a shape is one of attention, over whole tokens
+    variant = beyond.light.variants.get(job.name[1], Variant())
 
     def measure() -> dict:
         every = data.tokens.clips(slice(None))
@@ -181,15 +193,16 @@ def learn(job: Job, beyond: Beyond) -> Done:
             split=job.split, device=job.device,
         )  # fmt: skip
         some = every.clips(torch.arange(TIMED))
+        # as they are before they learn, for learning changes no time
+        attention, usual = (build(job.method, one, every.channels).attention for one in (job.training, shared))
         # whole tokens take turns beside it: their ratio hangs less on the machine than milliseconds do
-        timed = [stored(some, one, torch.Generator()) for one in (variant, Variant())]
-        # as it is before it learns, for learning changes no time
-        attention = build(job.method, job.training, every.channels).attention
-        seconds = milliseconds(attention, timed)
+        timed = [(attention, variant), (usual, Variant())]
+        seconds = milliseconds([(one, stored(some, kind, torch.Generator())) for one, kind in timed])
+        frozen = job.method.fusion == "frozen_sources"
         return {
             "last_accuracy": tables.accuracy_after(results[-1]),
             "bytes": clips.clip_bytes,
-            "flops": flops(read) if job.method.fusion == "frozen_sources" else None,
+            "flops": flops(read) if frozen else counted(attention, read.clips(torch.arange(TIMED))),
             "milliseconds": seconds[0],
             "time_ratio": seconds[0] / seconds[1],
         }
@@ -199,8 +212,8 @@ def learn(job: Job, beyond: Beyond) -> Done:
 
 def run(beyond: Beyond, params: Params, shipped: Source, drawn: Path, folder: Path) -> dict[str, pd.DataFrame]:
     """Learn what is not learnt yet and return its table, `beyond_light`, a line a row, variant and world: last_accuracy
-    on clips of ``split``; and of one clip `bytes` that are stored, `flops` of the attention of `frozen_sources`, and
-    `milliseconds` from what is stored to what is attended, with their ratio to those of whole tokens."""
+    on clips of ``split``; and of one clip `bytes` that are stored, `flops` of its attention, and `milliseconds` from
+    what is stored to what is attended, with their ratio to those of whole tokens and of attention as the row has it."""
     asked = jobs(beyond, params, shipped, drawn, folder)
-    study.run(partial(learn, beyond=beyond), asked, params)
+    study.run(partial(learn, beyond=beyond, shared=params.training), asked, params)
     return {"beyond_light": study.table(asked, ("row", "variant"))}

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from avcil.learn.methods import files, find
 from avcil.learn.methods.ranpac import RandomOptions
 from avcil.params import ParameterError, Params, read, with_changes
-from avcil.params.learning import METHODS, Method
+from avcil.params.learning import METHODS, Method, Training
 from avcil.params.section import Section, Seeds, nearest, offence
 from avcil.params.world import ClipsPerClass
 
@@ -119,8 +119,23 @@ class Variant(Section):
         return self
 
 
+class Shape(Section):
+    """Of attention that is learnt. A head's scores are a form of rank ``width`` / ``heads`` over audio and visual
+    channels."""
+
+    heads: int | None = Field(None, gt=0)
+    width: int | None = Field(None, gt=0, description="channels of all heads together, and of features")
+
+    @property
+    def name(self) -> str:
+        """In words."""
+        heads = f"{self.heads} head{'s' * (self.heads > 1)}" if self.heads else ""
+        width = f"{self.width} channels" if self.width else ""
+        return " of ".join(filter(None, (heads, width)))
+
+
 class Light(Section):
-    """Fewer patches, slots and bits."""
+    """Fewer patches, slots and bits; and of attention that is learnt fewer heads and channels."""
 
     worlds: Seeds = Field(min_length=2, description="on whose test clips variants are compared; 0 is the shipped one")
     choice: int = Field(gt=0, description="the world on whose validation clips `claimed` was chosen")
@@ -129,6 +144,7 @@ class Light(Section):
     trained: str = Field(description="that learns by gradients, and so takes the time")
     trained_worlds: Seeds = Field([], description="of the worlds, those in which it learns")
     trained_variants: list[str]
+    shapes: dict[str, Shape] = Field({}, description="of its attention, over whole tokens; others are of `training`")
     claimed: str = Field(description="the variant that the answer is about")
     share: float = Field(gt=0, lt=1, description="goal: of whole tokens' bytes")
     loss: float = Field(ge=0, lt=1, description="goal: what may be lost of last accuracy")
@@ -141,6 +157,8 @@ class Light(Section):
         for name in ("whole", self.claimed, *self.trained_variants):
             if name not in self.variants:
                 raise ValueError(f"variants: no `{name}`{nearest(name, self.variants)}")
+        if both := [name for name in self.shapes if name in self.variants]:
+            raise ValueError(f"shapes: `{both[0]}` is a variant, too; give it another name")
         if self.variants["whole"] != Variant():
             raise ValueError("variants: `whole` is what all are compared with; write whole: {}")
         return self
@@ -289,6 +307,13 @@ class Beyond(Section):
         """The row of `light`."""
         return with_changes(Method, params.method(self.light.row), self.light.changes, "light.changes")
 
+    def shaped(self, params: Params) -> dict[str, Training]:
+        """Training by the shapes of `light`."""
+        return {
+            name: with_changes(Training, params.training, shape.model_dump(exclude_none=True), f"light.shapes.{name}")
+            for name, shape in self.light.shapes.items()
+        }
+
 
 def one_draw(params: Params) -> Params:
     """With the same random features in every world: rows are compared within one, where they share them."""
@@ -315,6 +340,7 @@ def load_beyond(params: Params, path: Path = Path("beyond.yaml")) -> Beyond:
         for name in beyond.missing.rows:
             beyond.method(params, name)
         beyond.solved(params)
+        beyond.shaped(params)
     except ValidationError as error:
         raise ParameterError(f"{path.name}: {offence(error)}") from None
     except ValueError as error:

@@ -437,10 +437,11 @@ def updated(texts: dict[str, str], folder: Path) -> dict[str, str]:
         "open_set": open_set(benchmarks / "open_set.csv"),
         "search": search(folder / "search.csv"),
         "kernels": kernels(benchmarks),
-        # written by what measured them: benchmarks/scale.py, benchmarks/transfer.py
+        # written by what measured them: benchmarks/scale.py, transfer.py and search.py
         "scale": (benchmarks / "scale.md").read_text().strip(),
         "development": f"{(benchmarks / 'development.md').read_text()}\n{untrained(folder)}",
         "distillation": (benchmarks / "distillation.md").read_text().strip(),
+        "collection_search": (benchmarks / "search.md").read_text().strip(),
         "parity": parity(benchmarks),
         "many_tasks": answers.many_tasks(folder),
         "looked_at": answers.looked_at(folder),

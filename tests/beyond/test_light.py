@@ -155,7 +155,7 @@ def test_a_run_is_that_of_the_method_on_what_is_read(toy, params, beyond, tmp_pa
     monkeypatch.setattr(light, "run_tasks", lambda *a, **k: learnt.append(run_tasks(*a, **k)) or learnt[-1])
     asked = {name: job(tmp_path, beyond, params, name) for name in ("whole", "best_1", "random_1")}
     for one in asked.values():
-        light.learn(one, beyond)
+        light.learn(one, beyond, params.training)
     whole = toy._replace(tokens=kept(toy).read())
     row = run_tasks(whole, beyond.solved(params), params.training, chain([2, 2, 2], 1), 0, None)[-1]
     assert learnt[0][-1].predictions == row.predictions
@@ -169,10 +169,29 @@ def test_a_run_is_that_of_the_method_on_what_is_read(toy, params, beyond, tmp_pa
         raise AssertionError("run again")
 
     monkeypatch.setattr(light, "run_tasks", never)
-    light.learn(job(tmp_path, beyond, params, "whole"), beyond)
+    light.learn(job(tmp_path, beyond, params, "whole"), beyond, params.training)
     other = beyond.solved(params).model_copy(update={"readout_options": {"sources": ["none"]}})
     with pytest.raises(AssertionError, match="run again"):
-        light.learn(job(tmp_path, beyond, params, "whole", other), beyond)
+        light.learn(job(tmp_path, beyond, params, "whole", other), beyond, params.training)
+
+
+def test_a_shape_is_of_learnt_attention_over_whole_tokens(toy, params, beyond, tmp_path, monkeypatch):
+    """Learnt by a row that trains, with the FLOPs of its own heads and channels."""
+    monkeypatch.setattr(sweep, "datasets", lambda source: {0: toy})
+    monkeypatch.setattr(light, "TIMED", 10)
+    shaped = beyond.shaped(params)
+    assert (shaped["width_32"].width, shaped["width_32"].heads) == (32, params.training.heads)
+    measured = {}
+    for name in ("whole", "width_32", "heads_1"):
+        one = job(tmp_path, beyond, params, name, params.method("lll_prior"))
+        one = one._replace(tasks=chain([3, 3], 1), training=shaped.get(name, params.training))
+        light.learn(one, beyond, params.training)
+        measured[name] = study.measured(one)
+    # of keys, values and queries, whose channels are a quarter; what is asked of moments has their square
+    assert measured["width_32"]["flops"] < measured["whole"]["flops"] / 3
+    # as many channels, but each head asks all patches through keys of its own
+    assert measured["width_32"]["flops"] < measured["heads_1"]["flops"] < measured["whole"]["flops"]
+    assert len({of["bytes"] for of in measured.values()}) == 1
 
 
 def test_what_stands_there_is_whole_and_of_the_same_origin(tmp_path):
