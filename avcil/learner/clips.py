@@ -238,4 +238,5 @@ def tokens_of(clips: Clips, encoder: ClipEncoder | None) -> Tokens:
         finite = stream.flatten(1).isfinite().all(1)
         if not finite.all():
             raise LearnerError(f"clip {int((~finite).nonzero()[0, 0])}: {name} tokens that are not finite; drop it")
-    return clips.to("cpu")
+    # nothing is to be learnt about what made them
+    return Tokens(*(stream.detach() for stream in clips)).to("cpu")

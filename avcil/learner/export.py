@@ -26,6 +26,7 @@ from avcil.tokens.tokens import Tokens, TokenSource
 
 # random features are drawn anew at each call; a carried ridge looks at tokens batch after batch
 DRAWN_OR_LOOPED = ("ranpac", "acil", "mmal", "carried_ridge")
+LOOKS_AT_VALUES = ("channelwise",)  # fusions of which torch would print a page before it gives up
 
 
 def looked_at(tokens: Tokens, method: Method) -> TokenSource:
@@ -68,6 +69,8 @@ def export(predictor: Predictor, tokens: Tokens, classes: list[str], path: Path,
         raise LearnerError("one clip to export with; give two or more, from which the number of clips is seen to vary")
     if predictor.method.readout in DRAWN_OR_LOOPED:
         raise LearnerError(f"read-out {predictor.method.readout} cannot be traced; ridge and trained classifiers can")
+    if predictor.method.fusion in LOOKS_AT_VALUES:
+        raise LearnerError(f"fusion {predictor.method.fusion} cannot be traced; predict by Learner instead")
     # one for all three: each has as many clips as the others
     batch = {0: Dim("batch", min=1)}
     with torch.no_grad():

@@ -69,19 +69,19 @@ class Learner:
     and what is solved from them, are on the CPU.
 
     Args:
-        encoder: `mini`, or one of `encoders` in params.yaml.
+        encoder: `mini`, or one of `encoders` in params.yaml; by default the one whose tokens the row takes.
         method: a row of params.yaml.
         by_class: keep a Gram matrix a class (8 M² bytes each) instead of one: then `forget` is exact, and classes
             count alike, however many clips each has. Of rows that learn task by task it says nothing.
         epochs: of a task, where something is trained; by default those of the first task of params.yaml.
         root: the project's folder; if left out, the one that the working directory is in, or else the clone of avcil.
 
-    Raises ParameterError, naming the way out, for an unknown name.
+    Raises ParameterError, naming the way out, for an unknown name, and LearnerError for epochs that are none.
     """
 
     def __init__(
         self,
-        encoder: str = "mini",
+        encoder: str | None = None,
         method: str = "ridge_guided",
         *,
         by_class: bool = True,
@@ -92,11 +92,13 @@ class Learner:
         # asked even where params are given: it also knows where the priors are
         own, priors = at_hand(_here() if root is None else Path(root))
         params = params or own
-        # the row's own `tokens` are those of the pipeline
-        row = params.method(method).model_copy(update={"tokens": encoder})
-        if epochs is not None and epochs < 1:
-            raise LearnerError(f"epochs {epochs}: give 1 or more")
-        reader = ClipEncoder.of_params(encoder, params, priors)
+        row = params.method(method)
+        if encoder is not None:
+            row = row.model_copy(update={"tokens": encoder})
+        # True is an int, and no number of epochs
+        if epochs is not None and (type(epochs) is not int or epochs < 1):
+            raise LearnerError(f"epochs {epochs!r}: give a whole number, 1 or more")
+        reader = ClipEncoder.of_params(row.tokens, params, priors)
         self._begin(row, params.training, reader, EMPTY, by_class, epochs or params.tasks[0].epochs)
 
     def _begin(
@@ -173,7 +175,9 @@ class Learner:
             if self._sums:
                 self._absorb(tokens, labels)
             else:
-                self._learn_task(tokens, labels)
+                # whatever a program around this has switched off, and whatever it draws next
+                with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=[]):
+                    self._learn_task(tokens, labels, held_out)
             self._drop_calibration()
             if held_out:
                 # as `calibrate` by itself
@@ -207,14 +211,14 @@ class Learner:
         origin = self.checkpoint.origin | {"channels": [*tokens.channels]}
         self.checkpoint = self.checkpoint._replace(model={}, readout=state, classes=classes, origin=origin)
 
-    def _learn_task(self, tokens: Tokens, labels: list[str]) -> None:
+    def _learn_task(self, tokens: Tokens, labels: list[str], held_out: tuple[Tokens, list[str]] | None) -> None:
         self._restored(tokens)  # which refuses other channels by name
         checkpoint, kept, known = self.checkpoint, self.kept, self.classes
         new, more = ([row for row, label in enumerate(labels) if (label in known) == again] for again in (False, True))
         if new:
             given = tokens.clips(torch.tensor(new)), [labels[row] for row in new]
             checkpoint, kept = tasks.learn(
-                checkpoint, kept, *given, self.method, self.training, epochs=self.epochs, device=self.device
+                checkpoint, kept, *given, self.method, self.training, held_out, epochs=self.epochs, device=self.device
             )
         if more:
             given = tokens.clips(torch.tensor(more)), [labels[row] for row in more]
@@ -355,8 +359,9 @@ class Learner:
         artifacts/runs/lll_prior/task4/seed0.
 
         ``data``: what it has learnt from (`avcil.tokens.dataset.load_datasets`), for its exemplars, without which a row
-        that rehearses predicts, but learns no further. Files are read with the encoder of the params.yaml above that
-        folder; outside of any project with avcil's own encoders alone. Raises CheckpointError or LearnerError.
+        that rehearses predicts, but learns no further. It goes on with the seed and the epochs of the run. Files are
+        read with the encoder of the params.yaml above that folder; outside of any project with avcil's own encoders
+        alone. Raises CheckpointError or LearnerError.
         """
         folder = Path(folder).expanduser()
         checkpoint = load_checkpoint(folder)
@@ -430,11 +435,14 @@ class Learner:
             classes = TypeAdapter(list[str]).validate_python(config["classes"], strict=True)
             origin = TypeAdapter(dict).validate_python(config["origin"], strict=True)
             checkpoint = Checkpoint(model, readout, classes, config["memory"], origin)
-            # a folder that an earlier version saved has learnt no task, and nobody reads its epochs
-            learner = cls._of(method, training, encoder, checkpoint, config["by_class"], config.get("epochs", 1))
+            # earlier versions wrote none: a run goes on with its own, and nothing else they saved has a use for any
+            run = [task.epochs for task in tasks.tasks_of(checkpoint)] or [1]
+            epochs = TypeAdapter(int).validate_python(config.get("epochs", run[-1]), strict=True)
+            learner = cls._of(method, training, encoder, checkpoint, config["by_class"], epochs)
             learner.__dict__ |= {"device": device} | {name: config[name] for name in MEASURED}
             if kept := folders.below(tensors, "kept."):
-                learner.kept = Kept(Tokens(*(kept[name] for name in Tokens._fields)), config["exemplars"])
+                labels = TypeAdapter(list[str]).validate_python(config["exemplars"], strict=True)
+                learner.kept = Kept(Tokens(*(kept[name] for name in Tokens._fields)), labels)
         parts = {label: folders.below(tensors, f"part{number}.") for number, label in enumerate(learner.classes)}
         # of one whose classes are summed up as one there are no parts
         learner._parts = {label: part for label, part in parts.items() if part}
@@ -488,7 +496,8 @@ class Learner:
     def _held_out(self, clips: Clips, labels: Sequence[str], classes: set[str]) -> tuple[Tokens, list[str]]:
         clips, labels = self._listed(clips, labels)
         if strange := [label for label in labels if label not in classes]:
-            raise LearnerError(f"validation clip of `{strange[0]}`, which is not learnt{nearest(strange[0], classes)}")
+            which = f"validation clip of `{strange[0]}`, which is not learnt{nearest(strange[0], classes)}"
+            raise LearnerError(f"{which}; leave it out, or give clips of it to learn from")
         return self._read(clips), labels
 
 

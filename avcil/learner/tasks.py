@@ -39,17 +39,26 @@ class Kept(NamedTuple):
 
 def kept_of(checkpoint: Checkpoint, method: Method, data: Dataset) -> Kept:
     """The exemplars of a run, from the data set that it learnt from. Raises LearnerError if it is another one."""
+    way_out = "give the data set that the run learnt from"
+    if not isinstance(data, Dataset):
+        raise LearnerError(f"data of type {type(data).__name__}; {way_out}, as `load_datasets` reads it")
+    # names of clips are the same whichever encoder made their tokens
+    if data.encoder != checkpoint.origin["encoder"]:
+        raise LearnerError(f"tokens of {data.encoder}, but the run's are of {checkpoint.origin['encoder']}; {way_out}")
     row_of = {clip: row for row, clip in enumerate(data.clip_ids)}
     if lost := [clip for clip in checkpoint.memory if clip not in row_of]:
-        raise LearnerError(f"exemplar `{lost[0]}` is not among the clips; give the data set that the run learnt from")
+        raise LearnerError(f"exemplar `{lost[0]}` is not among the clips; {way_out}")
     rows = torch.tensor([row_of[clip] for clip in checkpoint.memory], dtype=torch.long)
-    tokens = evaluate.tokens_of(data, method).clips(rows)
-    return Kept.of(tokens, [data.order[position] for position in data.labels[rows].tolist()])
+    labels = [data.order[position] for position in data.labels[rows].tolist()]
+    if strange := [label for label in labels if label not in checkpoint.classes]:
+        raise LearnerError(f"an exemplar is labelled `{strange[0]}`, which the run has not learnt; {way_out}")
+    return Kept.of(evaluate.tokens_of(data, method).clips(rows), labels)
 
 
 def takes_more(method: Method) -> bool:
     """Whether clips of known classes can be added (`add`)."""
-    return method.fusion in (*FROZEN, "frozen_sources") and method.readout in SUMMED
+    # with `restart` sums are made anew from the clips that are kept, and these would not be among them
+    return method.fusion in (*FROZEN, "frozen_sources") and method.readout in SUMMED and not method.restart
 
 
 def tasks_of(checkpoint: Checkpoint) -> list[Task]:
@@ -64,29 +73,41 @@ def learn(
     labels: list[str],
     method: Method,
     training: Training,
+    validation: tuple[Tokens, list[str]] | None = None,
     *,
     epochs: int,
     device: str = "cpu",
 ) -> tuple[Checkpoint, Kept | None]:
     """Learn the classes of ``labels`` [N], none of which ``start`` knows, as its next task: from these clips and the
     exemplars that were ``kept``, by the row's losses, its memory and its own head. Returns what the task after it
-    starts from.
+    starts from. ``validation``: clips, and their labels, that choose the epoch where `training.keep` says so.
 
-    The same clips in the same order give what the pipeline learns from them with seed 0. Raises LearnerError where
-    `run_task` refuses, or its losses are not finite.
+    The same clips in the same order give what the pipeline learns from them with the seed of ``start``, at first 0.
+    Raises LearnerError where `run_task` refuses, its losses are not finite, or tokens have other shapes than exemplars.
     """
-    new = looked_at(clips, method).clips(slice(None))
+    held_out = validation if validation and training.keep != "last" else (clips.clips(slice(0, 0)), [])
+    if training.keep != "last" and not held_out[1]:
+        raise LearnerError(f"training.keep: {training.keep} chooses an epoch by validation clips; give some")
+    new, val = (looked_at(some, method).clips(slice(None)) for some in (clips, held_out[0]))
     old = kept or Kept(new.clips(slice(0, 0)), [])
+    for stream, mine, theirs in zip(Tokens._fields, new, old.tokens, strict=True):
+        if mine.shape[1:] != theirs.shape[1:]:
+            shapes = f"{[*mine.shape[1:]]} a clip, but those of the exemplars are {[*theirs.shape[1:]]}"
+            raise LearnerError(f"{stream} tokens are {shapes}; use one encoder")
     # exemplars first; a clip's name is its position
-    tokens = Tokens(*(torch.cat([a.float(), b]) for a, b in zip(old.tokens, new, strict=True)))
-    names, of = [str(position) for position in range(len(tokens.audio))], [*old.labels, *labels]
-    order = [*start.classes, *dict.fromkeys(labels)]
+    tokens = Tokens(*(torch.cat([a.float(), b, c]) for a, b, c in zip(old.tokens, new, val, strict=True)))
+    names, of = [str(position) for position in range(len(tokens.audio))], [*old.labels, *labels, *held_out[1]]
+    order, learnt_from = [*start.classes, *dict.fromkeys(labels)], len(old.labels) + len(labels)
     data = Dataset(
         clip_ids=names,
         tokens=tokens,
         labels=torch.tensor([order.index(label) for label in of]),
         # what is learnt is measured by whoever has clips to measure it on (`Learner.calibrate`)
-        splits={"train": torch.arange(len(names)), "val": torch.arange(0), "test": torch.arange(0)},
+        splits={
+            "train": torch.arange(learnt_from),
+            "val": torch.arange(learnt_from, len(names)),
+            "test": torch.arange(0),
+        },
         order=order,
         encoder=str(start.origin.get("encoder", "")),
         share=None,
@@ -99,7 +120,7 @@ def learn(
     try:
         with bar:
             checkpoint, _, _ = run_task(
-                data, method, training, tasks, len(before), 0, start,
+                data, method, training, tasks, len(before), start.origin.get("seed", 0), start,
                 device=device, watch=lambda *_: bar.update() and None,
             )  # fmt: skip
     except ValueError as error:
@@ -111,7 +132,7 @@ def learn(
 
 def add(start: Checkpoint, clips: Tokens, labels: list[str], method: Method, training: Training) -> Checkpoint:
     """More clips of classes that ``start`` knows, where `takes_more`: their sums are added, as if they had come with
-    the others."""
+    the others. Only what `synchrony` estimates stays that of the first task's clips."""
     tokens, rows = looked_at(clips, method), torch.arange(len(labels))
     model = evaluate.restore(start, method, training, tokens.channels)
     head = evaluate.solved_head(method, training, start.readout)

@@ -238,7 +238,8 @@ def test_a_list_of_labels_is_learnt_in_one_call_and_calibrates(tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("path,label\nabsent.mp4,a", r"absent\.mp4: no such file"),
+        ("path,label\nabsent.mp4,a", r"labels\.csv: no file `absent\.mp4`; correct the path or delete the row"),
+        ("path,label\nb.mp4,a\n./b.mp4,c", r"labels\.csv, row 3: `b\.mp4` is also in row 2; delete one of the rows"),
         ("path,label,split\nb.mp4,a,val", r"labels\.csv: no clip of split train; there is nothing to learn"),
         ("path,label,split\nb.mp4,a,trian", r"labels\.csv, row 2: `trian` is not one of train, val, test"),
         ("path\nb.mp4", r"labels\.csv, row 1: no column `label`"),
@@ -246,7 +247,8 @@ def test_a_list_of_labels_is_learnt_in_one_call_and_calibrates(tmp_path, monkeyp
 )
 def test_a_list_that_cannot_be_used_is_one_line(tmp_path, text, message):
     (tmp_path / "labels.csv").write_text(text)
-    with pytest.raises((BuilderError, ClipError), match=message):
+    (tmp_path / "b.mp4").write_text("no video")
+    with pytest.raises(BuilderError, match=message):
         command("learn", tmp_path / "labels.csv", "--learner", tmp_path / "mine")
     assert not (tmp_path / "mine").exists()
 
@@ -255,3 +257,5 @@ def test_clips_without_a_label_are_refused(tmp_path):
     for clips in (["a.mp4"], ["labels.csv", "more.csv"]):
         with pytest.raises(LearnerError, match=r"no --label: give the class of these clips, or one \.csv file"):
             command("learn", *clips, "--learner", tmp_path / "mine")
+    with pytest.raises(LearnerError, match=r"labels\.CSV: a list has labels of its own; leave --label out"):
+        command("learn", "labels.CSV", "--label", "a", "--learner", tmp_path / "mine")

@@ -23,8 +23,8 @@ def read(annotations: Path) -> Annotation:
     seen: dict[str, str] = {}
     notes: dict[str, str] = {}
     for where, row in read_rows(annotations, ("path", "label")):
-        # a list may have been written on Windows
-        path = row["path"].replace("\\", "/").removeprefix("./")
+        # a list may have been written on Windows; ./a and a/./b are a and a/b, or one file would pass for two
+        path = str(PurePosixPath(row["path"].replace("\\", "/")))
         # later the manifest would be refused, by a row that this list does not have
         if path.startswith("/") or ".." in PurePosixPath(path).parts:
             raise BuilderError(f"{where}: `{path}` is not in {annotations.parent}; give a path as seen from there")

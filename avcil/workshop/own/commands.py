@@ -113,7 +113,7 @@ def run_learn(given: argparse.Namespace) -> None:
                 raise LearnerError(f"{folder}: keeps its method; leave --method out, or name a new folder")
             learner = Learner.load(folder, device=given.device or "cpu")
         else:
-            learner = Learner(method=given.method or "ridge_guided")
+            learner = Learner(method="ridge_guided" if given.method is None else given.method)
             if given.device is not None:
                 learner.to(given.device)
         for label in labels:
@@ -143,16 +143,21 @@ def run_learn(given: argparse.Namespace) -> None:
 def _clips_of(given: argparse.Namespace) -> tuple[list[tuple[Media, str]], list[tuple[Media, str]]]:
     """What is learnt and what calibrates: clips, which are not read yet, with their labels. Raises LearnerError or
     BuilderError."""
+    lists = [path for path in given.clips if path.suffix.lower() == ".csv"]
     if given.label is not None:
+        if lists:
+            raise LearnerError(f"{lists[0]}: a list has labels of its own; leave --label out")
         return [(Media(path), tidy(given.label)) for path in given.clips], []
-    if len(given.clips) > 1 or given.clips[0].suffix != ".csv":
+    if given.clips != lists or len(lists) > 1:
         raise LearnerError("no --label: give the class of these clips, or one .csv file of path,label")
-    [file] = given.clips
+    [file] = lists
     parts: dict[str, list[tuple[Media, str]]] = {"train": [], "val": [], "test": []}
     # where no split is given, nothing is drawn, and all are learnt
     for clip in labels_of_folder.read(file).clips:
         places = [Media(file.parent / path, start) for path, start in clip.places]
-        there = next((place for place in places if place.path.exists()), places[0])
+        there = next((place for place in places if place.path.exists()), None)
+        if there is None:
+            raise BuilderError(f"{file}: no file `{clip.places[0][0]}`; correct the path or delete the row")
         parts["train" if clip.split == "open" else clip.split].append((there, tidy(clip.label)))
     if not parts["train"]:
         raise BuilderError(f"{file}: no clip of split train; there is nothing to learn")
