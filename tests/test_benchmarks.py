@@ -228,7 +228,13 @@ def test_a_row_is_collected_once_all_its_trials_are_there(params, tmp_path, monk
     assert dict(zip(ridge.collection[:5], ridge.last_accuracy[:5], strict=True)) == {
         name: 0.5 if name == transfer.EMBEDDED else 0.6 for name in transfer.COLLECTIONS
     }
-    *_, line = search.document(ridge).splitlines()
+    # the page compares our own row with the trials of others
+    ours = ridge[ridge.trial == "as it ships"].assign(row="lll_closed", last_accuracy=0.75)
+    *_, line, blank, told = search.document(pd.concat([ours, ridge])).splitlines()
+    assert blank == "" and told == (
+        "`lll_closed` as it ships, 75.0 on average, over every trial of all rows here: the nearest trial of any other "
+        "row is `ridge`, penalty 3: +9.0; of a published row is `ridge`, penalty 3: +9.0 points."
+    )
     # four of five are ahead by ten points
     assert line == "| `ridge` | 1 | 58.0 | penalty 3 | +8.0 | +10.0 | +10.0 | +0.0 | +10.0 | +10.0 |"
 
