@@ -27,10 +27,36 @@ def test_its_store_has_clips_of_each_class_in_each_split(tmp_path):
 
 def test_a_case_that_is_measured_again_replaces_its_line(tmp_path):
     file = tmp_path / "out" / "scale.csv"
-    case = dict(zip(scale.CASE, ["a", "lll_prior", "memory", 2000, 20, 5], strict=True))
-    for line in (case | {"peak_gb": 1.0}, case | {"store": "mapped", "peak_gb": 2.0}, case | {"peak_gb": 3.0}):
+    case = dict(zip(scale.CASE, ["a", "lll_prior", "memory", 2000, 20, 5, 1], strict=True))
+    for line in (
+        case | {"peak_gb": 1.0}, case | {"store": "mapped", "peak_gb": 2.0}, case | {"processes": 2, "peak_gb": 4.0},
+        case | {"peak_gb": 3.0},
+    ):  # fmt: skip
         scale.add(file, line)
-    assert pd.read_csv(file).peak_gb.tolist() == [2.0, 3.0]
+    assert pd.read_csv(file).peak_gb.tolist() == [2.0, 3.0, 4.0]
+
+
+CHILD = """
+import json, mmap, os, sys, time
+print("ready", flush=True)
+sys.stdin.readline()
+with open(sys.argv[1], "r+b") as file:
+    shared = mmap.mmap(file.fileno(), 0)
+    mine = bytearray(os.urandom(20_000_000))
+    seen = sum(shared[place] for place in range(0, len(shared), 4096))
+    time.sleep(1.5)
+print(json.dumps({"read_gb": 1.0, "peak_gb": 9.0, "seen": seen}))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel for proportional set sizes")
+def test_what_processes_share_counts_once(tmp_path):
+    """Each maps the same 40 MB and holds 20 MB of its own: together 80 MB, not 120."""
+    (tmp_path / "store").write_bytes(bytes(40_000_000))
+    line = scale.measured([sys.executable, "-c", CHILD, str(tmp_path / "store")], 2)
+    assert 0.07 < line["peak_gb"] < 0.1 and line["read_gb"] == 2.0
+    with pytest.raises(SystemExit, match="a process ended with status 3"):
+        scale.measured([sys.executable, "-c", "print('ready', flush=True); input(); raise SystemExit(3)"], 1)
 
 
 def test_the_committed_numbers_are_of_a_named_machine():
