@@ -27,6 +27,7 @@ from avcil.comparison.sweep import Job, Source, read_run, run
 from avcil.comparison.tables import accuracy_after, markdown
 from avcil.params import Params, load
 from avcil.params.learning import chain
+from avcil.results.names import short_name_of
 from avcil.tokens.manifest import class_order, read_manifest, write_orders
 from transfer import COLLECTIONS, EMBEDDED, source, without_similarity
 
@@ -103,24 +104,26 @@ def document(runs: pd.DataFrame) -> str:
         wide = scored.pivot(index="trial", columns="collection", values="last_accuracy")[names]
         shipped, others = wide.loc[search.SHIPPED], wide.drop(search.SHIPPED)
         # a row without trials has its line too
-        best, cells = "", [""] * (1 + len(names))
+        best = gained = ""
         if len(others):
             best = others.mean(axis=1).idxmax()
             ahead = 100 * (others.loc[best] - shipped)
-            cells = [f"{value:+.1f}" for value in (ahead.mean(), *ahead)]
-        lines.append([f"`{row}`", str(len(others)), f"{100 * shipped.mean():.1f}", best, *cells])
-    head = f"| row | trials | as it ships | best trial on average | ahead by | {' | '.join(names)} |"
+            gained = f"{ahead.mean():+.1f} ({', '.join(f'{value:+.1f}' for value in ahead)})"
+        lines.append([short_name_of(row), str(len(others)), f"{100 * shipped.mean():.1f}", best, gained])
+    # of the embedded benchmark, whose own name stands in front of its variants
+    short = ", ".join(name.removeprefix(f"{EMBEDDED}, ") for name in names)
+    head = f"| row | trials | as it ships | best trial on average | ahead by ({short}) |"
     means = 100 * runs.pivot(index=["row", "trial"], columns="collection", values="last_accuracy")[names].mean(axis=1)
     ours, rivals = means[OURS, search.SHIPPED], means.drop(index=OURS)
     published = rivals[[of_others(row) for row, _ in rivals.index]]
     told = [
-        f"{which} is `{row}`, {trial}: {ours - some[row, trial]:+.1f}"
-        for which, some in (("the nearest trial of any other row", rivals), ("of a published row", published))
+        f"{which} reaches {some.max():.1f} ({short_name_of(row)}; {trial})"
+        for which, some in (("the best trial of any other row", rivals), ("that of a published row", published))
         for row, trial in [some.idxmax()]
     ]
     return (
-        f"{markdown(head, 'lrrlr' + 'r' * len(names), lines)}\n\n"
-        f"`{OURS}` as it ships, {ours:.1f} on average, over every trial of all rows here: {'; '.join(told)} points."
+        f"{markdown(head, 'lrrlr', lines)}\n\n"
+        f"On average {short_name_of(OURS)} has {ours:.1f} as it ships; {', and '.join(told)}."
     )
 
 

@@ -232,11 +232,11 @@ def test_a_row_is_collected_once_all_its_trials_are_there(params, tmp_path, monk
     ours = ridge[ridge.trial == "as it ships"].assign(row="lll_closed", last_accuracy=0.75)
     *_, line, blank, told = search.document(pd.concat([ours, ridge])).splitlines()
     assert blank == "" and told == (
-        "`lll_closed` as it ships, 75.0 on average, over every trial of all rows here: the nearest trial of any other "
-        "row is `ridge`, penalty 3: +9.0; of a published row is `ridge`, penalty 3: +9.0 points."
+        "On average LLL, closed form has 75.0 as it ships; the best trial of any other row reaches 66.0 (ridge, "
+        "frozen; penalty 3), and that of a published row reaches 66.0 (ridge, frozen; penalty 3)."
     )
     # four of five are ahead by ten points
-    assert line == "| `ridge` | 1 | 58.0 | penalty 3 | +8.0 | +10.0 | +10.0 | +0.0 | +10.0 | +10.0 |"
+    assert line == "| ridge, frozen | 1 | 58.0 | penalty 3 | +8.0 (+10.0, +10.0, +0.0, +10.0, +10.0) |"
 
 
 def test_of_the_prior_s_tokens_the_search_of_the_collection_tells_what_make_search_scored(params):
