@@ -343,4 +343,4 @@ def test_the_notebook_takes_a_list_as_short_as_it_says(tmp_path, monkeypatch, ca
     assert not names["tokens"].audio[0].equal(names["tokens"].audio[1])
     printed = capsys.readouterr().out
     assert "called unknown: 0 of 1 known, 0 of 1 unknown clips" in printed
-    assert "validation clips: none of old classes; none of the new one" in printed
+    assert "validation clips: none of old classes, none of the new one" in printed
