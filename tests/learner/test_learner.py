@@ -700,7 +700,7 @@ def test_what_is_exported_says_the_same(toy, tmp_path, changes):
     torch.testing.assert_close(chances, torch.tensor(said), rtol=1e-4, atol=1e-5)
 
 
-def test_what_cannot_be_exported_is_said(toy, learner, tmp_path):
+def test_what_cannot_be_exported_is_said(toy, learner, tmp_path, monkeypatch):
     learner.fit(*part(toy, "train", range(2)))
     with pytest.raises(LearnerError, match=r"end in \.pt2"):
         learner.export(tmp_path / "part.onnx", toy.tokens.clips(slice(0, 2)))
@@ -713,6 +713,12 @@ def test_what_cannot_be_exported_is_said(toy, learner, tmp_path):
     run_tasks(toy, row(fusion="channelwise"), TRAINING, chain([2], 1), 0, tmp_path)
     of_run = avcil.Learner.from_run(tmp_path / "task0/seed0")
     with pytest.raises(LearnerError, match=r"^fusion channelwise cannot be traced; predict by Learner instead"):
+        of_run.export(tmp_path / "part.pt2", toy.tokens.clips(slice(0, 2)))
+    # one that nobody knew of
+    monkeypatch.setattr("avcil.learner.export.LOOKS_AT_VALUES", ())
+    with pytest.raises(
+        LearnerError, match=r"fusion channelwise, read-out classifier: cannot be traced \(.*; predict by Le"
+    ):
         of_run.export(tmp_path / "part.pt2", toy.tokens.clips(slice(0, 2)))
 
 

@@ -19,12 +19,13 @@ from avcil.learner.export import check_name
 from avcil.learner.labels import alike, tidy
 from avcil.learner.learner import Learner
 from avcil.learner.predictions import Prediction
-from avcil.tokens.manifest import Media
+from avcil.tokens.manifest import SPLITS, Media
 from avcil.workshop.builders import folder as labels_of_folder
 from avcil.workshop.builders.annotation import BuilderError
 
 DEVICE = "cpu, cuda, mps or auto"
 LEARNER = "a folder that Learner.save or `learn` wrote, or that of a run's task and seed"
+Labelled = tuple[list[Media], list[str]]
 FPS, SIZE = 24, 384  # frames a second, pixels a side: of the overlay, not of what the encoder sees
 
 
@@ -99,8 +100,8 @@ def run_predict(given: argparse.Namespace) -> None:
 def run_learn(given: argparse.Namespace) -> None:
     """Learn, save, and print what it cost. Raises LearnerError or ClipError; the folder is then as before."""
     folder = given.learner
-    clips, held_out = _clips_of(given)
-    labels = list(dict.fromkeys(label for _, label in clips))
+    (clips, labels), held_out = _clips_of(given)
+    classes = list(dict.fromkeys(labels))
     if folder.exists() and not folder.is_dir():
         raise LearnerError(f"{folder}: a file; a learner is a folder, name a new one")
     # with .next alone it is that of a first save that was killed
@@ -116,20 +117,19 @@ def run_learn(given: argparse.Namespace) -> None:
             learner = Learner(method="ridge_guided" if given.method is None else given.method)
             if given.device is not None:
                 learner.to(given.device)
-        for label in labels:
+        for label in classes:
             # told, and not refused: they may be two classes
-            if label not in learner.classes and (near := alike(label, [*learner.classes, *labels])):
+            if label not in learner.classes and (near := alike(label, [*learner.classes, *classes])):
                 say = f"`{label}` becomes a class of its own beside `{near[0]}`, which differs by case or blanks alone"
                 print(f"{say}; if they are one, take it out by `forget`", file=sys.stderr)
-        _warn_of_longer_ones([clip for clip, _ in clips + held_out], learner)
+        _warn_of_longer_ones([*clips, *held_out[0]], learner)
         calibrated = learner.threshold is not None
-        validation = ([clip for clip, _ in held_out], [label for _, label in held_out]) if held_out else None
-        cost = learner.learn([clip for clip, _ in clips], [label for _, label in clips], validation)
+        cost = learner.learn(clips, labels, held_out if held_out[0] else None)
         # it asks for the same lock, which one process may hold twice
         learner.save(folder)
-    kind = f"{'new' if cost.new_classes else 'known'} class {labels[0]}"
-    if len(labels) > 1:
-        kind = f"{len(labels)} classes, {len(cost.new_classes)} new,"
+    kind = f"{'new' if cost.new_classes else 'known'} class {classes[0]}"
+    if len(classes) > 1:
+        kind = f"{len(classes)} classes, {len(cost.new_classes)} new,"
     seconds = f"{cost.seconds:.1f} s, {cost.encoding_seconds:.1f} of them for tokens"
     print(f"{folder}: {cost.clips} clip{'s' * (cost.clips > 1)} of {kind} in {seconds}")
     count = len(learner.classes)
@@ -137,31 +137,33 @@ def run_learn(given: argparse.Namespace) -> None:
     for of, share in (("known before", cost.old_accuracy), ("that are new", cost.new_accuracy)):
         if share is not None:
             print(f"{share:.0%} of the validation clips of classes {of} are right")
-    _tell_of_calibration(calibrated and not held_out)
+    _tell_of_calibration(calibrated and not held_out[0])
 
 
-def _clips_of(given: argparse.Namespace) -> tuple[list[tuple[Media, str]], list[tuple[Media, str]]]:
-    """What is learnt and what calibrates: clips, which are not read yet, with their labels. Raises LearnerError or
+def _clips_of(given: argparse.Namespace) -> tuple[Labelled, Labelled]:
+    """What is learnt and what calibrates: clips, which are not read yet, and their labels. Raises LearnerError or
     BuilderError."""
     lists = [path for path in given.clips if path.suffix.lower() == ".csv"]
     if given.label is not None:
         if lists:
             raise LearnerError(f"{lists[0]}: a list has labels of its own; leave --label out")
-        return [(Media(path), tidy(given.label)) for path in given.clips], []
+        return ([Media(path) for path in given.clips], [tidy(given.label)] * len(given.clips)), ([], [])
     if given.clips != lists or len(lists) > 1:
         raise LearnerError("no --label: give the class of these clips, or one .csv file of path,label")
     [file] = lists
-    parts: dict[str, list[tuple[Media, str]]] = {"train": [], "val": [], "test": []}
+    parts: dict[str, Labelled] = {split: ([], []) for split in SPLITS}
     # where no split is given, nothing is drawn, and all are learnt
     for clip in labels_of_folder.read(file).clips:
         places = [Media(file.parent / path, start) for path, start in clip.places]
         there = next((place for place in places if place.path.exists()), None)
         if there is None:
             raise BuilderError(f"{file}: no file `{clip.places[0][0]}`; correct the path or delete the row")
-        parts["train" if clip.split == "open" else clip.split].append((there, tidy(clip.label)))
-    if not parts["train"]:
+        media, labels = parts["train" if clip.split == "open" else clip.split]
+        media.append(there)
+        labels.append(tidy(clip.label))
+    if not parts["train"][0]:
         raise BuilderError(f"{file}: no clip of split train; there is nothing to learn")
-    if left := len(parts["test"]):
+    if left := len(parts["test"][0]):
         print(f"{file}: {left} clip{'s' * (left > 1)} of split test not read", file=sys.stderr)
     return parts["train"], parts["val"]
 
