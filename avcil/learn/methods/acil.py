@@ -12,7 +12,7 @@ from avcil.learn.methods.ranpac import RandomOptions, RanPac
 
 class Options(RandomOptions):
     expansion: int = Field(2000, gt=0, description="M")
-    penalty: float = Field(1.0, gt=0, description="γ")
+    penalty: float = Field(10.0, gt=0, description="γ")
 
 
 class Acil(RanPac):
