@@ -54,6 +54,18 @@ def write(
     return path
 
 
+def without(clip: Path, kind: str, to: Path) -> Path:
+    """The clip without its tracks of a kind, `audio` or `video`."""
+    with av.open(str(clip)) as whole, av.open(str(to), "w") as part:
+        [left] = [stream for stream in whole.streams if stream.type != kind]
+        track = part.add_stream_from_template(left)
+        for packet in whole.demux(left):
+            if packet.dts is not None:
+                packet.stream = track
+                part.mux(packet)
+    return to
+
+
 def write_with_pause(path: Path, sound: np.ndarray, rate: int, pause: tuple[float, float]) -> Path:
     """Sound [samples] as 16-bit PCM in frames of 1/20 s, without those of which the first sample is in the pause."""
     with av.open(str(path), "w") as container:

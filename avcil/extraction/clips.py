@@ -12,6 +12,10 @@ import numpy as np
 
 from avcil.base.refusal import Refusal
 
+Stream = Literal["visual", "audio"]
+STREAMS: tuple[Stream, ...] = ("visual", "audio")
+TRACKS: dict[str, Stream] = {"video": "visual", "audio": "audio"}
+
 _PLAYLISTS = {"concat", "dash", "hls", "imf", "rtsp", "sdp", "webm_dash_manifest"}  # by FFmpeg's names
 _LONGEST = 20  # longer by shorter side of a picture that is cropped: it is scaled whole before
 _GAP = 0.1  # seconds without sound in a track that are silence, not jitter of the container's clock
@@ -23,6 +27,14 @@ class ClipError(Refusal):
     """A clip that cannot be used; the message names the file and the reason."""
 
 
+class AbsentTrack(ClipError):
+    """A clip that lacks ``stream``, visual or audio, or has too little of it."""
+
+    def __init__(self, message: str, stream: Stream):
+        super().__init__(message)
+        self.stream = stream
+
+
 def opened(path: Path) -> av.container.InputContainer:
     """A media file, to be closed as any other. Raises what PyAV raises."""
     # absolute, or FFmpeg takes what stands in front of a colon, as in `12:30.mp4`, for a protocol
@@ -32,13 +44,19 @@ def opened(path: Path) -> av.container.InputContainer:
 class Clip(NamedTuple):
     """frames [F,H,W,3] uint8 RGB; waveform [N] float32, mono, in [-1, 1]; fps in frames a second; sample_rate in Hz.
 
-    A stream that was not asked for is None.
+    A stream that was not asked for, or is absent, is None.
     """
 
     frames: np.ndarray | None
     waveform: np.ndarray | None
     fps: float
     sample_rate: int
+
+    @property
+    def streams(self) -> tuple[Stream, ...]:
+        """Those that there are."""
+        there = zip(STREAMS, (self.frames, self.waveform), strict=True)
+        return tuple(name for name, stream in there if stream is not None)
 
 
 # of x264: its rate control in AVX sums by what lies behind its arrays, and gives one clip other bytes each time
@@ -193,7 +211,7 @@ def _decode(path: Path, start: float, eye: _Eye | None, ear: _Ear | None) -> flo
         for name in [name for name, sense in (("video", eye), ("audio", ear)) if sense is not None]:
             streams = getattr(container.streams, name)
             if not streams:
-                raise ClipError(f"{path}: no {name} track; drop its row from the manifest")
+                raise AbsentTrack(f"{path}: no {name} track; drop its row from the manifest", TRACKS[name])
             if streams[0].codec_context is None:  # PyAV would follow this null pointer
                 raise ClipError(f"{path}: {name} track of a codec unknown to FFmpeg; restore it or drop its row")
             wanted.append(streams[0])
@@ -240,7 +258,7 @@ def read_clip(
     fit: Literal["stretch", "crop"] = "stretch",
     resize: Literal["ffmpeg", "bilinear", "bicubic"] = "ffmpeg",
     start: float = 0.0,
-    streams: Sequence[str] = ("visual", "audio"),
+    streams: Sequence[str] = STREAMS,
 ) -> Clip:
     """Decode ``frames`` pictures and ``frames / fps`` seconds of sound of a media file, from ``start`` seconds on.
 
@@ -252,8 +270,8 @@ def read_clip(
         size, fit, resize: see `avcil.encoders.base.Reading`.
         streams: `visual`, `audio` or both; the other part of the clip is None.
 
-    Raises ClipError if the file is missing, damaged, lacks a wanted track, holds less than half of the duration, or
-    sound that is not finite.
+    Raises ClipError if the file is missing, damaged, or holds sound that is not finite; AbsentTrack, which is one, if a
+    wanted track is not there, or over before half of the duration.
     """
     path = Path(path)
     # asked here, for FFmpeg's refusal would be called damage
@@ -276,7 +294,7 @@ def read_clip(
     for track, length in filter(None, (video, audio)):
         if length < seconds / 2:
             what = f"{track} track of {max(length, 0):.2f} s where {seconds:.2f} s are wanted"
-            raise ClipError(f"{path}: {what}; drop its row")
+            raise AbsentTrack(f"{path}: {what}; drop its row", TRACKS[track])
     # floating-point sound may hold anything; so written, NaN is refused too
     if ear and not np.abs(ear.waveform).max(initial=0) <= _LOUDEST:
         raise ClipError(f"{path}: sound of NaN, or far beyond full scale; restore it or drop its row")

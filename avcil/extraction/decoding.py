@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from avcil.base.parent import end_with
-from avcil.extraction.clips import Clip, ClipError, opened, read_clip
+from avcil.extraction.clips import AbsentTrack, Clip, ClipError, opened, read_clip
 from avcil.tokens.manifest import Media
 
 AHEAD = 4  # clips that wait for the encoder, for each process
@@ -33,15 +33,23 @@ _STARTING = threading.Lock()
 
 
 def usable(media: Media, reading: dict) -> Clip | str:
-    """The clip, or why it cannot be used."""
+    """The clip, or why it cannot be used. Where ``reading`` keeps incomplete clips, one that lacks a stream, or is
+    silent, has None in its place; one that lacks all cannot be used."""
     path, start = media
+    # `reading` is a header's: it also says what becomes of a clip, which is no way of reading
+    how = {key: value for key, value in reading.items() if key not in ("silence", "incomplete")}
     try:
-        # `reading` is a header's: it also says from which loudness on a clip is silent, which is no way of reading
-        clip = read_clip(path, start=start, **{k: v for k, v in reading.items() if k != "silence"})
+        clip = read_clip(path, start=start, **how)
+        if clip.waveform is not None and np.abs(clip.waveform).max(initial=0) < reading["silence"]:
+            what = f"silent (no sample reaches {reading['silence']}, features.silence)"
+            raise AbsentTrack(f"{path}: {what}; drop its row", "audio")
+    except AbsentTrack as error:
+        others = [stream for stream in reading["streams"] if stream != error.stream]
+        if not others or reading.get("incomplete") != "keep":
+            return str(error)
+        return usable(media, reading | {"streams": others})
     except ClipError as error:
         return str(error)
-    if clip.waveform is not None and np.abs(clip.waveform).max(initial=0) < reading["silence"]:
-        return f"{path}: silent (no sample reaches {reading['silence']}, features.silence); drop its row"
     return clip
 
 

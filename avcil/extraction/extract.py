@@ -16,6 +16,7 @@ from avcil.encoders.base import Encoder, Reading
 from avcil.encoders.load import load_published
 from avcil.encoders.prior import load_prior, released
 from avcil.extraction import features
+from avcil.extraction.clips import STREAMS, Stream
 from avcil.extraction.decoding import unread
 from avcil.params import ParameterError, Params, load
 from avcil.params.section import nearest
@@ -41,7 +42,7 @@ def load_encoder(name: str, params: Params, priors: Path = PRIORS) -> Encoder:
 
 def extract(
     name: str, clips: dict[str, Media], params: Params, store: Path, *, replace: bool = False,
-    streams: tuple[features.Stream, ...] = features.STREAMS, priors: Path = PRIORS,
+    streams: tuple[Stream, ...] = STREAMS, priors: Path = PRIORS,
 ) -> Header:  # fmt: skip
     """`avcil.extraction.features.extract`, or the same on Ray, as `compute` says; prints beforehand what the
     store takes, and what of the clips is not read. priors: folder of the own encoders' weights."""
@@ -74,7 +75,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--sound-only", action="store_true", help="clips have no pictures")
     given = parser.parse_args(arguments)
     folder = Path("imports") / given.benchmark
-    streams: tuple[features.Stream, ...] = ("audio",) if given.sound_only else features.STREAMS
+    streams: tuple[Stream, ...] = ("audio",) if given.sound_only else STREAMS
     try:
         params = load(Path("params.yaml"))
         table = read_manifest(folder / "manifest.csv")

@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,15 +17,13 @@ from avcil.base.code import code_of
 from avcil.base.files import digest
 from avcil.base.progress import progress
 from avcil.encoders.base import Encoder
-from avcil.extraction.clips import Clip
+from avcil.extraction.clips import STREAMS, Clip, Stream
 from avcil.extraction.decoding import decode
 from avcil.params.extraction import FeatureConfig
 from avcil.tokens.manifest import Media
 from avcil.tokens.store import Header, StoreError, finish, open_store, quarantined, stale_shards, write_shard
 from avcil.tokens.tokens import Layout, Tokens
 
-Stream = Literal["visual", "audio"]
-STREAMS: tuple[Stream, ...] = ("visual", "audio")
 # to hash a large corpus whole takes longer than to decode it (LOG.md)
 _EDGE = 1 << 16  # bytes
 
@@ -52,8 +50,9 @@ def header_of(
     layout = encoder.layout
     for stream in [stream for stream in STREAMS if stream not in streams]:
         layout = layout.without(stream)
-    # streams and silence decide which tokens are zero: with others it is another store
-    reading = encoder.reading._asdict() | {"streams": list(streams), "silence": config.silence}
+    # these decide which tokens are zero: with others it is another store
+    zero = {"streams": list(streams), "silence": config.silence, "incomplete": config.incomplete}
+    reading = encoder.reading._asdict() | zero
     # of its file and its guide's alone among the encoders: a change of another family's is none of these tokens
     families = filter(None, (encoder, getattr(encoder, "guide", None)))
     own = dict.fromkeys(f"encoders/{type(family).__module__.rpartition('.')[2]}.py" for family in families)
@@ -95,23 +94,29 @@ def make_shard(
         # a text in a clip's place is the reason why it cannot be used
         bad |= {ids[row]: clip for row, clip in clips.items() if isinstance(clip, str)}
         usable = {row: clip for row, clip in clips.items() if isinstance(clip, Clip)}
-        if not usable:
-            continue
-        rows = list(usable)
-        for name, values in _encode(encoder, list(usable.values()))._asdict().items():
-            # rounded where it is, so that half the bytes travel
-            values = values.half().cpu()
-            # after rounding, which makes infinite what is more than float16 holds
-            finite = values.flatten(1).isfinite().all(1)
-            if not finite.all():
-                clip = ids[rows[int((~finite).nonzero()[0, 0])]]
-                raise StoreError(f"clip `{clip}`: the encoder gave NaN, or more than float16 holds, in {name}")
-            # the assignment below would spread a single slot, patch or token over all of them
-            if values.shape[1:] != shard[name].shape[1:]:
-                expected = f"{tuple(values.shape[1:])}, not the {tuple(shard[name].shape[1:])} of its layout"
-                raise StoreError(f"the encoder gave {name} tokens of shape {expected}")
-            shard[name][rows] = values
+        # clips that lack a stream are encoded apart from those that have it
+        for streams in dict.fromkeys(clip.streams for clip in usable.values()):
+            rows = [row for row, clip in usable.items() if clip.streams == streams]
+            tokens = _encode(encoder, [usable[row] for row in rows])
+            # of what is absent the zeros stay, and there is a similarity of both streams alone
+            for name in (*streams, "similarity") if streams == STREAMS else streams:
+                _put(shard, name, getattr(tokens, name), rows, ids)
     return shard, bad
+
+
+def _put(shard: dict[str, torch.Tensor], name: str, values: torch.Tensor, rows: list[int], ids: list[str]) -> None:
+    # rounded where it is, so that half the bytes travel
+    values = values.half().cpu()
+    # after rounding, which makes infinite what is more than float16 holds
+    finite = values.flatten(1).isfinite().all(1)
+    if not finite.all():
+        clip = ids[rows[int((~finite).nonzero()[0, 0])]]
+        raise StoreError(f"clip `{clip}`: the encoder gave NaN, or more than float16 holds, in {name}")
+    # the assignment below would spread a single slot, patch or token over all of them
+    if values.shape[1:] != shard[name].shape[1:]:
+        expected = f"{tuple(values.shape[1:])}, not the {tuple(shard[name].shape[1:])} of its layout"
+        raise StoreError(f"the encoder gave {name} tokens of shape {expected}")
+    shard[name][rows] = values
 
 
 def make_shards(
@@ -143,7 +148,7 @@ def make_shards(
 
 def _encode(encoder: Encoder, clips: list[Clip]) -> Tokens:
     def stack(parts: list[np.ndarray | None]) -> torch.Tensor | None:
-        # all clips have a stream, or none has
+        # all of these clips have a stream, or none has
         there = [part for part in parts if part is not None]
         return torch.from_numpy(np.stack(there)) if there else None
 
@@ -194,7 +199,8 @@ def extract(
 ) -> Header:
     """Encode the clips of ``media`` into ``store``; what is there already is kept.
 
-    An unusable clip is quarantined: its tokens are zero and `index.json` gives the reason.
+    An unusable clip is quarantined: its tokens are zero and `index.json` gives the reason. So is one that lacks a
+    stream, unless ``config.incomplete`` is `keep`: then the tokens of that stream, and the similarity, are zero.
 
     Args:
         workers: processes that decode; the store's bytes do not depend on them.

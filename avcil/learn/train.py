@@ -22,6 +22,7 @@ from avcil.learn.feed import Feed
 from avcil.learn.heads import CarriedRidge, Head
 from avcil.learn.hooks import Hooks, Learning, hooks_of
 from avcil.learn.memory import quota, select
+from avcil.learn.methods import knows_absence
 from avcil.learn.model import Output
 from avcil.learn.optimise import Diverged, optimise
 from avcil.params.learning import Method, Task, Training, attends
@@ -71,8 +72,7 @@ def run_task(
     the head cannot keep what it needs of all tasks, or if there is no validation clip to choose an epoch on; Diverged,
     with task and seed, for losses that are not finite.
     """
-    # what a method does not look at takes no memory
-    data, device = data._replace(tokens=tokens_of(data, method)), named(device)
+    data, device = _seen_by(method, data), named(device)
 
     # 1. At hand are the clips of the new classes, and the exemplars. The new model begins as the old one.
     learning = _begin(data, method, training, tasks, task, seed, start, device, precision)
@@ -116,6 +116,13 @@ def run_task(
     # of the checkpoint, not of the model at hand: so it is measured as whoever loads it finds it
     result = evaluate(data, method, training, tasks, task, checkpoint, split=split, device=device)
     return checkpoint, result, losses
+
+
+def _seen_by(method: Method, data: Dataset) -> Dataset:
+    # to most rows the zeros of an absent stream are tokens, which would be learnt as those of its class
+    data = data if knows_absence(method) else data.whole()
+    # what a method does not look at takes no memory
+    return data._replace(tokens=tokens_of(data, method))
 
 
 def _begin(
@@ -274,8 +281,8 @@ def run_tasks(
 
     Raises, beside what `run_task` does, ValueError as `check_clips` does.
     """
+    data = _seen_by(method, data)  # once, not once a task
     check_clips(data, tasks, split)
-    data = data._replace(tokens=tokens_of(data, method))  # once, not once a task
     checkpoint, results = EMPTY, []
     for task in progress([t.id for t in tasks], desc="tasks", leave=False):
         here = folder / f"task{task}" / f"seed{seed}" if folder else None

@@ -19,7 +19,7 @@ from avcil.extraction.clips import ClipError, opened
 from avcil.extraction.features import checksum, header_of, make_shards
 from avcil.params import ParameterError, Params, load
 from avcil.params.encoders import EncoderConfig
-from avcil.params.extraction import FeatureConfig
+from avcil.params.extraction import FeatureConfig, Incomplete
 from avcil.params.section import Section, nearest
 from avcil.params.world import Film, MiniConfig
 from avcil.tokens.manifest import Media
@@ -57,10 +57,12 @@ class ClipEncoder(Section):
     _encoder: Encoder | None = PrivateAttr(None)
 
     @classmethod
-    def of_params(cls, name: str, params: Params, priors: Path) -> "ClipEncoder":
-        """priors: folder of own encoders' weights. Raises ParameterError naming the nearest encoder for a name that
-        params.yaml does not have."""
-        features, device = params.features, params.compute.device
+    def of_params(cls, name: str, params: Params, priors: Path, *, incomplete: bool = False) -> "ClipEncoder":
+        """priors: folder of own encoders' weights. incomplete: whether clips without sound or picture can be used,
+        whatever params.yaml says. Raises ParameterError naming the nearest encoder for a name that params.yaml does not
+        have."""
+        kept: Incomplete = "keep" if incomplete else "quarantine"
+        features, device = params.features.model_copy(update={"incomplete": kept}), params.compute.device
         if name in params.own_encoders:
             # with what its weights were made for, so that a saved learner needs no params.yaml; absolute, for they are
             # read with the first file, and the working directory may be another one by then

@@ -19,6 +19,7 @@ from avcil.base.device import named
 from avcil.learn import evaluate
 from avcil.learn.checkpoint import EMPTY, Checkpoint, load_checkpoint
 from avcil.learn.heads import RecursiveRidge
+from avcil.learn.methods import knows_absence
 from avcil.learn.model import IncrementalClassifier
 from avcil.learner import folders, tasks
 from avcil.learner.clips import ClipEncoder, Clips, LearnerError, at_hand, media_of, tokens_of
@@ -98,7 +99,7 @@ class Learner:
         # True is an int, and no number of epochs
         if epochs is not None and (type(epochs) is not int or epochs < 1):
             raise LearnerError(f"epochs {epochs!r}: give a whole number, 1 or more")
-        reader = ClipEncoder.of_params(row.tokens, params, priors)
+        reader = ClipEncoder.of_params(row.tokens, params, priors, incomplete=knows_absence(row))
         self._begin(row, params.training, reader, EMPTY, by_class, epochs or params.tasks[0].epochs)
 
     def _begin(
@@ -379,8 +380,9 @@ class Learner:
         # in a project that a run was moved out of a published encoder may have read otherwise, which no digest of
         # weights tells: such a run predicts from tokens alone, as does one of imported tokens
         known = (*params.own_encoders, *params.encoders) if root else params.own_encoders
-        encoder = ClipEncoder.of_params(name, params, priors) if name in known else None
-        if encoder:
+        encoder = None
+        if name in known:
+            encoder = ClipEncoder.of_params(name, params, priors, incomplete=knows_absence(method))
             # of a data set that no store gave there is nothing to compare
             encoder.digest = digests[0] if digests else None
         # a run sums up all classes as one

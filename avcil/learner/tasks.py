@@ -19,7 +19,7 @@ from avcil.params.learning import FROZEN, Method, Task, Training, chain
 from avcil.tokens.dataset import Dataset
 from avcil.tokens.tokens import Tokens
 
-SUMMED = ("scaled_ridge", "product_ridge", "chosen_ridge")
+SUMMED = ("scaled_ridge", "product_ridge", "chosen_ridge", "conditional_ridge")
 """Read-outs whose sums, over features that stay, take more clips of a class that is known."""
 
 

@@ -6,6 +6,8 @@ from pydantic import Field
 
 from avcil.params.section import Precision, Section
 
+Incomplete = Literal["quarantine", "keep"]
+
 
 class FeatureConfig(Section):
     """Extraction."""
@@ -13,7 +15,10 @@ class FeatureConfig(Section):
     clips_per_shard: int = Field(gt=0)
     batch: int = Field(gt=0, description="clips that the encoder is given at once")
     quarantine_share: float = Field(ge=0, le=1, description="largest share of unusable clips that is tolerated")
-    silence: float = Field(ge=0, lt=1, description="a clip whose samples are all smaller is unusable")
+    silence: float = Field(ge=0, lt=1, description="a clip whose samples are all smaller is silent, and has no sound")
+    incomplete: Incomplete = Field(
+        "quarantine", description="clips without sound or picture; keep: zeros stand for what is absent"
+    )
 
 
 class Compute(Section):

@@ -12,10 +12,13 @@ from avcil.tokens.regions import patch_share, read_regions
 from avcil.tokens.store import StoreError, read_store
 from avcil.tokens.tokens import TokenSource
 
+AT_ONCE = 256  # clips whose tokens are looked at together
+
 
 class Dataset(NamedTuple):
     """tokens of all N clips; labels [N], positions in ``order``; rows of each split; share [N,L,S] or None: the visible
-    share of the sounding object in each patch, which only the evaluation of attention reads."""
+    share of the sounding object in each patch, which only the evaluation of attention reads; incomplete [N] or None:
+    clips that extraction has kept although they lack their sound or their picture, whose tokens are zero."""
 
     clip_ids: list[str]
     tokens: TokenSource
@@ -24,6 +27,14 @@ class Dataset(NamedTuple):
     order: list[str]
     encoder: str
     share: Tensor | None
+    incomplete: Tensor | None = None
+
+    def whole(self) -> "Dataset":
+        """Without the training clips that lack a stream. Test clips stay, so that all rows answer the same ones."""
+        if self.incomplete is None:
+            return self
+        rows = self.splits["train"]
+        return self._replace(splits=self.splits | {"train": rows[~self.incomplete[rows]]})
 
     def rows(self, split: str, first: int, last: int) -> Tensor:
         """Rows of a split whose class is in [first, last)."""
@@ -63,11 +74,21 @@ def load_datasets(
     splits = {s: torch.from_numpy(np.flatnonzero((table.split == s).to_numpy() & usable)) for s in SPLITS}
     # what a checkpoint says that it was learnt from: other weights or other clips are another origin
     encoder = f"{content.header.encoder}:{content.header.checksum}:{content.digest}"
+    kept = content.header.reading.get("incomplete") == "keep"
+    incomplete = _incomplete(content.tokens) if kept else None
     by_seed, datasets = read_orders(orders), {}
     if lacking := [seed for seed in seeds if seed not in by_seed]:
         raise ManifestError(f"{orders}: no class order of seed {lacking[0]}; run the stage that makes it again")
     for seed in seeds:
         order = by_seed[seed]
         labels = torch.from_numpy(class_index(table, order))
-        datasets[seed] = Dataset(list(table.clip_id), content.tokens, labels, splits, order, encoder, share)
+        ids = list(table.clip_id)
+        datasets[seed] = Dataset(ids, content.tokens, labels, splits, order, encoder, share, incomplete)
     return datasets
+
+
+def _incomplete(tokens: TokenSource) -> Tensor:
+    """[N]: whether all tokens of one of the streams are zero."""
+    # a part at a time, for they may be more than memory holds
+    parts = (tokens.clips(some) for some in torch.arange(tokens.shape[0]).split(AT_ONCE))
+    return torch.cat([~(part.visual.flatten(1).any(1) & part.audio.flatten(1).any(1)) for part in parts])

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from media import tone, write
+from media import tone, without, write
 
 from avcil.__main__ import main
 from avcil.base.files import write_sealed
@@ -344,3 +344,15 @@ def test_the_notebook_takes_a_list_as_short_as_it_says(tmp_path, monkeypatch, ca
     printed = capsys.readouterr().out
     assert "called unknown: 0 of 1 known, 0 of 1 unknown clips" in printed
     assert "validation clips: none of old classes, none of the new one" in printed
+
+
+def test_clips_without_sound_or_picture_are_learnt_by_a_row_that_can(here, capsys):
+    table = pd.read_csv("labels.csv")
+    for path, kind in zip(table.path[:2], ("audio", "video"), strict=True):
+        without(CORPUS / path, kind, here / path)
+    main(["run", "labels.csv", "--to", "to", "--rows", "ridge", "--seeds", "0"])
+    left = [line for line in capsys.readouterr().out.splitlines() if line.startswith("left out: ")]
+    assert [re.sub(r".*: no (\w+) track.*", r"\1", line) for line in left] == ["audio", "video"]
+    main(["run", "labels.csv", "--to", "to", "--rows", "ridge", "lll_conditional", "--seeds", "0"])
+    assert "left out" not in capsys.readouterr().out
+    assert {"ridge", "lll_conditional"} == set(pd.read_csv("to/table.csv").row)

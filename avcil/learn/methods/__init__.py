@@ -3,7 +3,7 @@
 A row names files in `fusion`, `classifier` and `readout`, where the core has nothing of that name, and in `hooks`. Each
 file has ``build``: of a fusion ``build(channels)``, an `Attention`; of a classifier ``build(features)``; of a read-out
 ``build(options, state)``, a `Head`; of hooks ``build(options, method)``, `Hooks`. ``Options``, a `Section`, says what a
-row may give it.
+row may give it; ``KNOWS_ABSENCE = True``, that rows with it learn from clips without sound or picture.
 """
 
 import importlib
@@ -40,6 +40,11 @@ def named(method: Method) -> list[str]:
     choices = ((method.fusion, FUSIONS), (method.classifier, CLASSIFIERS), (method.readout, READOUTS))
     # of hooks the core has none: each is a file
     return [name for name, built_in in choices if name not in built_in] + list(method.hooks)
+
+
+def knows_absence(method: Method) -> bool:
+    """Whether zeros throughout a stream mean to the row that it is absent. To all others they are tokens like any."""
+    return any(getattr(find(name), "KNOWS_ABSENCE", False) for name in named(method))
 
 
 def files(method: Method) -> list[Path]:

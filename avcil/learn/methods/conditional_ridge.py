@@ -110,6 +110,7 @@ class ConditionalRidge(Head):
 
 
 FUSION = "frozen_sources"  # as of `chosen_ridge`
+KNOWS_ABSENCE = True
 
 
 def _has_learnt(part: Head) -> bool:

@@ -69,5 +69,8 @@ class ModalityDropout(Hooks):
         learning.feed = Dropping(learning.feed, self.share, learning.generator)
 
 
+KNOWS_ABSENCE = True
+
+
 def build(options: Options, method: Method) -> ModalityDropout:
     return ModalityDropout(options.share)

@@ -39,4 +39,5 @@ class NullTokens(MeanPooling):
         return Features(nothing, nothing, F.relu(visual))
 
 
+KNOWS_ABSENCE = True
 build = NullTokens

@@ -155,10 +155,10 @@ def extract_tokens(
     Only clips that no store of this encoder has yet are decoded and encoded. One at a time: the tokens of a clip are
     the same bits whatever clips it came with.
     """
-    # of `features` the threshold of silence alone decides what a clip's tokens are
+    # of `features` these alone decide what a clip's tokens are
     chosen = ClipEncoder.of_params(encoder, params, priors).model_dump(exclude={"features"})
     # and the code that makes them, so that tokens of an older one are not taken for these
-    how = chosen, params.features.silence, digest(code_of(("encoders/*.py", *READING)))
+    how = chosen, params.features.silence, params.features.incomplete, digest(code_of(("encoders/*.py", *READING)))
     # absolute: reasons that a store keeps are read from other folders too
     clips = media(table, folder.absolute())
     store = place / f"{encoder}-{digest_of(how)}" / digest_of(list(clips))

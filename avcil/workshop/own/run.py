@@ -26,6 +26,7 @@ from avcil.base.refusal import Refusal
 from avcil.comparison import sweep, tables
 from avcil.encoders.load import check_weights
 from avcil.learn.hooks import check
+from avcil.learn.methods import knows_absence
 from avcil.learn.optimise import Diverged
 from avcil.learn.train import run_tasks
 from avcil.learner.clips import ClipEncoder, at_hand
@@ -181,6 +182,8 @@ def run(
     # hooks and weights are checked first, before any clip is decoded
     for row, method in methods.items():
         check(row, method)
+    if any(map(knows_absence, methods.values())):
+        params = params.model_copy(update={"features": params.features.model_copy(update={"incomplete": "keep"})})
     reader = ClipEncoder.of_params(encoder, params, priors)
     for published in (reader.published, reader.guide):
         if published:
