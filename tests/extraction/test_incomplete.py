@@ -4,13 +4,15 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from media import tone, without, write
 
 import avcil
 from avcil.encoders.base import Reading
 from avcil.encoders.prior import load_prior
-from avcil.extraction.clips import ClipError, read_clip, write_clip
+from avcil.extraction.clips import ClipError, read_clip
 from avcil.extraction.decoding import usable
 from avcil.extraction.features import extract
 from avcil.learn.checkpoint import EMPTY
@@ -19,10 +21,9 @@ from avcil.learn.train import run_task, run_tasks
 from avcil.params.extraction import FeatureConfig
 from avcil.params.learning import chain
 from avcil.tokens.dataset import load_datasets
-from avcil.tokens.manifest import Media, read_manifest, write_manifest, write_orders
+from avcil.tokens.manifest import Media, write_manifest, write_orders
 from avcil.tokens.store import StoreError, quarantined, read_store
 from conftest import ROOT
-from media import tone, without, write
 
 CLIPS = ROOT / "corpus/sounding_objects/clips"
 READ = {"frames": 8, "fps": 4.0, "size": 32, "sample_rate": 16000}
@@ -81,14 +82,9 @@ def test_a_clip_that_lacks_all_of_them_cannot_be_used(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def encoder():
-    import yaml
-
-    from avcil.params.world import Film, MiniConfig
-
-    raw = yaml.safe_load((ROOT / "params.yaml").read_text())
-    mini, _ = load_prior(ROOT / "prior/mini-0.safetensors", MiniConfig(**raw["encoder"]))
-    return mini.watching(Reading(**Film(**raw["film"]).model_dump()))
+def encoder(params):
+    mini, _ = load_prior(ROOT / "prior/mini-0.safetensors", params.encoder)
+    return mini.watching(Reading(**params.film.model_dump()))
 
 
 @pytest.fixture
@@ -137,8 +133,6 @@ def test_rows_that_know_absence_say_so(params):
 
 
 def test_the_data_set_knows_who_lacks_what(encoder, clips, tmp_path):
-    import pandas as pd
-
     lines = [(name, f"{name}.mp4", "b" if name[0] == "1" else "a", "train") for name in clips]
     lines += [("t0", "t0.mp4", "a", "test"), ("t1", "t1.mp4", "b", "test")]
     table = pd.DataFrame(lines, columns=["clip_id", "path", "label", "split"])
@@ -201,12 +195,10 @@ def test_a_row_learns_from_what_it_can(lame, params, name):
 
 
 def test_a_class_of_which_no_clip_is_whole_is_named(lame, params):
-    incomplete = lame.incomplete | (lame.labels == 3)
+    data, tasks = lame._replace(incomplete=lame.incomplete | (lame.labels == 3)), chain([2, 2, 2], 2)
     for name in ("ridge", "lll_closed"):
         with pytest.raises(ValueError, match=f"task 1: no usable train clip of `{lame.order[3]}`"):
-            run_tasks(
-                lame._replace(incomplete=incomplete), params.methods[name], params.training, chain([2, 2, 2], 2), 0, None
-            )
+            run_tasks(data, params.methods[name], params.training, tasks, 0, None)
 
 
 # ---- a learner
