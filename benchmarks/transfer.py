@@ -20,7 +20,8 @@ import io
 import json
 import os
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,13 +37,13 @@ from avcil.beyond.answers import apart, of_others
 from avcil.beyond.settings import one_draw
 from avcil.comparison.intervals import outcome, over_seeds, points, verdict
 from avcil.comparison.sweep import Job, Source, read_run, run
-from avcil.comparison.tables import accuracy_after, markdown
+from avcil.comparison.tables import RUN, Comparable, accuracy_after, markdown
 from avcil.params import Params, load
 from avcil.params.learning import Method, chain
 from avcil.results.names import name_of, short_name_of
 from avcil.results.plots import PALETTE, use_style
 from avcil.tokens.dataset import Dataset, load_datasets
-from avcil.tokens.manifest import class_order, read_manifest
+from avcil.tokens.manifest import class_order, read_manifest, read_orders
 from avcil.workshop.import_tokens import import_tokens
 from avcil.workshop.readme import mean_ranks
 from development import imported
@@ -71,7 +72,7 @@ ROWS = [
     # learnt, in minutes
     "lll_prior", "lll", "lll_subspace", "lll_residual", "lll_residual_no_exemplars", "lll_analytic",
     "lll_analytic_no_exemplars", "without_both_levels", "without_feature_level", "without_logit_level", "replay",
-    "replay_nme", "derpp", "naive_fusion", "avcil", "icarl_nme",
+    "replay_nme", "derpp", "wa", "ssil", "icarl_guided", "naive_fusion", "avcil", "icarl_nme", "finetune",
 ]  # fmt: skip
 
 
@@ -85,6 +86,7 @@ class Collection(NamedTuple):
     withheld: bool = False
 
 
+SEEDS_ALONE = " (†: over seeds alone, which share their clips)"
 SEEDS, FEW = [0, 1, 2, 3, 4], 3  # few of what takes minutes a run
 EMBEDDED = "Sounding Objects"
 COLLECTIONS = {
@@ -175,21 +177,47 @@ def jobs(
                 )  # fmt: skip
 
 
-def table(work: Path, known: pd.DataFrame, pipeline: pd.DataFrame) -> pd.DataFrame:
-    """A line a run: average and last accuracy, of the runs in ``work``, of metrics/seeds.csv, which ``pipeline`` is, or
-    else as ``known``."""
+def read(file: Path) -> pd.DataFrame:
+    # digits as text: a number would lose the zeros in front
+    return pd.read_csv(file, dtype={"correct": str})
+
+
+def of_pipeline(metrics: Path) -> pd.DataFrame:
+    """seeds.csv, with the digits of correct.csv where there are."""
+    return read(metrics / "seeds.csv").merge(read(metrics / "correct.csv"), "left", RUN)
+
+
+def right(where: Source, seed: int, predictions: dict[str, int]) -> str:
+    """A digit a test clip, in the order of their names, 1 if it is right."""
+    label_of, order = _labelled(where)[0], _labelled(where)[1][seed]
+    return "".join(str(int(order[at] == label_of[clip])) for clip, at in sorted(predictions.items()))
+
+
+@cache
+def _labelled(where: Source) -> tuple[pd.Series, dict[int, list[str]]]:
+    """The label of each clip, and the class order of each seed."""
+    return read_manifest(where.manifest).set_index("clip_id").label, read_orders(where.orders)
+
+
+def table(
+    work: Path, known: pd.DataFrame, pipeline: pd.DataFrame, sources: Mapping[str, Source | None]
+) -> pd.DataFrame:
+    """A line a run: average and last accuracy, and which test clips are right (`right`), of the runs in ``work``, of
+    ``pipeline`` (`of_pipeline`), or else as ``known``. sources: where the clips of a collection are labelled."""
     lines = []
     for file in sorted((work / "runs").glob("*/*/*/seed*.json")):
         results = read_run(file)[0].results
         curve = [accuracy_after(result) for result in results]
         collection, part, row = file.relative_to(work / "runs").parts[:3]
-        lines.append((collection, part, row, int(file.stem.removeprefix("seed")), np.mean(curve), curve[-1]))
+        seed, where = int(file.stem.removeprefix("seed")), sources.get(collection)
+        correct = right(where, seed, results[-1].predictions) if where else None
+        lines.append((collection, part, row, seed, np.mean(curve), curve[-1], correct))
     # what --rows names may be none of ours
     rows = {*ROWS, *(row for _, part, row, *_ in lines if part == "table")}
     own = pipeline[(pipeline.setting == "standard") & pipeline.method.isin(rows) & pipeline.seed.isin(SEEDS)]
     own = own.assign(collection=EMBEDDED, part="table", row=own.method)
     place = ["collection", "part", "row", "seed"]
-    columns = [*place, "average_accuracy", "last_accuracy"]
+    columns = [*place, "average_accuracy", "last_accuracy", "correct"]
     # an empty table has no types of its own, and would change those of the others
     learnt = [pd.DataFrame(lines, columns=columns)] if lines else []
     runs = pd.concat([*learnt, own[columns], known])
@@ -240,8 +268,11 @@ def document(runs: pd.DataFrame) -> str:
     ]
     ours = "lll_closed"
     others = [row for row in ranks.index if row != ours]
+    named = runs.rename(columns={"collection": "setting", "row": "method"})
+    by_clip = named[named.correct.notna()]
+    comparable = Comparable(named, by_clip)
     leads = {
-        (name, row): apart(runs[runs.collection == name], "row", ours, row, "seed")
+        (name, row): comparable.lead(name, "last_accuracy", ours, row)
         for name in last
         for row in others
         if there[name][row]
@@ -253,7 +284,10 @@ def document(runs: pd.DataFrame) -> str:
     rivals = by_seed[[of_others(row) and not np.isnan(ranks[row]) for row in by_seed.index.get_level_values("row")]]
     nearest = rivals.groupby("row").mean().idxmax()
     lead = over_seeds((by_seed[ours] - by_seed[nearest]).dropna())
-    ahead = [[name_of(row), *(points(leads[name, row]) if there[name][row] else "" for name in last)] for row in others]
+    # of runs from before predictions were kept the clips are not known
+    known = {(name, row) for name, row in leads if {ours, row} <= {*by_clip[by_clip.setting == name].method}}
+    told_of = {key: points(lead) + " †" * (key not in known) for key, lead in leads.items()}
+    ahead = [[name_of(row), *(told_of.get((name, row), "") for name in last)] for row in others]
     sides, columns = "r" * len(best), " | ".join(last)
     seeds = ", ".join(f"{name} {count}" for name, count in runs.groupby("collection").seed.nunique().items())
     parts = [
@@ -263,8 +297,8 @@ def document(runs: pd.DataFrame) -> str:
         f"Test clips, in percent, means over seeds ({seeds}), each with its own class order and initial weights; "
         f"random features are one draw, but on {EMBEDDED}, where each seed has its own. Ranks are by last accuracy.",
         markdown(f"| {short_name_of(ours)} over | {columns} |", f"l{sides}", ahead),
-        "Differences of last accuracy in points, with 95 % intervals of Student's t over seeds. Seeds share their test "
-        "clips, whose variation is not included; nothing is corrected for the number of comparisons.",
+        "Differences of last accuracy in points, with 95 % intervals over seeds and clips"
+        f"{SEEDS_ALONE * (known != {*leads})}; nothing is corrected for the number of comparisons.",
     ]
     return "\n\n".join(parts)
 
@@ -305,7 +339,9 @@ def main() -> None:
     if not given.names:
         matplotlib.use("Agg")
         use_style()
-        runs = table(given.work, pd.read_csv(TABLE), pd.read_csv("metrics/seeds.csv"))
+        development = Path(folder) if folder else None
+        sources = {name: source(collection, development, given.work) for name, collection in COLLECTIONS.items()}
+        runs = table(given.work, read(TABLE), of_pipeline(Path("metrics")), sources)
         runs.to_csv(TABLE, index=False, lineterminator="\n")
         TABLE.with_suffix(".md").write_text(f"{document(runs)}\n")
         TABLE.with_name("distillation.md").write_text(f"{distillation(runs)}\n")

@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 import torch
 
-from avcil.comparison.sweep import Done, write_run
+from avcil.comparison.sweep import Done, Source, write_run
 from avcil.learn.evaluate import TaskResult
+from avcil.tokens.manifest import write_manifest, write_orders
 from conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -174,19 +175,32 @@ def test_what_a_gpu_gave_is_written_and_a_failed_step_fails(tmp_path, monkeypatc
 
 def test_the_collection_keeps_its_lines_of_rows_that_were_not_learnt_again(tmp_path):
 
-    def result(right):
-        return TaskResult(0, [right], [10], None, None, {}, 0, 0)
+    def result(right, predictions):
+        return TaskResult(0, [right], [10], None, None, predictions, 0, 0)
 
+    lines = [("k", "k.mp4", "a", "train"), ("l", "l.mp4", "b", "train")]
+    lines += [("y", "y.mp4", "b", "test"), ("x", "x.mp4", "a", "test"), ("z", "z.mp4", "a", "test")]
+    write_manifest(tmp_path / "manifest.csv", pd.DataFrame(lines, columns=["clip_id", "path", "label", "split"]))
+    write_orders(tmp_path / "orders.json", {0: ["b", "a"]})
+    sources = {"DEV-C": Source(tmp_path / "manifest.csv", tmp_path / "orders.json", tmp_path), "DEV-D": None}
     file = tmp_path / "runs/DEV-C/table/lll_closed/seed0.json"
     file.parent.mkdir(parents=True)
-    write_run(file, Done([result(0.5), result(0.9)], 1.0), {})
+    write_run(file, Done([result(0.5, {}), result(0.9, {"z": 0, "y": 0, "x": 1})], 1.0), {})
     lines = [("DEV-C", "table", row, 0, 0.7, 0.8) for row in ("lll_closed", "ridge", "without_both_levels")]
     known = pd.DataFrame(lines, columns=["collection", "part", "row", "seed", "average_accuracy", "last_accuracy"])
     pipeline = pd.DataFrame(
-        [("standard", "ridge", 4, 0.6, 0.5), ("worlds", "ridge", 4, 0.6, 0.1), ("standard", "lwf", 4, 0.6, 0.1)],
-        columns=["setting", "method", "seed", "average_accuracy", "last_accuracy"],
+        [
+            ("standard", "ridge", 4, 0.6, 0.5, "01"),
+            ("worlds", "ridge", 4, 0.6, 0.1, None),
+            ("standard", "lwf", 4, 0.6, 0.1, "00"),
+        ],
+        columns=["setting", "method", "seed", "average_accuracy", "last_accuracy", "correct"],
     )
-    table = transfer.table(tmp_path, known, pipeline).set_index(["collection", "part", "row", "seed"])
+    table = transfer.table(tmp_path, known, pipeline, sources).set_index(["collection", "part", "row", "seed"])
+    # x and y are right, in the order of their names
+    assert table.correct.dropna().to_dict() == {
+        ("DEV-C", "table", "lll_closed", 0): "110", ("Sounding Objects", "table", "ridge", 4): "01",
+    }  # fmt: skip
     assert table.last_accuracy.to_dict() == {
         ("DEV-C", "table", "lll_closed", 0): 0.9,
         ("DEV-C", "table", "ridge", 0): 0.8,
@@ -198,8 +212,8 @@ def test_the_collection_keeps_its_lines_of_rows_that_were_not_learnt_again(tmp_p
 
 
 def test_of_the_embedded_benchmark_the_collection_tells_what_the_pipeline_learnt():
-    committed, pipeline = pd.read_csv(ROOT / transfer.TABLE), pd.read_csv(ROOT / "metrics/seeds.csv")
-    pd.testing.assert_frame_equal(transfer.table(ROOT / "none", committed, pipeline), committed)
+    committed, pipeline = transfer.read(ROOT / transfer.TABLE), transfer.of_pipeline(ROOT / "metrics")
+    pd.testing.assert_frame_equal(transfer.table(ROOT / "none", committed, pipeline, {}), committed)
 
 
 def test_a_row_is_collected_once_all_its_trials_are_there(params, tmp_path, monkeypatch):
@@ -250,7 +264,7 @@ def test_of_the_prior_s_tokens_the_search_of_the_collection_tells_what_make_sear
 def test_pages_say_what_was_measured():
     """They are written as something is measured, and docs/ shows them as they stand."""
     results, goals = ROOT / "benchmarks/results", report.goals_by_device(ROOT / "benchmarks/results")
-    runs, cases = pd.read_csv(results / "development.csv"), pd.read_csv(results / "scale.csv")
+    runs, cases = transfer.read(results / "development.csv"), pd.read_csv(results / "scale.csv")
     said = {"scale": scale.document(cases), "development": transfer.document(runs)}
     said |= {"distillation": transfer.distillation(runs), "goals": goals.rstrip("\n")}
     said["search"] = search.document(pd.read_csv(results / "search.csv"))
@@ -259,7 +273,7 @@ def test_pages_say_what_was_measured():
 
 def test_a_row_that_lacks_a_collection_comes_last_without_a_rank():
     """As one of one's own does, for which `benchmarks/transfer.py --rows` was run on a part."""
-    runs = pd.read_csv(ROOT / "benchmarks/results/development.csv")
+    runs = transfer.read(ROOT / "benchmarks/results/development.csv")
     part = runs[(runs.row == "lll_closed") & (runs.part == "table") & (runs.collection == "DEV-C")]
     lines = transfer.document(pd.concat([runs, part.assign(row="lwf")])).splitlines()
     means, leads = [line for line in lines if line.startswith("| LwF")]

@@ -9,9 +9,10 @@ import pandas as pd
 
 from avcil.comparison import protocol, tables
 from avcil.comparison.sweep import Job, run
+from avcil.learn import methods
 from avcil.params import ParameterError, Params
 from avcil.params.comparison import Setting
-from avcil.params.learning import Method, Training
+from avcil.params.learning import READOUTS, Method, Training
 from avcil.params.section import nearest
 
 SHIPPED = "as it ships"  # the trial that changes nothing
@@ -31,6 +32,7 @@ def trials(params: Params) -> dict[tuple[str, str], tuple[Method, Training]]:
         # without its `about`, so that it compares equal to a trial that changes nothing
         row = Method(**params.method(name).model_dump())
         of_row = {SHIPPED: (row, params.training)}
+        known = [_written_out(*of_row[SHIPPED])]
         keys = {key for grid in grids for key in grid}
         last = Counter(key.rpartition(".")[2] for key in keys)
         # its last word, where no other key of the row's ends in it
@@ -40,11 +42,21 @@ def trials(params: Params) -> dict[tuple[str, str], tuple[Method, Training]]:
                 changes = dict(zip(grid, values, strict=True))
                 trial = ", ".join(f"{short[key]} {value}" for key, value in changes.items())
                 changed = _changed(row, params.training, changes, f"search.trials.{name}")
-                # a grid that holds the shipped value would have it learnt twice
-                if changed not in of_row.values():
+                # a grid that holds the shipped value, or a file's default, would have it learnt twice
+                if (said := _written_out(*changed)) not in known:
                     of_row[trial] = changed
+                    known.append(said)
         named |= {(name, trial): changed for trial, changed in of_row.items()}
     return named
+
+
+def _written_out(row: Method, training: Training) -> tuple[dict, Training]:
+    """All that it says, with the defaults of its files' options."""
+    options = {}
+    if row.readout not in READOUTS:
+        options = {"readout_options": methods.options(row.readout, row.readout_options).model_dump()}
+    hooks = {name: methods.options(name, given).model_dump() for name, given in row.hooks.items()}
+    return row.model_dump() | options | {"hooks": hooks}, training
 
 
 def _changed(row: Method, training: Training, changes: dict, place: str) -> tuple[Method, Training]:
@@ -70,13 +82,13 @@ def jobs(params: Params, folder: Path) -> list[Job]:
     kept there."""
     named = {SEPARATOR.join(name): changed for name, changed in trials(params).items()}
     # each trial poses as a row, so that its runs are made as any row's are
-    methods = {name: method for name, (method, _) in named.items()}
+    rows = {name: method for name, (method, _) in named.items()}
     setting = Setting(worlds=True, seeds=params.search.worlds)
     alone = {"settings": {"search": setting}, "rows": [*named], "headline": []}
     made = protocol.jobs(
         protocol.place_of(params.benchmark)._replace(chained=False),
         # `model_copy` does not check: these have no `about`, and no run reads it
-        params.model_copy(update={"methods": methods}),
+        params.model_copy(update={"methods": rows}),
         params.protocol().model_copy(update=alone),
         "all",
         folder,

@@ -1,7 +1,8 @@
 """A world a seed: what else than its classes, scenes and prior a result may hang on, a mean over seeds should hold.
 
 World 0 is the embedded benchmark. World ``s`` has appearances, sounds and scenes drawn from seed ``s``, and is heard
-and seen by the released prior number ``s`` modulo how many there are; under `random` by its untrained twin.
+and seen by the released prior number ``s`` modulo how many there are; under `random` by its untrained twin, and under
+`mini-frames` by the prior that was taught without the renderer's regions.
 """
 
 import json
@@ -53,7 +54,7 @@ def drawn(
     seed: int,
     worlds: Path,
     params: Params,
-    tokens: tuple[str, ...] = ("mini", "random"),
+    tokens: tuple[str, ...] = ("mini", "random", "mini-frames"),
     *,
     change: Change | None = None,
 ) -> Place:

@@ -7,6 +7,7 @@ import yaml
 from avcil.comparison import protocol, search
 from avcil.comparison.protocol import Place
 from avcil.comparison.sweep import Source
+from avcil.learn.methods.product_ridge import Options
 from avcil.params import ParameterError
 from avcil.params.comparison import Search
 from avcil.tokens.manifest import write_orders
@@ -30,7 +31,7 @@ def test_trials_are_every_combination_of_a_grid_beside_the_row_as_it_ships(param
     ]
     method, training = made["acil_guided", "prior_guidance 2.0, penalty 10.0"]
     assert (method.prior_guidance, method.readout_options) == (2.0, {"penalty": 10.0})
-    assert params.methods["acil_guided"].readout_options == {} and training == params.training
+    assert params.methods["acil_guided"].readout_options == {"penalty": 100.0} and training == params.training
 
 
 def test_a_trial_changes_shared_training_and_single_options_of_hooks(params):
@@ -52,6 +53,10 @@ def test_trials_of_equal_last_words_and_trials_like_another_row_stay_apart(param
 def test_what_ships_is_not_tried_twice(params):
     shipped = params.methods["ridge_guided"].prior_guidance
     assert len(search.trials(_with(params, {"ridge_guided": [{"prior_guidance": [shipped, shipped + 1]}]}))) == 2
+    # nor where an option is written out that is its file's default
+    default = Options().products
+    made = search.trials(_with(params, {"lll_closed": [{"readout_options.products": [default, default + 1]}]}))
+    assert [trial for _, trial in made] == ["as it ships", f"products {default + 1}"]
 
 
 def test_keys_that_there_are_not_are_named(params):
