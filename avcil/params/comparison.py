@@ -96,11 +96,10 @@ class Protocol(Section):
                 raise ValueError(f"settings.{name}: drawn worlds have no official order")
             if (setting.world or setting.clips_per_class) and not setting.worlds:
                 raise ValueError(f"settings.{name}: only drawn worlds can be changed; say `worlds: true`")
-            # only these two are extracted: of its prior, and of the untrained encoder (avcil/comparison/worlds.py)
-            if setting.worlds and setting.tokens not in (None, "random"):
-                raise ValueError(
-                    f"settings.{name}: drawn worlds have a prior each; leave out `tokens`, or say `random`"
-                )
+            # beside those of each world's prior these alone are extracted (avcil/comparison/worlds.py)
+            if setting.worlds and setting.tokens not in (None, "random", "mini-frames"):
+                what = f"settings.{name}: drawn worlds have a prior each"
+                raise ValueError(f"{what}; leave out `tokens`, or say `random` or `mini-frames`")
         for knob, steps in self.knobs.items():
             if unknown := [step for step in steps if step not in self.settings]:
                 raise ValueError(f"knobs.{knob}: no setting `{unknown[0]}`")

@@ -214,7 +214,7 @@ def test_a_protocol_takes_the_rest_from_the_one_that_it_is_like(tmp_path):
         ("protocols.ave.settings.standard.worlds", True, "settings.standard: drawn worlds have no official order"),
         (
             "protocols.sounding_objects.settings.worlds.tokens",
-            "mini-frames",
+            "mini-1",
             "settings.worlds: drawn worlds have a prior each",
         ),
         (
