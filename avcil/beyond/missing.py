@@ -126,7 +126,7 @@ def posed(
         "test": torch.arange(len(learnt), len(rows)),
     }
     # no share of patches: of one token a stream there are none
-    return data._replace(clip_ids=ids, tokens=clips, labels=data.labels[rows], splits=splits, share=None)
+    return Dataset(ids, clips, data.labels[rows], splits, data.order, data.encoder, share=None)
 
 
 def jobs(beyond: Beyond, params: Params, source: Source, folder: Path) -> list[Job]:

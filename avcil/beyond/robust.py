@@ -194,7 +194,7 @@ def measured(asked: list[Job], settings: Robust, params: Params, folder: Path) -
     table = films(here, worlds.seeded(world, params), settings)
     clips = {name: Media(here / f"{name}.mp4") for name in table.clip_id}
     extract(worlds.prior_of(world, params), clips, params, here / "store")
-    shown = data._replace(clip_ids=list(clips), tokens=read_store(here / "store").tokens, share=None)
+    shown = data._replace(clip_ids=list(clips), tokens=read_store(here / "store").tokens, share=None, incomplete=None)
     lines = [line for job in asked for line in _answers(job, shown, table)]
     write_sealed(file, {"origin": stamp, "lines": lines})
     shutil.rmtree(here)

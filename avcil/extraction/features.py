@@ -131,12 +131,16 @@ def make_shards(
     if header.reading["streams"] != list(STREAMS):
         guide = None
     if guide is not None:
-        # every clip once more, in the size and at the rate that the guide reads
-        theirs = decode(clips, header.reading | guide.reading._asdict(), workers)
+        # every clip once more, in the size and at the rate that the guide reads, which needs both streams of it
+        theirs = decode(clips, header.reading | guide.reading._asdict() | {"incomplete": "quarantine"}, workers)
     for ids in shards:
         tensors, bad = make_shard(encoder, ids, header.layout, decoded, batch)
         if guide is not None:
             other, missed = make_shard(guide, ids, guide.layout, theirs, batch)
+            whole = [bool(v.any() and a.any()) for v, a in zip(tensors["visual"], tensors["audio"], strict=True)]
+            # nothing is missed in a clip that is known to be incomplete, and nothing guides it
+            missed = {clip: missed[clip] for clip, there in zip(ids, whole, strict=True) if there and clip in missed}
+            other["similarity"][~torch.tensor(whole)] = 0
             # where neither can use a clip, the encoder's own reason stays
             bad, tensors["similarity"] = missed | bad, other["similarity"]
             unusable = [clip in bad for clip in ids]

@@ -119,8 +119,9 @@ def run_task(
 
 
 def _seen_by(method: Method, data: Dataset) -> Dataset:
-    # to most rows the zeros of an absent stream are tokens, which would be learnt as those of its class
-    data = data if knows_absence(method) else data.whole()
+    # to other rows the zeros of an absent stream are tokens, which would be learnt as those of its class
+    if knows_absence(method):
+        data = data._replace(incomplete=None)
     # what a method does not look at takes no memory
     return data._replace(tokens=tokens_of(data, method))
 
@@ -147,7 +148,7 @@ def _begin(
     if lost := [clip for clip in start.memory if clip not in row_of]:
         way_out = "take the data that its checkpoint was learnt from, or run from the first task"
         raise ValueError(f"task {task}: exemplar `{lost[0]}` is not among the clips; {way_out}")
-    new, exemplars = data.rows("train", past, seen), [row_of[clip] for clip in start.memory]
+    new, exemplars = data.whole(data.rows("train", past, seen)), [row_of[clip] for clip in start.memory]
     if method.restart:
         # what was learnt is forgotten, and all classes are new
         start, blocks = EMPTY, [seen]
@@ -202,7 +203,7 @@ def _score(data: Dataset, learning: Learning, tasks: list[Task], task: int) -> C
     if keep == "last":
         return None
     first = 0 if keep == "best_all" else learning.seen - tasks[task].classes
-    rows = data.rows("val", first, learning.seen)
+    rows = data.whole(data.rows("val", first, learning.seen))
     if not len(rows):
         raise ValueError(f"training.keep: {keep}, but task {task} has no validation clips; use last")
     labels, every = data.labels[rows], torch.arange(len(rows))
@@ -251,7 +252,7 @@ def check_clips(data: Dataset, tasks: list[Task], split: str = "test") -> None:
         raise ValueError(f"tasks of {bounds[-1]} classes, but there are {len(data.order)}; change the tasks")
     for task, (first, last) in zip(tasks, pairwise(bounds), strict=True):
         # a head that gives it a zero for a mean would seem to know it
-        if untaught := [c for c in range(first, last) if not len(data.rows("train", c, c + 1))]:
+        if untaught := [c for c in range(first, last) if not len(data.whole(data.rows("train", c, c + 1)))]:
             raise ValueError(
                 f"task {task.id}: no usable train clip of `{data.order[untaught[0]]}`; add one, or drop it"
             )

@@ -24,8 +24,9 @@ from avcil.params.learning import Method
 from avcil.tokens.dataset import Dataset
 from avcil.tokens.tokens import Tokens, TokenSource
 
-# random features are drawn anew at each call; a carried ridge looks at tokens batch after batch
-DRAWN_OR_LOOPED = ("ranpac", "acil", "mmal", "carried_ridge")
+# random features are drawn anew at each call; a carried ridge looks at tokens batch after batch, a conditional one at
+# the clips that have what it asks for
+DRAWN_OR_LOOPED = ("ranpac", "acil", "mmal", "carried_ridge", "conditional_ridge")
 LOOKS_AT_VALUES = ("channelwise",)  # fusions of which torch would print a page before it gives up
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from avcil.tokens.manifest import SPLITS, ManifestError, class_index, read_manifest, read_orders
 from avcil.tokens.regions import patch_share, read_regions
-from avcil.tokens.store import StoreError, read_store
+from avcil.tokens.store import Store, StoreError, read_store
 from avcil.tokens.tokens import TokenSource
 
 AT_ONCE = 256  # clips whose tokens are looked at together
@@ -29,17 +29,14 @@ class Dataset(NamedTuple):
     share: Tensor | None
     incomplete: Tensor | None = None
 
-    def whole(self) -> "Dataset":
-        """Without the training clips that lack a stream. Test clips stay, so that all rows answer the same ones."""
-        if self.incomplete is None:
-            return self
-        rows = self.splits["train"]
-        return self._replace(splits=self.splits | {"train": rows[~self.incomplete[rows]]})
-
     def rows(self, split: str, first: int, last: int) -> Tensor:
         """Rows of a split whose class is in [first, last)."""
         rows = self.splits[split]
         return rows[(self.labels[rows] >= first) & (self.labels[rows] < last)]
+
+    def whole(self, rows: Tensor) -> Tensor:
+        """Those of ``rows`` that lack no stream."""
+        return rows if self.incomplete is None else rows[~self.incomplete[rows]]
 
 
 def load_datasets(
@@ -74,8 +71,7 @@ def load_datasets(
     splits = {s: torch.from_numpy(np.flatnonzero((table.split == s).to_numpy() & usable)) for s in SPLITS}
     # what a checkpoint says that it was learnt from: other weights or other clips are another origin
     encoder = f"{content.header.encoder}:{content.header.checksum}:{content.digest}"
-    kept = content.header.reading.get("incomplete") == "keep"
-    incomplete = _incomplete(content.tokens) if kept else None
+    incomplete = incomplete_of(content)
     by_seed, datasets = read_orders(orders), {}
     if lacking := [seed for seed in seeds if seed not in by_seed]:
         raise ManifestError(f"{orders}: no class order of seed {lacking[0]}; run the stage that makes it again")
@@ -87,8 +83,12 @@ def load_datasets(
     return datasets
 
 
-def _incomplete(tokens: TokenSource) -> Tensor:
-    """[N]: whether all tokens of one of the streams are zero."""
+def incomplete_of(store: Store) -> Tensor | None:
+    """Which clips of a store lack one of its two streams, [N]: all tokens of it are zero. None where none can."""
+    reading, tokens = store.header.reading, store.tokens
+    # of a store of one stream alone no clip lacks the other
+    if reading.get("incomplete") != "keep" or len(reading["streams"]) < 2:
+        return None
     # a part at a time, for they may be more than memory holds
     parts = (tokens.clips(some) for some in torch.arange(tokens.shape[0]).split(AT_ONCE))
     return torch.cat([~(part.visual.flatten(1).any(1) & part.audio.flatten(1).any(1)) for part in parts])

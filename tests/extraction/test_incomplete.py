@@ -18,11 +18,13 @@ from avcil.extraction.features import extract
 from avcil.learn.checkpoint import EMPTY
 from avcil.learn.methods import knows_absence
 from avcil.learn.train import run_task, run_tasks
+from avcil.learner.clips import LearnerError
 from avcil.params.extraction import FeatureConfig
 from avcil.params.learning import chain
 from avcil.tokens.dataset import load_datasets
 from avcil.tokens.manifest import Media, write_manifest, write_orders
 from avcil.tokens.store import StoreError, quarantined, read_store
+from avcil.tokens.tokens import Tokens
 from conftest import ROOT
 
 CLIPS = ROOT / "corpus/sounding_objects/clips"
@@ -146,10 +148,19 @@ def test_the_data_set_knows_who_lacks_what(encoder, clips, tmp_path):
         data = load_datasets(*files, [0])[0]
         found = set() if data.incomplete is None else {data.clip_ids[row] for row in data.incomplete.nonzero()[:, 0]}
         assert found == expected
-        # in training for rows that know them, and in no other's; in the test for all
-        names = {split: {data.clip_ids[row] for row in rows} for split, rows in data.whole().splits.items()}
-        assert not names["train"] & {"mute", "blind"} and ("t1" in names["test"]) == (kept == "keep")
+        whole = {data.clip_ids[row] for row in data.whole(data.splits["train"])}
+        assert whole == {name for name in clips if "-" in name}
         assert len(data.splits["train"]) == len(clips) - 2 * (kept == "quarantine")
+        assert len(data.splits["test"]) == 1 + (kept == "keep")
+    # where no clip has a picture none lacks it
+    audible = {name: clip for name, clip in (clips | tested).items() if name not in ("mute", "t1")}
+    write_manifest(tmp_path / "manifest.csv", table[table.clip_id.isin(audible)].assign(label="a"))
+    write_orders(tmp_path / "orders.json", {0: ["a"]})
+    extract(encoder, "mini", audible, CONFIG, tmp_path / "sound", streams=("audio",))
+    assert (
+        load_datasets(tmp_path / "manifest.csv", tmp_path / "orders.json", tmp_path / "sound", [0])[0].incomplete
+        is None
+    )
 
 
 @pytest.fixture
@@ -171,18 +182,21 @@ def lame(toy):
 def test_a_row_learns_from_what_it_can(lame, params, name):
     """One that does not know absence is to the bit what it is without these clips; one that does learns from all."""
     row, tasks = params.methods[name], chain([2, 2, 2], 2)
+    training = params.training.model_copy(update={"keep": "best_all"})
+    # every third training clip chooses the epoch
     train = lame.splits["train"]
-    left = train[~lame.incomplete[train]]
-    assert 0 < len(left) < len(train)
+    lame = lame._replace(splits=lame.splits | {"val": train[::3], "train": train[torch.arange(len(train)) % 3 > 0]})
+    left = {split: lame.whole(lame.splits[split]) for split in ("train", "val")}
+    assert all(0 < len(rows) < len(lame.splits[split]) for split, rows in left.items())
 
     def learnt(data):
         checkpoint = EMPTY
         for task in range(3):
-            checkpoint, result, _ = run_task(data, row, params.training, tasks, task, 0, checkpoint)
+            checkpoint, result, _ = run_task(data, row, training, tasks, task, 0, checkpoint)
         return checkpoint, result.predictions
 
     (found, answers), (all_of_them, _) = learnt(lame), learnt(lame._replace(incomplete=None))
-    fewer, _ = learnt(lame._replace(incomplete=None, splits=lame.splits | {"train": left}))
+    fewer, _ = learnt(lame._replace(incomplete=None, splits=lame.splits | left))
     same, other = (all_of_them, fewer) if name == "lll_conditional" else (fewer, all_of_them)
 
     def tensors(checkpoint):
@@ -221,6 +235,10 @@ def test_a_learner_takes_what_its_row_learns_from(params, tmp_path):
     learner.learn([mute(tmp_path, f"train-002-00{k}.mp4") for k in range(5)], "c")
     found = learner.predict([*lacking, mute(tmp_path, "test-002-000.mp4")])
     assert found[-1].label == "c" and found[1].label == "b"
+    with pytest.raises(LearnerError, match="no clip has a sound or a picture; give one that has"):
+        avcil.Learner(method="lll_conditional", params=params).learn(
+            Tokens(torch.zeros(2, 8, 64, 128), torch.zeros(2, 8, 128), torch.zeros(2, 8, 64)), ["a", "b"]
+        )
     learner.save(tmp_path / "saved")
     again = avcil.Learner.load(tmp_path / "saved").predict(lacking)
     assert [said.probabilities for said in again] == [said.probabilities for said in found[:2]]

@@ -356,3 +356,11 @@ def test_clips_without_sound_or_picture_are_learnt_by_a_row_that_can(here, capsy
     main(["run", "labels.csv", "--to", "to", "--rows", "ridge", "lll_conditional", "--seeds", "0"])
     assert "left out" not in capsys.readouterr().out
     assert {"ridge", "lll_conditional"} == set(pd.read_csv("to/table.csv").row)
+    # a class that is never heard
+    for path in table.path[table.label == "object_002"]:
+        without(CORPUS / path, "audio", here / path)
+    with pytest.raises(
+        SystemExit, match="each training clip of `object_002` lacks its sound or its picture, and ridge"
+    ):
+        main(["run", "labels.csv", "--to", "to", "--rows", "ridge", "lll_conditional", "--seeds", "0"])
+    main(["run", "labels.csv", "--to", "to", "--rows", "lll_conditional", "--seeds", "0"])

@@ -89,6 +89,8 @@ class ConditionalRidge(Head):
             # one that has learnt is updated by no clip as well: new classes are columns of every part
             if rows.any() or _has_learnt(part):  # of no clip ever there is nothing to solve
                 part.update(mine, labels[rows], classes)
+        if not any(map(_has_learnt, self._parts.values())):
+            raise ValueError("no clip has a sound or a picture; give one that has")
         self.state = self._states()
 
     def logits(self, features: Features) -> Tensor:

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,10 +18,13 @@ from avcil.base.files import digest, file_digest, read_sealed, unfinished, write
 from avcil.base.refusal import Refusal
 from avcil.extraction.extract import extract
 from avcil.extraction.features import READING
+from avcil.learn.methods import knows_absence
 from avcil.learner.clips import ClipEncoder
 from avcil.params import Params
+from avcil.params.learning import Method
+from avcil.tokens.dataset import incomplete_of
 from avcil.tokens.manifest import media, read_manifest
-from avcil.tokens.store import load_header, quarantined
+from avcil.tokens.store import load_header, quarantined, read_store
 from avcil.workshop.builders import folder
 from avcil.workshop.builders.annotation import BuilderError
 from avcil.workshop.builders.report import build, lacking
@@ -187,6 +190,20 @@ def _begin_store(store: Path, clips: list[str]) -> None:
                 if (shard := best / f"{known.get(clip, -1):05d}{suffix}").exists():
                     link(shard, unfinished / f"{number:05d}{suffix}")
         write_sealed(unfinished / "header.json", headers[best]._replace(clip_ids=clips).as_json())
+
+
+def check_whole(table: pd.DataFrame, store: Path, methods: Mapping[str, Method]) -> None:
+    """Raises BuilderError for a class of which each training clip lacks its sound or picture, where a row does without
+    such clips."""
+    others = [row for row, method in methods.items() if not knows_absence(method)]
+    content = read_store(store)
+    if not others or (incomplete := incomplete_of(content)) is None:
+        return
+    lame = {clip for clip, lacks in zip(content.header.clip_ids, incomplete.tolist(), strict=True) if lacks}
+    learnt = table[table.split == "train"]
+    if lost := sorted({*learnt.label} - {*learnt.label[~learnt.clip_id.isin(lame)]}):
+        what = f"each training clip of `{lost[0]}` lacks its sound or its picture, and {others[0]} learns from no such clip"
+        raise BuilderError(f"{what}; add a whole one, or leave the row out")
 
 
 def drop_unusable(table: pd.DataFrame, unusable: dict[str, str], labels: Path) -> pd.DataFrame:

@@ -5,13 +5,14 @@ import io
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from avcil.base.alone import alone
 from avcil.base.files import write_bytes
-from avcil.extraction.clips import ClipError, read_clip, write_clip
+from avcil.extraction.clips import AbsentTrack, ClipError, read_clip, write_clip
 from avcil.extraction.decoding import unread
 from avcil.learner import folders
 from avcil.learner.clips import LearnerError, usable
@@ -233,8 +234,14 @@ def write_overlay(path: Path, clip: Path, prediction: Prediction, learner: Learn
     assert learner.encoder is not None  # it has read the clip
     reading, maps = learner.encoder.encoder.reading, prediction.spatial.numpy()
     count, rate = round(reading.seconds * FPS), reading.sample_rate
-    shown = read_clip(clip, frames=count, fps=FPS, size=SIZE, sample_rate=rate, fit=reading.fit)
-    assert shown.frames is not None and shown.waveform is not None  # both streams are read
+    read = partial(read_clip, clip, frames=count, fps=FPS, size=SIZE, sample_rate=rate, fit=reading.fit)
+    try:
+        shown = read()
+    except AbsentTrack as error:  # of a learner that answers such clips
+        if error.stream == "visual":
+            raise LearnerError(f"{clip}: no picture to draw over; leave --overlay out") from None
+        shown = read(streams=("visual",))._replace(waveform=np.zeros(round(reading.seconds * rate), np.float32))
+    assert shown.frames is not None and shown.waveform is not None
     # more frames than slots: each is under the map of the slot that it falls into
     drawn = np.stack([overlay(frame, maps[i * len(maps) // count]) for i, frame in enumerate(shown.frames)])
     content = io.BytesIO()

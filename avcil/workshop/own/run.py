@@ -38,6 +38,7 @@ from avcil.tokens.store import Header, load_header
 from avcil.workshop.builders import folder
 from avcil.workshop.own.clips import (
     begun,
+    check_whole,
     classes_by_task,
     digest_of,
     drop_unusable,
@@ -198,6 +199,7 @@ def run(
         print(f"{len(table)} clips; tasks: {in_words(by_task)}", flush=True)
         store, unusable = extract_tokens(table, labels.parent, encoder, params, to / "tokens", priors)
         usable = drop_unusable(table, unusable, labels)
+        check_whole(usable, store, methods)
 
         # not before it is known that these classes can be learnt: another order would stay
         write_sealed(to / "classes.json", division._asdict())
