@@ -202,7 +202,7 @@ def check_whole(table: pd.DataFrame, store: Path, methods: Mapping[str, Method])
     lame = {clip for clip, lacks in zip(content.header.clip_ids, incomplete.tolist(), strict=True) if lacks}
     learnt = table[table.split == "train"]
     if lost := sorted({*learnt.label} - {*learnt.label[~learnt.clip_id.isin(lame)]}):
-        what = f"each training clip of `{lost[0]}` lacks its sound or its picture, and {others[0]} learns from no such clip"
+        what = f"each training clip of `{lost[0]}` lacks its sound or its picture, and {others[0]} learns from none"
         raise BuilderError(f"{what}; add a whole one, or leave the row out")
 
 
