@@ -72,7 +72,7 @@ ROWS = [
     # learnt, in minutes
     "lll_prior", "lll", "lll_subspace", "lll_residual", "lll_residual_no_exemplars", "lll_analytic",
     "lll_analytic_no_exemplars", "without_both_levels", "without_feature_level", "without_logit_level", "replay",
-    "replay_nme", "derpp", "wa", "ssil", "icarl_guided", "naive_fusion", "avcil", "icarl_nme", "finetune",
+    "replay_nme", "derpp", "naive_fusion", "avcil", "icarl_nme",
 ]  # fmt: skip
 
 
