@@ -184,7 +184,7 @@ def test_train_learns_in_the_page_and_gives_the_row(page):
     epochs.fill("3")
     epochs.press("Tab")
     panel.get_by_role("button", name="Train").click()
-    panel.locator("pre", has_text="dvc exp run").wait_for(timeout=2 * MINUTE)
+    panel.locator("pre", has_text="dvc exp run").wait_for(timeout=5 * MINUTE)
     text = panel.inner_text()
     assert "my_row: {<<: *lll_prior, about: {name: my_row, family: own}}" in text
     assert re.search(r"after task 1: \d+\.\d % of clips right", text)
