@@ -1,7 +1,7 @@
 # make                       this list: what each target does and how long it takes on two cores without GPU
 # make repro        10 min   regenerate every result that is out of date; less, if few are
 # make verify       seconds  are the results here those in git? row by row, after make repro
-# make test         10 min   unit tests, and every notebook run again and compared with its stored output
+# make test         24 min   unit tests, and every notebook run again and compared with its stored output
 # make app          seconds  open the playground as an application: results, live training, clips; nothing to run first
 # make lab          seconds  the same in JupyterLab, as a notebook to go on with
 # make experiments  seconds  what `dvc exp run` tried, in a table: name, changed parameters, last, forgetting

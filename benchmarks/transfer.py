@@ -37,13 +37,13 @@ from avcil.beyond.answers import apart, of_others
 from avcil.beyond.settings import one_draw
 from avcil.comparison.intervals import outcome, over_seeds, points, verdict
 from avcil.comparison.sweep import Job, Source, read_run, run
-from avcil.comparison.tables import RUN, Comparable, accuracy_after, markdown
+from avcil.comparison.tables import RUN, Comparable, accuracy_after, markdown, right
 from avcil.params import Params, load
 from avcil.params.learning import Method, chain
 from avcil.results.names import name_of, short_name_of
 from avcil.results.plots import PALETTE, use_style
 from avcil.tokens.dataset import Dataset, load_datasets
-from avcil.tokens.manifest import class_order, read_manifest, read_orders
+from avcil.tokens.manifest import class_index, class_order, read_manifest, read_orders
 from avcil.workshop.import_tokens import import_tokens
 from avcil.workshop.readme import mean_ranks
 from development import imported
@@ -184,19 +184,15 @@ def read(file: Path) -> pd.DataFrame:
 
 def of_pipeline(metrics: Path) -> pd.DataFrame:
     """seeds.csv, with the digits of correct.csv where there are."""
-    return read(metrics / "seeds.csv").merge(read(metrics / "correct.csv"), "left", RUN)
-
-
-def right(where: Source, seed: int, predictions: dict[str, int]) -> str:
-    """A digit a test clip, in the order of their names, 1 if it is right."""
-    label_of, order = _labelled(where)[0], _labelled(where)[1][seed]
-    return "".join(str(int(order[at] == label_of[clip])) for clip, at in sorted(predictions.items()))
+    found = Comparable.of(metrics)
+    return found.seeds.merge(found.correct, "left", RUN)
 
 
 @cache
-def _labelled(where: Source) -> tuple[pd.Series, dict[int, list[str]]]:
-    """The label of each clip, and the class order of each seed."""
-    return read_manifest(where.manifest).set_index("clip_id").label, read_orders(where.orders)
+def labels_of(where: Source, seed: int) -> dict[str, int]:
+    """Of each clip the position of its class in the order of a seed."""
+    table = read_manifest(where.manifest)
+    return dict(zip(table.clip_id, class_index(table, read_orders(where.orders)[seed]), strict=True))
 
 
 def table(
@@ -210,7 +206,7 @@ def table(
         curve = [accuracy_after(result) for result in results]
         collection, part, row = file.relative_to(work / "runs").parts[:3]
         seed, where = int(file.stem.removeprefix("seed")), sources.get(collection)
-        correct = right(where, seed, results[-1].predictions) if where else None
+        correct = right(results[-1].predictions, labels_of(where, seed)) if where else None
         lines.append((collection, part, row, seed, np.mean(curve), curve[-1], correct))
     # what --rows names may be none of ours
     rows = {*ROWS, *(row for _, part, row, *_ in lines if part == "table")}

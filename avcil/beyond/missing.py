@@ -21,6 +21,7 @@ from avcil.beyond import study
 from avcil.beyond.settings import Beyond
 from avcil.comparison import sweep
 from avcil.comparison.sweep import Done, Job, Source
+from avcil.comparison.tables import right
 from avcil.learn.checkpoint import EMPTY
 from avcil.learn.evaluate import TaskResult, build, predict
 from avcil.learn.methods.modality_dropout import withhold
@@ -166,7 +167,7 @@ def learn(job: Job, beyond: Beyond) -> Done:
         tokens = _pooled(job.source, seen.model_copy(update={"readout_options": {}}).model_dump_json(), job.training)
         if method.fusion == "frozen_sources":
             method = method.model_copy(update={"fusion": "frozen"})  # of one token the mean
-        right = {}
+        found = {}
         for sense in SENSES:
             for share in settings.shares:
                 if row.quarantine and share == 1:
@@ -177,11 +178,9 @@ def learn(job: Job, beyond: Beyond) -> Done:
                 result = _last(given, method, job)
                 truth = dict(zip(given.clip_ids, given.labels.tolist(), strict=True))
                 for test in settings.shares:
-                    # in the order of their names, for rows are compared clip by clip
-                    names = sorted(name for name in result.predictions if name.startswith(f"{test}/"))
-                    digits = (str(int(result.predictions[name] == truth[name])) for name in names)
-                    right[f"{sense}/{share}/{test}"] = "".join(digits)
-        return right
+                    mine = {name: at for name, at in result.predictions.items() if name.startswith(f"{test}/")}
+                    found[f"{sense}/{share}/{test}"] = right(mine, truth)
+        return found
 
     # what a row is called changes no result
     how = {"missing": row.model_dump(exclude={"name"}), "shares": settings.shares}

@@ -92,6 +92,8 @@ def jobs(
     settings that have one a seed are drawn where they are not there yet, in ``artifacts``/worlds.
     """
     jobs, first, out = [], next(iter(protocol.settings)), artifacts / "sweep"
+    # all that any setting learns from, whichever are asked for now, so that no world is drawn twice
+    kinds = ("mini", *sorted({one.tokens for one in protocol.settings.values() if one.worlds and one.tokens}))
     for name, chosen in protocol.chosen(rows).items():
         setting = protocol.settings[name]
         # of each seed the place whose clips it learns, and the folder for its manifest and class order
@@ -103,7 +105,7 @@ def jobs(
             turned = params.turned(setting.world, setting.clips_per_class)
             for seed in where:
                 # world 0 is the shipped one, and of a setting that changes its worlds none is shipped
-                world = worlds.drawn(seed, folder, turned) if seed or changed else place
+                world = worlds.drawn(seed, folder, turned, kinds) if seed or changed else place
                 where[seed] = (world, out / name / f"world{seed}")
         for row in chosen:
             if place.chained and (name, row) == (first, "lll_prior"):

@@ -42,8 +42,12 @@ def trials(params: Params) -> dict[tuple[str, str], tuple[Method, Training]]:
                 changes = dict(zip(grid, values, strict=True))
                 trial = ", ".join(f"{short[key]} {value}" for key, value in changes.items())
                 changed = _changed(row, params.training, changes, f"search.trials.{name}")
+                try:
+                    said = _written_out(*changed)
+                except ValueError as error:  # an option that its file does not take
+                    raise ParameterError(f"search.trials.{name}: {error}") from None
                 # a grid that holds the shipped value, or a file's default, would have it learnt twice
-                if (said := _written_out(*changed)) not in known:
+                if said not in known:
                     of_row[trial] = changed
                     known.append(said)
         named |= {(name, trial): changed for trial, changed in of_row.items()}

@@ -297,6 +297,11 @@ def confusion(results: dict[int, TaskResult], orders: dict[str, list[str]], mani
 # ---- comparisons
 
 
+def right(predictions: Mapping[str, int], labels: Mapping[str, int]) -> str:
+    """A digit a clip, in the order of their names, 1 if it is right."""
+    return "".join(str(int(at == labels[clip])) for clip, at in sorted(predictions.items()))
+
+
 def correctness(swept: Swept) -> pd.DataFrame:
     """Columns setting, method, seed and correct: a digit a test clip, in the order of their names, 1 if it is right.
 
@@ -315,8 +320,7 @@ def correctness(swept: Swept) -> pd.DataFrame:
         # the first run of a seed says which clips the others must have
         if clips.setdefault((setting, seed), mine) != mine:
             raise ValueError(f"{setting}, {method}, seed {seed}: other test clips than other runs have; learn it again")
-        right = "".join(str(int(predictions[clip] == labels[clip])) for clip in mine)
-        lines.append((setting, method, seed, right))
+        lines.append((setting, method, seed, right(predictions, labels)))
     # seeds are paired by clip too
     first = {setting: mine for (setting, _), mine in reversed(clips.items())}
     apart = {setting for (setting, _), mine in clips.items() if mine != first[setting]}

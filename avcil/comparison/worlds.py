@@ -54,7 +54,7 @@ def drawn(
     seed: int,
     worlds: Path,
     params: Params,
-    tokens: tuple[str, ...] = ("mini", "random", "mini-frames"),
+    tokens: tuple[str, ...] = ("mini", "random"),
     *,
     change: Change | None = None,
 ) -> Place:

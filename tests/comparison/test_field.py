@@ -244,14 +244,19 @@ def test_worlds_take_the_released_priors_in_turn(params):
 def test_each_seed_of_a_setting_with_worlds_learns_in_its_own(field, four, tmp_path, monkeypatch):
     made = []
 
-    def drawn(seed, folder, params):
+    def drawn(seed, folder, params, tokens):
+        assert tokens == ("mini", "random")
         made.append((seed, folder, params))
         return _place(tmp_path / f"drawn{seed}")
 
     monkeypatch.setattr(worlds, "drawn", drawn)
     protocol = _protocol(
         class_order="drawn", rows=["ridge", "lll_prior"], tokens=None,
-        settings={"standard": {}, "worlds": {"worlds": True, "seeds": [0, 7, 8]}},
+        settings={
+            "standard": {}, "worlds": {"worlds": True, "seeds": [0, 7, 8]},
+            # what it learns from is extracted in the worlds of others, too
+            "worlds_untrained": {"worlds": True, "seeds": [0], "tokens": "random", "rows": []},
+        },
     )  # fmt: skip
     out = tmp_path / "out"
     found = protocols.jobs(four, field, protocol, "all", out)
@@ -283,7 +288,7 @@ def test_worlds_that_a_setting_changes_are_apart_from_the_others(field, four, tm
     )  # fmt: skip
     protocols.jobs(four, field, protocol, "all", tmp_path / "out")
     assert [drawn[:2] for drawn in made] == [(seed, tmp_path / "out/worlds/worlds_alone") for seed in (0, 7)]
-    for _, _, params in made:
+    for _, _, params, _ in made:
         assert params.world == field.world.model_copy(update=changes["world"])
         assert params.corpus.clips_per_class == changes["clips_per_class"] and params.film == field.film
 

@@ -62,6 +62,8 @@ def test_what_ships_is_not_tried_twice(params):
 def test_keys_that_there_are_not_are_named(params):
     with pytest.raises(ParameterError, match=r"search\.trials\.lll\.exemplar: .*did you mean `exemplars`"):
         search.trials(_with(params, {"lll": [{"exemplar": [3]}]}))
+    with pytest.raises(ParameterError, match=r"search\.trials\.acil: options of `acil`: .*penalti"):
+        search.trials(_with(params, {"acil": [{"readout_options.penalti": [3]}]}))
     with pytest.raises(ParameterError, match="lll_priors"):
         search.trials(_with(params, {"lll_priors": []}))
 
@@ -92,7 +94,7 @@ def test_no_table_reports_a_development_world(params):
 
 def test_trials_are_scored_on_validation_clips_of_worlds_of_their_own(params, tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(protocol.worlds, "drawn", lambda seed, folder, _: drawn.append(seed) or Place(folder, folder))
+    monkeypatch.setattr(protocol.worlds, "drawn", lambda seed, folder, *_: drawn.append(seed) or Place(folder, folder))
     order = [f"class{number}" for number in range(20)]
     write_orders(tmp_path / "orders.json", dict.fromkeys(params.search.worlds, order))
     there = Source(ROOT / "corpus/sounding_objects/manifest.csv", tmp_path / "orders.json", tmp_path)

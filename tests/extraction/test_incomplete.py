@@ -157,10 +157,8 @@ def test_the_data_set_knows_who_lacks_what(encoder, clips, tmp_path):
     write_manifest(tmp_path / "manifest.csv", table[table.clip_id.isin(audible)].assign(label="a"))
     write_orders(tmp_path / "orders.json", {0: ["a"]})
     extract(encoder, "mini", audible, CONFIG, tmp_path / "sound", streams=("audio",))
-    assert (
-        load_datasets(tmp_path / "manifest.csv", tmp_path / "orders.json", tmp_path / "sound", [0])[0].incomplete
-        is None
-    )
+    files = tmp_path / "manifest.csv", tmp_path / "orders.json", tmp_path / "sound"
+    assert load_datasets(*files, [0])[0].incomplete is None
 
 
 @pytest.fixture

@@ -199,7 +199,8 @@ def run(
         print(f"{len(table)} clips; tasks: {in_words(by_task)}", flush=True)
         store, unusable = extract_tokens(table, labels.parent, encoder, params, to / "tokens", priors)
         usable = drop_unusable(table, unusable, labels)
-        check_whole(usable, store, methods)
+        if params.features.incomplete == "keep":
+            check_whole(usable, store, methods)
 
         # not before it is known that these classes can be learnt: another order would stay
         write_sealed(to / "classes.json", division._asdict())
