@@ -6,7 +6,7 @@ import torch
 from sklearn.linear_model import Ridge, RidgeCV
 
 from avcil.learn.attention import Features
-from avcil.learn.methods.scaled_ridge import PENALTIES, ScaledRidge, gcv, spectrum
+from avcil.learn.methods.scaled_ridge import PENALTIES, ScaledRidge, factor, gcv, spectrum
 
 pytestmark = pytest.mark.arithmetic
 CLASSES, AUDIO, VISUAL = 6, 5, 9
@@ -46,6 +46,30 @@ def brute_gcv(x, y, penalty):
     hat = ones + x @ np.linalg.solve(x.T @ x + penalty * np.eye(x.shape[1]), x.T)
     left = np.eye(n) - hat
     return (np.linalg.norm(left @ y) ** 2 / n) / (np.trace(left) / n) ** 2
+
+
+# ---- the directions in which clips differ
+
+
+@pytest.mark.parametrize("distinct", [2, 7, 39, 40])
+def test_of_few_clips_it_has_the_directions_of_all_channels(distinct):
+    """40 clips of 60 channels of very unequal spread, of which some may be copies: from a factor of their number, the
+    weights of a ridge are those from all eigenvectors."""
+    generator = torch.Generator().manual_seed(0)
+    clips = torch.randn(distinct, 60, generator=generator, dtype=torch.float64) * torch.logspace(0, -3, 60).double()
+    clips = clips[torch.arange(40) % distinct]
+    clips = clips - clips.mean(0)
+    gram, cross = clips.T @ clips, clips.T @ torch.randn(40, 3, generator=generator, dtype=torch.float64)
+    floor = 60 * torch.finfo(torch.float64).eps * float(gram.trace())
+    lower = factor(gram, 39, floor / 60)
+    assert lower.shape[1] < 40
+    torch.testing.assert_close(lower @ lower.T, gram, rtol=0, atol=floor)
+    modes = spectrum(gram, cross, 40, floor)
+    assert len(modes.values) == distinct - 1
+    for penalty in 40 * PENALTIES[[0, -1]]:
+        weight = modes.vectors @ (modes.turned / (modes.values + penalty)[:, None])
+        exact = torch.linalg.solve(gram + penalty * torch.eye(60, dtype=torch.float64), cross)
+        torch.testing.assert_close(weight, exact, rtol=1e-8, atol=1e-8 * float(exact.abs().max()))
 
 
 # ---- the penalty

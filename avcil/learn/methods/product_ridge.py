@@ -89,9 +89,10 @@ class ProductRidge(RandomHead, ScaledRidge):
         first, second = self._projections(*sizes[:2])
         # p̃ = p − linear [â, v̂], and so are the sums; constants go when `ScaledRidge` centres
         linear = torch.cat([(visual @ second) * first, (audio @ first) * second]).T
-        # T G Tᵀ: first its rows, and then columns of what rows have become
+        # T G Tᵀ: first its rows, and then columns of what rows have become, of which all but the products' are known
         gram[products] -= linear @ gram[streams]
-        gram[:, products] -= gram[:, streams] @ linear.T
+        gram[products, products] -= gram[products, streams] @ linear.T
+        gram[streams, products], gram[-1, products] = gram[products, streams].T, gram[products, -1]
         cross[products] -= linear @ cross[streams]
         centred = ScaledRidge({"gram": gram, "cross": cross, "channels": self.state["channels"]})
         centred.variances = self.variances

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from scipy.linalg.lapack import dpstrf
 from torch import Tensor
 
 from avcil.learn.attention import Features
@@ -32,12 +33,32 @@ class Spectrum(NamedTuple):
     turned: Tensor
 
 
+def factor(gram: Tensor, rank: int, floor: float) -> Tensor:
+    """L [E,R], R ≤ ``rank``, with L Lᵀ = G for a symmetric G ≥ 0 [E,E] of at most that rank, but for what is less than
+    ``floor`` on the diagonal; float64, on the CPU. Takes O(E R²).
+
+    Source: Cholesky with complete pivoting, as LAPACK's dpstrf (Hammarling, Higham & Lucas, LAPACK Working Note 161).
+    """
+    whole, pivots, found, _ = dpstrf(gram.numpy(), tol=floor, lower=True)
+    # above the diagonal there is still G
+    lower = torch.from_numpy(whole[:, : min(found, rank)]).tril()
+    return torch.empty_like(lower).index_copy_(0, torch.from_numpy(pivots - 1).long(), lower)
+
+
 def spectrum(gram: Tensor, cross: Tensor, clips: int, floor: float) -> Spectrum:
     """Of XᵀX [E,E] and XᵀY [E,C]; eigenvalues up to ``floor`` are rounding errors. At most clips − 1 are left."""
-    values, vectors = torch.linalg.eigh(gram)
-    # eigenvalues ascend, and N centred clips differ in at most N − 1 directions: the last ones
-    values, vectors = (part[..., max(0, len(gram) - clips + 1) :] for part in (values, vectors))
-    values, vectors = values[values > floor], vectors[:, values > floor]
+    # N centred clips differ in at most N − 1 directions
+    rank = clips - 1
+    if rank < len(gram) and not gram.is_cuda:
+        # XᵀX = L Lᵀ has the eigenvalues of LᵀL, which is smaller; of u, an eigenvector of the latter, L u is one of XᵀX
+        lower = factor(gram, rank, floor / len(gram))
+        values, vectors = torch.linalg.eigh(lower.T @ lower)
+        values, vectors = values[values > floor], lower @ (vectors[:, values > floor] * values[values > floor].rsqrt())
+    else:
+        values, vectors = torch.linalg.eigh(gram)
+        # eigenvalues ascend: the last ones
+        values, vectors = (part[..., max(0, len(gram) - rank) :] for part in (values, vectors))
+        values, vectors = values[values > floor], vectors[:, values > floor]
     return Spectrum(values, vectors, vectors.T @ cross)
 
 
@@ -85,7 +106,8 @@ class ScaledRidge(RecursiveRidge):
     sums that `RecursiveRidge` keeps: neither scaling a stream nor adding a constant to it changes a prediction, and λ,
     unlike that of `RanPac`, does not depend on how clips are cut into tasks. A stream that never varies counts as
     absent.
-    State: Σ xxᵀ and Σ xyᵀ of [a, v, 1], and the streams' widths. Solving takes O(E³).
+    State: Σ xxᵀ and Σ xyᵀ of [a, v, 1], and the streams' widths. Solving takes O(E R²), of the R directions in which
+    clips differ, fewer than N.
     Source: ridge as in `RecursiveRidge`; λ by generalised cross-validation (`gcv`); their union is ours.
     """
 
