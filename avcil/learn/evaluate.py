@@ -161,9 +161,11 @@ def read_out(
     *,
     maps: bool = True,
     device: torch.device | str = "cpu",
+    head: Head | None = None,
 ) -> Readout:
     """Of the clips at ``rows``, all if left out. ``tokens``: those that the method looks at (`tokens_of`); ``device``:
-    where the model is; a solved head is on the CPU.
+    where the model is; a solved head is on the CPU. ``head``: that of an earlier answer of the same checkpoint, which
+    then is not solved again.
 
     Raises ValueError for a device that is not there, and RuntimeError for tokens of other channels than the checkpoint
     has learnt from.
@@ -171,7 +173,7 @@ def read_out(
     rows = torch.arange(tokens.shape[0]) if rows is None else rows
     model = restore(checkpoint, method, training, tokens.channels).to(named(device))
     output = predict(model, tokens, rows, maps=maps)
-    head = solved_head(method, training, checkpoint.readout)
+    head = head or solved_head(method, training, checkpoint.readout)
     if head is None:
         return Readout(model, output, None, output.features, output.logits)
     features = solved_features(method, tokens, rows, output.features)

@@ -18,7 +18,7 @@ from torch import Tensor
 from avcil.base.device import named
 from avcil.learn import evaluate
 from avcil.learn.checkpoint import EMPTY, Checkpoint, load_checkpoint
-from avcil.learn.heads import RecursiveRidge
+from avcil.learn.heads import Head, RecursiveRidge
 from avcil.learn.methods import knows_absence
 from avcil.learn.model import IncrementalClassifier
 from avcil.learner import folders, tasks
@@ -121,6 +121,8 @@ class Learner:
         self.threshold: float | None = None
         # the sums of each class as if there were no other: its cross has one column
         self._parts: dict[str, dict[str, Tensor]] = {}
+        # the head that answered last, and the checkpoint that it is of
+        self._answered: tuple[Checkpoint, Head | None] = EMPTY, None
 
     @classmethod
     def _of(cls, *parts) -> "Learner":
@@ -339,8 +341,14 @@ class Learner:
         if not self.classes:
             raise LearnerError("it knows no class yet; fit it first")
         self._restored(tokens)  # which refuses other channels by name; what torch raises later has other causes
-        looked = looked_at(tokens, self.method)
-        return evaluate.read_out(self.checkpoint, self.method, self.training, looked, device=self.device)
+        of, head = self._answered
+        read = evaluate.read_out(
+            self.checkpoint, self.method, self.training, looked_at(tokens, self.method),
+            # solved for the first clip after something was learnt, which of a thousand channels takes seconds
+            device=self.device, head=head if of is self.checkpoint else None,
+        )  # fmt: skip
+        self._answered = self.checkpoint, read.head
+        return read
 
     # ---- keeping
 

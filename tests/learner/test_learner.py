@@ -16,6 +16,7 @@ from avcil.base.files import read_sealed, write_sealed
 from avcil.extraction.clips import ClipError, read_clip, write_clip
 from avcil.learn.checkpoint import EMPTY, load_checkpoint
 from avcil.learn.evaluate import restore
+from avcil.learn.heads import RecursiveRidge
 from avcil.learn.train import run_tasks
 from avcil.learner.clips import LearnerError, tokens_of, usable, windows
 from avcil.learner.predictions import auroc
@@ -131,6 +132,26 @@ def test_fit_gives_up_what_was_known_and_a_failure_changes_nothing(toy, learner)
     assert learner.classes == toy.order[:3] and torch.equal(weights(learner), before)
     learner.fit(*part(toy, "train", [5]))
     assert learner.classes == ["class5"]
+
+
+def test_it_is_solved_once_for_what_it_knows_and_anew_when_that_changes(toy, params, learner, monkeypatch):
+    solved, solve = [], RecursiveRidge._solve
+    monkeypatch.setattr(
+        RecursiveRidge, "_solve", lambda head: solved.append(len(head.state["cross"][0])) or solve(head)
+    )
+    tokens, labels = part(toy, "train", range(4))
+    learner.fit(tokens, labels)
+    first = answers(learner, tokens)
+    assert np.array_equal(answers(learner, tokens), first) and solved == [4]
+    learner.calibrate(*part(toy, "val", range(4)))
+    assert solved == [4]
+    learner.learn(*part(toy, "train", [4]))
+    learner.predict(tokens)
+    learner.forget("class4")
+    learner.temperature = 1.0
+    # the sums less a class's are those of before, up to rounding
+    np.testing.assert_allclose(answers(learner, tokens), first, atol=1e-6)
+    assert solved == [4, 5, 4]
 
 
 def test_forgetting_is_as_if_never_learnt(toy, params, learner):
