@@ -66,7 +66,7 @@ PARTS = {
 }  # fmt: skip
 """A classifier that is learnt, and one that is solved: forms that are rows of the table, `both` that of the part."""
 ROWS = [
-    # solved, in seconds, but for `lll_closed` and FeCAM on DEV-C
+    # solved, in seconds, but for FeCAM on DEV-C, and `lll_closed` there in a minute
     "lll_closed", "lll_closed_without_products", "ncm", "ridge", "ridge_guided", "scaled_ridge", "scaled_ridge_guided",
     "slda", "fecam", "ranpac", "ranpac_guided", "acil", "acil_guided", "mmal", "mmal_guided",
     # learnt, in minutes
